@@ -1,8 +1,8 @@
-//! How fast, and how large: 10,000 portals due at once, beside a bare `reqwest` loop and beside the least that
-//! a durable renewal costs; and the daemon at rest.
+//! Throughput and memory: 10,000 portals due at once, compared with a bare `reqwest` loop and with the minimum that a
+//! durable renewal costs; and the idle daemon.
 //!
-//! `cargo bench --bench storm` runs all of it; `-- idle` and `-- storm --rounds 5 --delay 0` run parts. The daemon is the
-//! real binary in its own process with full durability. Asserts that the work was done, never how long it took.
+//! `cargo bench --bench storm` runs everything; `-- idle` and `-- storm --rounds 5 --delay 0` run parts. The daemon is the real
+//! binary in its own process with full durability. Asserts that the work was done, never how long it took.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its results")]
 
@@ -17,19 +17,19 @@ use support::process::{Child, Daemon, Usage};
 use support::seed::{Seed, seed};
 use support::{floor, place, roles};
 
-/// As the daemon's.
+/// The daemon's allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Portals of a storm.
+/// Number of portals in a storm.
 const STORM: usize = 10_000;
 /// The server's delays, in milliseconds.
 const DELAYS: [u64; 2] = [0, 100];
-/// The contestants alternate this often.
+/// Number of rounds in which the contestants alternate.
 const ROUNDS: usize = 3;
-/// Portals of a daemon at rest.
+/// Number of portals of an idle daemon.
 const RESTING: [usize; 3] = [1_000, 10_000, 100_000];
-/// At rest is looked at this long after the daemon was ready, in seconds.
+/// Seconds between ready and the idle measurement.
 const SETTLE: u64 = 20;
 
 fn main() -> Result<()> {
@@ -84,7 +84,7 @@ fn measure(words: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// One contestant's storm.
+/// Result of one contestant.
 struct Run {
     millis: i64,
     usage: Usage,
@@ -153,7 +153,7 @@ fn storm(delay: u64, rounds: usize) -> Result<Value> {
     }))
 }
 
-/// From the first token request that the server sees to the last token file that is in place.
+/// From the first token request at the server to the last token file in place.
 fn storm_daemon(delay: u64) -> Result<Run> {
     let place = Place::new()?;
     let mut server = Child::server(&place, STORM, delay)?;
@@ -176,7 +176,7 @@ fn storm_daemon(delay: u64) -> Result<Run> {
     })
 }
 
-/// From the first token request that the server sees to the last reply that was read, or published.
+/// From the first token request at the server to the last response read, or published.
 fn storm_child(delay: u64, start: fn(&Place, &str) -> Result<Child>) -> Result<Run> {
     let place = Place::new()?;
     let mut server = Child::server(&place, STORM, delay)?;
@@ -184,7 +184,7 @@ fn storm_child(delay: u64, start: fn(&Place, &str) -> Result<Child>) -> Result<R
     let mut bare = start(&place, &url)?;
     bare.word("ready")?;
     let (before, server_before) = (bare.usage()?, server.usage()?);
-    bare.say("go")?;
+    bare.send_line("go")?;
     let began: i64 = server.word("first")?.parse()?;
     let ended: i64 = bare.word("ended")?.parse()?;
     let mut usage = bare.usage()?;
@@ -199,9 +199,9 @@ fn storm_child(delay: u64, start: fn(&Place, &str) -> Result<Child>) -> Result<R
     })
 }
 
-/// Makes sure that the server saw what it should have: each grant renewed once, by a correct client.
+/// Checks the server's observations: each grant renewed once, by a correct client.
 fn finish(mut server: Child) -> Result<()> {
-    server.say("stop")?;
+    server.send_line("stop")?;
     let seen = server.word("seen")?;
     ensure!(
         seen == format!("{STORM} 0"),

@@ -493,14 +493,11 @@ fn no_file_imports_one_that_imports_it() {
 
 /// The layers of the program and the crates, with what imports what, as a Mermaid flowchart.
 fn map_of(house: &[Source]) -> String {
-    let layer = |module: &[String]| {
-        module
-            .first()
-            .cloned()
-            .unwrap_or_else(|| "main".to_owned())
-    };
+    let layer = |module: &[String]| module.first().cloned().unwrap_or_else(|| "main".to_owned());
     let mut edges = modules::ModuleGraph::of(house, "src/").edges(layer);
-    let crates = CRATES.iter().filter_map(|root| root.strip_prefix("crates/"));
+    let crates = CRATES
+        .iter()
+        .filter_map(|root| root.strip_prefix("crates/"));
     for name in crates.map(|root| root.trim_end_matches("/src/")) {
         let imported = format!("refreshd_{}", name.replace('-', "_"));
         for source in house {
@@ -515,7 +512,10 @@ fn map_of(house: &[Source]) -> String {
         }
     }
     let mut map = String::from("```mermaid\nflowchart TD\n");
-    for (from, to) in edges.iter().filter(|(from, _)| !matches!(from.as_str(), "lib" | "main")) {
+    for (from, to) in edges
+        .iter()
+        .filter(|(from, _)| !matches!(from.as_str(), "lib" | "main"))
+    {
         map.push_str(&format!("    {from} --> {to}\n"));
     }
     map + "```\n"

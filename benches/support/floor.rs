@@ -1,7 +1,7 @@
-//! The least that a durable renewal costs: the bare loop, claims and records in SQLite with group commit, two files.
+//! Minimum cost of a durable renewal: the bare loop, claims and records in SQLite with group commit, two files.
 //!
-//! Not a daemon: it has no schedule, no index, no log, no metrics, no escalation. It keeps the two promises only (nothing
-//! sent before its claim is durable, nothing published before its record is), so no daemon that keeps them is faster.
+//! Not a daemon: it has no schedule, index, log, metrics or escalation. It gives two guarantees only: nothing is sent before
+//! its claim is durable, nothing is published before its record is. So no daemon with these guarantees can be faster.
 
 #![expect(clippy::print_stdout, reason = "the parent reads these lines")]
 
@@ -19,9 +19,9 @@ use tokio::task::JoinSet;
 
 use super::roles::{self, CONCURRENCY, client, grants, line, name, refresh_token};
 
-/// With a backlog, claims are made for so many together.
+/// With a backlog, this many claims are made together.
 const CLAIM: u32 = CONCURRENCY as u32 / 2;
-/// Most jobs in one transaction.
+/// Maximum number of jobs in one transaction.
 const BATCH: usize = CONCURRENCY;
 
 enum Job {
@@ -40,7 +40,7 @@ struct Pair {
     body: Vec<u8>,
 }
 
-/// Renews every grant once, as fast as it goes.
+/// Renews every grant once, as fast as possible.
 #[tokio::main]
 pub async fn floor(arguments: &[&str]) -> Result<()> {
     let [dir, tokens, url] = arguments else {
@@ -99,7 +99,7 @@ fn store(path: &Path, grants: &[String]) -> Result<Connection> {
     Ok(connection)
 }
 
-/// Commits what waits together, then hands it on.
+/// Commits the waiting jobs together, then passes the pairs on.
 fn write(connection: &Connection, work: &Receiver<Job>, pairs: &Sender<Pair>) -> Result<()> {
     while let Ok(first) = work.recv() {
         let batch: Vec<_> = std::iter::once(first)

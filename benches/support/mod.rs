@@ -1,7 +1,7 @@
-//! What the storm needs around it. Must not decide what is measured: `storm.rs` does.
+//! Support code of the storm benchmark. Must not decide what is measured: `storm.rs` does.
 //!
-//! `floor` is the least that a durable renewal costs, `place` where files lie, `process` the contestants and what they use, `roles` what this binary does when it is
-//! started as one of them, `seed` the portals and their grants.
+//! `floor` measures the minimum cost of a durable renewal, `place` has the directories, `process` runs the contestants and
+//! measures their usage, `roles` has the contestants that are this binary, `seed` creates the portals and their grants.
 
 pub mod floor;
 pub mod place;

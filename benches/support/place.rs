@@ -1,4 +1,4 @@
-//! Where the contestants' files lie: the state on a disk, the token files in memory as below `/run`.
+//! Directories of the contestants: the state on a disk, the token files in memory as below `/run`.
 //!
 //! Must not use a RAM disk for the state: its fsync would cost nothing, and the storm would prove nothing.
 
@@ -16,14 +16,14 @@ use tempfile::TempDir;
 
 /// Below `target`, so on the disk that the sources are on.
 const ON_DISK: &str = env!("CARGO_TARGET_TMPDIR");
-/// Where production's `/run` is, as far as a user may write to it.
+/// In memory like production's `/run`, and writable for users.
 const IN_MEMORY: &str = "/dev/shm";
-/// The last token must be published within this time.
-const PATIENCE: Duration = Duration::from_secs(120);
-/// Writes timed to tell the disk's fsync.
+/// Time limit for publishing the last token.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(120);
+/// Number of writes to measure the disk's fsync.
 const PROBES: usize = 200;
 
-/// Two folders that go when this goes.
+/// Two temporary directories, removed on drop.
 pub struct Place {
     disk: TempDir,
     memory: TempDir,
@@ -37,7 +37,7 @@ impl Place {
         Ok(Self { disk, memory })
     }
 
-    /// The folder on the disk.
+    /// Directory on the disk.
     pub fn dir(&self) -> &Path {
         self.disk.path()
     }
@@ -70,9 +70,8 @@ impl Place {
         Ok(write_whole(directory, &path, contents.as_bytes(), 0o600)?)
     }
 
-    /// Waits until the second generation of every portal is published, and says when the last one was, by the file
-    /// system's own time. Looks at the last portal first: the others are done by then, and nothing is taken from the
-    /// daemon meanwhile.
+    /// Waits until the second generation of every portal is published; returns the time of the last one, from the file system.
+    /// Polls the last portal first: the others are done by then, and polling takes no time from the daemon.
     pub fn last_published(&self, portals: &[PortalName]) -> Result<i64> {
         let clock = Clock::system();
         let started = clock.tick();
@@ -86,14 +85,14 @@ impl Place {
                     break json["access_token"].clone();
                 }
                 ensure!(
-                    clock.elapsed(started) < PATIENCE,
+                    clock.elapsed(started) < PUBLISH_TIMEOUT,
                     "{portal} is not published"
                 );
                 std::thread::sleep(Duration::from_millis(20));
             };
             while token != *std::fs::read_to_string(file(TokenFormat::Raw))? {
                 ensure!(
-                    clock.elapsed(started) < PATIENCE,
+                    clock.elapsed(started) < PUBLISH_TIMEOUT,
                     "{portal} is not published whole"
                 );
             }
@@ -104,7 +103,7 @@ impl Place {
         Ok(last)
     }
 
-    /// How many portals have their files.
+    /// Number of portals with token files.
     pub fn count_published(&self) -> Result<usize> {
         let portals = std::fs::read_dir(self.tokens())?.filter_map(Result::ok);
         Ok(portals
@@ -113,7 +112,7 @@ impl Place {
     }
 }
 
-/// When a file was put in its place, in milliseconds since the epoch.
+/// Time at which a file was renamed into place, in milliseconds since the epoch.
 fn changed(path: &Path) -> Result<i64> {
     let found = std::fs::metadata(path)?;
     Ok(found.ctime() * 1000 + found.ctime_nsec() / 1_000_000)
@@ -128,7 +127,7 @@ fn memory() -> PathBuf {
     }
 }
 
-/// Prints what the numbers depend on.
+/// Prints the environment of the measurement.
 #[expect(clippy::print_stdout, reason = "a benchmark prints its results")]
 pub fn describe() -> Result<Value> {
     let cores = std::thread::available_parallelism()?.get();
@@ -144,7 +143,7 @@ pub fn describe() -> Result<Value> {
     Ok(json!({ "cores": cores, "state_on": disk, "fsync_us": fsync, "token_files_on": memory }))
 }
 
-/// The type of the file system that holds a path.
+/// Type of the file system of a path.
 fn file_system(path: &Path) -> Result<String> {
     let path = path.canonicalize()?;
     let mounts = std::fs::read_to_string("/proc/mounts")?;
@@ -162,7 +161,7 @@ fn file_system(path: &Path) -> Result<String> {
         .context("it is on no file system")
 }
 
-/// The median time of one small write that survives a power cut.
+/// Median duration of a small durable write.
 fn fsync_micros() -> Result<u128> {
     use std::io::Write as _;
     let mut file = tempfile::tempfile_in(ON_DISK)?;

@@ -1,4 +1,4 @@
-//! The contestants as processes, and what the kernel says that they use.
+//! The contestants as processes, and their resource usage from the kernel.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixDatagram;
@@ -10,12 +10,12 @@ use anyhow::{Context as _, Result, bail, ensure};
 use super::place::Place;
 use super::roles::ROLE;
 
-/// A daemon with very many portals takes some time to be ready.
+/// A daemon with many portals takes some time to be ready.
 const READY: Duration = Duration::from_secs(300);
-/// CPU times in `/proc` are counted in this part of a second, on every Linux there is.
+/// Ticks per second of CPU times in `/proc`, the same on every Linux.
 const TICKS: f64 = 100.0;
 
-/// What a process used.
+/// Resource usage of a process.
 #[derive(Clone, Copy)]
 pub struct Usage {
     pub cpu_seconds: f64,
@@ -53,14 +53,14 @@ fn usage(pid: u32) -> Result<Usage> {
     })
 }
 
-/// This binary in another role. Told what to do in lines, and says how it went in lines.
+/// This binary in another role, controlled by lines on standard input and output.
 pub struct Child {
     child: std::process::Child,
     lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
 }
 
 impl Child {
-    /// The stand-in authorization server.
+    /// The fake authorization server.
     pub fn server(place: &Place, portals: usize, delay: u64) -> Result<Self> {
         Self::start(&[
             "server",
@@ -108,7 +108,7 @@ impl Child {
         Ok(rest.trim().to_owned())
     }
 
-    pub fn say(&mut self, line: &str) -> Result<()> {
+    pub fn send_line(&mut self, line: &str) -> Result<()> {
         Ok(writeln!(
             self.child.stdin.as_mut().context("its input")?,
             "{line}"
@@ -119,7 +119,7 @@ impl Child {
         usage(self.child.id())
     }
 
-    /// Lets it end.
+    /// Lets it exit.
     pub fn stop(mut self) -> Result<()> {
         drop(self.child.stdin.take());
         ensure!(self.child.wait()?.success(), "it failed");
@@ -129,7 +129,7 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        // It has ended already, unless something went wrong.
+        // It has exited already unless something went wrong.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -142,7 +142,7 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts it and waits until it is ready, which it says by systemd's protocol.
+    /// Starts the daemon and waits for its `READY=1`.
     pub fn start(place: &Place) -> Result<Self> {
         let socket = place.socket("notify");
         let notify = UnixDatagram::bind(&socket)?;
@@ -207,7 +207,7 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // It has ended already, unless something went wrong.
+        // It has exited already unless something went wrong.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,6 +1,6 @@
-//! What this binary is when it starts itself again: the stand-in server, or the bare loop.
+//! Roles of this binary when it starts itself again: the fake server, or the bare loop.
 //!
-//! The bare loop sends what the daemon sends, with the same client, and does nothing with the replies.
+//! The bare loop sends the daemon's requests with the same client, and ignores the responses.
 
 #![expect(clippy::print_stdout, reason = "the parent reads these lines")]
 
@@ -19,18 +19,18 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// The argument that makes this binary play a role.
+/// The argument that selects a role.
 pub const ROLE: &str = "--role";
-/// The client that the server knows.
+/// The client id that the server knows.
 pub const CLIENT_ID: &str = "local.storm";
 /// Its secret, as long as Bitrix24's.
 pub const CLIENT_SECRET: &str = "0123456789abcdef0123456789abcdef0123456789abcdef01";
-/// The grants that the server gave out, a token reply a line.
+/// The server's grants, one token response a line.
 const GRANTS: &str = "grants.jsonl";
 /// The daemon's default.
 pub const CONCURRENCY: usize = 256;
 
-/// The portals' names: `portal-000001` and so on.
+/// Name of a portal: `portal-000001` and so on.
 pub fn name(number: usize) -> String {
     format!("portal-{number:06}")
 }
@@ -40,7 +40,7 @@ pub fn domain(name: &str) -> String {
     format!("{name}.bitrix24.com")
 }
 
-/// The grants as the server told of them.
+/// The grants that the server has issued.
 pub fn grants(dir: &Path) -> Result<Vec<String>> {
     Ok(std::fs::read_to_string(dir.join(GRANTS))?
         .lines()
@@ -48,7 +48,7 @@ pub fn grants(dir: &Path) -> Result<Vec<String>> {
         .collect())
 }
 
-/// Gives out grants, serves, and says when the first request came and how many there were.
+/// Issues grants, serves, and reports the time of the first request and the number of requests.
 #[tokio::main]
 pub async fn server(arguments: &[&str]) -> Result<()> {
     let [dir, portals, delay] = arguments else {
@@ -96,7 +96,7 @@ pub async fn server(arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Spends every grant once, as fast as `reqwest` goes.
+/// Uses every grant once, as fast as `reqwest` can.
 #[tokio::main]
 pub async fn bare(arguments: &[&str]) -> Result<()> {
     let [dir, url] = arguments else {
@@ -134,7 +134,7 @@ pub async fn bare(arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// As in adapters/authorization_server.rs.
+/// The client of `adapters/authorization_server.rs`.
 pub fn client() -> Result<Client> {
     Ok(Client::builder()
         .redirect(redirect::Policy::none())
@@ -146,7 +146,7 @@ pub fn client() -> Result<Client> {
         .build()?)
 }
 
-/// Sends one token request; the body of the reply.
+/// Sends one token request; returns the response body.
 pub async fn spend(client: &Client, url: &str, refresh_token: &str) -> Result<Vec<u8>> {
     let form = [
         ("grant_type", "refresh_token"),
@@ -177,7 +177,7 @@ pub fn refresh_token(grant: &str) -> Result<String> {
         .context("a grant without a refresh token")
 }
 
-/// Waits for a line from the parent, or for its end.
+/// Waits for a line from the parent process, or for end of file.
 pub fn line() -> Result<()> {
     std::io::stdin().read_line(&mut String::new())?;
     Ok(())

@@ -1,4 +1,4 @@
-//! Writes a configuration and puts grants into the state through the library, as an import would, only faster.
+//! Writes a configuration and stores grants through the library, like an import but faster.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -21,20 +21,20 @@ use super::roles::{CLIENT_ID, CLIENT_SECRET, domain, grants, name};
 
 /// Portals in one file of the configuration.
 const PORTALS_PER_FILE: usize = 1_000;
-/// Grants on their way into the state at once.
-const TOGETHER: usize = 2_000;
-/// No escalation is due before this.
-const UNTROUBLED: Duration = Duration::from_secs(1_800);
+/// Number of grants to store concurrently.
+const MAX_CONCURRENT: usize = 2_000;
+/// Time before the first escalation is due.
+const ESCALATION_DELAY: Duration = Duration::from_secs(1_800);
 
-/// Which grants.
+/// The grants to store.
 pub enum Seed {
-    /// Those that the server gave out, due now.
+    /// The server's grants, due now.
     Granted(usize),
-    /// Grants of nobody's, due in twenty minutes.
+    /// Made-up grants, due in twenty minutes.
     Fresh(usize),
 }
 
-/// Makes configuration and state; returns the portals.
+/// Creates configuration and state; returns the portals.
 #[tokio::main]
 pub async fn seed(place: &Place, url: &str, seed: &Seed) -> Result<Vec<PortalName>> {
     let (Seed::Granted(portals) | Seed::Fresh(portals)) = *seed;
@@ -45,7 +45,9 @@ pub async fn seed(place: &Place, url: &str, seed: &Seed) -> Result<Vec<PortalNam
     };
     let texts = match seed {
         Seed::Granted(_) => grants(place.dir())?,
-        Seed::Fresh(_) => (0..portals).map(|number| made_up(&name(number))).collect(),
+        Seed::Fresh(_) => (0..portals)
+            .map(|number| fake_response(&name(number)))
+            .collect(),
     };
     ensure!(
         texts.len() == portals && config.portals.len() == portals,
@@ -91,8 +93,8 @@ fn configure(place: &Place, url: &str, portals: usize) -> Result<()> {
     Ok(())
 }
 
-/// A token reply as Bitrix24's, of no server.
-fn made_up(name: &str) -> String {
+/// A made-up token response like Bitrix24's.
+fn fake_response(name: &str) -> String {
     let token = |kind: char| format!("{kind}{name:0>69}");
     let expires = Clock::system().now().secs() + 3_600;
     json!({
@@ -123,11 +125,11 @@ async fn store(
         .collect();
     state.reconcile(portals.clone(), Vec::new(), now).await?;
     let grants: Vec<_> = portals.iter().zip(texts).collect();
-    for grants in grants.chunks(TOGETHER) {
+    for grants in grants.chunks(MAX_CONCURRENT) {
         let mut together = JoinSet::new();
         for (portal, text) in grants {
             let intake = import::parse(text.as_bytes(), &app.profile, now)?;
-            together.spawn(take_in(
+            together.spawn(import(
                 state.clone(),
                 (*portal).clone(),
                 intake,
@@ -159,7 +161,7 @@ fn configured(portal: &PortalConfig, app: &App) -> Configured {
     }
 }
 
-async fn take_in(
+async fn import(
     state: State,
     portal: Configured,
     intake: ImportedGrant,
@@ -195,7 +197,7 @@ async fn take_in(
     let StoreOutcome::Stored(generation) = state.store_grant(grant).await? else {
         anyhow::bail!("{name}: the grant was not stored");
     };
-    // As the escalator leaves it: nothing was told, and the next step is far away.
+    // As the escalator leaves it: nothing is notified, and the next step is far away.
     ensure!(
         state
             .set_notified(
@@ -203,7 +205,7 @@ async fn take_in(
                 generation,
                 (seen, Vec::new()),
                 Vec::new(),
-                Some(now + UNTROUBLED)
+                Some(now + ESCALATION_DELAY)
             )
             .await?,
         "it changed meanwhile"

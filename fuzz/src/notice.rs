@@ -1,7 +1,7 @@
 //! Any notice of an installed app, with any answer of the authorization server to the question whose it is: the query
 //! on the first line, the form on the second, the answer after them.
 
-use refreshd::domain::import::{ImportedGrant, from_notice};
+use refreshd::domain::import::{ImportedGrant, from_install_event};
 use refreshd::domain::install::{NameRule, Users};
 use refreshd::domain::install_event::{ClaimedOwner, InstallEvent, PresentedGrant, is_id, read};
 use refreshd::domain::token_owner::{TokenOwner, Verification, verification_urls, verify};
@@ -103,7 +103,8 @@ fn is_the_servers_word(presented: &PresentedGrant, owner: &TokenOwner, profile: 
             "no name for {owner:?}"
         );
     }
-    let Ok(ImportedGrant { tokens, .. }) = from_notice(presented, owner, profile, NOW) else {
+    let Ok(ImportedGrant { tokens, .. }) = from_install_event(presented, owner, profile, NOW)
+    else {
         return;
     };
     let refresh = presented.refresh.expose();

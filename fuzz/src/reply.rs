@@ -486,7 +486,7 @@ fn grant(choice: u8) -> Grant {
         bound_to: Fingerprint::of(b"client"),
         token_url: "https://oauth.bitrix.info/oauth/token/".to_owned(),
         identity: (choice & 4 != 0).then(|| "a223c6b3710f85df22e9377d6c4f7553".to_owned()),
-        told: Vec::new(),
+        notified: Vec::new(),
         claim: None,
         tried_at: None,
     }

@@ -1,8 +1,8 @@
-//! Directories as open handles, and the files in them: what is checked is what is used, whatever a neighbour renames meanwhile.
+//! Directories as open handles, and the files in them: what was checked is what is used, whatever another user renames meanwhile.
 //!
-//! A directory is trusted if it and each one above it belong to root, to this user or to the owner of the configuration,
-//! and if others cannot rename what is in it. Symbolic links on the way are followed where one of these made them. Below a
-//! directory that is open no link is followed at all. Must not decide what is written there.
+//! A directory is trusted if it and each of its parents belong to root, to this user or to the owner of the configuration, and
+//! if others cannot rename its entries. Symbolic links on the way are followed if one of these users owns them. Below an open
+//! directory no link is followed. Must not decide what is written.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -17,23 +17,23 @@ use rustix::fs::{self, AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-/// How a file begins that is about to be renamed.
+/// Prefix of temporary files.
 pub(super) const TEMPORARY: &str = ".refreshd-";
-/// As many as the kernel follows.
+/// Maximum number of links, like the kernel's.
 const MAX_LINKS: usize = 40;
-/// Names tried for a temporary file.
+/// Number of names to try for a temporary file.
 const TRIES: usize = 16;
 const HANDLE: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// Whose directories are trusted.
+/// Users whose directories are trusted.
 #[derive(Clone, Debug, Default)]
 pub struct Trust {
-    /// Besides root and the user of this process.
+    /// In addition to root and the user of this process.
     others: Vec<u32>,
 }
 
 impl Trust {
-    /// Root, this user, and who wrote the configuration: that one may start programs as this user anyway.
+    /// Root, this user, and the owner of the configuration, who can start programs as this user anyway.
     #[must_use]
     pub fn by_configuration(source: &Path) -> Self {
         Self {
@@ -44,7 +44,7 @@ impl Trust {
         }
     }
 
-    /// Also the user who has this state: whoever looks, and the superuser's commands, serve the daemon of that user.
+    /// Also the owner of this state: read-only commands and the superuser's commands act for the daemon of that user.
     #[must_use]
     pub fn and_owner_of(mut self, state: &Path) -> Self {
         self.others
@@ -52,7 +52,7 @@ impl Trust {
         self
     }
 
-    /// Whether this user is one of them.
+    /// Whether this user is trusted.
     #[must_use]
     pub fn holds(&self, uid: u32) -> bool {
         uid == 0 || uid == geteuid().as_raw() || self.others.contains(&uid)
@@ -62,46 +62,46 @@ impl Trust {
 /// Why a directory is not used.
 #[derive(Debug, thiserror::Error)]
 pub enum UntrustedDirectory {
-    /// It, or one above it, is somebody else's.
+    /// The directory, or a parent, belongs to another user.
     #[error(
         "{} belongs to {owner}, who could read and replace what refreshd keeps in {}: give it to refreshd's user (chown), or \
          configure a directory that only root and refreshd can write", path.display(), wanted.display()
     )]
     Owner {
-        /// Which one.
+        /// The untrusted directory.
         path: PathBuf,
-        /// Below it, or the same.
+        /// The requested directory: below it, or the same.
         wanted: PathBuf,
-        /// Name and number.
+        /// Name and number of the owner.
         owner: String,
     },
-    /// Everybody may rename what is in it.
+    /// Every user may rename its entries.
     #[error(
         "{} can be written by everybody (mode {mode:04o}, owner {owner}), so others could replace what refreshd keeps in {}: \
          chmod o-w it", path.display(), wanted.display()
     )]
     Writable {
-        /// Which one.
+        /// The untrusted directory.
         path: PathBuf,
-        /// Below it, or the same.
+        /// The requested directory: below it, or the same.
         wanted: PathBuf,
-        /// Name and number.
+        /// Name and number of the owner.
         owner: String,
         /// Its permissions.
         mode: u32,
     },
-    /// The kernel said no.
+    /// An error of the operating system.
     #[error("cannot open the directory {}", path.display())]
     Io {
-        /// Which one.
+        /// The directory.
         path: PathBuf,
-        /// Why not.
+        /// The error.
         source: io::Error,
     },
 }
 
 impl UntrustedDirectory {
-    /// As an error of a file in there.
+    /// As an error of a file in the directory.
     #[must_use]
     pub fn into_io(self) -> io::Error {
         match self {
@@ -114,7 +114,7 @@ impl UntrustedDirectory {
 /// Why a file is not used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotOwnFile {
-    /// A link.
+    /// A symbolic link.
     #[error(
         "is a symbolic link, and none is followed here; it was left untouched: put the file itself in its place"
     )]
@@ -122,7 +122,7 @@ pub enum NotOwnFile {
     /// A directory, a pipe, a device.
     #[error("is no regular file; it was left untouched: move it away")]
     Kind,
-    /// Another user's.
+    /// Owned by another user.
     #[error(
         "belongs to {0}, who is neither root nor refreshd's user; it was left untouched: if it is the right one, as after a restore, give \
          it to refreshd's user (chown)"
@@ -130,12 +130,12 @@ pub enum NotOwnFile {
     Owner(String),
 }
 
-/// What is made where there is nothing.
+/// Permissions of directories that are created.
 #[derive(Clone, Copy, Debug)]
 pub struct Make {
-    /// The mode of the directory itself, whatever the umask.
+    /// Mode of the directory itself, whatever the umask.
     pub mode: u32,
-    /// The mode of those above it, less the umask.
+    /// Mode of its parents, less the umask.
     pub above: u32,
 }
 
@@ -143,23 +143,23 @@ pub struct Make {
 #[derive(Debug)]
 pub struct Directory {
     handle: OwnedFd,
-    /// As it was asked for.
+    /// The path, as requested.
     path: PathBuf,
     stat: Stat,
 }
 
 impl Directory {
-    /// Opens it, whoever it belongs to. A link is followed.
+    /// Opens the directory of any owner. Follows a link.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The operating system's.
     pub fn open(path: &Path) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let handle = fs::openat(CWD, path, flags, Mode::empty())?;
         Self::of(handle, path)
     }
 
-    /// Opens it if it is trusted, with all above it. What is not there is made, or is [`ErrorKind::NotFound`].
+    /// Opens the directory if it and all its parents are trusted. Missing ones are created, or an [`ErrorKind::NotFound`].
     ///
     /// # Errors
     /// [`UntrustedDirectory`].
@@ -211,7 +211,7 @@ impl Directory {
                     if links > MAX_LINKS {
                         return Err(refused(Errno::LOOP.into()));
                     }
-                    // Who can point it elsewhere can read what is written there.
+                    // A user who can redirect the path can read what is written there.
                     found.check_owner(path, trust, rest.is_empty())?;
                     let target = fs::readlinkat(&found.handle, "", Vec::new())
                         .map_err(|error| refused(error.into()))?;
@@ -228,10 +228,10 @@ impl Directory {
         Ok(at)
     }
 
-    /// Opens a directory in it. A link is an error that says so.
+    /// Opens a subdirectory. A link is an error of its own.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The operating system's.
     pub fn below(&self, name: &str) -> io::Result<Self> {
         let path = self.path.join(name);
         let found = Self::of(
@@ -246,7 +246,7 @@ impl Directory {
             }
             _ => return Err(Errno::NOTDIR.into()),
         }
-        // Where others may make directories, one of theirs is a trap.
+        // If others may create directories here, theirs must not be used.
         if self.stat.st_mode & 0o022 != 0 && !self.is_owner(found.stat.st_uid) {
             let owner = named(found.stat.st_uid);
             let why = format!(
@@ -257,10 +257,10 @@ impl Directory {
         Ok(found)
     }
 
-    /// Makes a directory in it; one that is there is left as it is. `exact`: with this mode whatever the umask.
+    /// Creates a subdirectory; an existing one stays unchanged. `exact`: with this mode whatever the umask.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The operating system's.
     pub fn make(&self, name: &OsStr, mode: u32, exact: bool) -> io::Result<()> {
         match fs::mkdirat(&self.handle, name, Mode::from_raw_mode(mode)) {
             Err(Errno::EXIST) => return Ok(()),
@@ -275,10 +275,10 @@ impl Directory {
         Ok(())
     }
 
-    /// Writes a file whole: beside its name, flushed, with its final mode, then renamed. Readers see the old or the new.
+    /// Writes a file atomically: temporary file, final mode, fsync, rename. Readers see the old or the new content.
     ///
     /// # Errors
-    /// The stage and the kernel's word; the old file is intact then, and nothing is left beside it.
+    /// The stage and the operating system's error; the old file is intact then, and the temporary one removed.
     pub fn write_whole(
         &self,
         name: &OsStr,
@@ -298,7 +298,7 @@ impl Directory {
             let renamed = fs::renameat(&self.handle, temporary.as_str(), &self.handle, name);
             renamed.map_err(|error| ("replace", error.into()))
         });
-        // Not needed, if it fails: a start sweeps.
+        // Best effort: the next start sweeps.
         renamed.inspect_err(|_| drop(self.remove(OsStr::new(&temporary))))
     }
 
@@ -323,19 +323,19 @@ impl Directory {
         Err(last.into())
     }
 
-    /// Sees that files can be made in it.
+    /// Checks that files can be created in it.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The operating system's.
     pub fn try_writing(&self) -> io::Result<()> {
         let (name, _) = self.temporary()?;
         self.remove(OsStr::new(&name))
     }
 
-    /// Sets the mode of a socket in it that this user has just made; what else has that name is left as it is.
+    /// Sets the mode of a socket that this user has just created; anything else of that name stays unchanged.
     ///
     /// # Errors
-    /// The kernel's, or that it is no such socket.
+    /// The operating system's, or that it is not such a socket.
     pub fn set_socket_mode(&self, name: &OsStr, mode: u32) -> io::Result<()> {
         let found = Self::of(
             fs::openat(&self.handle, name, HANDLE, Mode::empty())?,
@@ -350,7 +350,7 @@ impl Directory {
         if found.mode() == mode {
             return Ok(());
         }
-        // A handle has no permissions to set but by this name.
+        // Permissions of a socket's handle can be set by this name only.
         let by_handle = format!("/proc/self/fd/{}", found.handle.as_raw_fd());
         match fs::chmod(by_handle, Mode::from_raw_mode(mode)) {
             Err(Errno::NOENT) => Err(io::Error::new(
@@ -361,10 +361,10 @@ impl Directory {
         }
     }
 
-    /// Removes a file; none is as good.
+    /// Removes a file. A missing one is not an error.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The operating system's.
     pub fn remove(&self, name: &OsStr) -> io::Result<()> {
         match fs::unlinkat(&self.handle, name, AtFlags::empty()) {
             Err(Errno::NOENT) => Ok(()),
@@ -372,27 +372,27 @@ impl Directory {
         }
     }
 
-    /// Gives a file another name, in place of what has it.
+    /// Renames a file, replacing an existing one.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The operating system's.
     pub fn rename(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
         Ok(fs::renameat(&self.handle, from, &self.handle, to)?)
     }
 
-    /// Gives a file another name that nothing has.
+    /// Renames a file to a free name.
     ///
     /// # Errors
-    /// The kernel's; [`ErrorKind::AlreadyExists`] if something has it.
-    pub fn rename_to_nothing(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
+    /// The operating system's; [`ErrorKind::AlreadyExists`] if the name is not free.
+    pub fn rename_no_replace(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
         fs::linkat(&self.handle, from, &self.handle, to, AtFlags::empty())?;
         self.remove(from)
     }
 
-    /// Makes the names in it durable.
+    /// Makes its entries durable (fsync).
     ///
     /// # Errors
-    /// The kernel's.
+    /// The operating system's.
     pub fn sync(&self) -> io::Result<()> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok(fs::fsync(fs::openat(
@@ -403,19 +403,19 @@ impl Directory {
         )?)?)
     }
 
-    /// Removes a directory that is empty.
+    /// Removes an empty subdirectory.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The operating system's.
     pub fn remove_directory(&self, name: &str) -> io::Result<()> {
         Ok(fs::unlinkat(&self.handle, name, AtFlags::REMOVEDIR)?)
     }
 
-    /// Opens a file for reading, if it is a regular one of an owner who may write here anyway. Nothing is waited for and no
-    /// link is followed.
+    /// Opens a file for reading if it is a regular file of an owner who may write here anyway. Does not block and follows no
+    /// link.
     ///
     /// # Errors
-    /// The kernel's, or that it is no such file.
+    /// The operating system's, or that it is not such a file.
     pub fn read_only(&self, name: impl AsRef<OsStr>) -> io::Result<File> {
         let flags =
             OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
@@ -435,21 +435,21 @@ impl Directory {
         Ok(file)
     }
 
-    /// Whether there is a regular file with something in it, of an owner who may write here anyway.
+    /// Whether this is a regular file with content, of an owner who may write here anyway.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The operating system's.
     pub fn has_contents(&self, name: &OsStr) -> io::Result<bool> {
         let found = fs::statat(&self.handle, name, AtFlags::SYMLINK_NOFOLLOW)?;
         let is_file = FileType::from_raw_mode(found.st_mode) == FileType::RegularFile;
         Ok(is_file && found.st_size > 0 && self.is_owner(found.st_uid))
     }
 
-    /// Whether an entry is a regular file of an owner who may write here anyway; if not, what it is.
+    /// Whether an entry is a regular file of an owner who may write here anyway; if not, why.
     ///
     /// # Errors
-    /// The kernel's.
-    pub fn judge_file(&self, name: &OsStr) -> io::Result<Result<(), NotOwnFile>> {
+    /// The operating system's.
+    pub fn check_file(&self, name: &OsStr) -> io::Result<Result<(), NotOwnFile>> {
         let found = fs::statat(&self.handle, name, AtFlags::SYMLINK_NOFOLLOW)?;
         Ok(match FileType::from_raw_mode(found.st_mode) {
             FileType::RegularFile if self.is_owner(found.st_uid) => Ok(()),
@@ -459,10 +459,10 @@ impl Directory {
         })
     }
 
-    /// Takes a file's access from all but its owner, by its handle. The mode that it had, if others had any.
+    /// Removes all access except the owner's from a file, by its handle. Returns the previous mode if others had access.
     ///
     /// # Errors
-    /// As [`Self::read_only`], or the kernel's.
+    /// As [`Self::read_only`], or the operating system's.
     pub fn close_to_others(&self, name: &OsStr) -> io::Result<Option<u32>> {
         let file = self.read_only(name)?;
         let mode = file.metadata()?.mode() & 0o7777;
@@ -473,10 +473,10 @@ impl Directory {
         Ok(Some(mode))
     }
 
-    /// Opens a file for reading and writing, or makes it with this mode. A link is not followed, a pipe not waited for.
+    /// Opens a file for reading and writing, or creates it with this mode. Does not block and follows no link.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The operating system's.
     pub fn open_or_make(&self, name: &OsStr, mode: u32) -> io::Result<File> {
         let flags =
             OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
@@ -496,7 +496,7 @@ impl Directory {
         }
     }
 
-    /// What such a file holds, if it is no longer than `most` bytes.
+    /// Content of such a file, at most `most` bytes.
     ///
     /// # Errors
     /// As [`Self::read_only`].
@@ -513,7 +513,7 @@ impl Directory {
         Ok(contents)
     }
 
-    /// The names in it, and whether each is a regular file, a directory, or something else.
+    /// The entries, and whether each is a regular file, a directory or something else.
     #[must_use]
     pub fn names(&self) -> Vec<(OsString, FileType)> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -535,28 +535,28 @@ impl Directory {
             .collect()
     }
 
-    /// Which directory it is: device and inode.
+    /// Device and inode.
     #[must_use]
     pub fn identity(&self) -> (u64, u64) {
         (self.stat.st_dev, self.stat.st_ino)
     }
 
-    /// Its permissions.
+    /// Its mode.
     #[must_use]
     pub fn mode(&self) -> u32 {
         self.stat.st_mode & 0o7777
     }
 
-    /// What the superuser makes belongs to the owner of the directory, as if that one had made it.
+    /// Files that the superuser creates are given to the owner of the directory.
     fn give(&self, made: &File) {
         let Ok(found) = made.metadata() else { return };
         if geteuid().is_root() && found.uid() != self.stat.st_uid {
-            // Without the right to give a file away everything goes on.
+            // Best effort: the right to change the owner may be missing.
             let _ = std::os::unix::fs::fchown(made, Some(self.stat.st_uid), Some(self.stat.st_gid));
         }
     }
 
-    /// Whether files of this owner are refreshd's own in here. The superuser gives files to the directory's owner.
+    /// Whether files of this owner are refreshd's own here. The superuser's files are given to the directory's owner.
     fn is_owner(&self, uid: u32) -> bool {
         uid == geteuid().as_raw() || uid == 0 || uid == self.stat.st_uid
     }
@@ -603,7 +603,7 @@ impl Directory {
         is_last: bool,
     ) -> Result<(), UntrustedDirectory> {
         let uid = self.stat.st_uid;
-        // In a user namespace the machine's own directories show as nobody's.
+        // In a user namespace the machine's own directories have an unmapped owner.
         if trust.holds(uid) || !is_last && is_unmapped(uid) {
             return Ok(());
         }
@@ -615,7 +615,7 @@ impl Directory {
     }
 }
 
-/// The directory that a file is in.
+/// The directory of a file.
 #[must_use]
 pub fn parent(path: &Path) -> &Path {
     let directory = path
@@ -632,7 +632,7 @@ fn parts(path: &Path) -> impl DoubleEndedIterator<Item = OsString> {
     })
 }
 
-/// Whether the number stands for users whom this user namespace does not know.
+/// Whether the number stands for users outside this user namespace.
 fn is_unmapped(uid: u32) -> bool {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     if read("/proc/sys/kernel/overflowuid").trim().parse() != Ok(uid) {

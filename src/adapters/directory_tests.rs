@@ -1,4 +1,4 @@
-//! What neighbours on a machine may do to a directory, and what may not be taken for it.
+//! Attacks of other users on a directory, and entries that are not accepted.
 
 use std::fs::Permissions;
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
@@ -71,7 +71,7 @@ fn what_is_somebody_elses_is_refused_with_the_name_of_its_owner() {
             "{text}"
         );
     }
-    // A link of the stranger's into what is ours.
+    // A stranger's link to our directory.
     chown(&above, Some(0), None).unwrap();
     let link = folder.path().join("link");
     symlink(&below, &link).unwrap();
@@ -205,7 +205,7 @@ fn only_small_regular_files_are_read_and_nothing_is_waited_for() {
             "it is not refreshd's own"
         );
         assert_eq!(
-            directory.judge_file(OsStr::new("small")).unwrap(),
+            directory.check_file(OsStr::new("small")).unwrap(),
             Err(NotOwnFile::Owner(format!("user {STRANGER}")))
         );
     }

@@ -1,8 +1,8 @@
-//! The newest generation of each portal, in a file beside the state: a state that is older than this file went back.
+//! Record of generations: the newest generation of each portal, in a file beside the state. An older state was rolled back.
 //!
-//! Lines are appended after the state has the pair, so the file is never ahead of a state that stayed where it was. It
-//! is not flushed: what matters is the day between a backup and its restoration, not the second before a crash. Must
-//! not hold a secret, nor keep anything from being renewed: without the file everything goes on.
+//! A line is appended after the state has the pair, so the file is never ahead of a state that was not rolled back. It is not
+//! flushed: it must bridge the days between a backup and its restoration, not the seconds before a crash. Must not contain a
+//! secret, nor prevent a renewal: everything works without the file.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -16,13 +16,13 @@ use super::token_files::{FileError, write_whole};
 use crate::domain::name::PortalName;
 use refreshd_token_client::token::Generation;
 
-/// What it is, for whoever meets it.
+/// Explanation for readers of the file.
 const HEADING: &str = "# The newest generation of each portal. refreshd sees by it that a state was restored from an old backup:\n\
     # keep this file where it is when you restore one.\n";
-/// With more lines than this, and twice as many as there are portals, it is written anew.
-const MANY: usize = 2_000;
-/// The longest file that is read, in bytes: a million portals have a third of it.
-const LARGEST: u64 = 64 << 20;
+/// The file is rewritten when it has more lines than this, and twice as many as there are portals.
+const COMPACT_ABOVE_LINES: usize = 2_000;
+/// Maximum size of the file, in bytes: a million portals need a third of it.
+const MAX_FILE_BYTES: u64 = 64 << 20;
 const MODE: u32 = 0o600;
 
 /// Generations by portal.
@@ -32,11 +32,11 @@ pub type RecordedGenerations = BTreeMap<PortalName, Generation>;
 #[derive(Debug)]
 pub struct Generations {
     path: PathBuf,
-    /// Kept open: what is removed can still be read.
+    /// Kept open, so that a removed file can still be read.
     file: Option<File>,
-    /// How long it is at least.
+    /// Minimum length of the file.
     length: u64,
-    /// It was shorter than that once, and has been written on.
+    /// The file was shorter than that once, and was appended to.
     was_cut_off: bool,
     lines: usize,
     portals: usize,
@@ -58,19 +58,19 @@ impl Generations {
         }
     }
 
-    /// What is noted. A file that is not there, or a line that is none, says nothing.
+    /// The recorded generations. A missing file and damaged lines are ignored.
     #[must_use]
     pub fn read(&self) -> RecordedGenerations {
         self.text().map(|text| parse(&text).0).unwrap_or_default()
     }
 
-    /// Why the file does not say all that was noted in it; `None` for one that does, or is not there.
+    /// Damage of the file; `None` for an intact or missing file.
     #[must_use]
     pub fn damage(&self) -> Option<String> {
         match self.text() {
-            // One that was never filled is not there.
+            // An empty file is damaged: refreshd never leaves one.
             Ok(text) if text.is_empty() => Some("it is empty".to_owned()),
-            // refreshd begins it with a whole line, so what has none was not cut off.
+            // The first write is a whole line, so a file without one was not truncated by a crash.
             Ok(text) if !text.contains(&b'\n') => Some("no line of it can be read".to_owned()),
             Ok(text) if !text.ends_with(b"\n") && parse(&text).0.is_empty() => {
                 Some("its only line is cut off".to_owned())
@@ -85,17 +85,17 @@ impl Generations {
         }
     }
 
-    /// Whether its last line is not whole, as after a power cut. What is appended would make that line a damaged one.
+    /// Whether its last line is incomplete, as after a power cut. An append would turn it into a damaged line.
     #[must_use]
     pub fn is_cut_off(&self) -> bool {
         self.text()
             .is_ok_and(|text| text.last().is_some_and(|byte| *byte != b'\n'))
     }
 
-    /// Writes the file anew with exactly these.
+    /// Rewrites the file with exactly these generations.
     ///
     /// # Errors
-    /// [`FileError`]; the file is as before.
+    /// [`FileError`]; the file is unchanged.
     pub fn replace(&mut self, noted: &RecordedGenerations) -> Result<(), FileError> {
         let mut text = HEADING.to_owned();
         for (name, generation) in noted {
@@ -104,12 +104,12 @@ impl Generations {
         write_whole(parent(&self.path), &self.path, text.as_bytes(), MODE)?;
         (self.file, self.lines, self.portals) = (None, noted.len(), noted.len());
         (self.length, self.was_cut_off) = (0, false);
-        self.hold();
+        self.open_existing();
         Ok(())
     }
 
-    /// Opens the file that is there, to notice when it is another one. Without it that is not noticed.
-    pub fn hold(&mut self) {
+    /// Opens the existing file, so that a replacement can be detected.
+    pub fn open_existing(&mut self) {
         if self.path.is_file()
             && let Ok(file) = self.append()
         {
@@ -118,7 +118,7 @@ impl Generations {
         }
     }
 
-    /// What became of the file since it was opened; `None` if it is in its place.
+    /// Description of a removed or replaced file since it was opened; `None` if it is in its place.
     #[must_use]
     pub fn displaced(&self) -> Option<&'static str> {
         let open = self.file.as_ref()?.metadata().ok()?;
@@ -130,18 +130,18 @@ impl Generations {
             {
                 Some("removed")
             }
-            // A disk that fails says nothing about what is where.
+            // An I/O error says nothing about the file's place.
             Err(_) => None,
         }
     }
 
-    /// What the open file says, be it still in its place or not.
+    /// Content of the open file, whether it is still in its place or not.
     #[must_use]
-    pub fn held(&mut self) -> RecordedGenerations {
+    pub fn read_open(&mut self) -> RecordedGenerations {
         let mut text = Vec::new();
         let read = self.file.as_mut().map(|file| {
             file.rewind()?;
-            file.take(LARGEST).read_to_end(&mut text)?;
+            file.take(MAX_FILE_BYTES).read_to_end(&mut text)?;
             file.seek(SeekFrom::End(0))
         });
         match read {
@@ -150,7 +150,7 @@ impl Generations {
         }
     }
 
-    /// Notes the generation that a portal's newest durable pair has, or that its grant is gone.
+    /// Records the generation of a portal's newest durable pair, or that its grant was deleted.
     ///
     /// # Errors
     /// [`FileError`].
@@ -159,7 +159,7 @@ impl Generations {
         portal: &PortalName,
         generation: Option<Generation>,
     ) -> Result<(), FileError> {
-        if self.lines > MANY.max(self.portals * 2) {
+        if self.lines > COMPACT_ABOVE_LINES.max(self.portals * 2) {
             let noted = self.read();
             self.replace(&noted)?;
         }
@@ -167,7 +167,7 @@ impl Generations {
             Some(file) => file,
             None => {
                 let mut opened = self.append().map_err(FileError::at("open", &self.path))?;
-                // The last line may have been cut off; this one must not continue it.
+                // The last line may be incomplete; this one must not continue it.
                 opened
                     .write_all(b"\n")
                     .map_err(FileError::at("write", &self.path))?;
@@ -189,7 +189,7 @@ impl Generations {
     }
 
     fn text(&self) -> std::io::Result<Vec<u8>> {
-        Directory::open(parent(&self.path))?.read(self.name()?, LARGEST)
+        Directory::open(parent(&self.path))?.read(self.name()?, MAX_FILE_BYTES)
     }
 
     fn name(&self) -> std::io::Result<&OsStr> {
@@ -199,8 +199,8 @@ impl Generations {
     }
 }
 
-/// What a file says, and how many of its lines are damaged. What comes after the last line's end was cut off, as by a power
-/// cut, and is no damage: the state has that pair.
+/// The generations, and the number of damaged lines. An incomplete last line, as after a power cut, is not damage: the
+/// state has that pair.
 fn parse(text: &[u8]) -> (RecordedGenerations, usize) {
     let (mut noted, mut damaged) = (RecordedGenerations::new(), 0);
     let whole = text
@@ -303,16 +303,16 @@ mod tests {
     fn it_does_not_grow_without_end() {
         let folder = tempfile::tempdir().unwrap();
         let mut generations = Generations::beside(&folder.path().join("state.db"));
-        for number in 0..10 * MANY as u64 {
+        for number in 0..10 * COMPACT_ABOVE_LINES as u64 {
             generations
                 .record(&name("acme"), Some(Generation(number)))
                 .unwrap();
         }
         let size = std::fs::metadata(&generations.path).unwrap().len();
-        assert!(size < 12 * MANY as u64, "{size} bytes");
+        assert!(size < 12 * COMPACT_ABOVE_LINES as u64, "{size} bytes");
         assert_eq!(
             generations.read()[&name("acme")],
-            Generation(10 * MANY as u64 - 1)
+            Generation(10 * COMPACT_ABOVE_LINES as u64 - 1)
         );
     }
 }

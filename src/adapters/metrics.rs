@@ -1,7 +1,7 @@
-//! The numbers that machines watch, in the OpenMetrics text format. Names and labels are the contract's (4.5).
+//! Metrics in the OpenMetrics text format. `deploy/prometheus/metrics.txt` lists names and labels, which are stable.
 //!
-//! Must not take a label from an error's text: labels are closed enums and configured names. What the state knows is
-//! counted when somebody asks, so it cannot get stuck; what only the daemon knows is counted here.
+//! Must not take a label from an error's text: labels are closed enums and configured names. What the state knows is counted
+//! on each scrape, so it cannot get stuck; what only the daemon knows is counted here.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
@@ -45,7 +45,7 @@ impl EncodeLabelValue for ResultLabel {
     }
 }
 
-/// A counter that other threads set.
+/// A gauge that other threads set.
 type SharedGauge = Gauge<i64, AtomicI64>;
 type FloatGauge = Gauge<f64, AtomicU64>;
 
@@ -65,7 +65,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Counters at zero, one per provider and result.
+    /// Initializes the counters to zero, for each provider and result.
     #[must_use]
     pub fn new(providers: &[String]) -> Self {
         let mut registry = Registry::with_prefix("refreshd");
@@ -90,7 +90,7 @@ impl Metrics {
         let unsaved = SharedGauge::default();
         registry.register(
             "tokens_unsaved",
-            "Pairs that the disk has refused so far",
+            "Token pairs that could not be written to disk so far",
             unsaved.clone(),
         );
         let skew = Family::<Vec<(&'static str, String)>, FloatGauge>::default();
@@ -102,19 +102,19 @@ impl Metrics {
         let deliveries = Family::<Vec<(&'static str, String)>, Counter>::default();
         registry.register(
             "alert_deliveries",
-            "Alerts by channel and what became of each try",
+            "Deliveries of alerts by channel and result",
             deliveries.clone(),
         );
         let installs = Family::<Vec<(&'static str, String)>, Counter>::default();
         registry.register(
             "installs",
-            "Notices of installed apps, and what became of each",
+            "Install events by app and outcome",
             installs.clone(),
         );
         let install_questions = Family::<Vec<(&'static str, String)>, Counter>::default();
         registry.register(
             "install_questions",
-            "Questions to authorization servers about notices of installed apps",
+            "Verification requests to authorization servers for install events",
             install_questions.clone(),
         );
         let reload_successful = SharedGauge::default();
@@ -138,12 +138,12 @@ impl Metrics {
             install_questions,
             reload_successful,
         };
-        metrics.know_providers(providers);
+        metrics.init_providers(providers);
         metrics
     }
 
-    /// Makes the counters of these providers be there, at zero.
-    pub fn know_providers(&self, providers: &[String]) {
+    /// Initializes the counters of these providers.
+    pub fn init_providers(&self, providers: &[String]) {
         for provider in providers {
             for result in std::iter::once(None).chain(Class::ALL.map(Some)) {
                 drop(self.renewals.get_or_create(&labels(provider, result)));
@@ -151,8 +151,8 @@ impl Metrics {
         }
     }
 
-    /// Makes the counters of these channels be there, at zero.
-    pub fn know_channels<'a>(&self, channels: impl IntoIterator<Item = &'a str>) {
+    /// Initializes the counters of these channels.
+    pub fn init_channels<'a>(&self, channels: impl IntoIterator<Item = &'a str>) {
         for channel in channels {
             for result in DeliveryResult::ALL {
                 drop(
@@ -163,8 +163,8 @@ impl Metrics {
         }
     }
 
-    /// Makes the counters of these apps' installs be there, at zero.
-    pub fn know_installs<'a>(&self, apps: impl IntoIterator<Item = &'a str>) {
+    /// Initializes the counters of these apps' installs.
+    pub fn init_installs<'a>(&self, apps: impl IntoIterator<Item = &'a str>) {
         for app in apps {
             drop(
                 self.install_questions
@@ -176,19 +176,19 @@ impl Metrics {
         }
     }
 
-    /// Counts what became of one notice of an installed app.
+    /// Counts the outcome of an install event.
     pub fn install(&self, app: &str, outcome: Outcome) {
         self.installs.get_or_create(&of_install(app, outcome)).inc();
     }
 
-    /// Counts one question to an authorization server about a notice of an installed app.
-    pub fn install_question(&self, app: &str) {
+    /// Counts a verification request for an install event.
+    pub fn install_verification(&self, app: &str) {
         self.install_questions
             .get_or_create(&vec![("app", app.to_owned())])
             .inc();
     }
 
-    /// Counts what became of one message to a channel.
+    /// Counts the result of a delivery to a channel.
     pub fn delivery(&self, channel: &str, result: DeliveryResult) {
         self.deliveries
             .get_or_create(&delivery_labels(channel, result))
@@ -201,46 +201,46 @@ impl Metrics {
         self.duration.observe(took.as_secs_f64());
     }
 
-    /// Notes how late a renewal was published.
+    /// Records how late a renewal was published.
     pub fn lateness(&self, late: Duration) {
         self.lateness.observe(late.as_secs_f64());
     }
 
-    /// One more pair that is not on disk.
+    /// Counts one more pair that is not on disk.
     pub fn unsaved_begins(&self) {
         self.unsaved.inc();
     }
 
-    /// One less.
+    /// Counts one pair less that is not on disk.
     pub fn unsaved_ends(&self) {
         self.unsaved.dec();
     }
 
-    /// How many pairs are not on disk.
+    /// Number of pairs that are not on disk.
     #[must_use]
     pub fn unsaved(&self) -> i64 {
         self.unsaved.get()
     }
 
-    /// Notes a server's clock; says what was noted before, 0 at first.
+    /// Records a server's clock skew; returns the previous value, 0 at first.
     pub fn skew(&self, server: &str, seconds: f64) -> f64 {
         self.skew
             .get_or_create(&vec![("server", server.to_owned())])
             .set(seconds)
     }
 
-    /// Notes how a reload went.
+    /// Records the result of a reload.
     pub fn reloaded(&self, successful: bool) {
         self.reload_successful.set(i64::from(successful));
     }
 
-    /// Whether the last reload went well.
+    /// Whether the last reload was successful.
     #[must_use]
     pub fn last_reload_successful(&self) -> bool {
         self.reload_successful.get() == 1
     }
 
-    /// Everything, as text. `portals` are those that get a series of their own.
+    /// All metrics as text. `portals` get series of their own.
     #[must_use]
     pub fn render(&self, snapshot: &Snapshot<'_>) -> String {
         let mut out = String::new();
@@ -273,25 +273,25 @@ fn labels(provider: &str, result: Option<Class>) -> RenewalLabels {
     }
 }
 
-/// What the state knows, when somebody asks.
+/// Values of the state at a scrape.
 pub struct Snapshot<'a> {
-    /// All portals, by kind; `None` while the state cannot be read.
+    /// Number of portals by kind; `None` while the state cannot be read.
     pub census: Option<&'a Census>,
     /// Portals with a series of their own.
     pub portals: &'a [Portal],
     /// Open incidents by severity.
     pub incidents: &'a [(Severity, u64)],
-    /// What waits for each channel: how many messages, and since when.
+    /// Queued notifications of each channel: number, and time of the oldest.
     pub outbox: &'a [(String, usize, Option<Timestamp>)],
     /// Silences in force.
     pub silences: usize,
-    /// Whether the state takes what is written.
+    /// Whether the state can be written.
     pub writable: bool,
-    /// Whether it can be read.
+    /// Whether the state can be read.
     pub readable: bool,
-    /// Portals whose files cannot be written.
+    /// Number of portals whose token files cannot be written.
     pub files_failing: u64,
-    /// Lines of the log that its reader did not take.
+    /// Number of dropped log lines.
     pub log_lines_dropped: u64,
 }
 
@@ -303,7 +303,7 @@ impl Snapshot<'_> {
             gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
             registry.register(name, help, gauge);
         };
-        // What is not known is left out: an old number would look like one of now.
+        // Unknown values are left out: an old number would look current.
         if let Some(census) = self.census {
             let by_kind = Family::<Vec<(&str, &str)>, SharedGauge>::default();
             for kind in Kind::ALL {
@@ -341,7 +341,7 @@ impl Snapshot<'_> {
         for (name, help, value) in [
             (
                 "state_writable",
-                "Whether the state takes what is written",
+                "Whether the state can be written",
                 u64::from(self.writable),
             ),
             (
@@ -361,7 +361,7 @@ impl Snapshot<'_> {
         dropped.inc_by(self.log_lines_dropped);
         registry.register(
             "log_lines_dropped",
-            "Lines of the log that its reader did not take in time, or that could not be written",
+            "Log lines dropped because the reader was too slow or a write failed",
             dropped,
         );
         registry
@@ -375,7 +375,7 @@ impl Snapshot<'_> {
         }
         registry.register(
             "alert_outbox_messages",
-            "Alerts that wait for their channel",
+            "Alerts queued for their channel",
             waiting,
         );
         let oldest = FloatGauge::default();
@@ -385,7 +385,7 @@ impl Snapshot<'_> {
             .filter_map(|(_, _, oldest)| *oldest)
             .min();
         oldest.set(at.map_or(0.0, |at| at.millis() as f64 / 1000.0));
-        let help = "When the oldest alert that waits was written, 0 if none does";
+        let help = "Time of the oldest queued alert, 0 if none";
         registry.register("alert_outbox_oldest_timestamp_seconds", help, oldest);
     }
 
@@ -393,7 +393,7 @@ impl Snapshot<'_> {
         let family = || Family::<Vec<(&str, String)>, FloatGauge>::default();
         let (expiry, due, issued, refresh, overdue) =
             (family(), family(), family(), family(), family());
-        // One that the configuration does not name any more is not renewed, and alarms nobody.
+        // A portal that is not in the configuration is not renewed, and causes no alarm.
         for portal in self
             .portals
             .iter()

@@ -1,4 +1,4 @@
-//! One outside thing each. They know domain types only, decide nothing about renewal, and spawn nothing.
+//! One external system or resource each. They know domain types only, decide nothing about renewal, and spawn nothing.
 
 pub mod directory;
 pub mod generations;

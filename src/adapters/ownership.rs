@@ -1,15 +1,15 @@
-//! A socket that the superuser makes, and its directory, belong to the owner of the directory that they are in, as if that
-//! one had made them: else a command of the administrator's would leave the daemon what it may not open. Files and
-//! directories of `directory` are given away there, by their handles.
+//! A socket that the superuser creates, and its directory, are given to the owner of the directory that they are in: else an
+//! administrator's command would leave files that the daemon cannot open. `directory` does the same for its files and
+//! directories, by their handles.
 //!
-//! Must be given only what was made this moment: what lay there before may be somebody else's trap. Failing is no error:
-//! without the right to give a file away everything goes on as it would have.
+//! Must be given only what was created just now: an older entry may be another user's trap. Failures are ignored: without the
+//! right to change the owner nothing is different.
 
 use std::fs::Metadata;
 use std::os::unix::fs::{MetadataExt as _, lchown};
 use std::path::Path;
 
-/// Gives away what was made this moment at that path.
+/// Gives away what was just created at that path.
 pub fn give_to_directory_owner(path: &Path) {
     let Some((directory, made)) = directory_of(path).zip(path.symlink_metadata().ok()) else {
         return;
@@ -30,7 +30,7 @@ fn directory_of(path: &Path) -> Option<Metadata> {
         .flatten()
 }
 
-/// The superuser's own directories are as they always were.
+/// The superuser's own directories stay unchanged.
 fn differs(directory: &Metadata, made: &Metadata) -> bool {
     directory.uid() != made.uid()
 }

@@ -1,7 +1,7 @@
-//! Reads back what was published: the trace that readers' files are of a state that went back since.
+//! Reads back the published token files: traces that reveal a rolled-back state.
 //!
-//! Readers may be able to write where the files lie, so the files are read with care. Must not complain: a file that is not
-//! there, holds no token or is not refreshd's own says nothing.
+//! Consumers may be able to write to the directory, so the files are read with care. Must not report an error: a file that is
+//! missing, has no token or is not refreshd's own is no trace.
 
 use std::collections::BTreeMap;
 use std::time::UNIX_EPOCH;
@@ -17,7 +17,7 @@ use refreshd_secrets::AccessToken;
 use refreshd_time::Timestamp;
 use refreshd_token_client::token::{Access, Details, Generation};
 
-/// What is read of `token.json`.
+/// The relevant fields of `token.json`.
 #[derive(Deserialize)]
 struct TokenJson {
     portal: String,
@@ -31,22 +31,22 @@ struct TokenJson {
     fields: BTreeMap<String, Value>,
 }
 
-/// What is read where the generation does not matter.
+/// The same if the generation does not matter.
 #[derive(Deserialize)]
 struct AnyTokenJson {
     access_token: String,
 }
 
-/// What there is of a portal's token files.
+/// Traces of a portal in its token files.
 #[derive(Debug)]
 pub struct PublishedTraces {
-    /// What `token.json` says.
+    /// Content of `token.json`.
     pub published: Option<PublishedGeneration>,
-    /// There is a token in a file of any form, or there may be one that this process may not read.
+    /// A token file of any format exists, or may exist and cannot be read by this process.
     pub has_token: bool,
 }
 
-/// Looks for it.
+/// Reads the traces.
 #[must_use]
 pub fn traces(files: &TokenFiles, portal: &PortalName) -> PublishedTraces {
     let has_token = |format: &TokenFormat| match files.read_form(portal, *format) {
@@ -84,7 +84,7 @@ fn holds_token(format: TokenFormat, text: &[u8]) -> bool {
         .is_some_and(|token| !token.is_empty() && !token.contains(char::is_control))
 }
 
-/// What a portal's `token.json` says; `None` if there is none, or none that is understood.
+/// A portal's `token.json`; `None` if it is missing or cannot be parsed.
 #[must_use]
 pub fn published(files: &TokenFiles, portal: &PortalName) -> Option<PublishedGeneration> {
     let text = files.read_form(portal, TokenFormat::Json).ok()??;

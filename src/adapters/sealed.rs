@@ -1,44 +1,44 @@
-//! A few bytes in memory that have a file descriptor and can never change again: sealed memfds (memfd_create(2)).
+//! Sealed memfds (memfd_create(2)): bytes in memory with a file descriptor, which can never change again.
 //!
-//! Must not read one that somebody could still write to.
+//! Must not read one that can still be written to.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_create};
 
-/// The most bytes that are read or written.
-pub const LONGEST: usize = 1 << 20;
+/// Maximum size, in bytes.
+pub const MAX_LENGTH: usize = 1 << 20;
 
-/// Why one is not read.
+/// Why a file is not read.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
-    /// Or the kernel does not know of seals.
+    /// The file is not sealed, or the kernel does not support seals.
     #[error("it is no memory that was sealed")]
     NotSealed,
-    /// It has so many bytes.
-    #[error("it has {0} bytes, {LONGEST} are the most")]
+    /// Its size in bytes is over the limit.
+    #[error("it has {0} bytes, {MAX_LENGTH} are the most")]
     TooLong(u64),
-    /// The kernel said no.
+    /// An error of the operating system.
     #[error("it cannot be read")]
     Read(#[source] io::Error),
 }
 
-/// What nobody can do to it any more.
+/// The operations that are forbidden.
 fn seals() -> SealFlags {
     SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL
 }
 
-/// Writes the bytes into a file of their own and seals it. The name is for `/proc` only.
+/// Writes the bytes into a new file and seals it. The name is for `/proc` only.
 ///
 /// # Errors
-/// The operating system's; or there are more than [`LONGEST`] bytes.
+/// The operating system's; or there are more than [`MAX_LENGTH`] bytes.
 pub fn seal(name: &str, bytes: &[u8]) -> io::Result<File> {
-    if bytes.len() > LONGEST {
+    if bytes.len() > MAX_LENGTH {
         return Err(io::ErrorKind::FileTooLarge.into());
     }
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    // Kernels before 6.3 do not know that it is never to be executed; others may insist on it (vm.memfd_noexec).
+    // Kernels before 6.3 do not know this flag; others may require it (vm.memfd_noexec).
     let made = memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL)
         .or_else(|_| memfd_create(name, flags))?;
     let mut file = File::from(made);
@@ -47,7 +47,7 @@ pub fn seal(name: &str, bytes: &[u8]) -> io::Result<File> {
     Ok(file)
 }
 
-/// Reads all of a sealed file.
+/// Reads a sealed file.
 ///
 /// # Errors
 /// [`Unreadable`].
@@ -57,11 +57,11 @@ pub fn read(file: File) -> Result<Vec<u8>, Unreadable> {
         return Err(Unreadable::NotSealed);
     }
     let length = file.metadata().map_err(Unreadable::Read)?.len();
-    if length > LONGEST as u64 {
+    if length > MAX_LENGTH as u64 {
         return Err(Unreadable::TooLong(length));
     }
     let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
-    file.take(LONGEST as u64)
+    file.take(MAX_LENGTH as u64)
         .read_to_end(&mut bytes)
         .map_err(Unreadable::Read)?;
     Ok(bytes)
@@ -78,7 +78,7 @@ mod tests {
         assert!(file.write_all(b"x").is_err() && file.set_len(1).is_err());
         file.rewind().unwrap();
         assert_eq!(read(file).unwrap(), b"a pair");
-        assert!(seal("test", &vec![0; LONGEST + 1]).is_err());
+        assert!(seal("test", &vec![0; MAX_LENGTH + 1]).is_err());
     }
 
     #[test]
@@ -94,10 +94,10 @@ mod tests {
         let long = File::from(
             memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap(),
         );
-        long.set_len(LONGEST as u64 + 1).unwrap();
+        long.set_len(MAX_LENGTH as u64 + 1).unwrap();
         fcntl_add_seals(&long, seals()).unwrap();
         assert!(
-            matches!(read(long), Err(Unreadable::TooLong(length)) if length == LONGEST as u64 + 1)
+            matches!(read(long), Err(Unreadable::TooLong(length)) if length == MAX_LENGTH as u64 + 1)
         );
     }
 }

@@ -1,8 +1,8 @@
-//! What systemd is told: ready, reloading, stopping, a status line, and that the loop makes progress; and the file
-//! descriptors that it keeps for the next process of the unit (`FileDescriptorStoreMax=`).
+//! systemd integration: readiness, reloading, stopping, the status line, the watchdog; and the file descriptor store for the
+//! next process of the unit (`FileDescriptorStoreMax=`).
 //!
-//! Must not fail: without systemd every call does nothing. Must not keep time: `alive` is called by the loop itself. Must not
-//! wait: whoever listens may have stopped reading, and what is told is less than what is done meanwhile.
+//! Must not fail: without systemd every call does nothing. Must not keep time: the loop itself calls `alive`. Must not block:
+//! the service manager may have stopped reading, and renewals are more important than notifications.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -19,54 +19,53 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use sd_notify::NotifyState;
 
-/// The longest name that systemd accepts of a stored descriptor, in bytes.
-const LONGEST_NAME: usize = 255;
+/// Maximum length of a stored descriptor's name in systemd, in bytes.
+const MAX_NAME_LENGTH: usize = 255;
 
-/// What must be heard in the end, in this order, and was refused so far: a service manager that never hears of `READY=1` stops
+/// Notifications that must arrive, in order, and were rejected so far: a service manager that never receives `READY=1` stops
 /// the unit.
-static UNHEARD: Mutex<Vec<String>> = Mutex::new(Vec::new());
+static PENDING: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// Says that the daemon serves (`Type=notify`).
+/// Notifies that the daemon serves (`Type=notify`).
 pub fn ready(status: &str) {
-    insist(&[NotifyState::Ready, NotifyState::Status(status)]);
+    notify_reliably(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
-/// Says that a reload began (`Type=notify-reload`; ignored by `notify`). [`ready`] ends it.
+/// Notifies that a reload began (`Type=notify-reload`; ignored by `notify`). [`ready`] ends it.
 pub fn reloading() {
-    // The crate stamps MONOTONIC_USEC, which systemd compares with the signal's time.
+    // The crate adds MONOTONIC_USEC, which systemd compares with the signal's time.
     let stamp = NotifyState::monotonic_usec_now().ok();
     let states: Vec<_> = std::iter::once(NotifyState::Reloading)
         .chain(stamp)
         .collect();
-    // An earlier word is not news any more; the end of this reload says how it is.
-    forget_unheard();
-    insist(&states);
+    // Earlier notifications are obsolete; the end of this reload sends the current status.
+    clear_pending();
+    notify_reliably(&states);
 }
 
-/// Says that the daemon is about to end.
+/// Notifies that the daemon is about to exit.
 pub fn stopping(status: &str) {
-    forget_unheard();
-    tell(&[NotifyState::Stopping, NotifyState::Status(status)]);
+    clear_pending();
+    notify(&[NotifyState::Stopping, NotifyState::Status(status)]);
 }
 
-/// The line that `systemctl status` shows.
+/// Sets the status line of `systemctl status`.
 pub fn status(status: &str) {
-    tell(&[NotifyState::Status(status)]);
+    notify(&[NotifyState::Status(status)]);
 }
 
-/// Says that stopping is under way and needs a little longer, so that neither the watchdog nor `TimeoutStopSec=` cuts
-/// off what was sent.
+/// Extends the stop timeout, so that neither the watchdog nor `TimeoutStopSec=` interrupts requests that were sent.
 pub fn still_stopping(more: Duration) {
     let more = u32::try_from(more.as_micros()).unwrap_or(u32::MAX);
-    tell(&[NotifyState::Watchdog, NotifyState::ExtendTimeoutUsec(more)]);
+    notify(&[NotifyState::Watchdog, NotifyState::ExtendTimeoutUsec(more)]);
 }
 
-/// Feeds the watchdog.
+/// Notifies the watchdog.
 pub fn alive() {
-    tell(&[NotifyState::Watchdog]);
+    notify(&[NotifyState::Watchdog]);
 }
 
-/// How often [`alive`] must be called at least, if systemd watches: half of `WatchdogSec`, of which 0 means that it does not.
+/// Maximum interval between calls of [`alive`], if systemd watches: half of `WatchdogSec`; 0 disables it.
 #[must_use]
 pub fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled()
@@ -74,51 +73,51 @@ pub fn watchdog_interval() -> Option<Duration> {
         .map(|limit| limit / 2)
 }
 
-/// Whether anybody hears what is told.
+/// Whether there is a notification socket.
 #[must_use]
-pub fn listens() -> bool {
+pub fn has_notify_socket() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some()
 }
 
-/// How many descriptors the service manager keeps for the next process.
+/// Size of the service manager's file descriptor store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keeps {
-    /// None: there is no service manager.
+pub enum FdStore {
+    /// There is no service manager.
     Nothing,
-    /// It does not say: systemd before 254, or a unit without a store.
+    /// Not known: systemd before 254, or a unit without a store.
     Unknown,
-    /// So many.
+    /// The size.
     UpTo(usize),
 }
 
-/// How many descriptors the service manager keeps.
+/// Size of the service manager's file descriptor store.
 #[must_use]
-pub fn keeps() -> Keeps {
-    match (listens(), std::env::var("FDSTORE")) {
-        (false, _) => Keeps::Nothing,
-        (true, Err(_)) => Keeps::Unknown,
-        // Set by systemd 254 and later where the unit has a store.
+pub fn fd_store() -> FdStore {
+    match (has_notify_socket(), std::env::var("FDSTORE")) {
+        (false, _) => FdStore::Nothing,
+        (true, Err(_)) => FdStore::Unknown,
+        // Set by systemd 254 and later if the unit has a store.
         (true, Ok(most)) => match most.parse() {
-            Ok(0) => Keeps::Nothing,
-            Ok(most) => Keeps::UpTo(most),
-            Err(_) => Keeps::Unknown,
+            Ok(0) => FdStore::Nothing,
+            Ok(most) => FdStore::UpTo(most),
+            Err(_) => FdStore::Unknown,
         },
     }
 }
 
-/// Gives the service manager a descriptor to keep under this name. That it was sent does not say that it is kept.
+/// Stores a descriptor at the service manager under this name. Success does not prove that it was stored.
 ///
 /// # Errors
-/// The operating system's; `WouldBlock` where the service manager is too busy to hear.
+/// The operating system's; `WouldBlock` if the service manager is too busy.
 pub fn store(name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
-    // It cannot be polled: a regular file has no end that the service manager could see.
+    // FDPOLL=0 since a regular file cannot be polled.
     send(
         &format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0\n"),
         &[descriptor],
     )
 }
 
-/// Takes every descriptor of this name out of what is kept. Those that are no name are left there.
+/// Removes every stored descriptor of this name. Invalid names are ignored.
 ///
 /// # Errors
 /// As [`store`].
@@ -130,13 +129,13 @@ pub fn unstore(name: &str) -> io::Result<()> {
 }
 
 fn is_name(name: &str) -> bool {
-    (1..=LONGEST_NAME).contains(&name.len())
+    (1..=MAX_NAME_LENGTH).contains(&name.len())
         && name
             .bytes()
             .all(|byte| (byte == b' ' || byte.is_ascii_graphic()) && byte != b':')
 }
 
-/// Never waits: whoever sends may be the loop that feeds the watchdog.
+/// Does not block: the caller may be the loop that notifies the watchdog.
 fn send(message: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     let Some(place) = std::env::var_os("NOTIFY_SOCKET") else {
         return Ok(());
@@ -165,17 +164,16 @@ fn address(place: &OsStr) -> io::Result<SocketAddr> {
     }
 }
 
-/// A descriptor that the service manager has handed over.
+/// A descriptor that was inherited from the service manager.
 #[derive(Debug)]
 pub struct Inherited {
-    /// Under which name.
+    /// Its name.
     pub name: String,
-    /// A file of its own on what it refers to, to be read from the beginning; an error if it is none that could be.
+    /// A new file on it, positioned at the start; an error if it cannot be reopened.
     pub file: io::Result<File>,
 }
 
-/// How many descriptors the service manager has handed over. They stay open as long as this process lives: to close one
-/// that was not opened here would take `unsafe`.
+/// Number of inherited descriptors. They stay open for the lifetime of this process: closing them would need `unsafe`.
 #[must_use]
 pub fn count_inherited() -> usize {
     let number = |name| {
@@ -187,10 +185,10 @@ pub fn count_inherited() -> usize {
     number("LISTEN_FDS").filter(|_| is_ours).unwrap_or_default()
 }
 
-/// The descriptors that the service manager has handed over. No program that is started gets them.
+/// The inherited descriptors. Child processes do not get them.
 ///
 /// # Errors
-/// What it says of them is not true.
+/// The service manager's variables are inconsistent.
 pub fn inherited() -> io::Result<Vec<Inherited>> {
     let inherited = |(descriptor, name)| Inherited {
         name,
@@ -199,10 +197,10 @@ pub fn inherited() -> io::Result<Vec<Inherited>> {
     Ok(sd_notify::listen_fds_with_names()?.map(inherited).collect())
 }
 
-/// Opens what a descriptor of this process refers to once more, for reading. The process itself may, be it dumpable or not.
+/// Reopens a descriptor of this process for reading. Works whether the process is dumpable or not.
 fn reopen(descriptor: RawFd) -> io::Result<File> {
     let path = format!("/proc/self/fd/{descriptor}");
-    // A pipe would wait for its other end, a device may do anything.
+    // A pipe would block, a device may do anything.
     if FileType::from_raw_mode(rustix::fs::stat(&path)?.st_mode) != FileType::RegularFile {
         return Err(io::Error::other("it is no file"));
     }
@@ -216,34 +214,34 @@ pub fn has_journal() -> bool {
     std::env::var_os("JOURNAL_STREAM").is_some()
 }
 
-/// Says once more what was refused before and must be heard.
-pub fn say_again() {
-    let mut unheard = UNHEARD.lock().unwrap_or_else(PoisonError::into_inner);
-    let heard = unheard
+/// Resends the notifications that were rejected and must arrive.
+pub fn resend_pending() {
+    let mut pending = PENDING.lock().unwrap_or_else(PoisonError::into_inner);
+    let sent = pending
         .iter()
         .take_while(|message| send(message, &[]).is_ok())
         .count();
-    unheard.drain(..heard);
+    pending.drain(..sent);
 }
 
-fn forget_unheard() {
-    UNHEARD
+fn clear_pending() {
+    PENDING
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .clear();
 }
 
-fn insist(states: &[NotifyState<'_>]) {
-    UNHEARD
+fn notify_reliably(states: &[NotifyState<'_>]) {
+    PENDING
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .push(message(states));
-    say_again();
+    resend_pending();
 }
 
-fn tell(states: &[NotifyState<'_>]) {
-    say_again();
-    // Nobody listening, or a full socket: the next one may be heard, and the watchdog notices if it matters.
+fn notify(states: &[NotifyState<'_>]) {
+    resend_pending();
+    // No listener, or a full socket: the next one may arrive, and the watchdog notices if it matters.
     let _ = send(&message(states), &[]);
 }
 

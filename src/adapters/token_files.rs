@@ -1,7 +1,7 @@
-//! The file store that other processes read, and the one door to writing files whole.
+//! Token files for other processes, and the function that writes files atomically.
 //!
-//! A file is written beside its name, flushed and renamed over it, so no reader ever meets half of one. Must not hold
-//! a refresh token or a client secret, and must not be world-readable.
+//! A file is written under a temporary name, flushed and renamed, so no reader ever sees a partial one. Must not contain a
+//! refresh token or a client secret, and must not be world-readable.
 
 use std::ffi::OsStr;
 use std::io::{self, ErrorKind};
@@ -16,32 +16,32 @@ use crate::domain::name::PortalName;
 use crate::domain::token_format::TokenFormat;
 use refreshd_token_client::token::{Access, Details, Generation};
 
-/// Owner writes, the consumers' group reads.
+/// Writable for the owner, readable for the consumers' group.
 const FILE_MODE: u32 = 0o640;
-/// The directory of a portal, unless tmpfiles.d made it before with a consumer's group.
+/// Directory of a portal, unless tmpfiles.d created it with a consumer's group.
 const PORTAL_MODE: u32 = 0o750;
-/// The directory of all portals: passable, not listable.
+/// Directory of all portals: searchable, not listable.
 const TOP_MODE: u32 = 0o751;
 
-/// Those above it.
+/// Its parent directories.
 const ABOVE_MODE: u32 = 0o755;
-/// How temporary files begin: those that become token files, and those by which an older version tried a directory.
+/// Prefixes of temporary files: those of token files, and the probes of an older version.
 const LEFTOVERS: [&str; 2] = [TEMPORARY, ".probe-"];
-/// More than any token file has.
+/// Larger than any token file.
 const MAX_READ_BYTES: u64 = 64 * 1024;
 
-/// What the token files of a portal say.
+/// Content of a portal's token files.
 #[derive(Clone, Copy, Debug)]
 pub struct Published<'a> {
-    /// Whose.
+    /// Name of the portal.
     pub portal: &'a PortalName,
-    /// At which provider.
+    /// Name of the provider.
     pub provider: &'a str,
-    /// The token.
+    /// The access token.
     pub access: &'a Access,
-    /// Which one.
+    /// Its generation.
     pub generation: Generation,
-    /// What came with it.
+    /// Details that came with it.
     pub details: &'a Details,
 }
 
@@ -64,7 +64,7 @@ struct TokenJson<'a> {
 }
 
 impl Published<'_> {
-    /// The contents of one form.
+    /// Content in one format.
     #[must_use]
     pub fn render(&self, format: TokenFormat) -> String {
         let Self {
@@ -116,13 +116,13 @@ impl Published<'_> {
     }
 }
 
-/// A field of a header ends with its line, whatever the server put into it.
+/// On one line, whatever the server sent: a line feed would end the header field.
 fn one_line(value: &str) -> String {
     value.replace(char::is_control, "")
 }
 
-/// In single quotes, which shells and systemd's `EnvironmentFile=` read alike. A quote itself stands in double ones:
-/// a backslash outside of quotes would make the rest of the value plain for systemd, and its quotes part of it.
+/// In single quotes, which shells and systemd's `EnvironmentFile=` parse alike. A quote itself is in double quotes: a backslash
+/// outside of quotes would make the rest of the value plain for systemd, and its quotes part of it.
 fn quoted(value: &str) -> String {
     format!(
         "'{}'",
@@ -162,7 +162,7 @@ pub struct TokenFiles {
 }
 
 impl TokenFiles {
-    /// The store in this directory, which is made when first needed, and is used while its owner is trusted.
+    /// The store in this directory, which is created on first use, and is used only if trusted.
     #[must_use]
     pub fn new(directory: &Path, trust: Trust) -> Self {
         Self {
@@ -171,7 +171,7 @@ impl TokenFiles {
         }
     }
 
-    /// Whether the directory may be used; one that is not there yet, if it may be made.
+    /// Whether the directory may be used; if it is missing, whether it may be created.
     ///
     /// # Errors
     /// [`UntrustedDirectory`], with its owner's name.
@@ -180,30 +180,31 @@ impl TokenFiles {
             Err(
                 refused @ (UntrustedDirectory::Owner { .. } | UntrustedDirectory::Writable { .. }),
             ) => Err(refused),
-            // What is not there, or cannot be opened, is told where it is needed: renewals go on without.
+            // Other errors are reported where they occur: renewals go on without token files.
             Ok(_) | Err(UntrustedDirectory::Io { .. }) => Ok(()),
         }
     }
 
-    /// Writes every form, whole: what a renewal does, whose token no file has yet.
+    /// Writes every format atomically, for a renewal with a new token.
     ///
     /// # Errors
-    /// [`FileError`]; files that were there stay as they are, or are already new: each is whole.
+    /// [`FileError`]; each existing file is complete, old or new.
     pub fn replace(
         &self,
         published: &Published<'_>,
         formats: &[TokenFormat],
     ) -> Result<(), FileError> {
         let directory = self.made(published.portal)?;
-        // One that cannot be written keeps no reader of another from its token.
+        // A failure must not keep consumers of other formats from the token.
         let written = formats
             .iter()
             .map(|format| self.write(&directory, published, *format, &published.render(*format)));
         written.fold(Ok(()), Result::and)
     }
 
-    /// Makes the files be these, whole, and removes the forms not asked for. Those that say the same already are left
-    /// alone: their readers hear of no change where there is none.
+    /// Makes the token files consist of exactly these formats. Files with the same content stay unchanged, so that watchers
+    /// see no
+    /// change.
     ///
     /// # Errors
     /// As [`Self::replace`].
@@ -215,7 +216,7 @@ impl TokenFiles {
         let directory = self.made(published.portal)?;
         let written = formats.iter().map(|format| {
             let contents = published.render(*format);
-            if says(&directory, *format, &contents) {
+            if is_unchanged(&directory, *format, &contents) {
                 Ok(())
             } else {
                 self.write(&directory, published, *format, &contents)
@@ -231,7 +232,7 @@ impl TokenFiles {
         Ok(())
     }
 
-    /// Removes a portal's token files, and its directory unless tmpfiles.d made it for a consumer's group.
+    /// Removes a portal's token files, and its directory unless tmpfiles.d created it for a consumer's group.
     ///
     /// # Errors
     /// [`FileError`].
@@ -245,23 +246,23 @@ impl TokenFiles {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             found => found.map_err(FileError::at("use", &of_portal))?,
         };
-        // One that cannot be removed keeps no other.
+        // A failure must not keep the others.
         let removed =
             TokenFormat::ALL.map(|format| directory.remove(OsStr::new(format.file_name())));
         let removed = removed.into_iter().fold(Ok(()), Result::and);
         removed.map_err(FileError::at("remove the token files in", &of_portal))?;
         let is_setgid = directory.mode() & 0o2000 != 0;
         if !is_setgid {
-            // What is not ours in there keeps it, and that is right.
+            // Files of others stay, and keep the directory.
             let _ = top.remove_directory(portal.as_str());
         }
         Ok(())
     }
 
-    /// What one form of a portal's files holds; `None` if there is none, or nothing that this program wrote.
+    /// Content of one token file; `None` if it is missing, or not written by this program.
     ///
     /// # Errors
-    /// The kernel's: something may be there, and this process may not see it.
+    /// The operating system's: a file may exist, and this process may not read it.
     pub(super) fn read_form(
         &self,
         portal: &PortalName,
@@ -276,7 +277,7 @@ impl TokenFiles {
                 .then(|| directory.read(name, MAX_READ_BYTES))
                 .transpose()
         };
-        // What this program refuses by itself was never its own, nor is what lies in the way of a directory.
+        // A file that this program rejects was not its own, nor is an entry that is no directory.
         let is_nothing = |error: &io::Error| {
             error.raw_os_error().is_none()
                 || matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
@@ -287,7 +288,7 @@ impl TokenFiles {
         }
     }
 
-    /// Sees that the directory of all portals is there and can be written to.
+    /// Checks that the directory of all portals exists and can be written to.
     ///
     /// # Errors
     /// [`FileError`].
@@ -300,19 +301,19 @@ impl TokenFiles {
         ))
     }
 
-    /// Which directory it is (device and inode), if there is one.
+    /// Device and inode of the directory, if it exists.
     #[must_use]
     pub fn identity(&self) -> Option<(u64, u64)> {
         self.top().ok().map(|top| top.identity())
     }
 
-    /// Where a portal's files lie, or all of them, for messages.
+    /// Path of a portal's files, or of all, for messages.
     #[must_use]
     pub fn path(&self, portal: Option<&PortalName>) -> PathBuf {
         portal.map_or_else(|| self.directory.clone(), |portal| self.path_of(portal))
     }
 
-    /// Where a portal's files lie, for messages.
+    /// Path of a portal's files, for messages.
     fn path_of(&self, portal: &PortalName) -> PathBuf {
         self.directory.join(portal.as_str())
     }
@@ -332,7 +333,7 @@ impl TokenFiles {
         })
     }
 
-    /// A portal's directory, made where it is not there.
+    /// A portal's directory, created if missing.
     fn made(&self, portal: &PortalName) -> Result<Directory, FileError> {
         let of_portal = self.path_of(portal);
         let top = self.made_top()?;
@@ -381,7 +382,7 @@ impl TokenFiles {
     }
 }
 
-/// Removes temporary files that a killed process left behind: they hold access tokens.
+/// Removes temporary files of a killed process: they contain access tokens.
 fn sweep(top: &Directory) {
     for (name, kind) in top.names() {
         let portal = match kind {
@@ -404,15 +405,15 @@ fn sweep_one(directory: &Directory, name: &OsStr, kind: FileType) {
         .iter()
         .any(|prefix| name.to_string_lossy().starts_with(prefix));
     if is_leftover && kind == FileType::RegularFile {
-        // What cannot be removed is tried again at the next start.
+        // A failed removal is retried at the next start.
         let _ = directory.remove(name);
     }
 }
 
-/// Writes a file whole: beside its name, flushed, with its final mode, then renamed. Readers see the old or the new.
+/// Writes a file atomically: temporary file, final mode, fsync, rename. Readers see the old or the new content.
 ///
 /// # Errors
-/// [`FileError`]; the old file is intact then, and nothing is left beside it.
+/// [`FileError`]; the old file is intact then, and the temporary one removed.
 pub fn write_whole(
     directory: &Path,
     path: &Path,
@@ -431,7 +432,7 @@ pub fn write_whole(
         .map_err(|(stage, error)| FileError::at(stage, path)(error))
 }
 
-fn says(directory: &Directory, format: TokenFormat, contents: &str) -> bool {
+fn is_unchanged(directory: &Directory, format: TokenFormat, contents: &str) -> bool {
     let is_same = |found: &std::fs::Metadata| {
         found.len() == contents.len() as u64 && found.permissions().mode() & 0o7777 == FILE_MODE
     };

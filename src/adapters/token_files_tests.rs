@@ -1,4 +1,4 @@
-//! What readers of the token files meet.
+//! Token files as consumers see them.
 
 use std::fs::Permissions;
 

@@ -1,7 +1,7 @@
-//! A grant in the form of the authorization server's own reply, for programs that read one, as those written for
+//! A grant in the format of the authorization server's own response, for programs that parse one, such as those written for
 //! `oint bitrix24 GetToken`.
 //!
-//! Must not hold the refresh token: whoever used it would end the grant that is kept here.
+//! Must not contain the refresh token: its use elsewhere would end the grant that is kept here.
 
 use serde_json::{Map, Value};
 
@@ -9,7 +9,7 @@ use refreshd_time::Timestamp;
 use refreshd_token_client::provider::Profile;
 use refreshd_token_client::token::{Access, Details};
 
-/// The reply, with the life that is left.
+/// The response, with the remaining lifetime.
 #[must_use]
 pub fn token_reply(access: &Access, details: &Details, profile: &Profile, now: Timestamp) -> Value {
     let mut reply: Map<String, Value> = details

@@ -1,4 +1,4 @@
-//! `refreshd alert list` and `acknowledge`: what is open, what is silenced, which channels deliver; and who takes it on.
+//! `refreshd alert list` and `acknowledge`: open incidents, silences, channel health; and acknowledgement.
 
 use clap::Args;
 
@@ -56,18 +56,18 @@ pub(super) async fn acknowledge(
         "incidents are"
     };
     terminal::eprintln(&format!(
-        "{incident}: {count} {noun} taken on; no repetitions until it gets worse"
+        "{incident}: {count} {noun} acknowledged; not notified again until it gets worse"
     ));
     Ok(Exit::Done)
 }
 
-/// Incidents live in a running daemon.
+/// Incidents exist only in a running daemon.
 async fn daemon(common: &Common) -> Result<Client, CommandError> {
     if let Some(client) = connect::daemon(common).await? {
         return Ok(client);
     }
     connect::load(common)?;
-    let message = "no daemon runs, so nobody is told of anything; see refreshd status";
+    let message = "no daemon runs, so no notifications are sent; see refreshd status";
     Err(CommandError::new(Exit::Unavailable, message))
 }
 
@@ -82,7 +82,7 @@ fn text(report: &AlertsView) -> String {
         text.push_str("no incident is open\n");
     } else {
         let heading = [
-            "INCIDENT", "SEVERITY", "STAGE", "SINCE", "PORTALS", "TOLD", "WHAT",
+            "INCIDENT", "SEVERITY", "STAGE", "SINCE", "PORTALS", "NOTIFIED", "WHAT",
         ];
         text.push_str(&terminal::table(
             &heading,
@@ -104,7 +104,7 @@ fn text(report: &AlertsView) -> String {
         text.push_str(&format!("silenced: {what}, until {}\n", silence.until));
     }
     if channels.is_empty() {
-        text.push_str("no channel is configured: the log alone hears of incidents\n");
+        text.push_str("no channel is configured: incidents go to the log only\n");
     }
     for ChannelView {
         channel,
@@ -129,23 +129,23 @@ fn text(report: &AlertsView) -> String {
 }
 
 fn incident(incident: &IncidentView) -> Vec<(String, TableStyle)> {
-    let look = match incident.severity {
+    let style = match incident.severity {
         Severity::Notice => TableStyle::Quiet,
         Severity::Warning => TableStyle::Warning,
         Severity::Error | Severity::Critical => TableStyle::Bad,
     };
-    let told = if incident.told.is_empty() {
+    let notified = if incident.told.is_empty() {
         "-".to_owned()
     } else {
         incident.told.join(", ")
     };
     vec![
         (incident.key.clone(), TableStyle::Plain),
-        (incident.severity.as_str().to_owned(), look),
+        (incident.severity.as_str().to_owned(), style),
         (incident.stage.clone(), TableStyle::Plain),
         (incident.since.clone(), TableStyle::Quiet),
         (incident.count.to_string(), TableStyle::Plain),
-        (told, TableStyle::Plain),
+        (notified, TableStyle::Plain),
         (incident.reason.clone(), TableStyle::Plain),
     ]
 }

@@ -1,6 +1,6 @@
-//! `refreshd alert test`: sends a test through the channels and says what each receiver answered.
+//! `refreshd alert test`: sends a test notification through the channels and shows each receiver's response.
 //!
-//! A running daemon does it with what it has in force; without one it is done here, and the state is not touched.
+//! A running daemon sends it with its current configuration; without one this process does, and does not touch the state.
 
 use clap::Args;
 
@@ -48,7 +48,7 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
         }
     }
     if trials.is_empty() {
-        let message = "no channel is configured: the log alone hears of incidents";
+        let message = "no channel is configured: incidents go to the log only";
         return Err(CommandError::new(Exit::NoInput, message));
     }
     Ok(if trials.iter().all(TestResult::is_delivered) {
@@ -67,7 +67,7 @@ async fn without_daemon(
         return Err(CommandError::new(Exit::Unavailable, message));
     }
     let config = load(common)?;
-    // What a program says is worth a line here too. Without a log the test is made all the same.
+    // Output of a program channel is shown here too. The test works without a log as well.
     let _ = log::start_for_command("info");
     let notifier =
         Notifier::new(&config.alerts.instance, config.alerts.url.as_deref()).map_err(|error| {

@@ -1,7 +1,7 @@
-//! `refreshd authorize`: a portal's first grant, or its next after one that is dead. One command, since a code lives half
-//! a minute: it shows the address, waits for whichever way the answer comes first, and has it exchanged at once.
+//! `refreshd authorize`: a portal's first grant, or the next after a dead one. One command, since a code expires after half a
+//! minute: it shows the address, waits for the callback or pasted input, and has the code exchanged at once.
 //!
-//! Must not know what a code is worth: the daemon, or the state without one, exchanges it.
+//! Must not exchange the code itself: the daemon does, or the API in this process.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -23,17 +23,17 @@ use crate::daemon::Callback;
 use crate::daemon::CallbackRequest;
 use crate::daemon::CallbackResponse;
 use crate::daemon::has_state;
-use crate::domain::authorization::{AnswerError, Redirected, begins_an_answer, parse};
+use crate::domain::authorization::{AnswerError, Redirected, parse, starts_callback};
 use refreshd_time::clock::Clock;
 
-/// Lines that come within this time of each other were pasted together.
-const AT_ONCE: Duration = Duration::from_millis(200);
-/// Redirects of strangers that are shown.
-const SHOWN_STRANGERS: u32 = 3;
+/// Lines that arrive within this time were pasted together.
+const PASTE_WINDOW: Duration = Duration::from_millis(200);
+/// Number of foreign redirects to show.
+const MAX_FOREIGN_SHOWN: u32 = 3;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Prints the authorization URL and waits for the redirect: received on this machine if redirect_uri is a loopback address, pasted here, or given by --code. The daemon renews the portal from then on, without a restart. An authorization code is valid for 30 seconds and works once.\n\nExamples:\n  refreshd authorize acme\n  refreshd authorize acme --redirected-url 'https://app.example/cb?code=…&state=…'\n  refreshd authorize acme --code 6dm7bdbh6akpc9tax2lp3fih05m5gtf2 --json\n\nExit codes: 0 authorized, 64 usage, 65 the code was refused or is another portal's, 66 unknown portal, 69 daemon unavailable, 75 nobody answered in time, another program has the redirect's address, or the server cannot be reached, 77 no permission, 78 configuration."
+    after_help = "Prints the authorization URL and waits for the redirect: received on this machine if redirect_uri is a loopback address, pasted here, or given by --code. The daemon renews the portal from then on, without a restart. An authorization code is valid for 30 seconds and works once.\n\nExamples:\n  refreshd authorize acme\n  refreshd authorize acme --redirected-url 'https://app.example/cb?code=…&state=…'\n  refreshd authorize acme --code 6dm7bdbh6akpc9tax2lp3fih05m5gtf2 --json\n\nExit codes: 0 authorized, 64 usage, 65 the code was refused or is another portal's, 66 unknown portal, 69 daemon unavailable, 75 no answer in time, another program has the redirect's address, or the server cannot be reached, 77 no permission, 78 configuration."
 )]
 pub(super) struct Arguments {
     /// The portal.
@@ -59,7 +59,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, CommandError> {
-    let asker = AuthorizationClient {
+    let authorization = AuthorizationClient {
         client: connect(common).await?,
         portal: &arguments.portal,
     };
@@ -68,15 +68,15 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
         .as_ref()
         .or(arguments.redirected_url.as_ref())
     {
-        Some(answer) => match asker.answer(answer).await {
+        Some(answer) => match authorization.answer(answer).await {
             Ok(Answered::Authorized(authorized)) => Ok(authorized),
             Ok(Answered::NotIt(why)) => Err(CommandError::new(Exit::Data, why)),
             Err(failure) => Err(failure),
         },
-        None => asker.ask(arguments).await,
+        None => authorization.ask(arguments).await,
     };
-    let is_daemon = asker.client.is_daemon();
-    asker.client.close().await;
+    let is_daemon = authorization.client.is_daemon();
+    authorization.client.close().await;
     if !is_daemon && authorized.is_ok() {
         terminal::eprintln(
             "no daemon runs; the grant is in the state and is renewed when one starts",
@@ -119,14 +119,14 @@ fn sentence(portal: &str, authorized: &Value) -> String {
     format!("{portal}: authorized{endpoint} (generation {generation}){until}{whose}")
 }
 
-/// What an answer came to.
+/// Result of an answer.
 enum Answered {
     Authorized(Value),
-    /// It was no answer to this authorization, which goes on.
+    /// Not an answer to this authorization, which goes on.
     NotIt(String),
 }
 
-/// Who asks for an authorization of which portal.
+/// Authorization of one portal.
 struct AuthorizationClient<'a> {
     client: Client,
     portal: &'a str,
@@ -189,18 +189,18 @@ impl AuthorizationClient<'_> {
             pasted: String::new(),
             clock,
         };
-        let mut strangers = 0;
+        let mut foreign = 0;
         let ended = loop {
             let left = arguments.timeout.saturating_sub(clock.elapsed(began));
             if left.is_zero() {
-                break Err(nobody_answered(arguments.timeout));
+                break Err(timed_out(arguments.timeout));
             }
             let come = match clock.within(left, waiting.next()).await {
                 Some(Some(come)) => come,
-                Some(None) => break Err(no_way()),
+                Some(None) => break Err(no_input_source()),
                 None => continue,
             };
-            if let Some(ended) = self.take(come, &begun, &mut strangers).await {
+            if let Some(ended) = self.submit(come, &begun, &mut foreign).await {
                 break ended;
             }
         };
@@ -217,30 +217,28 @@ impl AuthorizationClient<'_> {
         ended
     }
 
-    /// Hands an answer over; `None` if it was none and the wait goes on.
-    async fn take(
+    /// Submits an answer; `None` if it was none and the wait goes on.
+    async fn submit(
         &self,
         come: CallbackEvent,
         begun: &Begun,
-        strangers: &mut u32,
+        foreign: &mut u32,
     ) -> Option<Result<Value, CommandError>> {
         let (text, arrival) = match come {
             CallbackEvent::Pasted(text) => (text, None),
             CallbackEvent::OpenedAgain => return Some(Err(opened_again())),
-            // Anybody on this machine can send one: what has not our state is neither handed over nor shown.
+            // Any process on this machine can send one: without our `state` it is neither submitted nor shown.
             CallbackEvent::Redirected(arrival) if !has_state(&arrival.query, &begun.state) => {
                 let why = AnswerError::OtherState.to_string();
-                *strangers = strangers.saturating_add(1);
+                *foreign = foreign.saturating_add(1);
                 // The address to open must stay on the screen.
-                if *strangers <= SHOWN_STRANGERS {
-                    let last = if *strangers == SHOWN_STRANGERS {
+                if *foreign <= MAX_FOREIGN_SHOWN {
+                    let last = if *foreign == MAX_FOREIGN_SHOWN {
                         "; further ones are not shown"
                     } else {
                         ""
                     };
-                    terminal::eprintln(&format!(
-                        "somebody's redirect was turned away: {why}{last}"
-                    ));
+                    terminal::eprintln(&format!("a foreign redirect was rejected: {why}{last}"));
                 }
                 arrival.tell(CallbackResponse::Failed(why));
                 return None;
@@ -254,10 +252,10 @@ impl AuthorizationClient<'_> {
             ),
             Ok(Answered::NotIt(why)) => {
                 terminal::eprintln(&why);
-                // Whoever knows our state says no.
-                let is_denial = |said: Redirected| {
-                    said.state.as_ref() == Some(&begun.state)
-                        && matches!(said.code, Err(AnswerError::Refused(_)))
+                // A denial with our `state` is genuine.
+                let is_denial = |redirected: Redirected| {
+                    redirected.state.as_ref() == Some(&begun.state)
+                        && matches!(redirected.code, Err(AnswerError::Refused(_)))
                 };
                 let over = arrival.is_some() || parse(&text).is_ok_and(is_denial);
                 (
@@ -287,9 +285,9 @@ impl AuthorizationClient<'_> {
         loop {
             let left = limit.saturating_sub(clock.elapsed(began));
             if left.is_zero() {
-                return Err(nobody_answered(limit));
+                return Err(timed_out(limit));
             }
-            // The last question is asked when the time is over, however soon that is.
+            // The last poll happens at the deadline, however soon that is.
             let wait_now = wait.min(left);
             let slept = clock.tick();
             while clock.elapsed(slept) < wait_now {
@@ -305,26 +303,26 @@ impl AuthorizationClient<'_> {
     }
 }
 
-/// What has come from a person.
+/// Input for the authorization.
 enum CallbackEvent {
     Pasted(String),
     Redirected(CallbackRequest),
-    /// The page that was made for the browser was opened a second time.
+    /// The one-time page for the browser was requested again.
     OpenedAgain,
 }
 
-/// The ways on which an answer may come.
+/// Sources of answers.
 struct PromptAndCallback {
     callback: Option<Callback>,
     opening: Option<BrowserPage>,
     lines: Option<Lines<BufReader<Stdin>>>,
-    /// What was pasted so far and was no answer, of which the next line may be the rest.
+    /// Text pasted so far that is not an answer; the next line may complete it.
     pasted: String,
     clock: Clock,
 }
 
 impl PromptAndCallback {
-    /// What comes first; `None` if no way is left.
+    /// The next event; `None` if no source is left.
     async fn next(&mut self) -> Option<CallbackEvent> {
         loop {
             let Self {
@@ -343,7 +341,7 @@ impl PromptAndCallback {
                 }
                 line = async { lines.as_mut()?.next_line().await.ok().flatten() }, if lines.is_some() => match line {
                     Some(line) if line.trim().is_empty() => {}
-                    Some(line) => return Some(CallbackEvent::Pasted(self.whole(line).await)),
+                    Some(line) => return Some(CallbackEvent::Pasted(self.complete_lines(line).await)),
                     None => self.lines = None,
                 },
                 else => return None,
@@ -351,18 +349,17 @@ impl PromptAndCallback {
         }
     }
 
-    /// A pasted line with those that come with it, and after the beginning that an address wrapped by a terminal has left.
-    async fn whole(&mut self, first: String) -> String {
+    /// A pasted line with the lines that arrive with it, and after an unfinished address that a terminal has wrapped.
+    async fn complete_lines(&mut self, first: String) -> String {
         let mut text = first;
         while let Some(lines) = &mut self.lines {
-            match self.clock.within(AT_ONCE, lines.next_line()).await {
+            match self.clock.within(PASTE_WINDOW, lines.next_line()).await {
                 Some(Ok(Some(line))) => text = format!("{text}\n{line}"),
                 Some(_) => self.lines = None,
                 None => break,
             }
         }
-        let anew =
-            begins_an_answer(&text) || text.contains("://") || !begins_an_answer(&self.pasted);
+        let anew = starts_callback(&text) || text.contains("://") || !starts_callback(&self.pasted);
         self.pasted = if anew {
             text
         } else {
@@ -372,10 +369,10 @@ impl PromptAndCallback {
     }
 }
 
-/// Listens where the browser will be sent, if that is this machine.
+/// Listens at the redirect URI, if that is on this machine.
 ///
 /// # Errors
-/// Another program listens there: the browser would hand the code to it.
+/// Another program listens there: the browser would send the code to it.
 async fn listen_at(redirect_uri: &str) -> Result<Option<Callback>, CommandError> {
     let Some(addresses) = loopbacks(redirect_uri) else {
         return Ok(None);
@@ -389,7 +386,7 @@ async fn listen_at(redirect_uri: &str) -> Result<Option<Callback>, CommandError>
         );
         return Err(CommandError::new(Exit::TryAgain, message));
     }
-    // A machine without one of the two loopbacks has nothing there that a browser could reach.
+    // On a machine without one of the two loopbacks no browser can reach it.
     if let (None, Some((address, error))) = (&callback, missing.first()) {
         terminal::eprintln(&format!(
             "cannot listen on {address} for the browser ({error}); paste the address instead"
@@ -398,7 +395,7 @@ async fn listen_at(redirect_uri: &str) -> Result<Option<Callback>, CommandError>
     Ok(callback)
 }
 
-/// Where on this machine a browser may be sent: it may take `localhost` for either loopback.
+/// Local addresses of the redirect URI: a browser may resolve `localhost` to either loopback.
 fn loopbacks(redirect_uri: &str) -> Option<Vec<SocketAddr>> {
     let url = Url::parse(redirect_uri)
         .ok()
@@ -421,8 +418,8 @@ fn loopbacks(redirect_uri: &str) -> Option<Vec<SocketAddr>> {
     })
 }
 
-/// Shows the address, and opens a browser at a page of this machine that leads there: what is opened stands in the browser's
-/// arguments, which every user of this machine can read.
+/// Shows the address, and opens a browser at a local page that redirects there: a browser's arguments are visible to every user
+/// of this machine.
 async fn show(begun: &Begun, callback: Option<&Callback>, no_browser: bool) -> Option<BrowserPage> {
     terminal::eprintln("Open this address in a browser, as the user whom the app is to act for:");
     terminal::eprintln(&begun.url);
@@ -470,22 +467,22 @@ async fn open_browser(url: &str) -> Option<BrowserPage> {
 }
 
 fn opened_again() -> CommandError {
-    let message = "the page that was made for the browser was opened twice: the first time may have been somebody else of this \
-                   machine, who could answer with a grant of his own. Nothing was taken in. Begin again; with --no-browser you \
+    let message = "the one-time page for the browser was opened twice: the first request may have come from another user of this \
+                   machine, who could answer with a grant of his own. Nothing was stored. Begin again; with --no-browser you \
                    open the address yourself";
     CommandError::new(Exit::TryAgain, message)
 }
 
-fn nobody_answered(limit: Duration) -> CommandError {
+fn timed_out(limit: Duration) -> CommandError {
     let limit = humantime::format_duration(limit);
     let message = format!(
-        "nobody answered within {limit}. Some providers, Bitrix24 among them, show a failure in the browser and send it \
+        "no answer within {limit}. Some providers, Bitrix24 among them, show a failure in the browser and send it \
          nowhere: see what it shows"
     );
     CommandError::new(Exit::TryAgain, message)
 }
 
-fn no_way() -> CommandError {
+fn no_input_source() -> CommandError {
     let message = "nothing can be pasted here, and the browser is not sent to this machine: hand the address over with \
                    --redirected-url, to the daemon that began it, which must run meanwhile";
     CommandError::new(Exit::Usage, message)

@@ -1,6 +1,6 @@
-//! `refreshd check`: every problem of a configuration at once, and what would stop the daemon besides.
+//! `refreshd check`: every problem of a configuration at once, and other conditions that would stop the daemon.
 //!
-//! Must not change anything: it looks at files and directories, and asks servers only with `--online`.
+//! Must not change anything: it inspects files and directories, and contacts servers only with `--online`.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt as _;
@@ -23,10 +23,10 @@ use refreshd_time::clock::Clock;
 use refreshd_token_client::authorization_server::AuthorizationServer;
 use refreshd_token_client::reply::leads_to;
 
-/// How long the state is read: a million portals take less from a disk of today.
-const CHECK_LIMIT: Duration = Duration::from_secs(10);
-/// The wait before a state that changed meanwhile is read again.
-const CHECK_AGAIN: Duration = Duration::from_millis(50);
+/// Time limit for reading the state: a million portals take less on a current disk.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// Wait before a state that changed during the check is read again.
+const RETRY_AFTER: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Args)]
 #[command(
@@ -66,7 +66,7 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
         }
         Err(error) => format!("could not be looked at ({})", error_chain(&error)),
     };
-    refuse_strangers(&config)?;
+    reject_foreign_directories(&config)?;
     for warning in directories(&config)
         .into_iter()
         .chain(state::oddities(path))
@@ -93,7 +93,7 @@ fn count(number: usize, noun: &str) -> String {
     format!("{number} {noun}{plural}")
 }
 
-/// Reads all of the state, for so long, and says what came of it. Damage is an error.
+/// Reads the whole state within the limit; returns a description. Damage is an error.
 async fn read_all(path: &Path) -> Result<&'static str, CommandError> {
     let clock = Clock::system();
     let began = clock.tick();
@@ -107,7 +107,7 @@ async fn read_all(path: &Path) -> Result<&'static str, CommandError> {
         let interrupt = check.interrupt();
         let mut checking = JoinSet::new();
         checking.spawn_blocking(move || check.run());
-        let left = CHECK_LIMIT.saturating_sub(clock.elapsed(began));
+        let left = READ_TIMEOUT.saturating_sub(clock.elapsed(began));
         let done = match clock.within(left, checking.join_next()).await {
             Some(done) => done,
             None => {
@@ -118,16 +118,16 @@ async fn read_all(path: &Path) -> Result<&'static str, CommandError> {
         match done {
             Some(Ok(Ok(CheckOutcome::Sound))) => return Ok(", and whole"),
             Some(Ok(Err(error))) if error.is_damage() => return damaged(error),
-            Some(Ok(Ok(CheckOutcome::Changing))) if clock.elapsed(began) < CHECK_LIMIT => {
-                clock.sleep(CHECK_AGAIN).await;
+            Some(Ok(Ok(CheckOutcome::Changing))) if clock.elapsed(began) < READ_TIMEOUT => {
+                clock.sleep(RETRY_AFTER).await;
             }
             _ => return Ok(", and was not read to its end"),
         }
     }
 }
 
-/// Whether the daemon would not start for the same reason. Whoever checks need not be who runs it: what may not be opened stops
-/// it only if this user is the one who has the state's directory.
+/// Whether the daemon would not start for the same reason. `check` may run as another user: a permission error stops the daemon
+/// only if this user owns the state's directory.
 fn stops_the_daemon(state: &Path, error: &StateError) -> bool {
     let is_own = || {
         std::fs::metadata(parent(state))
@@ -140,9 +140,9 @@ fn stops_the_daemon(state: &Path, error: &StateError) -> bool {
     }
 }
 
-/// Directories of somebody else's, with which the daemon would not start. Whoever checks need not be who runs the daemon:
-/// what belongs to the owner of the state is taken as the daemon's.
-fn refuse_strangers(config: &Config) -> Result<(), CommandError> {
+/// Rejects directories of other users, with which the daemon would not start. `check` may run as another user: the owner of the
+/// state counts as the daemon's user.
+fn reject_foreign_directories(config: &Config) -> Result<(), CommandError> {
     let trust = Trust::by_configuration(&config.source).and_owner_of(&config.paths.state);
     for (what, path) in [
         ("state", parent(&config.paths.state)),
@@ -162,7 +162,7 @@ fn refuse_strangers(config: &Config) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// Directories that the daemon would have to make, or that are not what they should be.
+/// Directories that the daemon would create, or that have the wrong permissions.
 fn directories(config: &Config) -> Vec<String> {
     let mut warnings = Vec::new();
     for (what, path) in [
@@ -199,8 +199,8 @@ async fn online(config: &mut Config) -> Result<Exit, CommandError> {
         )
     })?;
     let mut exit = Exit::Done;
-    for (issuer, said) in ask_issuers(config, &server).await {
-        match said {
+    for (issuer, result) in ask_issuers(config, &server).await {
+        match result {
             Ok(()) => terminal::eprintln(&format!("{issuer}: says its metadata")),
             Err(why) => {
                 terminal::eprintln(&format!("{issuer}: its metadata is not known: {why}"));

@@ -1,5 +1,5 @@
-//! Talks to the API: of a running daemon over its control socket, or of this process where none runs. Must not know anything
-//! about HTTP that curl would not.
+//! Client of the API: of a running daemon over its control socket, or in this process if none runs. Must not use more of HTTP
+//! than curl could.
 
 use std::path::Path;
 use std::time::Duration;
@@ -21,24 +21,24 @@ use refreshd_alerting::channel_test::TestResult;
 use refreshd_time::clock::Clock;
 use refreshd_token_client::introspection::Introspection;
 
-/// Longer than any renewal takes, so that the daemon's own answer comes first.
-const LIMIT: Duration = Duration::from_secs(360);
-/// Who only looks waits as long as the daemon lets a listing wait for its turn.
-const LOOK: Duration = Duration::from_secs(10);
-/// After this, whoever waits for more asks whether the daemon answers at all.
-const STEP: Duration = Duration::from_secs(5);
-/// What every daemon answers at once: that there is nothing.
-const ANYTHING: &str = "/v1";
+/// Longer than any renewal takes, so that the daemon's own response comes first.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(360);
+/// Timeout of read-only requests: as long as the daemon queues a listing.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longer requests check after each interval whether the daemon responds at all.
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+/// A path that every daemon answers at once with "not found".
+const PROBE_PATH: &str = "/v1";
 
-/// What is to be taken in.
+/// The grant to import.
 pub(super) enum ImportInput {
-    /// A grant in any form.
+    /// A grant in any format.
     Grant(Vec<u8>),
-    /// The pair that was put aside last at this portal.
+    /// The newest superseded pair of this portal.
     AsideOf(String),
 }
 
-/// The API of a daemon, or of this process.
+/// Client of the API of a daemon, or of this process.
 pub(super) struct Client {
     transport: Transport,
 }
@@ -47,10 +47,10 @@ enum Transport {
     /// The control socket of a running daemon.
     Socket {
         http: reqwest::Client,
-        /// The daemon's.
+        /// The daemon's process id.
         pid: Option<i32>,
     },
-    /// What this process has opened, where no daemon runs.
+    /// The API in this process, if no daemon runs.
     InProcess(Box<InProcess>),
 }
 
@@ -61,12 +61,12 @@ struct PortalPage {
     next: Option<String>,
 }
 
-/// What forgetting a grant came to.
+/// Result of `forget`.
 #[derive(Deserialize)]
 pub(super) struct Forgotten {
-    /// There was one.
+    /// Whether there was a grant.
     pub(super) forgotten: bool,
-    /// Which token files could not be removed, and why.
+    /// Token files that could not be removed, and why.
     #[serde(default)]
     pub(super) left: Option<String>,
 }
@@ -102,7 +102,7 @@ impl Client {
         let http = reqwest::Client::builder()
             .unix_socket(socket)
             .no_proxy()
-            .timeout(LIMIT)
+            .timeout(REQUEST_TIMEOUT)
             .build();
         let http = http.map_err(|_| {
             CommandError::new(
@@ -115,19 +115,19 @@ impl Client {
         })
     }
 
-    /// The API of this process.
+    /// Client of the API in this process.
     pub(super) fn in_process(api: InProcess) -> Self {
         Self {
             transport: Transport::InProcess(Box::new(api)),
         }
     }
 
-    /// Whether a daemon answers.
+    /// Whether it is connected to a daemon.
     pub(super) const fn is_daemon(&self) -> bool {
         matches!(self.transport, Transport::Socket { .. })
     }
 
-    /// Finishes what was sent, and closes what this process has opened.
+    /// Finishes requests in progress, and closes the state of this process.
     pub(super) async fn close(self) {
         match self.transport {
             Transport::Socket { .. } => {}
@@ -135,7 +135,7 @@ impl Client {
         }
     }
 
-    /// Every portal, or one.
+    /// All portals, or one.
     pub(super) async fn list(&self, portal: Option<&str>) -> Result<Vec<PortalView>, CommandError> {
         if let Some(portal) = portal {
             let one = self.ask(Method::GET, &path(portal, ""), None).await?;
@@ -152,7 +152,7 @@ impl Client {
         }
     }
 
-    /// The portals after this one, some at a time; and the last of them, if there are more.
+    /// A page of portals after this one; and the last name, if there are more.
     pub(super) async fn page(
         &self,
         after: Option<&str>,
@@ -166,7 +166,7 @@ impl Client {
         Ok((portals, next))
     }
 
-    /// The access token in one form.
+    /// The access token in one format.
     pub(super) async fn token(
         &self,
         portal: &str,
@@ -183,7 +183,7 @@ impl Client {
         self.ask(Method::GET, &path, None).await
     }
 
-    /// The same of a copy of the state; `None`: it must be renewed first.
+    /// The token from a copy of the state; `None`: it must be renewed first.
     pub(super) async fn token_if_valid(
         &self,
         portal: &str,
@@ -196,7 +196,7 @@ impl Client {
         }
     }
 
-    /// Renews a portal. A renewal that failed is an answer, not a failure to ask.
+    /// Renews a portal. A failed renewal is a result, not an error of the request.
     pub(super) async fn renew(&self, portal: &str) -> Result<Value, CommandError> {
         let (status, body) = self
             .send(Method::POST, &path(portal, "/renew"), None)
@@ -207,7 +207,7 @@ impl Client {
         }
     }
 
-    /// Has a grant taken in. One that the server refuses, or cannot prove now, is an answer, not a failure to ask.
+    /// Imports a grant. A rejected or unverified one is a result, not an error of the request.
     pub(super) async fn import(
         &self,
         portal: &str,
@@ -246,7 +246,7 @@ impl Client {
         )
     }
 
-    /// Hands over what the browser brought; `Err` within says why it is no answer.
+    /// Submits a callback; the inner `Err` says why it is not valid.
     pub(super) async fn answer(
         &self,
         portal: &str,
@@ -265,7 +265,7 @@ impl Client {
         }
     }
 
-    /// Asks whether a person has typed a device's code; `Err` within is how long to wait.
+    /// Polls a device authorization; the inner `Err` is the wait before the next poll.
     pub(super) async fn poll(
         &self,
         portal: &str,
@@ -285,7 +285,7 @@ impl Client {
         Ok(again_in.map_or(Ok(polled), |secs| Err(Duration::from_secs(secs))))
     }
 
-    /// What the authorization server says of the access token.
+    /// Introspection of the access token at the authorization server.
     pub(super) async fn introspect(&self, portal: &str) -> Result<Introspection, CommandError> {
         parse(
             &self
@@ -294,12 +294,12 @@ impl Client {
         )
     }
 
-    /// The installs that wait for a decision.
+    /// The open disputes.
     pub(super) async fn installs(&self) -> Result<Vec<DisputeView>, CommandError> {
         parse::<Disputes>(&self.ask(Method::GET, "/v1/installs", None).await?).map(|it| it.waiting)
     }
 
-    /// Accepts a newcomer. One that the server refuses, or cannot prove now, is an answer, not a failure to ask.
+    /// Accepts a dispute. A rejected or unverified grant is a result, not an error of the request.
     pub(super) async fn accept_install(
         &self,
         portal: &str,
@@ -313,7 +313,7 @@ impl Client {
         }
     }
 
-    /// Refuses a newcomer.
+    /// Refuses a dispute.
     pub(super) async fn refuse_install(
         &self,
         portal: &str,
@@ -326,7 +326,7 @@ impl Client {
         )
     }
 
-    /// Reads kept replies again and takes in what can be read.
+    /// Parses stored responses again and stores the recovered pairs.
     pub(super) async fn recover(&self, portal: &str) -> Result<Value, CommandError> {
         parse(
             &self
@@ -335,7 +335,7 @@ impl Client {
         )
     }
 
-    /// What is kept of a portal.
+    /// The stored responses of a portal.
     pub(super) async fn kept(&self, portal: &str) -> Result<Vec<KeptReplyView>, CommandError> {
         let body = self
             .ask(Method::GET, &path(portal, "/replies"), None)
@@ -343,7 +343,7 @@ impl Client {
         parse::<KeptReplies>(&body).map(|kept| kept.replies)
     }
 
-    /// The bytes of a kept reply.
+    /// The bytes of a stored response.
     pub(super) async fn kept_body(
         &self,
         portal: &str,
@@ -363,7 +363,7 @@ impl Client {
         }
     }
 
-    /// Removes what is kept of a portal: how many.
+    /// Deletes the stored responses of a portal; returns how many.
     pub(super) async fn discard(&self, portal: &str) -> Result<usize, CommandError> {
         let body: Value = parse(
             &self
@@ -377,7 +377,7 @@ impl Client {
         Ok(usize::try_from(discarded).unwrap_or_default())
     }
 
-    /// Forgets a grant, given back first if asked; false if there was none.
+    /// Deletes a grant, revoked first if requested; false if there was none.
     pub(super) async fn forget(
         &self,
         portal: &str,
@@ -394,7 +394,7 @@ impl Client {
         parse(&self.ask(Method::DELETE, &path, None).await?)
     }
 
-    /// Silences a portal, or everything, for a span; without one, ends its silence. Until when.
+    /// Silences a portal, or everything, for a span; without one, ends its silence. Returns the end.
     pub(super) async fn silence(
         &self,
         portal: Option<&str>,
@@ -415,12 +415,12 @@ impl Client {
         Ok(body.get("until").and_then(Value::as_str).map(str::to_owned))
     }
 
-    /// What is open, silenced and waiting.
+    /// Open incidents, silences and queued notifications.
     pub(super) async fn alerts(&self) -> Result<AlertsView, CommandError> {
         parse(&self.ask(Method::GET, "/v1/alerts", None).await?)
     }
 
-    /// Takes an incident on, or those of a portal: how many.
+    /// Acknowledges an incident, or those of a portal; returns how many.
     pub(super) async fn acknowledge(&self, incident: &str) -> Result<u64, CommandError> {
         let body = json!({"incident": incident}).to_string();
         let body: Value = parse(
@@ -434,7 +434,7 @@ impl Client {
             .unwrap_or_default())
     }
 
-    /// Sends a test to a channel, or to every one.
+    /// Sends a test notification to a channel, or to all.
     pub(super) async fn test(
         &self,
         channel: Option<&str>,
@@ -482,15 +482,18 @@ impl Client {
         match &self.transport {
             Transport::Socket { http, pid } => {
                 // A token may have to be renewed first.
-                let looks = method == Method::GET && !path.contains("/token?");
+                let is_read = method == Method::GET && !path.contains("/token?");
                 let request = http.request(method, address(path)).body(body);
                 let answered = async move {
                     let response = request.send().await?;
                     let status = response.status();
                     Ok((status, response.bytes().await?.to_vec()))
                 };
-                let answered = if looks {
-                    Clock::system().running_limit(LOOK).wait(answered).await
+                let answered = if is_read {
+                    Clock::system()
+                        .running_limit(READ_TIMEOUT)
+                        .wait(answered)
+                        .await
                 } else {
                     wait(http, *pid, answered).await
                 };
@@ -501,7 +504,7 @@ impl Client {
                             "the daemon broke the connection; is it stopping?",
                         )
                     }),
-                    None => Err(silent(*pid, looks)),
+                    None => Err(silent(*pid, is_read)),
                 }
             }
             Transport::InProcess(api) => {
@@ -516,7 +519,7 @@ fn address(path: &str) -> String {
     format!("http://refreshd{path}")
 }
 
-/// Waits for an answer for as long as the daemon answers anything; `None` if it does not.
+/// Waits for a response as long as the daemon responds to probes; `None` if it does not.
 async fn wait<T>(
     http: &reqwest::Client,
     pid: Option<i32>,
@@ -526,19 +529,23 @@ async fn wait<T>(
     let mut answered = std::pin::pin!(answered);
     let mut is_said = false;
     loop {
-        if let Some(answer) = clock.running_limit(STEP).wait(&mut answered).await {
+        if let Some(answer) = clock
+            .running_limit(PROBE_INTERVAL)
+            .wait(&mut answered)
+            .await
+        {
             return Some(answer);
         }
-        let mut patience = clock.running_limit(STEP);
-        let probe = patience.wait(http.get(address(ANYTHING)).send());
-        // Its answer may come meanwhile.
+        let mut patience = clock.running_limit(PROBE_INTERVAL);
+        let probe = patience.wait(http.get(address(PROBE_PATH)).send());
+        // The response may arrive meanwhile.
         tokio::select! {
             biased;
             answer = &mut answered => return Some(answer),
-            // One that stops takes nobody in any more, and still answers whom it has.
+            // A stopping daemon accepts no new connections, and still answers open ones.
             probed = probe => drop(probed?),
         }
-        if !std::mem::replace(&mut is_said, true) && terminal::is_watched() {
+        if !std::mem::replace(&mut is_said, true) && terminal::is_stderr_terminal() {
             terminal::eprintln(&format!(
                 "waiting for {}, which is there: an answer of an authorization server may take minutes",
                 daemon(pid)
@@ -554,8 +561,8 @@ fn daemon(pid: Option<i32>) -> String {
     )
 }
 
-fn silent(pid: Option<i32>, looks: bool) -> CommandError {
-    let left = if looks {
+fn silent(pid: Option<i32>, is_read: bool) -> CommandError {
+    let left = if is_read {
         ""
     } else {
         "; what was asked of it may still be done when it goes on"
@@ -567,7 +574,7 @@ fn silent(pid: Option<i32>, looks: bool) -> CommandError {
     CommandError::new(Exit::Unavailable, message)
 }
 
-/// A portal's path; a name that is none becomes one the daemon does not know.
+/// A portal's path; an invalid name becomes one that the daemon does not know.
 fn path(portal: &str, rest: &str) -> String {
     let mut url = String::from("/v1/portals/");
     for byte in portal.bytes() {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-/// What every command knows.
+/// Options of every command.
 #[derive(Debug, Clone, Args)]
 pub(super) struct Common {
     /// The configuration file.

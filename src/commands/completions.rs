@@ -1,4 +1,4 @@
-//! `refreshd completions` and `refreshd man`: what packaging installs, made from the arguments themselves.
+//! `refreshd completions` and `refreshd man`, generated from the arguments, for packaging.
 
 use clap::{Args, Command};
 use clap_complete::Shell;

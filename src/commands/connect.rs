@@ -1,4 +1,4 @@
-//! Finds whom to ask: the running daemon over its socket, or this process where no daemon runs.
+//! Connects to the API: of the running daemon over its socket, or in this process if no daemon runs.
 //!
 //! Must not start a daemon, nor fall back to the state when a daemon is there but refuses.
 
@@ -18,7 +18,7 @@ use crate::config::{self, Config, Environment, Loaded, Paths};
 use crate::daemon::{BindError, InProcess, RunError, has_first_grants};
 use crate::domain::error_chain::error_chain;
 
-/// Reaches the daemon, or opens the state.
+/// Connects to the daemon, or opens the state.
 pub(super) async fn connect(common: &Common) -> Result<Client, CommandError> {
     match daemon_or_configuration(common).await? {
         Reached::Daemon(client) => Ok(client),
@@ -26,39 +26,41 @@ pub(super) async fn connect(common: &Common) -> Result<Client, CommandError> {
     }
 }
 
-/// As [`connect`], for what needs a state that is there already: none is made.
+/// As [`connect`], for commands that need an existing state: none is created.
 pub(super) async fn connect_to_state(common: &Common) -> Result<Client, CommandError> {
     connect_if(common, Exit::NoInput, |_| false).await
 }
 
-/// As [`connect`], for what needs a grant: no state is made where the configuration brings none.
+/// As [`connect`], for commands that need a grant: no state is created if the configuration brings none.
 pub(super) async fn connect_to_grants(common: &Common) -> Result<Client, CommandError> {
     connect_if(common, Exit::TryAgain, has_first_grants).await
 }
 
-/// Reaches the daemon, or looks at the state as it lies there: nothing of it is locked, made or changed.
+/// Connects to the daemon, or reads the state: nothing is locked, created or changed.
 pub(super) async fn connect_to_read(common: &Common) -> Result<Client, CommandError> {
     match daemon_or_configuration(common).await? {
         Reached::Daemon(client) => Ok(client),
-        Reached::Configuration(config) => look(common, config).await,
+        Reached::Configuration(config) => read_state(common, config).await,
     }
 }
 
-/// As [`connect_to_read`], for what is only in a state.
+/// As [`connect_to_read`], for commands that need an existing state.
 pub(super) async fn connect_to_read_state(common: &Common) -> Result<Client, CommandError> {
     match daemon_or_configuration(common).await? {
         Reached::Daemon(client) => Ok(client),
-        Reached::Configuration(config) if config.paths.state.exists() => look(common, config).await,
+        Reached::Configuration(config) if config.paths.state.exists() => {
+            read_state(common, config).await
+        }
         Reached::Configuration(config) => Err(no_state(&config, Exit::NoInput)),
     }
 }
 
-async fn look(common: &Common, config: Box<Config>) -> Result<Client, CommandError> {
+async fn read_state(common: &Common, config: Box<Config>) -> Result<Client, CommandError> {
     let _ = log::start_for_command("warn");
     let socket = config.paths.control_socket.clone();
     match InProcess::look(*config).await {
         Ok(api) => Ok(Client::in_process(api)),
-        // It was about to start when it was asked for.
+        // A daemon was about to start.
         Err(error) => match daemon(common).await? {
             Some(client) => Ok(client),
             None => Err(cannot_open(&error, &socket)),
@@ -66,7 +68,7 @@ async fn look(common: &Common, config: Box<Config>) -> Result<Client, CommandErr
     }
 }
 
-/// As [`connect`], but a state is made only if the configuration is such.
+/// As [`connect`], but a state is created only if the configuration allows it.
 async fn connect_if(
     common: &Common,
     without: Exit,
@@ -84,18 +86,18 @@ async fn connect_if(
 
 fn no_state(config: &Config, exit: Exit) -> CommandError {
     let what = format!(
-        "there is no state at {}: refreshd has not run with this configuration, and no grant was taken in; for the first \
+        "there is no state at {}: refreshd has not run with this configuration, and no grant was imported; for the first \
          grant: refreshd authorize PORTAL, or refreshd import PORTAL",
         config.paths.state.display()
     );
     CommandError::new(exit, what)
 }
 
-/// Whom to ask.
+/// The API to use.
 enum Reached {
-    /// The running daemon.
+    /// The running daemon's.
     Daemon(Client),
-    /// This process, by this configuration.
+    /// This process's, with this configuration.
     Configuration(Box<Config>),
 }
 
@@ -110,7 +112,7 @@ async fn daemon_or_configuration(common: &Common) -> Result<Reached, CommandErro
 }
 
 async fn open(config: Config) -> Result<Client, CommandError> {
-    // What a daemon would tell its log, whoever typed this must hear. Without a log the work is done all the same.
+    // A daemon would log these warnings; here the user must see them. The command works without a log as well.
     let _ = log::start_for_command("warn");
     let socket = config.paths.control_socket.clone();
     let api = InProcess::open(config)
@@ -153,9 +155,9 @@ pub(super) async fn daemon(common: &Common) -> Result<Option<Client>, CommandErr
     }
 }
 
-/// Whether the process that listens may be given a grant: root's, one's own, or that of the owner of the configuration or of
-/// the state. Whose the socket's directory is says nothing: it may be a stranger's. Only who can read no configuration, and
-/// is not root, has nothing better to go by.
+/// Whether the listening process may receive a grant: it must be of root, of this user, or of the owner of the configuration or
+/// the state. The owner of the socket's directory proves nothing: it may be a stranger. It is used only by users who can read
+/// no configuration and are not root.
 fn trust(
     common: &Common,
     paths: Option<&Paths>,
@@ -171,7 +173,7 @@ fn trust(
         None => known,
     };
     let is_blind = paths.is_none() && !rustix::process::geteuid().is_root();
-    if known.holds(listener) || is_blind && has_to_itself(listener, parent(socket)) {
+    if known.holds(listener) || is_blind && is_private_to(listener, parent(socket)) {
         return Ok(());
     }
     let message = format!(
@@ -184,13 +186,13 @@ fn trust(
     Err(CommandError::new(Exit::NoPermission, message))
 }
 
-/// Whether nobody but root and this user can put a socket there.
-fn has_to_itself(user: u32, directory: &Path) -> bool {
+/// Whether only root and this user can create a socket there.
+fn is_private_to(user: u32, directory: &Path) -> bool {
     let found = std::fs::metadata(directory);
     found.is_ok_and(|found| found.permissions().mode() & 0o002 == 0 && found.uid() == user)
 }
 
-/// The whole configuration, or every problem of it.
+/// Loads the configuration, or reports all its problems.
 pub(super) fn load(common: &Common) -> Result<Config, CommandError> {
     let Loaded {
         config,
@@ -204,14 +206,14 @@ pub(super) fn load(common: &Common) -> Result<Config, CommandError> {
     Ok(config)
 }
 
-/// The problems of a configuration, a line each.
+/// The problems of a configuration, one a line.
 pub(super) fn in_configuration(problems: &config::ConfigErrors) -> String {
     let count = problems.0.len();
     let noun = if count == 1 { "problem" } else { "problems" };
     format!("{count} {noun} in the configuration\n{problems}")
 }
 
-/// A daemon, or the state, that could not be opened.
+/// Error if the daemon or the state cannot be opened.
 pub(super) fn cannot_run(error: &RunError) -> CommandError {
     let exit = match error {
         RunError::State(StateError::Locked { .. }) => Exit::Unavailable,
@@ -237,7 +239,7 @@ pub(super) fn cannot_run(error: &RunError) -> CommandError {
     CommandError::new(exit, error_chain(error))
 }
 
-/// The same, for whoever found nobody at the control socket.
+/// The same if there is no daemon at the control socket either.
 fn cannot_open(error: &RunError, socket: &Path) -> CommandError {
     match error {
         RunError::State(StateError::Locked {
@@ -246,7 +248,7 @@ fn cannot_open(error: &RunError, socket: &Path) -> CommandError {
             is_brief: false,
         }) => {
             let message = format!(
-                "the state {} is in use by another refreshd (process {pid}), but nobody answers on the control socket {}: it is \
+                "the state {} is in use by another refreshd (process {pid}), but nothing answers on the control socket {}: it is \
                  starting or stopping, its configuration names another socket, or the socket was removed, and is made anew \
                  within seconds; try again in a moment",
                 path.display(),

@@ -1,5 +1,5 @@
-//! `refreshd demo`: the newcomer's first command. The real daemon against a stand-in authorization server on loopback,
-//! with three portals whose tokens live one minute; one portal's server fails for a while and recovers.
+//! `refreshd demo`: the first command to try. Runs the real daemon against a fake authorization server on loopback, with three
+//! portals whose tokens live one minute; one portal's server fails for a while and recovers.
 //!
 //! Must not touch anything outside its own folder, nor need anything but this program.
 
@@ -25,7 +25,7 @@ use crate::domain::error_chain::error_chain;
 use refreshd_fake_server::{At, FakeServer, Fault, Rules};
 use refreshd_time::clock::{Clock, Tick};
 
-/// The shipped configuration, so that what the demo shows is what the file says.
+/// The shipped configuration, so that the demo matches the file.
 const CONFIGURATION: &str = include_str!("../../config/demo.toml");
 /// Its portals and their hosts.
 const PORTALS: [(&str, &str); 3] = [
@@ -33,9 +33,9 @@ const PORTALS: [(&str, &str); 3] = [
     ("globex", "globex.bitrix24.de"),
     ("initech", "initech.bitrix24.ru"),
 ];
-/// Its client.
+/// Client id.
 const CLIENT_ID: &str = "local.demo";
-/// A folder with this file in it is a demo's, and may be emptied by the next one.
+/// Marks a demo's folder, which the next demo may empty.
 const MARKER: &str = ".refreshd-demo";
 
 #[derive(Debug, Args)]
@@ -105,25 +105,25 @@ pub(super) async fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
         ended.cancel();
         done
     });
-    let told = Box::pin(async {
-        let story = DemoScript {
+    let demo = Box::pin(async {
+        let script = DemoScript {
             sandbox: &sandbox,
             socket: &socket,
             clock: Clock::system(),
             began: Clock::system().tick(),
         };
         tokio::select! {
-            done = story.tell(arguments.keep) => { stop.cancel(); done }
+            done = script.run(arguments.keep) => { stop.cancel(); done }
             () = ended.cancelled() => Ok(()),
         }
     });
-    let (done, told, ()) = tokio::join!(daemon, told, sandbox.clone().serve(server, ended.clone()));
+    let (done, demo, ()) = tokio::join!(daemon, demo, sandbox.clone().serve(server, ended.clone()));
     done.map_err(|error| cannot_run(&error))?;
-    told?;
+    demo?;
     summary(&sandbox)
 }
 
-/// Makes the folder, in place of an earlier demo's; never of anything else.
+/// Creates the folder, replacing only that of an earlier demo.
 fn empty(dir: &Path) -> Result<(), CommandError> {
     let fail = |error: std::io::Error| {
         CommandError::new(
@@ -176,7 +176,7 @@ refreshd demo: three portals whose tokens live one minute, renewed every 25 seco
     ));
 }
 
-/// What happens when.
+/// Timeline of the demo.
 struct DemoScript<'a> {
     sandbox: &'a FakeServer,
     socket: &'a Path,
@@ -185,7 +185,7 @@ struct DemoScript<'a> {
 }
 
 impl DemoScript<'_> {
-    async fn tell(&self, keep: bool) -> Result<(), CommandError> {
+    async fn run(&self, keep: bool) -> Result<(), CommandError> {
         let client = self.client().await?;
         for (portal, host) in PORTALS {
             let grant = self.sandbox.install(host, CLIENT_ID);
@@ -197,9 +197,7 @@ impl DemoScript<'_> {
                 )
                 .await?;
         }
-        self.say(
-            "three grants were handed over; each is renewed at once, which proves that it lives",
-        );
+        self.print("three grants were imported; each is renewed at once, which verifies it");
         self.wait_until(18).await;
         let code = "INTERNAL_SERVER_ERROR".to_owned();
         let fault = Fault::Refuse {
@@ -209,15 +207,15 @@ impl DemoScript<'_> {
         };
         self.sandbox
             .fail(At::Portal("globex.bitrix24.de".to_owned()), fault, u32::MAX);
-        self.say(
+        self.print(
             "globex: its server answers 500 from now on. The first renewal is due at about 25 seconds of the \
-                  token's life; watch it fail, be retried, and escalate by the share of life that is left",
+                  token's lifetime; watch it fail, be retried, and escalate by the remaining share of the lifetime",
         );
         self.wait_until(68).await;
         self.sandbox
             .heal(At::Portal("globex.bitrix24.de".to_owned()));
-        self.say("globex: its token has expired, readers were told by expires_at, people by the log. The server works \
-                  again now; the next retry renews it and the incident is resolved");
+        self.print("globex: its token has expired: see expires_at in token.json, and the log. The server works again now; \
+                  the next retry renews the token, and the incident is resolved");
         self.wait_until(72).await;
         while client
             .list(Some("globex"))
@@ -227,16 +225,18 @@ impl DemoScript<'_> {
         {
             self.clock.sleep(Duration::from_millis(200)).await;
         }
-        self.say("globex is fresh again, without anybody's help; acme and initech never noticed");
+        self.print(
+            "globex is fresh again, without manual action; acme and initech were not affected",
+        );
         self.wait_until(90).await;
         if keep {
-            self.say("the story is over; going on until Ctrl-C");
+            self.print("the demo is over; running until Ctrl-C");
             return std::future::pending().await;
         }
         Ok(())
     }
 
-    /// The daemon's socket, once it is there.
+    /// The daemon's socket, once it exists.
     async fn client(&self) -> Result<Client, CommandError> {
         while tokio::net::UnixStream::connect(self.socket).await.is_err() {
             self.clock.sleep(Duration::from_millis(50)).await;
@@ -254,13 +254,13 @@ impl DemoScript<'_> {
         }
     }
 
-    fn say(&self, text: &str) {
+    fn print(&self, text: &str) {
         let second = self.clock.elapsed(self.began).as_secs();
         terminal::eprintln(&format!("\n▶ {second:>3} s  {text}\n"));
     }
 }
 
-/// What the server saw: a correct client leaves nothing to complain about.
+/// Observations of the server: a correct client causes no complaints.
 fn summary(sandbox: &FakeServer) -> Result<Exit, CommandError> {
     let renewals: Vec<_> = PORTALS
         .iter()

@@ -5,7 +5,7 @@ use std::process::{ExitCode, Termination};
 use super::terminal;
 use crate::daemon::ErrorCode;
 
-/// How a command ends.
+/// Exit status of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     /// 0.
@@ -14,9 +14,9 @@ pub enum Exit {
     NotFresh,
     /// 64 `EX_USAGE`.
     Usage,
-    /// 65 `EX_DATAERR`: what was handed over is no grant.
+    /// 65 `EX_DATAERR`: the input is not a grant.
     Data,
-    /// 66 `EX_NOINPUT`: an unknown portal, or a file that is not there.
+    /// 66 `EX_NOINPUT`: an unknown portal, or a missing file.
     NoInput,
     /// 69 `EX_UNAVAILABLE`: no daemon, or no server.
     Unavailable,
@@ -79,11 +79,11 @@ impl Termination for Exit {
     }
 }
 
-/// Why a command was not done, in words for whoever typed it.
+/// Why a command failed, as a message for the user.
 #[derive(Debug)]
 pub(super) struct CommandError {
     exit: Exit,
-    /// What the API calls it.
+    /// Error code of the API.
     code: Option<ErrorCode>,
     message: String,
 }
@@ -97,7 +97,7 @@ impl CommandError {
         }
     }
 
-    /// What the API has refused.
+    /// Error of the API.
     pub(super) fn of_api(code: ErrorCode, message: String) -> Self {
         Self {
             exit: code.into(),
@@ -106,30 +106,30 @@ impl CommandError {
         }
     }
 
-    /// What the API calls it, if the API has refused it.
+    /// Error code of the API, if it is an API error.
     pub(super) const fn code(&self) -> Option<ErrorCode> {
         self.code
     }
 
-    /// What the command ends with.
+    /// Exit status.
     pub(super) const fn exit(&self) -> Exit {
         self.exit
     }
 
-    /// Why not, in words.
+    /// Message for the user.
     pub(super) fn message(&self) -> &str {
         &self.message
     }
 
-    /// Says it and returns the code to end with.
-    pub(super) fn say(&self) -> Exit {
+    /// Prints the message and returns the exit status.
+    pub(super) fn print(&self) -> Exit {
         terminal::fail(&self.message);
         self.exit
     }
 
-    /// The same, though nobody may be listening.
-    pub(super) fn say_unheard(&self) -> Exit {
-        terminal::fail_unheard(&self.message);
+    /// The same if standard error may block.
+    pub(super) fn print_without_waiting(&self) -> Exit {
+        terminal::fail_without_waiting(&self.message);
         self.exit
     }
 }

@@ -1,5 +1,5 @@
-//! `refreshd forget`: removes a grant and its token files, after a question. It cannot be undone. Must not say that files are
-//! gone which are there.
+//! `refreshd forget`: deletes a grant and its token files after confirmation. It cannot be undone. Must not report files as
+//! removed that still exist.
 
 use clap::Args;
 
@@ -31,7 +31,7 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
     client.close().await;
     let Forgotten { forgotten, left } = forgotten?;
     let grant = match forgotten {
-        true if arguments.revoke => "the grant is given back and forgotten",
+        true if arguments.revoke => "the grant is revoked and forgotten",
         true => "the grant is forgotten",
         false => "there was no grant to forget",
     };
@@ -51,17 +51,17 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
     Ok(Exit::Done)
 }
 
-/// Forgets the grant, if that is meant.
+/// Deletes the grant, if confirmed.
 async fn forget(client: &Client, arguments: &Arguments) -> Result<Forgotten, CommandError> {
     let portal = &arguments.portal;
-    // Nobody is asked about a portal that is not there.
+    // No confirmation for an unknown portal.
     client.list(Some(portal)).await?;
     let question =
         format!("Forget the grant of {portal}? A person must authorize it again afterwards.");
     if !arguments.yes && !terminal::confirm(&question) {
         return Err(CommandError::new(
             Exit::Usage,
-            format!("{portal} was not forgotten; say --yes to mean it"),
+            format!("{portal} was not forgotten; confirm with --yes"),
         ));
     }
     client.forget(portal, arguments.revoke).await

@@ -1,4 +1,4 @@
-//! `refreshd import`: takes an existing grant from a file or standard input, never from an argument.
+//! `refreshd import`: imports an existing grant from a file or standard input, never from an argument.
 
 use std::borrow::Cow;
 use std::io::{IsTerminal as _, Read as _};
@@ -48,7 +48,7 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
     if arguments.replace && !arguments.yes && !terminal::confirm(&question) {
         return Err(CommandError::new(
             Exit::Usage,
-            format!("{portal}: not taken in; say --yes to mean --replace"),
+            format!("{portal}: not taken in; confirm --replace with --yes"),
         ));
     }
     let grant = match &arguments.aside_of {
@@ -73,7 +73,7 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
     if arguments.json {
         print(&imported);
     }
-    let (exit, sentence) = said(portal, &imported);
+    let (exit, sentence) = describe(portal, &imported);
     match exit {
         Exit::Done if arguments.json => Ok(Exit::Done),
         Exit::Done => {
@@ -88,8 +88,8 @@ pub(super) fn print(outcome: &Value) {
     terminal::print(&(serde_json::to_string_pretty(outcome).unwrap_or_default() + "\n"));
 }
 
-/// What came of it, in words.
-pub(super) fn said(portal: &str, imported: &Value) -> (Exit, String) {
+/// The result as text.
+pub(super) fn describe(portal: &str, imported: &Value) -> (Exit, String) {
     let text = |key: &str| imported.get(key).and_then(Value::as_str);
     let detail = text("detail").unwrap_or_default();
     let is_kept = imported
@@ -115,7 +115,7 @@ pub(super) fn said(portal: &str, imported: &Value) -> (Exit, String) {
             (
                 Exit::Done,
                 format!(
-                    "{portal}: the grant was taken in and renewed (generation {generation}){of}"
+                    "{portal}: the grant was imported and renewed (generation {generation}){of}"
                 ),
             )
         }
@@ -134,7 +134,7 @@ pub(super) fn said(portal: &str, imported: &Value) -> (Exit, String) {
         "superseded" => (
             Exit::TryAgain,
             format!(
-                "{portal}: not taken in: something newer was handed over meanwhile, or the portal was forgotten; see refreshd \
+                "{portal}: not taken in: a newer grant was imported meanwhile, or the portal was forgotten; see refreshd \
                  status {portal}"
             ),
         ),
@@ -143,14 +143,14 @@ pub(super) fn said(portal: &str, imported: &Value) -> (Exit, String) {
                 .map(|at| format!("; it is tried again at {at}"))
                 .unwrap_or_default();
             let goes_on = if is_kept {
-                format!(", and the grant that {portal} has goes on")
+                format!(", and the grant that {portal} has stays in force")
             } else {
                 String::new()
             };
             (
                 Exit::TryAgain,
                 format!(
-                    "{portal}: the grant is stored{goes_on}, but it cannot be proved now: {detail}{again}"
+                    "{portal}: the grant is stored{goes_on}, but it cannot be verified now: {detail}{again}"
                 ),
             )
         }
@@ -179,7 +179,7 @@ fn read(arguments: &Arguments) -> Result<Vec<u8>, CommandError> {
     read.map_err(|(from, error)| {
         CommandError::new(Exit::NoInput, format!("cannot read {from}: {error}"))
     })?;
-    let not_taken = |why: String| {
+    let rejected = |why: String| {
         CommandError::new(
             Exit::Data,
             format!("{}: not taken in: {why}", arguments.portal),
@@ -187,29 +187,29 @@ fn read(arguments: &Arguments) -> Result<Vec<u8>, CommandError> {
     };
     let account = arguments.account.as_deref();
     if bytes.len() > MAX_LENGTH {
-        return Err(not_taken(format!("it is longer than {MAX_LENGTH} bytes")));
+        return Err(rejected(format!("it is longer than {MAX_LENGTH} bytes")));
     }
     if let Some(text) = as_text(&bytes) {
-        return match of_this_machine(&text) {
-            _ if account.is_some() => Err(not_taken(
+        return match local_name(&text) {
+            _ if account.is_some() => Err(rejected(
                 "--account chooses from a dump of pizauth, and this is none".to_owned(),
             )),
-            Some(what) => Err(not_taken(what.to_owned())),
+            Some(what) => Err(rejected(what.to_owned())),
             None => Ok(bytes),
         };
     }
     match pizauth::open(&bytes) {
         Err(DumpError::NotADump) if account.is_none() && may_be_a_reply(&bytes) => Ok(bytes),
-        Err(error) => Err(not_taken(error.to_string())),
+        Err(error) => Err(rejected(error.to_string())),
         Ok(accounts) => {
             let chosen = pizauth::choose(accounts, account, &arguments.portal);
-            let account = chosen.map_err(|error| not_taken(error.to_string()))?;
-            grant(account).map(String::into_bytes).map_err(not_taken)
+            let account = chosen.map_err(|error| rejected(error.to_string()))?;
+            grant(account).map(String::into_bytes).map_err(rejected)
         }
     }
 }
 
-/// The text that bytes are. Windows writes UTF-16.
+/// Decodes text; Windows writes UTF-16.
 fn as_text(bytes: &[u8]) -> Option<String> {
     let text = match body_decoding::decode(bytes) {
         Cow::Owned(text) if text.trim_ascii().is_ascii() => text,
@@ -218,8 +218,8 @@ fn as_text(bytes: &[u8]) -> Option<String> {
     String::from_utf8(text).ok()
 }
 
-/// What a word is by what is on this machine, if it is no token: its name, or the name of a file.
-fn of_this_machine(text: &str) -> Option<&'static str> {
+/// Describes a word that is a name on this machine or of a file instead of a token.
+fn local_name(text: &str) -> Option<&'static str> {
     let word = text.trim();
     if word.is_empty()
         || word.len() > 4096
@@ -241,7 +241,7 @@ fn of_this_machine(text: &str) -> Option<&'static str> {
     }
 }
 
-/// An account's grant as a token reply.
+/// An account's grant as a token response.
 fn grant(
     Account {
         name,

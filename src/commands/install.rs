@@ -1,4 +1,4 @@
-//! `refreshd install`: installs of another user than the one whose grant a portal has. A person decides whose is kept.
+//! `refreshd install`: disputed installs, by another user than the owner of a portal's grant. The operator decides.
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use super::client::Client;
 use super::common::Common;
 use super::connect::{connect_to_read_state, connect_to_state};
 use super::exit::{CommandError, Exit};
-use super::import::{print, said};
+use super::import::{describe, print};
 use super::terminal;
 
 pub(super) const HELP: &str = "\
@@ -91,8 +91,8 @@ async fn list(client: &Client, arguments: &ListArguments) -> Result<Exit, Comman
     })
 }
 
-/// The user to decide about: the one who is named, or the one who waits and whom a person was shown.
-async fn meant(
+/// The user to decide about: the given one, or the one in the dispute that was shown.
+async fn user_to_decide(
     client: &Client,
     arguments: &DecideArguments,
     what: &str,
@@ -111,7 +111,7 @@ async fn meant(
         .await?
         .into_iter()
         .find(|it| it.portal == *portal);
-    // What is not there is said by whoever is asked to decide.
+    // The decision itself reports a missing dispute.
     let Some(found) = found else {
         return Ok(user.clone());
     };
@@ -119,7 +119,7 @@ async fn meant(
     if !terminal::confirm(&format!("{what} the install of user {}?", found.user)) {
         return Err(CommandError::new(
             Exit::Usage,
-            format!("{portal}: nothing was decided; say --yes to mean it"),
+            format!("{portal}: nothing was decided; confirm with --yes"),
         ));
     }
     Ok(Some(user.clone().unwrap_or(found.user)))
@@ -127,13 +127,13 @@ async fn meant(
 
 async fn accept(client: &Client, arguments: &DecideArguments) -> Result<Exit, CommandError> {
     let portal = &arguments.portal;
-    let user = meant(client, arguments, "Accept").await?;
+    let user = user_to_decide(client, arguments, "Accept").await?;
     let user = user.as_deref();
     let accepted: Value = client.accept_install(portal, user).await?;
     if arguments.json {
         print(&accepted);
     }
-    match said(portal, &accepted) {
+    match describe(portal, &accepted) {
         (Exit::Done, sentence) => {
             if !arguments.json {
                 terminal::eprintln(&sentence);
@@ -146,7 +146,7 @@ async fn accept(client: &Client, arguments: &DecideArguments) -> Result<Exit, Co
 
 async fn refuse(client: &Client, arguments: &DecideArguments) -> Result<Exit, CommandError> {
     let portal = &arguments.portal;
-    let user = meant(client, arguments, "Refuse").await?;
+    let user = user_to_decide(client, arguments, "Refuse").await?;
     let user = user.as_deref();
     let refused = client.refuse_install(portal, user).await?;
     if arguments.json {

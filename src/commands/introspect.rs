@@ -1,5 +1,5 @@
-//! `refreshd introspect`: what the authorization server says of a portal's access token (RFC 7662). Exit 1 if it does not
-//! work.
+//! `refreshd introspect`: introspection of a portal's access token at the authorization server (RFC 7662). Exit 1 if the token
+//! is not valid.
 
 use clap::Args;
 
@@ -24,29 +24,29 @@ pub(super) struct Arguments {
 pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, CommandError> {
     let portal = &arguments.portal;
     let client = connect_to_read(common).await?;
-    let said = client.introspect(portal).await;
+    let introspection = client.introspect(portal).await;
     client.close().await;
-    let said = said?;
+    let introspection = introspection?;
     if arguments.json {
-        terminal::print(&(serde_json::to_string_pretty(&said).unwrap_or_default() + "\n"));
+        terminal::print(&(serde_json::to_string_pretty(&introspection).unwrap_or_default() + "\n"));
     } else {
-        terminal::eprintln(&sentence(portal, &said));
+        terminal::eprintln(&sentence(portal, &introspection));
     }
-    Ok(if said.active {
+    Ok(if introspection.active {
         Exit::Done
     } else {
         Exit::NotFresh
     })
 }
 
-fn sentence(portal: &str, said: &Introspection) -> String {
+fn sentence(portal: &str, introspection: &Introspection) -> String {
     let Introspection {
         active,
         expires_at,
         scope,
         client_id: _,
         sub,
-    } = said;
+    } = introspection;
     if !active {
         return format!("{portal}: the authorization server says that its token does not work");
     }
@@ -54,7 +54,7 @@ fn sentence(portal: &str, said: &Introspection) -> String {
         .as_ref()
         .map(|at| format!(" until {at}"))
         .unwrap_or_default();
-    let whom = sub
+    let owner = sub
         .as_ref()
         .map(|sub| format!(", for {sub}"))
         .unwrap_or_default();
@@ -62,5 +62,5 @@ fn sentence(portal: &str, said: &Introspection) -> String {
         .as_ref()
         .map(|scope| format!(", scope: {scope}"))
         .unwrap_or_default();
-    format!("{portal}: the authorization server says that its token works{until}{whom}{scope}")
+    format!("{portal}: the authorization server says that its token works{until}{owner}{scope}")
 }

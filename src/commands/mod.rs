@@ -1,7 +1,7 @@
-//! The command line: what a person or a script types. One file per command.
+//! The command line. One file per command.
 //!
-//! Must not know how anything works: commands read arguments, call the configuration and the daemon, and say what
-//! happened. `--json` goes to standard output; what is for people goes to standard error, or is a table.
+//! Must not contain logic of its own: commands parse arguments, call the configuration and the API, and print the result.
+//! `--json` goes to standard output; text for people goes to standard error, or is a table.
 
 mod alert_list;
 mod alert_test;
@@ -51,7 +51,7 @@ struct Cli {
     common: Common,
 }
 
-/// The example of the demo, where it is built in.
+/// Usage example of the demo, if it is compiled in.
 const DEMO: &str = if cfg!(feature = "demo") {
     "  refreshd demo                              renewal, escalation and recovery in two minutes\n"
 } else {
@@ -156,16 +156,16 @@ enum Alert {
     Acknowledge(alert_list::AcknowledgeArguments),
 }
 
-/// How long the end of a process waits for the reader of its log.
-const HELP_FOOTER: Duration = Duration::from_secs(2);
+/// Maximum wait for the log's reader at the end of a process.
+const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Runs the command that the arguments name.
+/// Runs the command line.
 #[must_use]
 pub fn main() -> Exit {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version are no errors; nothing can be said if even this cannot be printed.
+            // Help and version are not errors; a failure to print them cannot be reported.
             let _ = error.print();
             return if error.use_stderr() {
                 Exit::Usage
@@ -187,9 +187,9 @@ pub fn main() -> Exit {
     let runtime = match runtime::runtime(threads) {
         Ok(runtime) => runtime,
         Err(why) if is_daemon => {
-            return CommandError::new(Exit::Unavailable, why).say_unheard();
+            return CommandError::new(Exit::Unavailable, why).print_without_waiting();
         }
-        Err(why) => return CommandError::new(Exit::Unavailable, why).say(),
+        Err(why) => return CommandError::new(Exit::Unavailable, why).print(),
     };
     let done = runtime.block_on(async {
         match cli.command {
@@ -223,14 +223,14 @@ pub fn main() -> Exit {
             Command::Sandbox(arguments) => sandbox::run(&arguments).await,
         }
     });
-    // Reading standard input blocks a thread that nobody needs any more.
+    // Reading standard input may block a thread that is no longer needed.
     runtime.shutdown_background();
-    log::flush(HELP_FOOTER);
+    log::flush(LOG_FLUSH_TIMEOUT);
     done.unwrap_or_else(|failure| {
         if is_daemon {
-            failure.say_unheard()
+            failure.print_without_waiting()
         } else {
-            failure.say()
+            failure.print()
         }
     })
 }

@@ -1,6 +1,6 @@
-//! `refreshd provider`: the profiles there are, one of them as it is in force, and the keys that a profile may have.
+//! `refreshd provider`: lists the provider profiles, prints an effective one, and the keys that a profile may have.
 //!
-//! Must not ask anybody: what an issuer's metadata adds is seen when it is used.
+//! Must not contact a server: an issuer's metadata is loaded when it is used.
 
 use std::path::Path;
 
@@ -80,7 +80,7 @@ pub(super) fn show(common: &Common, arguments: &ShowArguments) -> Result<Exit, C
             format!("no provider or app is named {name}{hint}"),
         ));
     };
-    terminal::print(&config::written_profile(&profile));
+    terminal::print(&config::profile_as_toml(&profile));
     Ok(Exit::Done)
 }
 
@@ -108,7 +108,7 @@ pub(super) fn list(common: &Common, _: &ListArguments) -> Result<Exit, CommandEr
     Ok(Exit::Done)
 }
 
-/// The configuration, if there is one: without any the built-in providers can be looked at.
+/// The configuration, if there is one: the built-in providers need none.
 fn configuration(common: &Common) -> Result<Option<Config>, CommandError> {
     let usual = common.config == Path::new(config::DEFAULT_PATH);
     if usual && !common.config.exists() {

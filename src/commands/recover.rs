@@ -1,6 +1,6 @@
-//! `refreshd recover`: replies that could not be read. Takes in what can be read by now; shows or discards what is kept.
+//! `refreshd recover`: stored responses that could not be parsed. Recovers what can be parsed now; shows or deletes the rest.
 //!
-//! Must not print a byte of a reply but for `--show`, and not on a terminal without a question.
+//! Must not print a byte of a response except for `--show`, and not on a terminal without confirmation.
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -54,7 +54,7 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
     Ok(Exit::Done)
 }
 
-/// Without a daemon the state is opened only where something of it will change.
+/// Without a daemon the state is opened for writing only if it will change.
 async fn connect(common: &Common, arguments: &Arguments) -> Result<Client, CommandError> {
     let looking = connect_to_read_state(common).await?;
     if looking.is_daemon() || arguments.show.is_some() {
@@ -70,7 +70,7 @@ async fn connect(common: &Common, arguments: &Arguments) -> Result<Client, Comma
     }
 }
 
-/// What was done.
+/// Result of a recovery.
 enum RecoverResult {
     Body(Vec<u8>),
     Json(Value),
@@ -90,7 +90,7 @@ async fn work(client: &Client, arguments: &Arguments) -> Result<RecoverResult, C
     if let Some(number) = show {
         let question = format!("Print reply {number} of {portal}? It may hold tokens that work.");
         if terminal::is_terminal() && !yes && !terminal::confirm(&question) {
-            let message = "not printed on a terminal; say --yes to mean it, or send it to a file";
+            let message = "not printed on a terminal; confirm with --yes, or send it to a file";
             return Err(CommandError::new(Exit::Usage, message));
         }
         let body = client.kept_body(portal, *number).await;
@@ -104,7 +104,7 @@ async fn work(client: &Client, arguments: &Arguments) -> Result<RecoverResult, C
         if !kept.is_empty() && !yes && !terminal::confirm(&question) {
             return Err(CommandError::new(
                 Exit::Usage,
-                "nothing was removed; say --yes to mean it",
+                "nothing was removed; confirm with --yes",
             ));
         }
         let discarded = if kept.is_empty() {
@@ -124,7 +124,7 @@ async fn work(client: &Client, arguments: &Arguments) -> Result<RecoverResult, C
         kept.iter()
             .for_each(|reply| terminal::eprintln(&line(portal, reply)));
     } else if recovered.is_err() {
-        // What is kept is said all the same.
+        // Stored responses are listed all the same.
         terminal::print(&format!(
             "{:#}\n",
             json!({"portal": portal, "outcome": "kept", "replies": kept})
@@ -142,7 +142,7 @@ async fn work(client: &Client, arguments: &Arguments) -> Result<RecoverResult, C
     })
 }
 
-/// One kept reply in a line.
+/// One stored response in a line.
 fn line(portal: &str, reply: &KeptReplyView) -> String {
     let KeptReplyView {
         number,

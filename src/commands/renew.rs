@@ -1,4 +1,4 @@
-//! `refreshd renew`: renews now, one portal, several or all, and says how each ended. Exit 1 if one was not renewed.
+//! `refreshd renew`: renews one portal, several or all now, and prints each outcome. Exit 1 if one was not renewed.
 
 use clap::Args;
 use futures_util::stream::{self, StreamExt as _};
@@ -13,8 +13,8 @@ use crate::daemon::grants::portal_view::PortalView;
 use crate::domain::portal::Kind;
 use refreshd_token_client::problem::Problem;
 
-/// Renewals asked for at once; the daemon's own budget holds besides.
-const AT_ONCE: usize = 32;
+/// Number of concurrent requests; the daemon's own budget applies as well.
+const MAX_CONCURRENT: usize = 32;
 
 #[derive(Debug, Args)]
 #[command(
@@ -37,12 +37,12 @@ const NONE_RENEWABLE: &str = "no portal has a grant that could be renewed; see r
 pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, CommandError> {
     let client = match connect_to_grants(common).await {
         Ok(client) => client,
-        // Without a state nothing can be renewed, and each portal is named.
+        // Without a state nothing can be renewed, and each portal is listed.
         Err(failure) if arguments.all && failure.exit() == Exit::TryAgain => {
             terminal::eprintln(NONE_RENEWABLE);
-            return Ok(told(
+            return Ok(report(
                 arguments,
-                &seen(common).await?,
+                &configured_portals(common).await?,
                 Vec::new(),
                 Exit::Done,
             ));
@@ -50,7 +50,7 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
         Err(failure) => return Err(failure),
     };
     let (names, left) = if arguments.all {
-        parted(client.list(None).await?)
+        partition_renewable(client.list(None).await?)
     } else {
         (arguments.portals.clone(), Vec::new())
     };
@@ -73,16 +73,16 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
             }
             Err(failure) => {
                 answers.push(json!({ "portal": name, "error": failure.message() }));
-                exit = failure.say();
+                exit = failure.print();
             }
         }
     }
     client.close().await;
-    Ok(told(arguments, &left, answers, exit))
+    Ok(report(arguments, &left, answers, exit))
 }
 
-/// Tells of the portals that were not tried, and of all in JSON.
-fn told(
+/// Prints the portals that were not tried, and with JSON all of them.
+fn report(
     arguments: &Arguments,
     left: &[PortalView],
     mut answers: Vec<Value>,
@@ -108,28 +108,32 @@ fn told(
     exit
 }
 
-/// Renews them, some at a time where a daemon bounds the requests.
+/// Renews the portals, concurrently if a daemon limits the requests.
 async fn renew_each<'n>(
     client: &Client,
     names: &'n [String],
 ) -> Vec<(&'n String, Result<Value, CommandError>)> {
-    let at_once = if client.is_daemon() { AT_ONCE } else { 1 };
+    let at_once = if client.is_daemon() {
+        MAX_CONCURRENT
+    } else {
+        1
+    };
     let asked = names
         .iter()
         .map(|name| async move { (name, client.renew(name).await) });
     stream::iter(asked).buffered(at_once).collect().await
 }
 
-/// The portals of the configuration, where there is no state.
-async fn seen(common: &Common) -> Result<Vec<PortalView>, CommandError> {
+/// The configured portals, if there is no state.
+async fn configured_portals(common: &Common) -> Result<Vec<PortalView>, CommandError> {
     let client = connect_to_read(common).await?;
     let portals = client.list(None).await;
     client.close().await;
     portals
 }
 
-/// The portals that can be renewed, and the others of the configuration.
-fn parted(portals: Vec<PortalView>) -> (Vec<String>, Vec<PortalView>) {
+/// Separates the portals that can be renewed from the others.
+fn partition_renewable(portals: Vec<PortalView>) -> (Vec<String>, Vec<PortalView>) {
     let named = portals
         .into_iter()
         .filter(|portal| portal.phase != Kind::Unconfigured);
@@ -141,7 +145,7 @@ fn parted(portals: Vec<PortalView>) -> (Vec<String>, Vec<PortalView>) {
     )
 }
 
-/// What is said of a portal for which nothing is sent.
+/// Result for a portal without a request.
 fn not_tried(portal: &PortalView) -> Value {
     let why = portal.last_error.as_ref().map_or_else(
         || "it has no grant that may be used".to_owned(),

@@ -1,4 +1,4 @@
-//! `refreshd run`: the daemon in the foreground. Validates first, so a bad configuration is exit 78 and no restart.
+//! `refreshd run`: the daemon in the foreground. Validates first: an invalid configuration is exit 78 and no restart.
 
 use std::panic::resume_unwind;
 use std::sync::Arc;
@@ -27,12 +27,12 @@ pub(super) async fn run(common: &Common) -> Result<Exit, CommandError> {
         let path = common.config.clone();
         move || config::load(&path, &Environment::of_process())
     };
-    // The log's form is part of the configuration, so what is wrong with that goes to standard error as it is.
+    // The log format is part of the configuration, so configuration errors go to standard error.
     let Loaded {
         config,
         warnings,
         damaged,
-    } = elsewhere(read.clone())?
+    } = on_temporary_thread(read.clone())?
         .map_err(|problems| CommandError::new(Exit::Configuration, in_configuration(&problems)))?;
     let (handle, writer) = log::start(form(config.log.format), &config.log.level)
         .map_err(|error| CommandError::new(Exit::Configuration, error_chain(&error)))?;
@@ -62,9 +62,9 @@ pub(super) async fn run(common: &Common) -> Result<Exit, CommandError> {
     }
 }
 
-/// Reads on a thread that ends at once: when a thread ends, the allocator gives back what a large configuration took, and
-/// the main thread never does.
-fn elsewhere(
+/// Loads on a temporary thread: when a thread ends, the allocator returns the memory of a large configuration, which the main
+/// thread never does.
+fn on_temporary_thread(
     read: impl Fn() -> Result<Loaded, ConfigErrors> + Send + 'static,
 ) -> Result<Result<Loaded, ConfigErrors>, CommandError> {
     let reader = std::thread::Builder::new()
@@ -81,7 +81,7 @@ fn no_thread(whose: &str, error: &std::io::Error) -> CommandError {
     CommandError::new(Exit::Unavailable, why)
 }
 
-/// The log's form in the adapter's words.
+/// The log format as the adapter's type.
 pub(super) const fn form(format: LogFormat) -> log::LogFormat {
     match format {
         LogFormat::Auto => log::LogFormat::Auto,

@@ -1,7 +1,7 @@
-//! What a process sets up before it does anything: protection of its memory, its threads, its file descriptors.
+//! Process setup: memory protection, threads, file descriptors.
 //!
-//! Must not depend on how many processors the machine has, and must not go on without the threads that it needs: a daemon
-//! that cannot make one would look ready and never renew.
+//! Must not depend on the number of processors, and must not continue without the threads that it needs: such a daemon would
+//! look ready and never renew.
 
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -12,37 +12,37 @@ use rustix::process::{
 };
 use tokio::runtime::{Builder, Runtime};
 
-/// How many threads a kind of process has.
+/// Number of threads.
 #[derive(Clone, Copy)]
 pub(super) struct Threads {
-    /// That run tasks, at most; never more than the machine has processors.
+    /// Maximum number of worker threads; never more than the machine has processors.
     workers: usize,
-    /// That may block: the state's two, the publisher's, the five whose files may hang, name resolution, standard input.
+    /// Blocking threads: the state's two, the publisher's, the five whose files may hang, name resolution, standard input.
     blocking: usize,
-    /// Whether the blocking ones are made at the start and kept. Otherwise they are made when first needed.
+    /// Whether blocking threads are created at the start and kept, instead of on demand.
     permanent: bool,
 }
 
-/// The daemon's. With the log's and the main thread it has at most 22.
+/// Of the daemon. With the log's and the main thread it has at most 22.
 pub(super) const DAEMON: Threads = Threads {
     workers: 4,
     blocking: 16,
     permanent: true,
 };
-/// Any other command's.
+/// Of other commands.
 pub(super) const COMMAND: Threads = Threads {
     workers: 2,
     blocking: 16,
     permanent: false,
 };
 
-/// How long a thread may take to begin.
-const BEGIN: Duration = Duration::from_secs(10);
-/// Permanent threads do not end by being idle.
-const FOREVER: Duration = Duration::from_secs(10 * 365 * 86_400);
+/// Time limit for a thread to start.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// Permanent threads do not time out.
+const KEEP_ALIVE: Duration = Duration::from_secs(10 * 365 * 86_400);
 
-/// Keeps this process's memory from core dumps and from other processes of the same user: it holds refresh tokens and
-/// client secrets. What the kernel refuses is left: the unit forbids the same.
+/// Protects this process's memory from core dumps and from other processes of the same user: it holds refresh tokens and client
+/// secrets. Failures are ignored: the unit file forbids the same.
 pub(super) fn protect_memory() {
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     let none = Rlimit {
@@ -52,7 +52,7 @@ pub(super) fn protect_memory() {
     let _ = setrlimit(Resource::Core, none);
 }
 
-/// Raises the limit of open file descriptors as far as this process may.
+/// Raises the limit of open file descriptors to the hard limit.
 pub(super) fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(
@@ -64,10 +64,10 @@ pub(super) fn raise_descriptor_limit() {
     );
 }
 
-/// Makes the runtime with its threads.
+/// Creates the runtime with its threads.
 ///
 /// # Errors
-/// A sentence for an operator, if this process may not have so many threads.
+/// A message for the operator, if this process may not have enough threads.
 pub(super) fn runtime(threads: Threads) -> Result<Runtime, String> {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = threads.workers.min(processors);
@@ -76,13 +76,13 @@ pub(super) fn runtime(threads: Threads) -> Result<Runtime, String> {
     } else {
         1
     };
-    // tokio panics without a worker, and goes on without a blocking thread: neither is an error with a sentence.
+    // tokio panics without a worker, and continues without a blocking thread: neither gives a usable message.
     try_threads(workers + blocking).map_err(|error| too_few_threads(&error))?;
     let runtime = Builder::new_multi_thread()
         .worker_threads(workers)
         .max_blocking_threads(threads.blocking)
         .thread_keep_alive(if threads.permanent {
-            FOREVER
+            KEEP_ALIVE
         } else {
             Duration::from_secs(10)
         })
@@ -102,7 +102,7 @@ fn too_few_threads(error: &str) -> String {
     )
 }
 
-/// Has so many threads at once for a moment.
+/// Starts this many threads at once for a moment.
 fn try_threads(count: usize) -> Result<(), String> {
     let (hold, held) = mpsc::channel::<()>();
     let held = Arc::new(Mutex::new(held));
@@ -130,21 +130,21 @@ fn try_threads(count: usize) -> Result<(), String> {
     done
 }
 
-/// Makes every blocking thread of the runtime: each waits until all are there.
+/// Starts every blocking thread of the runtime: each waits until all exist.
 fn make_blocking(runtime: &Runtime, count: usize) -> Result<(), String> {
     let gate = Arc::new((Mutex::new(false), Condvar::new()));
     let (begun, begins): (Sender<()>, Receiver<()>) = mpsc::channel();
     for _ in 0..count {
         let (gate, begun) = (Arc::clone(&gate), begun.clone());
         runtime.spawn_blocking(move || {
-            // The receiver waits for every one of these.
+            // The receiver waits for all of these.
             let _ = begun.send(());
             let open = gate.0.lock().unwrap_or_else(PoisonError::into_inner);
             drop(gate.1.wait_while(open, |open| !*open));
         });
     }
     let made = (0..count)
-        .take_while(|_| begins.recv_timeout(BEGIN).is_ok())
+        .take_while(|_| begins.recv_timeout(START_TIMEOUT).is_ok())
         .count();
     *gate.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
     gate.1.notify_all();

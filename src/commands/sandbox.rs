@@ -1,6 +1,6 @@
-//! `refreshd sandbox`: the stand-in authorization server as a process, for tests in containers and rigs.
+//! `refreshd sandbox`: the fake authorization server as a process, for tests in containers and rigs.
 //!
-//! Must not be mistaken for a real server: it listens on loopback only and forgets everything when it ends.
+//! Must not be usable as a real server: it listens on loopback only and keeps nothing when it ends.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -17,25 +17,25 @@ use crate::adapters::token_files::write_whole;
 use refreshd_fake_server::{FakeServer, Rules};
 use refreshd_time::clock::Clock;
 
-/// The client that it knows.
+/// Its client id.
 const CLIENT_ID: &str = "local.sandbox";
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Where to listen.
+    /// Address to listen on.
     #[arg(long, default_value = "127.0.0.1:9480")]
     listen: SocketAddr,
-    /// How many portals: portal-1, portal-2, …
+    /// Number of portals: portal-1, portal-2, …
     #[arg(long, default_value_t = 2)]
     portals: usize,
-    /// How long an access token lives.
+    /// Lifetime of an access token.
     #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
     lifetime: Duration,
-    /// How many more portals install the app, without anybody having told refreshd: their token replies, a line each, are
-    /// in installs.jsonl.
+    /// Number of further portals that install the app without an event for refreshd; their token responses are in
+    /// installs.jsonl, one a line.
     #[arg(long, default_value_t = 0)]
     installs: usize,
-    /// Where client.secret and portal-N.refresh are written.
+    /// Directory for client.secret and portal-N.refresh.
     #[arg(long)]
     dir: PathBuf,
 }
@@ -85,7 +85,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
         write(format!("portal-{number}.refresh"), refresh)?;
     }
     if *installs > 0 {
-        // The address of the server is in each reply.
+        // Each response contains the server's address.
         sandbox.name(&listen.to_string());
         let install =
             |number| sandbox.install(&format!("install-{number}.bitrix24.com"), CLIENT_ID);

@@ -1,4 +1,5 @@
-//! `refreshd silence`: nobody hears of a portal for a while. What lasts longer is told afterwards; the log hears all.
+//! `refreshd silence`: suppresses notifications for a time. Incidents that last longer are notified afterwards; the log is
+//! complete.
 
 use std::time::Duration;
 
@@ -25,14 +26,14 @@ pub(super) struct Arguments {
     end: bool,
 }
 
-/// What is meant.
-struct Meant {
+/// The parsed arguments.
+struct Target {
     portal: Option<String>,
     span: Option<String>,
 }
 
 impl Arguments {
-    fn meant(&self) -> Result<Meant, CommandError> {
+    fn target(&self) -> Result<Target, CommandError> {
         let usage = |message: &str| {
             Err(CommandError::new(
                 Exit::Usage,
@@ -40,15 +41,15 @@ impl Arguments {
             ))
         };
         match (self.what.as_slice(), self.all, self.end) {
-            ([portal, span], false, false) => Ok(Meant {
+            ([portal, span], false, false) => Ok(Target {
                 portal: Some(portal.clone()),
                 span: Some(span.clone()),
             }),
-            ([portal], false, true) => Ok(Meant {
+            ([portal], false, true) => Ok(Target {
                 portal: Some(portal.clone()),
                 span: None,
             }),
-            ([span], true, false) => Ok(Meant {
+            ([span], true, false) => Ok(Target {
                 portal: None,
                 span: Some(span.clone()),
             }),
@@ -60,10 +61,10 @@ impl Arguments {
 }
 
 pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, CommandError> {
-    let Meant { portal, span } = arguments.meant()?;
+    let Target { portal, span } = arguments.target()?;
     span.as_deref().map(parse).transpose()?;
     let subject = portal.as_deref();
-    // What was never silenced needs no state to end.
+    // Ending a silence needs no state.
     let client = if span.is_some() {
         connect(common).await?
     } else {
@@ -72,12 +73,14 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
     let until = client.silence(subject, span.as_deref()).await;
     client.close().await;
     let until = until?;
-    let whom = subject.unwrap_or("everything");
+    let name = subject.unwrap_or("everything");
     terminal::eprintln(&match until {
         Some(until) => {
-            format!("{whom}: nobody is told until {until}; what is wrong then is told then")
+            format!(
+                "{name}: notifications are suppressed until {until}; incidents that are open then are notified then"
+            )
         }
-        None => format!("{whom}: not silenced any more"),
+        None => format!("{name}: not silenced any more"),
     });
     Ok(Exit::Done)
 }

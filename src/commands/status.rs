@@ -15,9 +15,9 @@ use refreshd_time::clock::Clock;
 use refreshd_time::human;
 use refreshd_token_client::problem::Problem;
 
-/// How often `--watch` looks.
-const EVERY: Duration = Duration::from_secs(1);
-/// Lines of what is to be done that are kept for the end of a long table.
+/// Refresh interval of `--watch`.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
+/// Maximum number of actions that are kept for the end of a long table.
 const MAX_ACTIONS: usize = 1000;
 
 #[derive(Debug, Args)]
@@ -47,11 +47,11 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
         if !arguments.watch {
             return Ok(if fresh { Exit::Done } else { Exit::NotFresh });
         }
-        Clock::system().sleep(EVERY).await;
+        Clock::system().sleep(REFRESH_INTERVAL).await;
     }
 }
 
-/// Shows one portal, or all of them page by page, so that memory does not grow with their number. Whether all are fresh.
+/// Shows one portal, or all of them page by page, so that memory does not grow with their number. Returns whether all are fresh.
 async fn show(client: &Client, arguments: &Arguments) -> Result<bool, CommandError> {
     let mut out: Box<dyn StatusOutput> = if arguments.json {
         Box::new(JsonOutput { begun: false })
@@ -60,7 +60,7 @@ async fn show(client: &Client, arguments: &Arguments) -> Result<bool, CommandErr
     };
     let clear = || {
         if arguments.watch && terminal::is_terminal() {
-            // Clear and go home, so that the table stays in place.
+            // Clear the screen and move the cursor home.
             terminal::print("\x1b[2J\x1b[H");
         }
     };
@@ -93,7 +93,7 @@ async fn show(client: &Client, arguments: &Arguments) -> Result<bool, CommandErr
     Ok(fresh)
 }
 
-/// A listing that is written as it comes.
+/// A listing that is written page by page.
 trait StatusOutput: Send {
     fn page(&mut self, portals: &[PortalView]) -> Result<(), CommandError>;
     fn end(&mut self);
@@ -131,7 +131,7 @@ impl StatusOutput for JsonOutput {
     }
 }
 
-/// A table, with what a person must do below it.
+/// A table, followed by the actions for the operator.
 #[derive(Default)]
 struct TableOutput {
     listed: usize,
@@ -142,7 +142,7 @@ struct TableOutput {
 impl StatusOutput for TableOutput {
     fn page(&mut self, portals: &[PortalView]) -> Result<(), CommandError> {
         let text = table(portals);
-        // The heading once.
+        // The heading is printed once.
         let skipped = if self.listed > 0 {
             text.find('\n').map_or(0, |end| end + 1)
         } else {
@@ -159,13 +159,13 @@ impl StatusOutput for TableOutput {
                 .candidate
                 .as_ref()
                 .map(|candidate| format!("a candidate was {}", candidate.text()));
-            let said = [
+            let details = [
                 portal.action.clone(),
                 portal.notice.clone(),
                 candidate,
                 kept,
             ];
-            for line in said.into_iter().flatten().map(line) {
+            for line in details.into_iter().flatten().map(line) {
                 if self.actions.len() < MAX_ACTIONS {
                     self.actions.push(line);
                 } else {
@@ -305,7 +305,7 @@ fn expires_in(portal: &PortalView) -> String {
     }
 }
 
-/// When the refresh token ends of itself, and whether renewals move that.
+/// The refresh token's own end, and whether renewals move it.
 fn refresh_end(portal: &PortalView) -> String {
     let Some(left) = portal.refresh_expires_in else {
         return String::new();
@@ -346,7 +346,7 @@ fn last_error(portal: &PortalView) -> String {
         .unwrap_or_else(|| "-".to_owned())
 }
 
-/// Without the word that the line begins with.
+/// Without the first word of the line.
 fn waits(portal: &PortalView) -> Option<String> {
     portal
         .waits

@@ -1,7 +1,6 @@
-//! The one door to the terminal: results on standard output, words for people on standard error.
+//! The only access to the terminal: results on standard output, messages on standard error.
 //!
-//! Must not show a secret except where the command is there to print one. Colours and tables only on a terminal;
-//! `NO_COLOR` is respected.
+//! Must not show a secret except for commands that print one. Colours and tables only on a terminal; `NO_COLOR` is respected.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::mpsc;
@@ -12,80 +11,79 @@ use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
 
 use refreshd_secrets::mask::line;
 
-/// How long the reader of a daemon's last word is waited for.
-const LAST_WORD: Duration = Duration::from_secs(1);
+/// Maximum wait for the reader of a daemon's last message.
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Prints a result. A closed pipe is the reader's choice, not a failure.
+/// Prints a result. A closed pipe is not an error.
 pub(super) fn print(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-/// Prints bytes as they are.
+/// Prints raw bytes.
 pub(super) fn print_bytes(bytes: &[u8]) {
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(bytes).and_then(|()| out.flush());
 }
 
-/// Says something to a person.
+/// Prints a message.
 pub(super) fn eprintln(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{}", printed(text));
+    let _ = writeln!(std::io::stderr().lock(), "{}", printable(text));
 }
 
-/// The text without characters that are not printed, but for the ends of its lines: nothing that came from outside may
-/// drive the terminal.
-fn printed(text: &str) -> String {
+/// Removes unprintable characters except line feeds: external text must not control the terminal.
+fn printable(text: &str) -> String {
     let lines: Vec<_> = text.split('\n').map(line).collect();
     lines.join("\n")
 }
 
-/// Says why a command was not done.
+/// Prints an error message.
 pub(super) fn fail(message: &str) {
     eprintln(&format!("refreshd: {message}"));
 }
 
-/// The same for whoever nobody may be listening to: a daemon that does not start must end, be its log full or not.
-pub(super) fn fail_unheard(message: &str) {
-    let (said, heard) = mpsc::channel();
+/// The same if standard error may block: a daemon that cannot start must exit, even if its log is full.
+pub(super) fn fail_without_waiting(message: &str) {
+    let (done, finished) = mpsc::channel();
     let text = format!("refreshd: {message}");
-    let speaker = Builder::new().name("last word".to_owned()).spawn(move || {
+    let thread = Builder::new().name("last word".to_owned()).spawn(move || {
         eprintln(&text);
-        // Whoever waited may have gone.
-        let _ = said.send(());
+        // The receiver may be gone.
+        let _ = done.send(());
     });
-    match speaker {
+    match thread {
         Ok(_) => {
-            let _ = heard.recv_timeout(LAST_WORD);
+            let _ = finished.recv_timeout(MESSAGE_TIMEOUT);
         }
         Err(_) => fail(message),
     }
 }
 
-/// Whether a person looks at standard output, and wants colours.
+/// Whether standard output supports colours.
 pub(super) fn is_colourful() -> bool {
     is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// Whether a person sits at this machine who has a browser.
+/// Whether the user sits at a desktop with a browser.
 pub(super) fn is_desktop() -> bool {
     let shown = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     std::io::stderr().is_terminal() && (shown("DISPLAY") || shown("WAYLAND_DISPLAY"))
 }
 
-/// Whether a person looks at what is said.
-pub(super) fn is_watched() -> bool {
+/// Whether standard error is a terminal.
+pub(super) fn is_stderr_terminal() -> bool {
     std::io::stderr().is_terminal()
 }
 
-/// Whether a person looks at standard output.
+/// Whether standard output is a terminal.
 pub(super) fn is_terminal() -> bool {
     std::io::stdout().is_terminal()
 }
 
-/// Tables are fitted into no less than this many columns.
+/// Minimum width of tables, in columns.
 const MIN_TABLE_WIDTH: u16 = 60;
 
-/// How a cell is to be seen.
+/// Style of a cell.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum TableStyle {
     Plain,
@@ -95,12 +93,12 @@ pub(super) enum TableStyle {
     Quiet,
 }
 
-/// Lines up rows under a heading: with rules and colours on a terminal, plain columns in a pipe.
+/// Formats rows under a heading: with rules and colours on a terminal, plain columns in a pipe.
 pub(super) fn table(heading: &[&str], rows: Vec<Vec<(String, TableStyle)>>) -> String {
     let colour = is_colourful();
     let mut table = Table::new();
     if is_terminal() {
-        // A terminal that does not know its size, or a sliver of one, would get a letter a line.
+        // With an unknown or tiny width each line would get one character.
         let fit = match table.width() {
             Some(width) if width >= MIN_TABLE_WIDTH => ContentArrangement::Dynamic,
             _ => ContentArrangement::Disabled,
@@ -122,9 +120,9 @@ pub(super) fn table(heading: &[&str], rows: Vec<Vec<(String, TableStyle)>>) -> S
         }
     }));
     for row in rows {
-        table.add_row(row.into_iter().map(|(text, look)| {
-            let cell = Cell::new(printed(&text));
-            match look {
+        table.add_row(row.into_iter().map(|(text, style)| {
+            let cell = Cell::new(printable(&text));
+            match style {
                 _ if !colour => cell,
                 TableStyle::Plain => cell,
                 TableStyle::Good => cell.fg(Color::Green),
@@ -140,7 +138,7 @@ pub(super) fn table(heading: &[&str], rows: Vec<Vec<(String, TableStyle)>>) -> S
         .collect()
 }
 
-/// Asks a yes-or-no question; anything but yes is no, and so is no terminal.
+/// Asks a yes-or-no question; any answer but yes is no, and so is a missing terminal.
 pub(super) fn confirm(question: &str) -> bool {
     if !std::io::stdin().is_terminal() {
         return false;

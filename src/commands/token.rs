@@ -1,4 +1,4 @@
-//! `refreshd token`: prints the access token, renewed first if too little of it is left. Exit 75 if it cannot be had.
+//! `refreshd token`: prints the access token, renewed first if it expires too soon. Exit 75 if none is available.
 
 use crate::domain::token_format::TokenFormat;
 use std::time::Duration;

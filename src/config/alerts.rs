@@ -1,4 +1,4 @@
-//! `[alerts]`: what all alerts have in common.
+//! `[alerts]`: settings common to all alerts.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use super::source::Diagnostics;
 use super::table::Table;
 use super::values::{check_any_url, duration};
 
-/// A longer name would leave no room for an incident's in the keys of receivers.
+/// A longer name would not fit into receivers' keys with an incident's.
 const MAX_INSTANCE_LENGTH: usize = 100;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -63,7 +63,7 @@ pub(super) fn alerts(root: Table<'_>, report: &mut Diagnostics) -> AlertsConfig 
     alerts
 }
 
-/// It becomes a part of keys, labels and headers.
+/// It becomes part of keys, labels and headers.
 fn is_name(text: &str) -> bool {
     let odd = |c: char| c.is_whitespace() || c.is_control() || "/\"<>".contains(c);
     !text.is_empty() && text.chars().count() <= MAX_INSTANCE_LENGTH && !text.contains(odd)

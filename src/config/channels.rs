@@ -1,6 +1,6 @@
-//! `[channels.NAME]`: which kinds there are, and which keys each has.
+//! `[channels.NAME]`: the kinds, and the keys of each.
 //!
-//! Must not know what stands behind a key: `receivers` does. A key of another kind is a mistake that says so.
+//! Must not interpret a kind's keys: `receivers` does. A key of another kind has an error message of its own.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::table::Table;
 use super::values::{choice, duration, plain_name};
 use refreshd_alerting::channel::{Channel, ChannelConfig};
 
-/// Reads what is at the other end.
+/// Reads the settings of a receiver.
 type ReadChannel = fn(Table<'_>, &Environment, &mut Diagnostics) -> Result<ChannelConfig, Reported>;
 
 /// A kind of channel.
@@ -22,12 +22,12 @@ struct ChannelKind {
     name: &'static str,
     secrets: &'static [&'static SecretKeys],
     keys: &'static [&'static str],
-    /// How long a delivery may take, unless `timeout` says it.
+    /// Default of `timeout`.
     timeout: &'static str,
     read: ReadChannel,
 }
 
-/// What every kind has.
+/// Keys of every kind.
 const COMMON: [&str; 2] = ["kind", "timeout"];
 const USUAL: &str = "10s";
 
@@ -90,11 +90,11 @@ const KINDS: [ChannelKind; 8] = [
     },
 ];
 
-/// The channels of the configuration by name, faulty ones too: whether each hears of incidents.
+/// The channels of the configuration by name, including invalid ones: whether each is notified of incidents.
 pub(super) type Names<'d> = BTreeMap<&'d str, bool>;
 
 impl ChannelKind {
-    /// Every key of it.
+    /// Its keys.
     fn all_keys(&self) -> impl Iterator<Item = &'static str> {
         let secrets = self.secrets.iter().flat_map(|keys| keys.all);
         COMMON
@@ -103,7 +103,7 @@ impl ChannelKind {
             .chain(secrets)
     }
 
-    /// Reports the keys that it does not have: those of other kinds, and those of none.
+    /// Reports unknown keys: those of other kinds, and those of none.
     fn only(&self, table: Table<'_>, report: &mut Diagnostics) {
         for key in table
             .keys()
@@ -129,7 +129,7 @@ impl ChannelKind {
     }
 }
 
-/// Reads the channels, and all their names.
+/// Reads the channels; returns all names as well.
 pub(super) fn channels<'d>(
     tables: &[Table<'d>],
     environment: &Environment,
@@ -163,7 +163,7 @@ pub(super) fn channels<'d>(
     (channels, names)
 }
 
-/// Every key of every kind.
+/// The keys of all kinds.
 #[cfg(test)]
 pub(super) fn every_key() -> impl Iterator<Item = &'static str> {
     KINDS.iter().flat_map(ChannelKind::all_keys)

@@ -1,4 +1,4 @@
-//! The configuration as the program works with it.
+//! The validated configuration.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use super::secrets::SecretSource;
 use crate::domain::budget::Limits;
 use crate::domain::completeness::Included;
 use crate::domain::escalation::Step;
-use crate::domain::install::{InstallRule, InstallTerms};
+use crate::domain::install::{InstallContext, InstallRule};
 use crate::domain::name::PortalName;
 use crate::domain::portal::binding;
 use crate::domain::settings::Settings;
@@ -24,34 +24,34 @@ use refreshd_token_client::request::RequestBuilder;
 pub struct Config {
     /// The main file.
     pub source: PathBuf,
-    /// The patterns of `include`, and what they found.
+    /// The patterns of `include`, and whether they match files.
     pub includes: Vec<Included>,
-    /// Where things lie.
+    /// Paths.
     pub paths: Paths,
-    /// What is logged, and how.
+    /// Log settings.
     pub log: LogConfig,
-    /// Where metrics, health and the status page are served; `None`: nowhere.
+    /// Listener for metrics, health and the status page, if configured.
     pub http: Option<HttpConfig>,
-    /// Where portals tell of installed apps; `None`: nowhere.
+    /// Listener for install events, if configured.
     pub install: Option<InstallListener>,
-    /// How renewals are sent.
+    /// Renewal settings.
     pub renewal: RenewalConfig,
-    /// What all alerts have in common.
+    /// Settings common to all alerts.
     pub alerts: AlertsConfig,
-    /// The providers of its own, and those built-in ones that an app names.
+    /// The configured providers, and the built-in ones that an app uses.
     pub profiles: BTreeMap<String, Arc<Profile>>,
-    /// The OAuth clients by name. A portal with a client of its own has one named `portal NAME`.
+    /// The OAuth clients by name. A portal with its own client has one named `portal NAME`.
     pub apps: BTreeMap<String, App>,
-    /// The portals, in the order of their names. The daemon moves them into the state and keeps none.
+    /// The portals, ordered by name. The daemon moves them into the state and keeps none.
     pub portals: Vec<PortalConfig>,
     /// The escalation steps in force.
     pub ladder: Vec<Step>,
-    /// The alert channels, in the order of their names.
+    /// The alert channels, ordered by name.
     pub channels: Vec<Channel>,
 }
 
 impl Config {
-    /// The apps whose installs are taken in.
+    /// The apps with an install rule.
     pub fn installing(&self) -> impl Iterator<Item = &str> {
         self.apps
             .values()
@@ -59,14 +59,14 @@ impl Config {
             .map(|app| app.name.as_str())
     }
 
-    /// Whether it names a portal, or an app whose installs make some. To be asked before the portals are moved.
+    /// Whether it has a portal, or an app with an install rule. Must be called before the portals are moved.
     #[must_use]
     pub fn names_portals(&self) -> bool {
         !self.portals.is_empty() || self.installing().next().is_some()
     }
 }
 
-/// Where things lie.
+/// Paths.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Paths {
     /// The SQLite database.
@@ -77,71 +77,71 @@ pub struct Paths {
     pub control_socket: PathBuf,
 }
 
-/// What is logged.
+/// Log settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogConfig {
-    /// A level, or directives as of `RUST_LOG`.
+    /// A level, or directives as in `RUST_LOG`.
     pub level: String,
-    /// In which form.
+    /// Output format.
     pub format: LogFormat,
 }
 
-/// The forms of the log.
+/// Log formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     /// The journal under systemd, text elsewhere.
     Auto,
-    /// Lines for people.
+    /// Text for people.
     Text,
-    /// An object a line.
+    /// One JSON object a line.
     Json,
-    /// The journal's own protocol.
+    /// The journal's native protocol.
     Journald,
 }
 
 /// The listener for metrics, health and the status page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpConfig {
-    /// Its address.
+    /// Listening address.
     pub listen: SocketAddr,
-    /// Names that the `Host` of a request may have, besides addresses, `localhost` and this machine's own name.
+    /// Allowed `Host` names, besides addresses, `localhost` and this machine's own name.
     pub hosts: Vec<String>,
-    /// Series per portal are exported up to this many portals.
+    /// Maximum number of portals with metrics series of their own.
     pub per_portal_metrics_limit: usize,
 }
 
-/// The listener that portals tell of installed apps. The paths are the apps' own.
+/// The listener for install events. The apps have the paths.
 #[derive(Debug, Clone, PartialEq)]
 pub struct InstallListener {
-    /// Its address.
+    /// Listening address.
     pub listen: SocketAddr,
-    /// Notices taken in per second.
+    /// Maximum install events per second.
     pub rate: f64,
-    /// The same of one sender.
+    /// The same per sender.
     pub source_rate: f64,
-    /// The header in which the proxy in front says who the sender is; `None`: it does not.
+    /// Header in which a proxy names the sender, if any.
     pub source_header: Option<String>,
 }
 
-/// How renewals are sent.
+/// Renewal settings.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RenewalConfig {
-    /// What each authorization server gets.
+    /// Limits per authorization server.
     pub limits: Limits,
-    /// How long one token request may take.
+    /// Timeout of a token request.
     pub timeout: Duration,
 }
 
-/// What all alerts have in common.
+/// Settings common to all alerts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AlertsConfig {
-    /// Names this refreshd among others, in every message and key: the host's name unless the configuration says another.
+    /// Identifies this refreshd in every message and key. Default: the host name.
     pub instance: String,
-    /// Where people can open the status page.
+    /// Public address of the status page.
     pub url: Option<String>,
-    /// So many incidents of one cause become one.
+    /// Number of incidents with one cause that are grouped into one.
     pub group_threshold: u64,
-    /// How often every channel is sent a test; `None`: never.
+    /// Interval of test notifications to every channel, if any.
     pub self_test: Option<Duration>,
 }
 
@@ -150,32 +150,32 @@ pub struct AlertsConfig {
 pub struct App {
     /// Its name.
     pub name: String,
-    /// The provider's profile with this app's overrides; apps without any share the provider's.
+    /// The provider's profile with this app's overrides; apps without overrides share the provider's.
     pub profile: Arc<Profile>,
-    /// RFC 6749 section 2.2.
+    /// Client identifier (RFC 6749 section 2.2).
     pub client_id: String,
     /// `None` for a public client.
     pub client_secret: Option<ClientSecret>,
-    /// Where the secret can be read again, if it may be another by then.
+    /// Source of the secret, if it can be read again.
     pub secret_source: Option<SecretSource>,
-    /// Where browsers are sent, for portals that say nothing else.
+    /// Default redirect URI of its portals.
     pub redirect_uri: Option<String>,
-    /// What its portals ask for, unless they say something else.
+    /// Default scope of its portals.
     pub scope: Vec<String>,
-    /// The hosts of its portals, where the provider's endpoints are there; else none.
+    /// The hosts of its portals, if the provider's endpoints are there; else empty.
     pub domains: BTreeSet<String>,
-    /// What becomes of portals that install it; `None`: they are not taken in.
+    /// Rule for portals that install it; `None`: their install events are not accepted.
     pub install: Option<InstallRule>,
 }
 
 impl App {
-    /// Which grants this client may spend, for a portal of this host.
+    /// The grants that this client may use, for a portal with this host.
     #[must_use]
     pub fn binding(&self, domain: Option<&str>) -> Fingerprint {
         binding(&self.profile.authority(domain), &self.client_id)
     }
 
-    /// Every endpoint that its renewals may go to.
+    /// All endpoints of its renewals.
     #[must_use]
     pub fn renewal_urls(&self) -> BTreeSet<String> {
         let at_each = |url: &str| -> Vec<String> {
@@ -191,9 +191,9 @@ impl App {
         self.profile.renewal_urls().flat_map(at_each).collect()
     }
 
-    /// Asks in this client's name for a portal.
+    /// Request builder of this client for a portal.
     #[must_use]
-    pub fn asker<'a>(
+    pub fn request_builder<'a>(
         &'a self,
         settings: Option<&'a Settings>,
         fields: &'a BTreeMap<String, serde_json::Value>,
@@ -216,11 +216,11 @@ impl App {
         }
     }
 
-    /// What the state needs to know to keep its installs, if they are taken in.
+    /// Install settings for the state, if it has an install rule.
     #[must_use]
-    pub fn install_terms(&self) -> Option<InstallTerms> {
+    pub fn install_context(&self) -> Option<InstallContext> {
         let (app, profile) = (self.name.clone(), Arc::clone(&self.profile));
-        let terms = |rule: &InstallRule| InstallTerms {
+        let terms = |rule: &InstallRule| InstallContext {
             app,
             rule: rule.clone(),
             profile,
@@ -230,19 +230,19 @@ impl App {
     }
 }
 
-/// A portal of the configuration.
+/// A configured portal.
 #[derive(Debug, Clone)]
 pub struct PortalConfig {
     /// Its name.
     pub name: PortalName,
-    /// What the state keeps of it.
+    /// Settings, stored in the state.
     pub settings: Settings,
-    /// Chooses the authorization server, where a provider has several.
+    /// Selects the authorization server of a provider with several.
     pub region: Option<String>,
 }
 
 impl PortalConfig {
-    /// Where its renewals go; empty until the metadata of its authorization server is known.
+    /// Endpoint of its renewals; empty until the metadata of its authorization server is loaded.
     #[must_use]
     pub fn renewal_url(&self, app: &App) -> String {
         app.profile

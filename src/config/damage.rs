@@ -1,34 +1,33 @@
-//! Secrets that are visibly damaged: by an editor, by a shell, or by being copied with what stood around them.
+//! Detects damaged secrets: by an editor, by a shell, or copied with surrounding text.
 //!
-//! Must not show any part of a secret, nor mend one: what is meant, its owner knows.
+//! Must not show any part of a secret, nor repair one: only its owner knows the right value.
 
 use refreshd_token_client::import_token::is_nothing;
 
-/// What may be in a secret besides printable ASCII.
+/// Characters allowed besides printable ASCII.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Alphabet {
-    /// Nothing (RFC 6749 appendix A.2, without the space, which no server puts into one), and it is no address of a
-    /// secret either.
+    /// None (RFC 6749 appendix A.2, without the space, which no server uses); an address is not a secret either.
     Client,
-    /// Nothing.
+    /// None.
     Graphic,
-    /// Spaces and other scripts: passwords.
+    /// Spaces and other scripts, for passwords.
     Any,
-    /// The same, of the value of a header, whose control characters are looked for elsewhere.
+    /// The same for a header's value, whose control characters are checked elsewhere.
     Header,
 }
 
-/// What is wrong with a secret.
+/// Damage of a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Damage {
-    /// What it is and what to do, after the word "the secret".
+    /// Description and remedy, after the words "the secret".
     pub(super) what: &'static str,
-    /// No server can have given it out, so that nothing is to be tried with it.
+    /// No server can have issued it, so it must not be sent.
     pub(super) hopeless: bool,
 }
 
-/// Characters that are not seen.
-const UNSEEN: [char; 13] = [
+/// Invisible characters.
+const INVISIBLE: [char; 13] = [
     '\u{feff}', '\u{200b}', '\u{200c}', '\u{200d}', '\u{200e}', '\u{200f}', '\u{2060}', '\u{ad}',
     '\u{202a}', '\u{202b}', '\u{202c}', '\u{202d}', '\u{202e}',
 ];
@@ -41,7 +40,7 @@ const QUOTES: [(char, char); 6] = [
     ('\u{2018}', '\u{2019}'),
     ('\u{ab}', '\u{bb}'),
 ];
-/// What the name of a secret has in it.
+/// Parts of the names of secrets.
 const NAMES: [&str; 10] = [
     "secret",
     "token",
@@ -55,7 +54,7 @@ const NAMES: [&str; 10] = [
     "credential",
 ];
 
-/// The first thing that is wrong. White space around a secret, a final line feed among it, is not part of it.
+/// The first damage. Surrounding white space, such as a final line feed, is not part of a secret.
 pub(super) fn damage(text: &str, alphabet: Alphabet) -> Option<Damage> {
     let secret = text.trim();
     let found = |what| {
@@ -77,7 +76,7 @@ pub(super) fn damage(text: &str, alphabet: Alphabet) -> Option<Damage> {
             "begins with a byte order mark (BOM), which an editor has put there: save it without one",
         );
     }
-    if secret.contains(UNSEEN) {
+    if secret.contains(INVISIBLE) {
         return found(
             "holds a character that is not seen (zero-width, or of a writing direction): write it anew by hand",
         );
@@ -90,7 +89,7 @@ pub(super) fn damage(text: &str, alphabet: Alphabet) -> Option<Damage> {
     }
     let is_graphic = matches!(alphabet, Alphabet::Client | Alphabet::Graphic);
     if is_placeholder(secret)
-        || is_graphic && (is_nothing(secret) || is_filler_of_a_template(secret))
+        || is_graphic && (is_nothing(secret) || is_template_placeholder(secret))
     {
         return found(
             "is a placeholder (such as ${NAME} or changeme), in whose place nothing was put: nothing is filled in here",
@@ -101,7 +100,7 @@ pub(super) fn damage(text: &str, alphabet: Alphabet) -> Option<Damage> {
     }) {
         return found("stands in quotes, which would be sent with it: take them away");
     }
-    if is_graphic && names_a_vault(secret) {
+    if is_graphic && is_vault_reference(secret) {
         return found(
             "is what stands for a secret in a vault or is encrypted (sops, vault:, op://): nothing is looked up or decrypted here",
         );
@@ -175,8 +174,8 @@ fn is_placeholder(secret: &str) -> bool {
         || within('<', '>').is_some()
 }
 
-/// A name between the signs by which other templates know their gaps: `__CLIENT_SECRET__`, `@secret@`.
-fn is_filler_of_a_template(secret: &str) -> bool {
+/// A placeholder of another template syntax: `__CLIENT_SECRET__`, `@secret@`.
+fn is_template_placeholder(secret: &str) -> bool {
     let within = |sign: &str| {
         secret
             .strip_prefix(sign)
@@ -191,8 +190,8 @@ fn is_filler_of_a_template(secret: &str) -> bool {
     within("__") || within("@") || within("@@")
 }
 
-/// What stands for a secret that something else must fetch or decrypt.
-fn names_a_vault(secret: &str) -> bool {
+/// A reference that another program must resolve or decrypt.
+fn is_vault_reference(secret: &str) -> bool {
     let lower = secret.to_ascii_lowercase();
     [
         "enc[",
@@ -207,7 +206,7 @@ fn names_a_vault(secret: &str) -> bool {
     .any(|start| lower.starts_with(start))
 }
 
-/// An address, or the path of a file; base64 may begin with a slash and hold more of them.
+/// An address, or the path of a file; base64 may begin with a slash and contain more.
 fn is_address(secret: &str) -> bool {
     const ROOTS: [&str; 17] = [
         "/app/",

@@ -1,24 +1,24 @@
-//! The process environment as an argument, so that a configuration means the same in a test.
+//! The process environment as an argument, so that tests can replace it.
 //!
-//! Must not keep or show values: it is asked for one variable at a time.
+//! Must not keep or show values: variables are read one at a time.
 
 use std::collections::BTreeMap;
 use std::env::{self, VarError};
 use std::fmt;
 use std::path::PathBuf;
 
-/// Variables, and the directory in which systemd puts credentials.
+/// Variables, and the directory of systemd credentials.
 #[derive(Clone, Default)]
 pub struct Environment(Option<BTreeMap<String, String>>);
 
 impl Environment {
-    /// That of this process.
+    /// The environment of this process.
     #[must_use]
     pub const fn of_process() -> Self {
         Self(None)
     }
 
-    /// These variables and no others; `CREDENTIALS_DIRECTORY` is one of them.
+    /// These variables only, including `CREDENTIALS_DIRECTORY`.
     pub fn of<K: Into<String>, V: Into<String>>(
         variables: impl IntoIterator<Item = (K, V)>,
     ) -> Self {
@@ -30,7 +30,7 @@ impl Environment {
         ))
     }
 
-    /// The value of a variable.
+    /// Value of a variable.
     pub(super) fn variable(&self, name: &str) -> Result<String, VarError> {
         match &self.0 {
             Some(map) => map.get(name).cloned().ok_or(VarError::NotPresent),
@@ -38,7 +38,7 @@ impl Environment {
         }
     }
 
-    /// Where `LoadCredential=` put its files.
+    /// Directory of `LoadCredential=`.
     pub(super) fn credentials_directory(&self) -> Option<PathBuf> {
         self.variable("CREDENTIALS_DIRECTORY")
             .ok()

@@ -1,6 +1,6 @@
-//! The escalation steps, and which channels hear of each.
+//! The escalation steps, and the channels that each notifies.
 //!
-//! Must not judge a channel: here it has a name, and hears of incidents or does not.
+//! Must not check a channel's settings: it only uses its name, and whether it is notified of incidents.
 
 use std::collections::BTreeMap;
 
@@ -9,13 +9,13 @@ use super::problem::{did_you_mean, shown};
 use super::source::Diagnostics;
 use super::table::{Table, TextValue};
 use super::values::{choice, percent, span};
-use crate::domain::escalation::{Step, Threshold, Trigger, default_ladder};
+use crate::domain::escalation::{Step, Threshold, Trigger, default_steps};
 use refreshd_alerting::Severity;
 
-/// What stands in place of an overdue step's `share`.
+/// Default `share` of an overdue step.
 const DEFAULT_SHARE: &str = "30%";
 
-/// The ladder in force.
+/// Reads the escalation steps.
 pub(super) fn ladder(
     roots: &[Table<'_>],
     channels: &Names<'_>,
@@ -42,7 +42,7 @@ pub(super) fn ladder(
             steps.push(step);
         }
     }
-    if written { steps } else { default_ladder() }
+    if written { steps } else { default_steps() }
 }
 
 fn step(table: Table<'_>, channels: &Names<'_>, report: &mut Diagnostics) -> Option<Step> {
@@ -56,8 +56,7 @@ fn step(table: Table<'_>, channels: &Names<'_>, report: &mut Diagnostics) -> Opt
         match channels.get(name.value) {
             Some(true) => {}
             Some(false) => {
-                let why =
-                    "it hears of the whole by itself, as long as all is well, and of no incident";
+                let why = "it only reports that all is well, and is not notified of incidents";
                 report.problem(
                     name.place,
                     format!("the channel {known} is a heartbeat: {why}"),
@@ -81,7 +80,7 @@ fn step(table: Table<'_>, channels: &Names<'_>, report: &mut Diagnostics) -> Opt
     })
 }
 
-/// What a step waits for, and its key: the same in one spelling.
+/// Trigger of a step, and its key in canonical spelling.
 fn trigger(
     when: TextValue<'_>,
     share: Option<TextValue<'_>>,

@@ -42,7 +42,7 @@ impl Default for RenewalConfig {
     }
 }
 
-/// Where things lie; `None` for a path that is written and cannot be used.
+/// Reads the paths; `None` for an invalid one.
 pub(super) fn paths(root: Table<'_>, report: &mut Diagnostics) -> Option<Paths> {
     let default = Paths::default();
     let mut or_default = |key: &str, default: PathBuf| {
@@ -65,7 +65,7 @@ pub(super) fn paths(root: Table<'_>, report: &mut Diagnostics) -> Option<Paths> 
     })
 }
 
-/// A database elsewhere has a URL, not a path.
+/// Rejects the URL of a database server: a path is expected.
 fn is_local(root: Table<'_>, report: &mut Diagnostics) -> bool {
     let Some(text) = root.text(report, "state") else {
         return true;
@@ -91,7 +91,7 @@ pub(super) fn log(root: Table<'_>, report: &mut Diagnostics) -> LogConfig {
     };
     table.only(report, &[&["level", "format"]]);
     if let Some(level) = table.text(report, "level") {
-        // A misspelt level alone would be taken for the name of a module.
+        // A misspelt level would be parsed as a module name.
         if !level.value.contains(['=', ',']) {
             one_of(report, "level", level, &LEVELS);
         } else if EnvFilter::try_new(level.value).is_err() {

@@ -1,6 +1,6 @@
-//! The further files that `include` names, and the sections of all files put together.
+//! Included files, and the combined sections of all files.
 //!
-//! Must not judge what a section holds: only which files there are and that no name is given twice.
+//! Must not check the content of a section: only that files exist and that no name occurs twice.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
@@ -15,9 +15,9 @@ use super::problem::{ConfigError, os_reason, shown};
 use super::source::{ConfigSource, Diagnostics};
 use super::table::{Table, TextValue};
 
-/// What an included file may hold.
+/// Sections of an included file.
 pub(super) const SECTIONS: [&str; 5] = ["apps", "portals", "providers", "escalation", "channels"];
-/// What only the main file may hold.
+/// Settings of the main file only.
 pub(super) const SETTINGS: [&str; 9] = [
     "state",
     "token_dir",
@@ -30,18 +30,17 @@ pub(super) const SETTINGS: [&str; 9] = [
     "alerts",
 ];
 
-/// What makes a name a pattern.
+/// Characters of a pattern.
 const WILDCARDS: [char; 3] = ['*', '?', '['];
 
-/// Leaves out hidden files: editors put their locks and copies there.
+/// Excludes hidden files: editors store locks and copies there.
 const MATCHING: MatchOptions = MatchOptions {
     case_sensitive: true,
     require_literal_separator: true,
     require_literal_leading_dot: true,
 };
 
-/// Reads the files that the main file includes, each once, in the order of the patterns and their names; and says what the
-/// patterns found.
+/// Reads the included files, each once, ordered by pattern and name; returns what each pattern matched.
 pub(super) fn read(
     main: Table<'_>,
     report: &mut Diagnostics,
@@ -104,7 +103,7 @@ fn matching(
     if pattern.value.contains(WILDCARDS) {
         includes.push(Included {
             has_files: !paths.is_empty(),
-            // As it is written: the same from whatever directory the file is named.
+            // As written: independent of the directory from which the file is named.
             pattern: pattern.value.to_owned(),
         });
     } else if paths.is_empty() {
@@ -129,7 +128,7 @@ pub(super) fn check_keys(roots: &[Table<'_>], report: &mut Diagnostics) {
     }
 }
 
-/// The tables of a section in all files, in the order of their names.
+/// The tables of a section in all files, ordered by name.
 pub(super) fn tables<'d>(
     roots: &[Table<'d>],
     section: &'static str,

@@ -1,6 +1,6 @@
-//! `[install]`, where portals post to, and `[apps.NAME.install]`, what becomes of those that do.
+//! `[install]`, the listener for install events, and `[apps.NAME.install]`, the rule of an app.
 //!
-//! Must not know a provider: whether an app's portals can be taken in is its profile's to say.
+//! Must not know a provider: the profile says whether installs are supported.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -20,10 +20,10 @@ pub(super) const LISTENER_KEYS: [&str; 4] = ["listen", "rate", "source_rate", "s
 /// The keys of `[apps.NAME.install]`.
 pub(super) const KEYS: [&str; 5] = ["name", "users", "formats", "renew_every", "path"];
 
-/// What a portal is called unless the configuration says otherwise.
-const NAME: &str = "{domain}";
-/// The same where each user is a portal.
-const NAME_OF_EACH: &str = "{domain}-{user_id}";
+/// Default naming rule.
+const DEFAULT_NAMES: &str = "{domain}";
+/// The same if each user is a portal.
+const DEFAULT_NAMES_PER_USER: &str = "{domain}-{user_id}";
 
 /// Reads `[install]`.
 pub(super) fn listener(root: Table<'_>, report: &mut Diagnostics) -> Option<InstallListener> {
@@ -92,9 +92,9 @@ pub(super) fn rule(
     let names = match table.text(report, "name") {
         Some(text) => naming(text, users, report),
         None => NameRule::parse(if users == Users::Each {
-            NAME_OF_EACH
+            DEFAULT_NAMES_PER_USER
         } else {
-            NAME
+            DEFAULT_NAMES
         })
         .ok(),
     };
@@ -140,7 +140,7 @@ fn naming(text: TextValue<'_>, users: Users, report: &mut Diagnostics) -> Option
     None
 }
 
-/// Sees that every app has a path and names of its own, and that nothing is written in vain.
+/// Checks that every app has a path and names of its own, and that no setting is without effect.
 pub(super) fn check(
     root: Table<'_>,
     tables: &[Table<'_>],
@@ -155,7 +155,7 @@ pub(super) fn check(
         (Some(place), true) => {
             report.warning(
                 place,
-                "no app takes installs in: write [apps.NAME.install] for one",
+                "no app has an install rule: write [apps.NAME.install] for one",
             );
         }
         (None, false) => {

@@ -1,6 +1,6 @@
-//! From files to a [`Config`]: every problem of every file at once.
+//! Loads files into a [`Config`]; reports every problem of every file at once.
 //!
-//! Must not start, create or change anything: `check` does the same as `run` up to here.
+//! Must not start, create or change anything: `check` and `run` share this code.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -17,21 +17,21 @@ use super::{
     provider,
 };
 
-/// A configuration without problems, and what is hardly meant in it.
+/// A valid configuration with its warnings.
 #[derive(Debug)]
 pub struct Loaded {
     /// The configuration.
     pub config: Config,
-    /// Not wrong, but worth a line in the log.
+    /// Valid, but probably not intended; logged as warnings.
     pub warnings: Vec<ConfigError>,
-    /// Secrets that hardly can be right: problems for `check`, and said loudly at a start.
+    /// Secrets that are probably damaged: errors for `check`, logged prominently at a start.
     pub damaged: Vec<ConfigError>,
 }
 
-/// Reads a configuration and all it includes.
+/// Reads a configuration with its included files.
 ///
 /// # Errors
-/// Every problem of every file, by position. Files with syntax errors are judged up to the first one.
+/// Every problem of every file, by position. Files with syntax errors are checked up to the first one.
 pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, ConfigErrors> {
     let mut report = Diagnostics::default();
     let main = ConfigSource::read(path).map_err(|problem| ConfigErrors(vec![problem]))?;
@@ -107,7 +107,7 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, ConfigErro
     })
 }
 
-/// A built-in profile as it is without any configuration; `None` if none has that name.
+/// A built-in profile without a configuration; `None` if the name is unknown.
 #[must_use]
 pub fn built_in_profile(name: &str) -> Option<Arc<Profile>> {
     let mut report = Diagnostics::default();
@@ -116,9 +116,9 @@ pub fn built_in_profile(name: &str) -> Option<Arc<Profile>> {
         .flatten()
 }
 
-/// Where things lie, for commands that talk to a running daemon: other problems do not matter to them. `None` if the
-/// file does not say so. The usual file need not be readable by everybody who may use the usual socket; with any other
-/// the usual socket is somebody else's, and a mistyped name must not lead to it.
+/// Paths for commands that talk to a running daemon; other problems are ignored. `None` if the file has no such path. The
+/// default file need not be readable by every user of the default socket; for any other file the default socket is not
+/// assumed, since a mistyped name must not lead to it.
 #[must_use]
 pub fn load_paths(path: &Path) -> Option<Paths> {
     let Ok(source) = ConfigSource::read(path) else {

@@ -1,4 +1,4 @@
-//! `kind = "email"`: the mail server, how it is reached, and whose mail goes to whom.
+//! `kind = "email"`: the mail server, its transport, and sender and recipients.
 
 use lettre::message::Mailbox;
 
@@ -9,8 +9,8 @@ use super::table::{Table, TextValue};
 use super::values::{choice, is_loopback_host};
 use refreshd_alerting::channel::{MailConfig, MailTls};
 
-/// The port whose protection is TLS from the first byte (RFC 8314).
-const IMPLICIT: u16 = 465;
+/// The port of implicit TLS (RFC 8314).
+const IMPLICIT_TLS_PORT: u16 = 465;
 const WORDS: [(&str, MailTls); 3] = [
     ("starttls", MailTls::StartTls),
     ("implicit", MailTls::Implicit),
@@ -40,7 +40,7 @@ pub(super) fn mail(
     })
 }
 
-/// `host`, `host:port`, `[::1]:port`; the port and `tls` each say something of the other.
+/// `host`, `host:port`, `[::1]:port`; port and `tls` imply each other.
 fn server(table: Table<'_>, report: &mut Diagnostics) -> Result<(String, u16, MailTls), Reported> {
     let tls = choice(table, report, "tls", &WORDS);
     let text = table.required(report, "smtp").ok_or(Reported)?;
@@ -54,7 +54,7 @@ fn server(table: Table<'_>, report: &mut Diagnostics) -> Result<(String, u16, Ma
         );
         return Err(Reported);
     };
-    let tls = tls.unwrap_or(if port == Some(IMPLICIT) {
+    let tls = tls.unwrap_or(if port == Some(IMPLICIT_TLS_PORT) {
         MailTls::Implicit
     } else {
         MailTls::StartTls
@@ -69,7 +69,7 @@ fn server(table: Table<'_>, report: &mut Diagnostics) -> Result<(String, u16, Ma
     }
     let usual = match tls {
         MailTls::StartTls => 587,
-        MailTls::Implicit => IMPLICIT,
+        MailTls::Implicit => IMPLICIT_TLS_PORT,
         MailTls::Off => 25,
     };
     Ok((
@@ -123,7 +123,7 @@ fn login(
             let (key, place) = PASSWORD.given(table);
             report.problem(
                 place,
-                format!("`{key}` {table} is nobody's: `user` is missing"),
+                format!("`{key}` {table} needs `user`, which is missing"),
             );
             Err(Reported)
         }
@@ -138,7 +138,7 @@ fn recipients(table: Table<'_>, report: &mut Diagnostics) -> Result<Vec<String>,
     if texts.is_empty() {
         report.problem(
             table.place_of("to").unwrap_or(table.place),
-            "`to` is empty: nobody would get mail",
+            "`to` is empty: the mail has no recipient",
         );
         return Err(Reported);
     }

@@ -1,9 +1,9 @@
-//! The configuration: TOML in, meaning out, every problem at once.
+//! Reads the configuration: TOML files to validated types, every problem at once.
 //!
-//! `document` reads TOML with positions and collects problems, `table` gives typed values; `include` finds
-//! the files; `general`, `provider`, `portals`, `install`, `alerts`, `channels` (with `receivers`, `mail` and `body`) and
-//! `escalation` know the keys; `secrets` and `values` what stands behind them. This file is what the program works with. Must not show a source line or a secret's value,
-//! nor start anything.
+//! `source` parses TOML with positions and collects problems, `table` returns typed values; `include` finds the files;
+//! `general`, `provider`, `portals`, `install`, `alerts`, `channels` (with `receivers`, `mail` and `webhook_template`) and
+//! `escalation` know the keys; `secrets` and `values` parse their values. `configuration` has the resulting types. Must not
+//! show a source line or a secret's value, nor start anything.
 
 mod alerts;
 mod channels;
@@ -39,7 +39,7 @@ pub use self::configuration::{
 pub use self::environment::Environment;
 pub use self::load::{Loaded, built_in_profile, load, load_paths};
 pub use self::problem::{ConfigError, ConfigErrors};
-pub use self::secrets::{SecretReadAgain, SecretSource};
+pub use self::secrets::{ReloadedSecret, SecretSource};
 pub use self::values::is_loopback_host;
 
 /// The names of the built-in providers.
@@ -49,7 +49,7 @@ pub fn built_in_providers() -> impl Iterator<Item = &'static str> {
 
 /// A profile as a table of `[providers.NAME]`.
 #[must_use]
-pub fn written_profile(profile: &Profile) -> String {
+pub fn profile_as_toml(profile: &Profile) -> String {
     provider::written(profile)
 }
 
@@ -65,5 +65,5 @@ pub fn provider_keys_markdown() -> String {
     provider::markdown()
 }
 
-/// Where the configuration lies if nobody says.
+/// Default path of the configuration.
 pub const DEFAULT_PATH: &str = "/etc/refreshd/refreshd.toml";

@@ -1,6 +1,6 @@
 //! Apps and portals.
 //!
-//! Must not read a refresh token for keeps: it only makes sure that the file of one can be used.
+//! Must not keep a refresh token: it only checks that its file can be used.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -21,11 +21,11 @@ use refreshd_secrets::ClientSecret;
 use refreshd_token_client::host::region_of;
 use refreshd_token_client::provider::{ClientAuthentication, Profile};
 
-/// The keys of a client, on an app or right on a portal.
+/// Keys of a client, of an app or a portal.
 const CLIENT_KEYS: [&str; 2] = ["provider", "client_id"];
-/// The keys of what a person's authorization needs, on an app or a portal.
-const PERSON_KEYS: [&str; 2] = ["redirect_uri", "scope"];
-/// The keys of a portal besides those of its client.
+/// Keys of an authorization, of an app or a portal.
+const AUTHORIZATION_KEYS: [&str; 2] = ["redirect_uri", "scope"];
+/// Keys of a portal besides those of its client.
 const PORTAL_KEYS: [&str; 9] = [
     "app",
     "domain",
@@ -37,7 +37,7 @@ const PORTAL_KEYS: [&str; 9] = [
     "member_id",
     "redirect_uri",
 ];
-/// The apps by name; `None` for one with problems, so that a reference to it is no second problem.
+/// The apps by name; `None` for an invalid one, so that a reference to it is no second problem.
 struct Apps<'d>(
     BTreeMap<String, Option<App>>,
     BTreeMap<&'d str, SourceLocation<'d>>,
@@ -57,7 +57,7 @@ pub(super) fn read(
             report,
             &[
                 &CLIENT_KEYS,
-                &PERSON_KEYS,
+                &AUTHORIZATION_KEYS,
                 &CLIENT_SECRET.all,
                 &provider::KEY_NAMES,
                 &["install"],
@@ -106,7 +106,7 @@ pub(super) fn read(
     (apps, configured)
 }
 
-/// A client: provider, id, secret and overrides.
+/// Reads a client: provider, id, secret and overrides.
 fn client(
     table: Table<'_>,
     name: String,
@@ -131,7 +131,7 @@ fn client(
         CLIENT_SECRET.read(table, environment, report);
         return None;
     };
-    // Thousands of portals with a client of their own must not hold a profile each.
+    // Thousands of portals with a client of their own must not have a profile each.
     if provider::KEY_NAMES.iter().any(|key| table.has(key)) {
         apply(table, Arc::make_mut(&mut profile), report);
     }
@@ -179,11 +179,11 @@ fn client(
             "the client secret is not sent with `client_authentication = \"none\"`",
         );
     }
-    // On a portal with a client of its own they are the portal's.
+    // For a portal with a client of its own they are the portal's.
     let (redirect_uri, scope) = if name.starts_with(OWN_APP) {
         (None, Vec::new())
     } else {
-        person(table, report)
+        authorization(table, report)
     };
     Some(App {
         name,
@@ -254,7 +254,7 @@ fn portal<'d>(
     })
 }
 
-/// The name of the portal's app. A client right on the portal becomes an app of its own.
+/// Name of the portal's app. A portal's own client becomes an app.
 fn app_of(
     table: Table<'_>,
     apps: &mut Apps<'_>,
@@ -291,7 +291,7 @@ fn app_of(
         );
     }
     let app = table.text(report, "app")?;
-    // A client right on a portal is that portal's alone; its name has a space, which no written one has.
+    // A portal's own client cannot be used by others; its name has a space, which no configured one has.
     if !app.value.contains(' ') && apps.0.contains_key(app.value) {
         apps.1.remove(app.value);
         return Some(app.value.to_owned());
@@ -306,7 +306,7 @@ fn app_of(
     None
 }
 
-/// What a portal says of itself.
+/// Settings of a portal itself.
 struct Own {
     settings: Settings,
     region: Option<String>,
@@ -333,7 +333,7 @@ fn own(table: Table<'_>, profile: Option<&Profile>, report: &mut Diagnostics) ->
         plain.then(|| text.value.to_lowercase())
     });
     let region = region.or_else(|| region_of(domain.as_deref()?).map(str::to_owned));
-    // A client right on the portal has read the key as the profile's and reported what is wrong with it.
+    // With its own client the key was already read and checked as the profile's.
     let every = if table.has("app") {
         renew_every(table, report)
     } else {
@@ -351,7 +351,7 @@ fn own(table: Table<'_>, profile: Option<&Profile>, report: &mut Diagnostics) ->
         }
         text.value.to_owned()
     });
-    let (redirect_uri, scope) = person(table, report);
+    let (redirect_uri, scope) = authorization(table, report);
     let refresh_token_file = table
         .text(report, "refresh_token_file")
         .and_then(|text| first_token_file(table, "refresh_token_file", text, report));
@@ -368,9 +368,9 @@ fn own(table: Table<'_>, profile: Option<&Profile>, report: &mut Diagnostics) ->
     Own { settings, region }
 }
 
-/// What a person's authorization needs: where the browser is sent, and what is asked for.
-fn person(table: Table<'_>, report: &mut Diagnostics) -> (Option<String>, Vec<String>) {
-    // An authorization server compares it letter by letter, so it stays as it is written.
+/// Keys of an authorization: redirect URI and scope.
+fn authorization(table: Table<'_>, report: &mut Diagnostics) -> (Option<String>, Vec<String>) {
+    // Authorization servers compare it byte by byte, so it stays as written.
     let redirect_uri = table
         .text(report, "redirect_uri")
         .filter(|text| url(report, "redirect_uri", *text, false).is_some())

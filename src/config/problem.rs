@@ -1,6 +1,6 @@
-//! What is wrong with a configuration, and where.
+//! Problems of a configuration, with positions.
 //!
-//! Must not hold a source line or the value of a secret: a message names keys and says what to write.
+//! Must not contain a source line or the value of a secret: a message names keys and the expected value.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ pub struct ConfigError {
     pub line: usize,
     /// The column in characters, from 1.
     pub column: usize,
-    /// What is wrong, and what to write instead.
+    /// The problem, and what to write instead.
     pub message: String,
 }
 
@@ -62,7 +62,7 @@ impl fmt::Display for ConfigErrors {
 
 impl std::error::Error for ConfigErrors {}
 
-/// The OS's reason without its number, in lower case: `permission denied`.
+/// The operating system's message without its number, in lower case: `permission denied`.
 pub(super) fn os_reason(error: &std::io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();
@@ -73,7 +73,7 @@ pub(super) fn os_reason(error: &std::io::Error) -> String {
         .unwrap_or_default()
 }
 
-/// A name as it may be shown: names are short and in one line; whatever is not stays hidden.
+/// A name that may be displayed: short and on one line; anything else is hidden.
 pub(super) fn shown(name: &str) -> String {
     if can_be_shown(name) {
         format!("`{name}`")
@@ -86,13 +86,13 @@ fn can_be_shown(name: &str) -> bool {
     !name.is_empty() && name.chars().count() <= 64 && !name.chars().any(char::is_control)
 }
 
-/// A path as it may be shown, if it may: in one line, and no longer than a path can be of use.
+/// A path that may be displayed: on one line, and not longer than a valid path.
 pub(super) fn shown_path(path: &Path) -> Option<String> {
     let text = path.display().to_string();
     (text.len() <= 500 && !text.contains(char::is_control)).then_some(text)
 }
 
-/// `; did you mean …?` if a candidate is near, else nothing.
+/// `; did you mean …?` if a candidate is similar, else empty.
 pub(super) fn did_you_mean<'c>(
     word: &str,
     candidates: impl IntoIterator<Item = &'c str>,

@@ -1,6 +1,6 @@
-//! What each kind of channel needs to reach its receiver.
+//! Settings of each kind of channel.
 //!
-//! Must not show an address, a key or a password: they are checked, and kept as secrets.
+//! Must not show an address, a key or a password: they are validated, and stored as secrets.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -20,10 +20,11 @@ use refreshd_secrets::ChannelSecret;
 
 const PAGERDUTY: &str = "https://events.pagerduty.com/v2/enqueue";
 const TELEGRAM: &str = "https://api.telegram.org";
-/// PagerDuty's keys are that long.
+/// Length of PagerDuty's keys.
 const ROUTING_KEY_LENGTH: usize = 32;
-/// A heartbeat more often would not be taken (healthchecks.io: five a minute), one more seldom is none.
-const BEATS: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(24 * 3600));
+/// Limits of a heartbeat interval: more often is rejected (healthchecks.io: five a minute), less often is useless.
+const HEARTBEAT_INTERVAL_LIMITS: (Duration, Duration) =
+    (Duration::from_secs(15), Duration::from_secs(24 * 3600));
 
 type ReadResult = Result<ChannelConfig, Reported>;
 
@@ -87,7 +88,7 @@ pub(super) fn telegram(
     let token = BOT_TOKEN
         .required_of_channel(table, environment, report)
         .and_then(|token| {
-            // It becomes a part of the address.
+            // It becomes part of the address.
             let odd = |c: char| !c.is_ascii_alphanumeric() && !":_-".contains(c);
             if token.expose().contains(odd) {
                 let (key, place) = BOT_TOKEN.given(table);
@@ -145,7 +146,7 @@ pub(super) fn command(table: Table<'_>, _: &Environment, report: &mut Diagnostic
     let mut command = vec![program.value.to_owned()];
     if program.value.contains('/') {
         let path = directory.join(program.value);
-        // It may come later, or be there for the daemon's user only.
+        // It may be installed later, or be accessible to the daemon's user only.
         if let Some(why) = not_a_program(&path) {
             report.warning(program.place, format!("`command`: the program {why}"));
         }
@@ -161,7 +162,7 @@ pub(super) fn heartbeat(
     report: &mut Diagnostics,
 ) -> ReadResult {
     let every = if table.has("every") {
-        duration(table, report, "every", "1m", BEATS).ok_or(Reported)
+        duration(table, report, "every", "1m", HEARTBEAT_INTERVAL_LIMITS).ok_or(Reported)
     } else {
         Ok(Duration::from_secs(60))
     };
@@ -171,7 +172,7 @@ pub(super) fn heartbeat(
     })
 }
 
-/// Where a secret is a part of what is sent, or is the address: https, or loopback.
+/// An address for secrets, or that is one: https, or loopback.
 fn address(
     table: Table<'_>,
     environment: &Environment,
@@ -182,7 +183,7 @@ fn address(
     Ok(url)
 }
 
-/// The same with a default; whether it is the configuration's own.
+/// The same with a default; whether it is configured.
 fn address_or(
     default: &str,
     table: Table<'_>,
@@ -195,8 +196,8 @@ fn address_or(
     }
 }
 
-/// Where an address is seldom secret and a receiver within one's own walls seldom has TLS: plain http with a warning, as
-/// long as no credentials go there.
+/// An address that is rarely secret, of a receiver that rarely has TLS in a private network: plain http with a warning, unless
+/// credentials are sent there.
 fn address_and_authorization(
     table: Table<'_>,
     environment: &Environment,
@@ -233,7 +234,7 @@ fn address_and_authorization(
     Ok((url, authorization))
 }
 
-/// An address may be a secret as a whole, so only what is wrong with it is said.
+/// An address may be secret as a whole, so messages do not quote it.
 fn checked(
     url: &ChannelSecret,
     check: fn(&str) -> Result<Url, &'static str>,

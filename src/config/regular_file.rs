@@ -1,5 +1,5 @@
-//! Reads the files that a configuration names. Must not wait for a pipe's writer, nor read without a bound: a reload goes on
-//! while the daemon works.
+//! Reads the files that a configuration names. Must not block on a pipe, nor read without a limit: a reload runs while the daemon
+//! works.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read as _};
@@ -9,10 +9,10 @@ use rustix::fs::{Mode, OFlags, open};
 
 use super::problem::os_reason;
 
-/// Why a file was not read.
+/// Why a file could not be read.
 #[derive(Debug)]
 pub(super) enum Unreadable {
-    /// The operating system refuses.
+    /// An error of the operating system.
     Refused(io::Error),
     /// A directory, a pipe, a device or a socket.
     NotRegular,
@@ -21,7 +21,7 @@ pub(super) enum Unreadable {
 }
 
 impl Unreadable {
-    /// What is wrong, to follow the name of the file.
+    /// The reason, to follow the name of the file.
     pub(super) fn reason(&self) -> String {
         match self {
             Self::Refused(error) => format!("cannot be read: {}", os_reason(error)),
@@ -31,7 +31,7 @@ impl Unreadable {
     }
 }
 
-/// Reads a regular file of at most `limit` bytes, and what is known about it.
+/// Reads a regular file of at most `limit` bytes, and its metadata.
 ///
 /// # Errors
 /// [`Unreadable`].

@@ -1,4 +1,4 @@
-//! Keys and words that have other names now. The old ones are read, with a warning that gives the new one.
+//! Renamed keys and values. The old names are accepted with a warning that gives the new one.
 
 /// Keys: old, new.
 const KEYS: [(&str, &str); 8] = [
@@ -12,14 +12,14 @@ const KEYS: [(&str, &str); 8] = [
     ("server", "token_server_field"),
 ];
 
-/// What a key was called before.
+/// The former name of a key.
 pub(super) fn old_name(key: &str) -> Option<&'static str> {
     KEYS.iter()
         .find(|(_, new)| *new == key)
         .map(|(old, _)| *old)
 }
 
-/// What a key is called now.
+/// The present name of a key.
 pub(super) fn new_name(key: &str) -> Option<&'static str> {
     KEYS.iter()
         .find(|(old, _)| *old == key)

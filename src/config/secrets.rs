@@ -1,6 +1,6 @@
-//! Secrets in their four forms: inline, in a file, in a variable, in a systemd credential.
+//! Secrets from four sources: inline, a file, a variable, a systemd credential.
 //!
-//! Must not show a secret, nor a value that may be one put under the wrong key.
+//! Must not show a secret, nor a value that may be one under the wrong key.
 
 use std::fmt;
 
@@ -18,7 +18,7 @@ use super::table::{Table, TextValue};
 use refreshd_secrets::{ChannelSecret, ClientSecret};
 use refreshd_token_client::body_decoding::text_of_file;
 
-/// No secret is larger.
+/// Maximum size of a secret.
 const MAX_SECRET_BYTES: u64 = 64 * 1024;
 
 /// The keys of one secret.
@@ -57,11 +57,11 @@ secret_keys!(ROUTING_KEY, "routing_key", Graphic);
 secret_keys!(PASSWORD, "password", Any);
 secret_keys!(AUTHORIZATION, "authorization", Header);
 
-/// What stands under the keys of a secret.
+/// Value of a secret's keys.
 pub(super) enum FoundSecret {
-    /// No form of it.
+    /// Not given.
     Nothing,
-    /// Something that cannot be used; the report says why.
+    /// Given and not usable; reported.
     Faulty,
     /// The secret.
     Secret(SecretString),
@@ -126,7 +126,7 @@ impl SecretKeys {
         }
     }
 
-    /// As [`SecretKeys::read`], where it must be there.
+    /// As [`SecretKeys::read`], for a required secret.
     pub(super) fn require(
         &self,
         table: Table<'_>,
@@ -151,7 +151,7 @@ impl SecretKeys {
         found
     }
 
-    /// A channel's secret; `Err` if it is given and cannot be used, which the report says.
+    /// A channel's secret; `Err` if it is given and not usable, which is reported.
     pub(super) fn of_channel(
         &self,
         table: Table<'_>,
@@ -167,7 +167,7 @@ impl SecretKeys {
         }
     }
 
-    /// As [`SecretKeys::of_channel`], where it must be there.
+    /// As [`SecretKeys::of_channel`], for a required secret.
     pub(super) fn required_of_channel(
         &self,
         table: Table<'_>,
@@ -182,8 +182,7 @@ impl SecretKeys {
         }
     }
 
-    /// Where it can be read again while the program runs; `None` for one that stands in the configuration itself or in a
-    /// variable, which does not change.
+    /// Source from which the secret can be read again; `None` if it is inline or in a variable, which does not change.
     pub(super) fn source(
         &self,
         table: Table<'_>,
@@ -203,7 +202,7 @@ impl SecretKeys {
         })
     }
 
-    /// Under which of the keys it is given, and where.
+    /// The key that is given, and its position.
     pub(super) fn given<'d>(&self, table: Table<'d>) -> (&'static str, SourceLocation<'d>) {
         let key = self
             .all
@@ -214,7 +213,7 @@ impl SecretKeys {
     }
 }
 
-/// A file that a client secret is read from, at a start and whenever the server refuses the client.
+/// Source of a client secret: read at a start and whenever the server refuses the client.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretSource {
     path: PathBuf,
@@ -225,8 +224,8 @@ impl SecretSource {
     /// Reads it again.
     ///
     /// # Errors
-    /// Why it cannot be used, without the path, which may be a secret put under the wrong key.
-    pub fn read(&self) -> Result<SecretReadAgain, String> {
+    /// Why it is not usable, without the path, which may be a secret under the wrong key.
+    pub fn read(&self) -> Result<ReloadedSecret, String> {
         let secret = read_file(&self.path, self.guarded)
             .map_err(|unusable| format!("its file {unusable}"))?;
         let damage = damage(secret.expose_secret(), CLIENT_SECRET.alphabet);
@@ -239,7 +238,7 @@ impl SecretSource {
         }
         let secret = ClientSecret::new(secret.expose_secret())
             .ok_or_else(|| "its file is empty".to_owned())?;
-        Ok(SecretReadAgain {
+        Ok(ReloadedSecret {
             secret,
             damage: damage.map(|damage| damage.what),
         })
@@ -248,10 +247,10 @@ impl SecretSource {
 
 /// A client secret that was read again.
 #[derive(Debug)]
-pub struct SecretReadAgain {
+pub struct ReloadedSecret {
     /// The secret.
     pub secret: ClientSecret,
-    /// How it is visibly damaged, after the word "the secret".
+    /// Damage, after the words "the secret".
     pub damage: Option<&'static str>,
 }
 
@@ -261,12 +260,12 @@ impl fmt::Debug for SecretSource {
     }
 }
 
-/// The report says it.
+/// A problem that was reported.
 #[derive(Debug)]
 pub(super) struct Reported;
 
-/// The file of a portal's first refresh token; the token is read when it is needed. A spent one is deleted or emptied,
-/// so that there is none is worth a warning only.
+/// The file of a portal's first refresh token; the token is read when it is needed. A spent one is deleted or emptied, so a
+/// missing file is only a warning.
 pub(super) fn first_token_file(
     table: Table<'_>,
     key: &str,
@@ -286,17 +285,17 @@ pub(super) fn first_token_file(
             let portal = shown(table.name().value);
             let needed = format!("it is only needed while the state has no grant for {portal}");
             report.warning(text.place, format!("`{key}`: {name} {what}; {needed}"));
-            // Whoever reads the file later shows its name.
+            // The daemon later shows the file's name in messages.
             if named.may_be_secret {
                 return None;
             }
         }
-        // One that others can read must be closed before anything is done with it.
+        // A file that others can read must be protected first.
         Err(unusable @ UnusableSecret::Open(_)) => {
             report.problem(text.place, format!("`{key}`: {name} {unusable}"));
             return None;
         }
-        // Any other is this portal's affair: the others go on, and `status` says why it is not used.
+        // Other errors concern this portal only: the others go on, and `status` shows the error.
         Err(unusable) => {
             report.damaged(text.place, format!("`{key}`: {name} {unusable}"));
             if named.may_be_secret {
@@ -307,11 +306,11 @@ pub(super) fn first_token_file(
     Some(named.path)
 }
 
-/// A file and how it may be called in a message.
+/// A file, and whether messages may name it.
 struct NamedFile {
     path: PathBuf,
     name: String,
-    /// Without a slash or a dot it may be the secret itself, put under the wrong key.
+    /// Without a slash or a dot it may be the secret itself, under the wrong key.
     may_be_secret: bool,
 }
 
@@ -362,7 +361,7 @@ fn credential(text: TextValue<'_>, environment: &Environment) -> Result<SecretSt
                 .to_owned(),
         );
     };
-    // The service manager hands these out; their mode is its own affair.
+    // The service manager creates these with a mode of its own.
     read_file(&directory.join(text.value), false).map_err(|unusable| {
         format!(
             "the credential of that name in {} {unusable}",
@@ -371,16 +370,16 @@ fn credential(text: TextValue<'_>, environment: &Environment) -> Result<SecretSt
     })
 }
 
-/// Why a secret file cannot be used.
+/// Why a secret file is not usable.
 #[derive(thiserror::Error, Debug)]
 enum UnusableSecret {
-    /// It is not there.
+    /// The file is missing.
     #[error("{0}")]
     Missing(String),
-    /// It is there, and nothing is in it.
+    /// The file is empty.
     #[error("is empty")]
     Empty,
-    /// Others can get at it.
+    /// Others have access.
     #[error("{0}")]
     Open(String),
     /// Anything else.
@@ -388,7 +387,7 @@ enum UnusableSecret {
     Faulty(String),
 }
 
-/// Reads a secret file, or says why it cannot be used.
+/// Reads a secret file.
 fn read_file(path: &Path, guarded: bool) -> Result<SecretString, UnusableSecret> {
     let (bytes, about) = regular_file::read(path, MAX_SECRET_BYTES).map_err(|why| {
         let kind = match &why {

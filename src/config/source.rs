@@ -1,7 +1,7 @@
-//! A TOML file with positions, and the report that collects every problem of all files.
+//! A TOML file with positions, and the report that collects the problems of all files.
 //!
-//! Must not show TOML's own errors, which print the source line. After a syntax error the tree is a guess, so
-//! what reaches the line of the first one is not judged, nor is anything called missing because of it.
+//! Must not show TOML's own errors, which print the source line. After a syntax error the tree is a guess, so nothing from that
+//! line on is checked, and nothing is reported as missing because of it.
 
 use std::cell::Cell;
 use std::collections::HashSet;
@@ -15,19 +15,19 @@ use toml::de::DeTable;
 use super::problem::{ConfigError, ConfigErrors};
 use super::regular_file;
 
-/// A million portals take half of it.
+/// A million portals need half of it.
 const MAX_FILE_BYTES: u64 = 256 << 20;
 
-/// The text of a file. It may hold secrets: blind in `Debug`, wiped when dropped.
+/// Text of a file. It may contain secrets: hidden in `Debug`, wiped when dropped.
 pub(super) struct ConfigSource {
     path: PathBuf,
     text: SecretString,
-    /// Where each line starts.
+    /// Start offsets of the lines.
     lines: Vec<usize>,
-    /// The file's mode; `None` if it is compiled in.
+    /// Mode of the file; `None` if it is compiled in.
     mode: Option<u32>,
-    /// The start of the line with the first syntax error.
-    sound_until: Cell<usize>,
+    /// Start of the line with the first syntax error.
+    valid_until: Cell<usize>,
 }
 
 impl ConfigSource {
@@ -61,11 +61,11 @@ impl ConfigSource {
             text,
             lines,
             mode: None,
-            sound_until: Cell::new(usize::MAX),
+            valid_until: Cell::new(usize::MAX),
         }
     }
 
-    /// Parses it; syntax errors go to the report, and what was understood comes back.
+    /// Parses the file; syntax errors go to the report, and the rest is returned.
     pub(super) fn parse(&self, report: &mut Diagnostics) -> DeTable<'_> {
         let (tree, errors) = DeTable::parse_recoverable(self.text.expose_secret());
         for error in &errors {
@@ -81,7 +81,7 @@ impl ConfigSource {
             .map(|error| error.span().map_or(0, |span| span.start))
             .min()
         {
-            self.sound_until.set(self.lines[self.line_of(first)]);
+            self.valid_until.set(self.lines[self.line_of(first)]);
             report.broken = true;
         }
         tree.into_inner()
@@ -99,19 +99,19 @@ impl ConfigSource {
         &self.path
     }
 
-    /// The directory that relative paths in this file start from.
+    /// Base directory of relative paths in this file.
     pub(super) fn directory(&self) -> &Path {
         self.path.parent().unwrap_or(Path::new(""))
     }
 
-    /// Its mode, if users that are neither its owner nor in its group have any access.
+    /// Its mode, if users other than its owner and its group have access.
     pub(super) fn open_to_others(&self) -> Option<u32> {
         self.mode
             .filter(|mode| mode & 0o007 != 0)
             .map(|mode| mode & 0o7777)
     }
 
-    /// Warns if every user can write it: who writes it decides where tokens are sent, and what is started as refreshd's user.
+    /// Warns if every user can write it: its writers decide where tokens are sent, and which programs run as refreshd's user.
     pub(super) fn warn_if_writable(&self, report: &mut Diagnostics) {
         if let Some(mode) = self.open_to_others().filter(|mode| mode & 0o002 != 0) {
             let message = format!(
@@ -123,7 +123,7 @@ impl ConfigSource {
     }
 
     fn is_broken(&self) -> bool {
-        self.sound_until.get() != usize::MAX
+        self.valid_until.get() != usize::MAX
     }
 
     fn line_of(&self, at: usize) -> usize {
@@ -133,7 +133,7 @@ impl ConfigSource {
     }
 }
 
-/// A part of a file. Displays as `file:line:col`.
+/// A position in a file. Displays as `file:line:col`.
 #[derive(Clone, Copy)]
 pub(super) struct SourceLocation<'d> {
     pub(super) source: &'d ConfigSource,
@@ -164,7 +164,7 @@ impl SourceLocation<'_> {
     }
 
     fn is_sound(&self) -> bool {
-        self.end < self.source.sound_until.get()
+        self.end < self.source.valid_until.get()
     }
 }
 
@@ -183,54 +183,54 @@ pub(super) struct Diagnostics {
     damaged: Vec<ConfigError>,
     /// A file has syntax errors.
     broken: bool,
-    /// Files that hold a secret and that others can read; named once each.
+    /// Files with a secret that others can read; each is reported once.
     exposed: HashSet<PathBuf>,
 }
 
 impl Diagnostics {
-    /// Something written is wrong.
+    /// Reports an invalid value.
     pub(super) fn problem(&mut self, place: SourceLocation<'_>, message: impl Into<String>) {
         if place.is_sound() {
             self.problems.push(place.problem(message));
         }
     }
 
-    /// A file cannot be used at all.
+    /// Reports a file that cannot be used at all.
     pub(super) fn whole_file(&mut self, problem: ConfigError) {
         self.broken = true;
         self.problems.push(problem);
     }
 
-    /// Something is wrong in a file that is no configuration, as a template.
+    /// Reports a problem in a file that is not TOML, such as a template.
     pub(super) fn in_file(&mut self, problem: ConfigError) {
         self.problems.push(problem);
     }
 
-    /// A key is missing in this part.
+    /// Reports a missing key.
     pub(super) fn missing(&mut self, place: SourceLocation<'_>, message: impl Into<String>) {
         if !place.source.is_broken() {
             self.problem(place, message);
         }
     }
 
-    /// A name refers to nothing in any file.
+    /// Reports a name without a definition in any file.
     pub(super) fn unresolved(&mut self, place: SourceLocation<'_>, message: impl Into<String>) {
         if !self.broken {
             self.problem(place, message);
         }
     }
 
-    /// Not wrong, but hardly meant.
+    /// Reports a valid value that is probably not intended.
     pub(super) fn warning(&mut self, place: SourceLocation<'_>, message: impl Into<String>) {
         self.warnings.push(place.problem(message));
     }
 
-    /// A secret that is there and hardly can be right: a problem for whoever checks, and no reason not to start.
+    /// Reports a damaged secret: an error for `check`, but the daemon starts.
     pub(super) fn damaged(&mut self, place: SourceLocation<'_>, message: impl Into<String>) {
         self.damaged.push(place.problem(message));
     }
 
-    /// A secret is written at this place: the file must be closed to others.
+    /// Notes that this file contains a secret: it must be protected from others.
     pub(super) fn holds_secret(&mut self, place: SourceLocation<'_>) {
         let source = place.source;
         if let Some(mode) = source.open_to_others()

@@ -1,6 +1,6 @@
-//! A TOML table as a section of the configuration: typed values with their places.
+//! A TOML table as a section of the configuration: typed values with their positions.
 //!
-//! Must not quote a value: a message says what is expected, whatever was found.
+//! Must not quote a value: a message says what is expected.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -15,14 +15,14 @@ use super::source::{ConfigSource, Diagnostics, SourceLocation};
 /// A table.
 #[derive(Clone, Copy)]
 pub(super) struct Table<'d> {
-    /// Its header.
+    /// Position of its header.
     pub(super) place: SourceLocation<'d>,
     section: &'static str,
     name: Option<&'d str>,
     map: &'d DeTable<'d>,
 }
 
-/// A string and where it stands.
+/// A string with its position.
 #[derive(Clone, Copy)]
 pub(super) struct TextValue<'d> {
     pub(super) value: &'d str,
@@ -49,7 +49,7 @@ impl<'d> Table<'d> {
         }
     }
 
-    /// The file it stands in.
+    /// The file of the table.
     pub(super) const fn source(&self) -> &'d ConfigSource {
         self.place.source
     }
@@ -62,7 +62,7 @@ impl<'d> Table<'d> {
         }
     }
 
-    /// A key and its value; a key that was renamed may be written by its old name.
+    /// A key and its value; the former name of a renamed key is accepted.
     fn get_key_value(
         &self,
         key: &str,
@@ -80,7 +80,7 @@ impl<'d> Table<'d> {
         self.get_key_value(key).is_some()
     }
 
-    /// A string whose faults somebody else reports.
+    /// A string whose errors are reported elsewhere.
     pub(super) fn peek(&self, key: &str) -> Option<&'d str> {
         self.get(key)?.get_ref().as_str()
     }
@@ -90,7 +90,7 @@ impl<'d> Table<'d> {
             .is_some_and(|value| integer(value.get_ref()).is_some())
     }
 
-    /// Where a key stands.
+    /// Position of a key.
     pub(super) fn place_of(&self, key: &str) -> Option<SourceLocation<'d>> {
         self.get_key_value(key).map(|(key, _)| self.at(key.span()))
     }
@@ -103,7 +103,7 @@ impl<'d> Table<'d> {
         })
     }
 
-    /// Reports every key that is none of these.
+    /// Reports unknown keys.
     pub(super) fn only(&self, report: &mut Diagnostics, known: &[&[&'static str]]) {
         for key in self.keys() {
             let mut known = known.iter().flat_map(|keys| keys.iter().copied());
@@ -129,7 +129,7 @@ impl<'d> Table<'d> {
         }
     }
 
-    /// A string, or what else is expected of it.
+    /// A string; the report names what is expected.
     pub(super) fn text_as(
         &self,
         report: &mut Diagnostics,
@@ -145,7 +145,7 @@ impl<'d> Table<'d> {
         None
     }
 
-    /// A string that is not empty.
+    /// A non-empty string.
     pub(super) fn text(&self, report: &mut Diagnostics, key: &str) -> Option<TextValue<'d>> {
         let text = self.text_as(report, key, "a string in quotes")?;
         if text.value.trim().is_empty() {
@@ -155,7 +155,7 @@ impl<'d> Table<'d> {
         Some(text)
     }
 
-    /// A string that must be there.
+    /// A required string.
     pub(super) fn required(&self, report: &mut Diagnostics, key: &str) -> Option<TextValue<'d>> {
         if !self.has(key) {
             report.missing(self.place, format!("`{key}` is missing {self}"));
@@ -163,7 +163,7 @@ impl<'d> Table<'d> {
         self.text(report, key)
     }
 
-    /// True or false.
+    /// A boolean.
     pub(super) fn boolean(&self, report: &mut Diagnostics, key: &str) -> Option<bool> {
         let value = self.get(key)?;
         let boolean = value.get_ref().as_bool();
@@ -176,7 +176,7 @@ impl<'d> Table<'d> {
         boolean
     }
 
-    /// A whole number in a range.
+    /// An integer in a range.
     pub(super) fn integer(
         &self,
         report: &mut Diagnostics,
@@ -212,7 +212,7 @@ impl<'d> Table<'d> {
         number
     }
 
-    /// A list of strings; with `or_one`, a single one stands for a list.
+    /// A list of strings; with `or_one`, also a single string.
     pub(super) fn texts(
         &self,
         report: &mut Diagnostics,
@@ -243,7 +243,7 @@ impl<'d> Table<'d> {
         texts
     }
 
-    /// A whole number or a list of them.
+    /// An integer or a list of them.
     pub(super) fn integers(
         &self,
         report: &mut Diagnostics,
@@ -269,7 +269,7 @@ impl<'d> Table<'d> {
         numbers
     }
 
-    /// A table below this one, for messages under this section.
+    /// A subtable, for messages under this section.
     pub(super) fn table(
         &self,
         report: &mut Diagnostics,
@@ -290,7 +290,7 @@ impl<'d> Table<'d> {
         })
     }
 
-    /// The tables below this one by name: `[apps.crm]`, `[apps.shop]`.
+    /// Subtables by name: `[apps.crm]`, `[apps.shop]`.
     pub(super) fn tables(&self, report: &mut Diagnostics) -> Vec<Table<'d>> {
         let named = self.map.iter().map(|(key, value)| {
             (
@@ -356,7 +356,7 @@ fn integer(value: &DeValue<'_>) -> Option<i64> {
     i64::from_str_radix(integer.as_str(), integer.radix()).ok()
 }
 
-/// Where it is, for the end of a sentence: `in [apps.crm]`.
+/// For the end of a sentence: `in [apps.crm]`.
 impl fmt::Display for Table<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.section, self.name) {

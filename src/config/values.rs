@@ -1,6 +1,6 @@
-//! What the strings of a configuration mean: durations, shares, URLs, hosts, paths, choices.
+//! Parses the strings of a configuration: durations, shares, URLs, hosts, paths, choices.
 //!
-//! Must not quote what it reads: a URL may hold a password, and anything may have been pasted by mistake.
+//! Must not quote its input: a URL may contain a password, and anything may have been pasted by mistake.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -50,7 +50,7 @@ pub(super) fn duration(
         return None;
     };
     if span < least || span > most {
-        let (least, most) = (written(least), written(most));
+        let (least, most) = (format_span(least), format_span(most));
         report.problem(
             text.place,
             format!("`{key}` must be between {least} and {most}"),
@@ -60,15 +60,15 @@ pub(super) fn duration(
     Some(span)
 }
 
-/// A limit as somebody would write it: humantime makes months of days.
-fn written(span: Duration) -> String {
+/// A limit as people write it: humantime would make months of days.
+fn format_span(span: Duration) -> String {
     match span.as_secs() {
         secs if secs > 0 && secs.is_multiple_of(86_400) => format!("{}d", secs / 86_400),
         _ => humantime::format_duration(span).to_string(),
     }
 }
 
-/// The age of a renewal.
+/// Renewal age.
 pub(super) fn renew_every(table: Table<'_>, report: &mut Diagnostics) -> Option<RenewEvery> {
     let text = table.text_as(report, "renew_every", RENEW_EVERY)?;
     let every = match percent(text.value) {
@@ -81,7 +81,7 @@ pub(super) fn renew_every(table: Table<'_>, report: &mut Diagnostics) -> Option<
     every
 }
 
-/// One of a few words.
+/// One of several words.
 pub(super) fn one_of<T: Copy>(
     report: &mut Diagnostics,
     key: &str,
@@ -112,7 +112,7 @@ pub(super) fn word_of<T: Copy + PartialEq>(words: &[(&'static str, T)], value: T
         .map_or("", |(word, _)| word)
 }
 
-/// A key that is one of a few words.
+/// A key with one of several words.
 pub(super) fn choice<T: Copy>(
     table: Table<'_>,
     report: &mut Diagnostics,
@@ -123,7 +123,7 @@ pub(super) fn choice<T: Copy>(
     one_of(report, key, text, words)
 }
 
-/// A name that labels and messages can carry: the characters of a portal's name.
+/// A name that is safe in labels and messages: the characters of a portal's name.
 pub(super) fn plain_name(report: &mut Diagnostics, what: &str, name: TextValue<'_>) -> bool {
     match crate::domain::name::PortalName::parse(name.value) {
         Ok(_) => true,
@@ -134,14 +134,14 @@ pub(super) fn plain_name(report: &mut Diagnostics, what: &str, name: TextValue<'
     }
 }
 
-/// A path, relative to the directory of the file it stands in.
+/// A path, relative to the directory of its file.
 pub(super) fn path(table: Table<'_>, report: &mut Diagnostics, key: &str) -> Option<PathBuf> {
     table
         .text(report, key)
         .map(|text| table.source().directory().join(text.value))
 }
 
-/// A URL that secrets may be sent to, as the sender will read it; it may hold `{domain}` if `templated`.
+/// A URL that secrets may be sent to, in the sender's syntax; it may contain `{domain}` if `templated`.
 pub(super) fn url(
     report: &mut Diagnostics,
     key: &str,
@@ -166,7 +166,7 @@ pub(super) fn url(
     }
 }
 
-/// Why a text is no URL that secrets may be sent to.
+/// Why a text is not a URL that secrets may be sent to.
 pub(super) fn check_url(text: &str) -> Result<Url, &'static str> {
     let url = check_any_url(text)?;
     if url.scheme() == "http" && !is_loopback(&url) {
@@ -175,9 +175,9 @@ pub(super) fn check_url(text: &str) -> Result<Url, &'static str> {
     Ok(url)
 }
 
-/// Why a text is no URL at all: what is sent there may be read on the way.
+/// Why a text is not a URL; traffic to it may be unencrypted.
 pub(super) fn check_any_url(text: &str) -> Result<Url, &'static str> {
-    // The parser forgives white space and backslashes; what is stored must be what is sent to.
+    // The parser accepts white space and backslashes; the stored URL must be the one that is used.
     if text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '\\') {
         return Err("must be a URL without white space and backslashes");
     }
@@ -195,12 +195,12 @@ pub(super) fn check_any_url(text: &str) -> Result<Url, &'static str> {
     Ok(url)
 }
 
-/// Whether what is sent there stays on this machine.
+/// Whether the URL is on this machine.
 pub(super) fn is_loopback(url: &Url) -> bool {
     is_loopback_host(url.host_str().unwrap_or_default())
 }
 
-/// The same of a host.
+/// Whether the host is this machine.
 #[must_use]
 pub fn is_loopback_host(host: &str) -> bool {
     let v6 = host
@@ -212,7 +212,7 @@ pub fn is_loopback_host(host: &str) -> bool {
         || v6.is_ok_and(|ip| ip == Ipv6Addr::LOCALHOST)
 }
 
-/// A bare `host` or `host:port`, in its canonical spelling.
+/// A bare `host` or `host:port`, in canonical spelling.
 pub(super) fn host(report: &mut Diagnostics, key: &str, text: TextValue<'_>) -> Option<String> {
     let authority = |url: &Url| {
         let host = url.host_str()?;
@@ -249,7 +249,7 @@ pub(super) fn host(report: &mut Diagnostics, key: &str, text: TextValue<'_>) -> 
     None
 }
 
-/// The forms of a portal's token files.
+/// The formats of a portal's token files.
 pub(super) fn formats(table: Table<'_>, report: &mut Diagnostics) -> Vec<TokenFormat> {
     let Some(given) = table.texts(report, "formats", false) else {
         return vec![TokenFormat::Json, TokenFormat::Raw];
@@ -277,7 +277,7 @@ pub(super) fn formats(table: Table<'_>, report: &mut Diagnostics) -> Vec<TokenFo
     formats
 }
 
-/// Reports a renewal age that leaves less than a tenth of the life.
+/// Reports a renewal age that leaves less than a tenth of the lifetime.
 pub(super) fn check_age(
     table: Table<'_>,
     every: RenewEvery,
@@ -301,14 +301,14 @@ pub(super) fn check_age(
     }
 }
 
-/// Takes what was read in place of what is there.
+/// Replaces a field if there is a value.
 pub(super) fn set<T>(field: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *field = value;
     }
 }
 
-/// A path of a URL, of plain characters.
+/// A URL path of plain characters.
 pub(super) fn url_path(key: &str, text: TextValue<'_>, report: &mut Diagnostics) -> Option<String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._~-".contains(c);
     let fits = text.value.starts_with('/') && text.value.chars().all(plain);

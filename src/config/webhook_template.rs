@@ -1,6 +1,6 @@
-//! A webhook's body of one's own: written right here or in a file, and tried on samples before anybody relies on it.
+//! Custom webhook body: inline or in a file, and tested with samples when it is loaded.
 //!
-//! Must not show the template: it may hold a receiver's key.
+//! Must not show the template: it may contain a receiver's key.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use super::source::Diagnostics;
 use super::table::Table;
 use refreshd_alerting::template::{NAMES, Template, WebhookTemplateError};
 
-/// No template is larger.
+/// Maximum size of a template.
 const MAX_TEMPLATE_BYTES: u64 = 64 * 1024;
 const JSON: &str = "application/json";
 
@@ -36,7 +36,7 @@ pub(super) fn template(
         return match template.check() {
             Ok(()) => Ok(Some(template)),
             Err(fault) => {
-                let (line, why) = said(&fault);
+                let (line, why) = describe(&fault);
                 report.problem(body.place, format!("`body`, its line {line}: {why}"));
                 Err(Reported)
             }
@@ -53,7 +53,7 @@ pub(super) fn template(
         return match template.check() {
             Ok(()) => Ok(Some(template)),
             Err(fault) => {
-                let (line, why) = said(&fault);
+                let (line, why) = describe(&fault);
                 report.in_file(ConfigError {
                     line,
                     ..ConfigError::of_file(&path, why)
@@ -86,7 +86,7 @@ fn content_type(table: Table<'_>, report: &mut Diagnostics) -> Result<String, Re
     Ok(value.to_owned())
 }
 
-fn said(fault: &WebhookTemplateError) -> (usize, String) {
+fn describe(fault: &WebhookTemplateError) -> (usize, String) {
     match fault {
         WebhookTemplateError::Unknown { name, line } => {
             let hint = did_you_mean(name, NAMES);

@@ -56,7 +56,7 @@ pub fn app_fingerprint(app: &App) -> AppFingerprint {
     AppFingerprint {
         name: app.name.clone(),
         fingerprint: Fingerprint::of(&what),
-        install: app.install_terms(),
+        install: app.install_context(),
     }
 }
 

@@ -358,8 +358,8 @@ async fn housekeeping(shared: Arc<Context>, stop: CancellationToken, every: Dura
         incomplete::tend(&shared).await;
         shared.waiters.tidy();
         shared.proofs.tidy();
-        systemd::say_again();
-        if systemd::listens()
+        systemd::resend_pending();
+        if systemd::has_notify_socket()
             && let Ok(summary) = summary(&shared).await
         {
             systemd::status(&summary);

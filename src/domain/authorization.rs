@@ -1,6 +1,6 @@
-//! A person's authorization under way: what is waited for, and what came back from the browser (RFC 6749 section 4.1).
+//! A pending authorization: what it waits for, and how the callback is parsed (RFC 6749 section 4.1).
 //!
-//! Must not send anything, nor believe a redirect that nobody asked for.
+//! Must not send anything, nor accept a redirect that does not belong to a pending authorization.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,77 +11,77 @@ use serde_json::Value;
 use url::form_urlencoded;
 
 use super::name::PortalName;
-pub use super::pasted_callback::begins_an_answer;
-use super::pasted_callback::{Pasted, decoded_to_the_end, find};
+pub use super::pasted_callback::starts_callback;
+use super::pasted_callback::{Pasted, decode_nested, find};
 use refreshd_secrets::mask::{mask, page};
 use refreshd_secrets::{AuthorizationCode, CodeVerifier, DeviceCode};
 use refreshd_time::Timestamp;
 use refreshd_token_client::body_decoding::{decode, unpack};
 use refreshd_token_client::lenient::parse as parse_json;
 
-/// An authorization that nobody finished is forgotten after this time.
-pub const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
-/// How often a device asks, if the server does not say (RFC 8628 section 3.2).
+/// A pending authorization is deleted after this time.
+pub const PENDING_TIMEOUT: Duration = Duration::from_secs(3600);
+/// Default polling interval of a device (RFC 8628 section 3.2).
 const DEVICE_INTERVAL: Duration = Duration::from_secs(5);
-/// What `slow_down` adds, for good (RFC 8628 section 3.5).
-const SLOWER: Duration = Duration::from_secs(5);
+/// `slow_down` adds this to the interval, permanently (RFC 8628 section 3.5).
+const SLOW_DOWN_STEP: Duration = Duration::from_secs(5);
 
-/// An authorization that was begun.
+/// A pending authorization.
 #[derive(Debug)]
 pub struct PendingAuthorization {
-    /// For which portal.
+    /// The portal to authorize.
     pub portal: PortalName,
-    /// What its redirect must repeat, or what names it where there is no redirect.
+    /// The `state` parameter that the redirect must repeat; the identifier of flows without a redirect.
     pub state: String,
-    /// When it began.
+    /// Start of the authorization.
     pub begun_at: Timestamp,
-    /// What it waits for.
-    pub way: AuthorizationFlow,
+    /// The flow, with its parameters.
+    pub flow: AuthorizationFlow,
 }
 
-/// How a person's word reaches us.
+/// Channel of the user's consent.
 #[derive(Debug)]
 pub enum AuthorizationFlow {
-    /// By a browser.
+    /// Redirect to a browser.
     Redirect {
-        /// What the code is exchanged with.
+        /// PKCE verifier for the code exchange (RFC 7636).
         verifier: Option<CodeVerifier>,
-        /// Where the browser is sent; `None` where the provider knows by itself.
+        /// Redirect URI; `None` if the provider has it registered.
         redirect_uri: Option<String>,
-        /// What an ID token must repeat, of an OpenID request.
+        /// `nonce` that the ID token of an OpenID request must repeat.
         nonce: Option<String>,
     },
-    /// By another device.
+    /// Consent on another device (RFC 8628).
     Device {
-        /// What is asked with.
+        /// Device code to poll with.
         code: DeviceCode,
-        /// How often, at most.
+        /// Minimum polling interval.
         interval: Duration,
-        /// When the codes end.
+        /// Expiry of the codes.
         ends_at: Timestamp,
-        /// What the server said last that was no answer, in words.
+        /// Description of the last response that was not conclusive.
         last: Option<String>,
     },
 }
 
-/// What a browser brought back.
+/// The parsed callback of a browser.
 #[derive(Debug)]
 pub struct Redirected {
-    /// The code, or what the server said instead ([`AnswerError::Refused`]). Must not be shown before `state` and `issuer` are
-    /// known to be ours: anybody can send a browser here.
+    /// The code, or the error of the server ([`AnswerError::Refused`]). Must not be shown before `state` and `issuer` are
+    /// known to be ours: these requests are unauthenticated.
     pub code: Result<AuthorizationCode, AnswerError>,
-    /// What was asked to be repeated; `None` of a bare code.
+    /// The repeated `state`; `None` for a bare code.
     pub state: Option<String>,
-    /// Who answered (RFC 9207).
+    /// The issuer (RFC 9207).
     pub issuer: Option<String>,
     /// The other parameters, by name.
     pub parameters: BTreeMap<String, String>,
 }
 
-/// Why what was brought is no answer. Quotes nothing but the server's own masked words.
+/// Why an input is not a valid callback. Quotes nothing but the server's own masked words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AnswerError {
-    /// Nothing, or neither an address nor a word.
+    /// Empty, or neither an address nor a code.
     #[error("this is neither the address that the browser was sent to nor a code")]
     NotAnAnswer,
     /// An address without a code.
@@ -90,7 +90,7 @@ pub enum AnswerError {
     /// RFC 6749 section 4.1.2.1.
     #[error("the authorization server says no: {0}")]
     Refused(String),
-    /// Of another authorization, or of somebody else's.
+    /// The `state` is unknown, expired or of another portal.
     #[error(
         "it does not belong to an authorization of this portal that was begun here in the last hour; begin again"
     )]
@@ -107,8 +107,8 @@ pub enum AnswerError {
     NoVerifier,
 }
 
-/// Reads what came back: the query as a browser brings it, which begins with a question mark and is exact, or what a
-/// person pasted: the whole address, its query, or the bare code, as `pasted_callback` finds it.
+/// Parses a callback: the exact query of a browser, which begins with a question mark, or pasted text (an address,
+/// its query or the bare code), see `pasted_callback`.
 ///
 /// # Errors
 /// [`AnswerError`].
@@ -119,7 +119,7 @@ pub fn parse(text: &str) -> Result<Redirected, AnswerError> {
     match find(text).ok_or(AnswerError::NotAnAnswer)? {
         Pasted::Parameters { query, of_address } => {
             let mut redirected = redirected(&query, true)?;
-            // A code with its name before it is a bare code all the same.
+            // A code with a label is still a bare code.
             if !of_address && redirected.state.as_ref().is_some_and(String::is_empty) {
                 redirected.state = None;
             }
@@ -138,7 +138,7 @@ pub fn parse(text: &str) -> Result<Redirected, AnswerError> {
     }
 }
 
-/// Whether a browser can have sent it: what a person pastes may have anything in it.
+/// Whether a browser can have sent this query. Pasted text is not exact.
 fn is_exact(query: &str) -> bool {
     query.len() <= 16 * 1024
         && query.bytes().all(|byte| byte.is_ascii_graphic())
@@ -156,7 +156,7 @@ fn redirected(query: &str, pasted: bool) -> Result<Redirected, AnswerError> {
         .filter(|description| !description.is_empty());
     let code = parameters.remove("code");
     let code = if pasted {
-        code.as_deref().map(decoded_to_the_end)
+        code.as_deref().map(decode_nested)
     } else {
         code
     };
@@ -180,7 +180,7 @@ fn redirected(query: &str, pasted: bool) -> Result<Redirected, AnswerError> {
 }
 
 impl PendingAuthorization {
-    /// Whether this is the authorization of that portal with that state.
+    /// Whether this authorization belongs to the portal and has this `state`.
     #[must_use]
     pub fn is(&self, portal: &PortalName, state: &str, now: Timestamp) -> bool {
         self.portal == *portal
@@ -188,57 +188,57 @@ impl PendingAuthorization {
             && verify_slices_are_equal(self.state.as_bytes(), state.as_bytes()).is_ok()
     }
 
-    /// Whether somebody may still finish it.
+    /// Whether the authorization can still be completed.
     #[must_use]
     pub fn is_open(&self, now: Timestamp) -> bool {
-        now.since(self.begun_at) < FORGOTTEN_AFTER
+        now.since(self.begun_at) < PENDING_TIMEOUT
     }
 }
 
-/// What a device shows to a person, and asks with.
+/// Response of a device authorization endpoint.
 #[derive(Debug)]
 pub struct DeviceCodes {
-    /// Asked with.
+    /// Code to poll with.
     pub device_code: DeviceCode,
-    /// Typed by a person.
+    /// Code for the user to type.
     pub user_code: String,
-    /// Where it is typed.
+    /// Address at which to type it.
     pub verification_uri: String,
-    /// The same with the code in it.
+    /// The same address with the code in it.
     pub verification_uri_complete: Option<String>,
-    /// How long both live.
+    /// Lifetime of both codes.
     pub expires_in: Duration,
-    /// How often to ask, at most.
+    /// Minimum polling interval.
     pub interval: Duration,
 }
 
-/// Why an answer gives a device no codes. Quotes nothing of it.
+/// Why a response has no device codes. Quotes nothing of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NoCodes {
-    /// Something else.
+pub enum DeviceCodesError {
+    /// Another error.
     #[error("the server answers a device with no codes")]
     Other,
-    /// The code that a person types is none.
+    /// The user code is not valid.
     #[error("the server's user_code is not 1 to 40 printable characters of ASCII")]
     UserCode,
-    /// Where it is typed is no page.
+    /// The verification address is not valid.
     #[error("the server's verification_uri is no https address")]
     Address,
 }
 
-/// Longest code that a person types, in characters.
-const LONGEST_USER_CODE: usize = 40;
+/// Maximum length of a user code, in characters.
+const MAX_USER_CODE_LENGTH: usize = 40;
 
-/// Reads what a device authorization endpoint answers (RFC 8628 section 3.2).
+/// Parses the response of a device authorization endpoint (RFC 8628 section 3.2).
 ///
 /// # Errors
-/// [`NoCodes`].
-pub fn device_codes(body: &[u8]) -> Result<DeviceCodes, NoCodes> {
+/// [`DeviceCodesError`].
+pub fn device_codes(body: &[u8]) -> Result<DeviceCodes, DeviceCodesError> {
     #[derive(Deserialize)]
     struct CallbackAnswer {
         device_code: String,
         user_code: String,
-        // As Google, and the draft, have it.
+        // The name of Google and of the draft of RFC 8628.
         #[serde(alias = "verification_url")]
         verification_uri: String,
         verification_uri_complete: Option<String>,
@@ -250,7 +250,7 @@ pub fn device_codes(body: &[u8]) -> Result<DeviceCodes, NoCodes> {
         Value::String(text) => text.trim().parse().ok(),
         _ => None,
     };
-    let found = object_with(body, "device_code").ok_or(NoCodes::Other)?;
+    let found = object_with(body, "device_code").ok_or(DeviceCodesError::Other)?;
     let CallbackAnswer {
         device_code,
         user_code,
@@ -258,16 +258,16 @@ pub fn device_codes(body: &[u8]) -> Result<DeviceCodes, NoCodes> {
         verification_uri_complete,
         expires_in,
         interval,
-    } = serde_json::from_value(found).map_err(|_| NoCodes::Other)?;
+    } = serde_json::from_value(found).map_err(|_| DeviceCodesError::Other)?;
     let user_code = user_code.trim();
     let typeable = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
-    if !(1..=LONGEST_USER_CODE).contains(&user_code.len()) || !user_code.bytes().all(typeable) {
-        return Err(NoCodes::UserCode);
+    if !(1..=MAX_USER_CODE_LENGTH).contains(&user_code.len()) || !user_code.bytes().all(typeable) {
+        return Err(DeviceCodesError::UserCode);
     }
     Ok(DeviceCodes {
-        device_code: DeviceCode::new(&device_code).ok_or(NoCodes::Other)?,
+        device_code: DeviceCode::new(&device_code).ok_or(DeviceCodesError::Other)?,
         user_code: user_code.to_owned(),
-        verification_uri: page(&verification_uri).ok_or(NoCodes::Address)?,
+        verification_uri: page(&verification_uri).ok_or(DeviceCodesError::Address)?,
         verification_uri_complete: verification_uri_complete.as_deref().and_then(page),
         expires_in: Duration::from_secs(secs(expires_in).unwrap_or(600).clamp(1, 3600)),
         interval: secs(interval).map_or(DEVICE_INTERVAL, |secs| {
@@ -276,7 +276,7 @@ pub fn device_codes(body: &[u8]) -> Result<DeviceCodes, NoCodes> {
     })
 }
 
-/// The first object with this member, however the body is packed or what stands before it.
+/// The first object with this member, in any encoding and after any prefix.
 fn object_with(body: &[u8], name: &str) -> Option<Value> {
     let unpacked = unpack(body);
     let text = decode(unpacked.as_ref().map_or(body, |unpacked| &unpacked.bytes));
@@ -290,20 +290,20 @@ fn object_with(body: &[u8], name: &str) -> Option<Value> {
         .find(|value| value.get(name).is_some())
 }
 
-/// What a device does when it was not given a token (RFC 8628 section 3.5): asks again after so long, or stops.
+/// Polling interval after a response without a token (RFC 8628 section 3.5); `None` stops the polling.
 #[must_use]
-pub fn asks_again(code: Option<&str>, interval: Duration) -> Option<Duration> {
+pub fn next_poll_interval(code: Option<&str>, interval: Duration) -> Option<Duration> {
     match code? {
         "authorization_pending" => Some(interval),
-        "slow_down" => Some(interval + SLOWER),
+        "slow_down" => Some(interval + SLOW_DOWN_STEP),
         _ => None,
     }
 }
 
-/// Whether a refused poll ends the authorization: what RFC 8628 section 3.5 and RFC 6749 section 5.2 name, and
-/// Microsoft's names for the first two. Anything else, such as the page of a proxy, may be gone at the next poll.
+/// Whether an error code ends the polling: the codes of RFC 8628 section 3.5 and RFC 6749 section 5.2, and Microsoft's
+/// names for the first two. Any other response, such as the page of a proxy, may be temporary.
 #[must_use]
-pub fn ends_a_device(code: &str) -> bool {
+pub fn ends_polling(code: &str) -> bool {
     matches!(
         code,
         "access_denied"
@@ -379,11 +379,11 @@ mod tests {
             let bare = parse(bare).unwrap();
             assert_eq!((bare.code.unwrap().expose(), bare.state), ("4/0Axyz", None));
         }
-        for stranger in ["?code=c1", "https://a/cb?code=c1"] {
+        for foreign in ["?code=c1", "https://a/cb?code=c1"] {
             assert_eq!(
-                parse(stranger).unwrap().state.as_deref(),
+                parse(foreign).unwrap().state.as_deref(),
                 Some(""),
-                "{stranger}: not a bare code"
+                "{foreign}: not a bare code"
             );
         }
     }
@@ -399,14 +399,14 @@ mod tests {
         ] {
             assert_eq!(parse(text).unwrap_err(), expected, "{text}");
         }
-        let said = "https://app.example/cb?error=access_denied&error_description=the+user\u{202e}+said+no%1B&state=s";
-        let said = parse(said).unwrap();
+        let denial = "https://app.example/cb?error=access_denied&error_description=the+user\u{202e}+said+no%1B&state=s";
+        let denial = parse(denial).unwrap();
         assert_eq!(
-            said.code.unwrap_err(),
+            denial.code.unwrap_err(),
             AnswerError::Refused("access_denied: the user said no".into())
         );
         assert_eq!(
-            said.state.as_deref(),
+            denial.state.as_deref(),
             Some("s"),
             "it is not believed before this was looked at"
         );
@@ -415,7 +415,7 @@ mod tests {
     #[test]
     fn only_the_portals_own_open_authorization_is_answered() {
         let acme = PortalName::parse("acme").unwrap();
-        let way = AuthorizationFlow::Redirect {
+        let flow = AuthorizationFlow::Redirect {
             verifier: None,
             redirect_uri: None,
             nonce: None,
@@ -425,12 +425,12 @@ mod tests {
             portal: acme.clone(),
             state: "s1".into(),
             begun_at,
-            way,
+            flow,
         };
         assert!(pending.is(&acme, "s1", begun_at));
         assert!(!pending.is(&acme, "s2", begun_at) && !pending.is(&acme, "", begun_at));
         assert!(!pending.is(&PortalName::parse("globex").unwrap(), "s1", begun_at));
-        assert!(!pending.is(&acme, "s1", begun_at + FORGOTTEN_AFTER));
+        assert!(!pending.is(&acme, "s1", begun_at + PENDING_TIMEOUT));
     }
 
     #[test]
@@ -442,31 +442,31 @@ mod tests {
             (1800, 5)
         );
         assert_eq!(
-            asks_again(Some("authorization_pending"), codes.interval),
+            next_poll_interval(Some("authorization_pending"), codes.interval),
             Some(codes.interval)
         );
         assert_eq!(
-            asks_again(Some("slow_down"), codes.interval),
+            next_poll_interval(Some("slow_down"), codes.interval),
             Some(Duration::from_secs(10))
         );
         assert_eq!(
             (
-                asks_again(Some("access_denied"), SLOWER),
-                asks_again(None, SLOWER)
+                next_poll_interval(Some("access_denied"), SLOW_DOWN_STEP),
+                next_poll_interval(None, SLOW_DOWN_STEP)
             ),
             (None, None)
         );
         assert_eq!(
             device_codes(br#"{"device_code":"d"}"#).unwrap_err(),
-            NoCodes::Other
+            DeviceCodesError::Other
         );
         let marked = [b"\xef\xbb\xbf", &body[..]].concat();
         assert_eq!(device_codes(&marked).unwrap().user_code, "WDJB-MJHT");
-        assert!(ends_a_device("access_denied") && ends_a_device("expired_token"));
+        assert!(ends_polling("access_denied") && ends_polling("expired_token"));
         assert!(
-            !ends_a_device("forbidden")
-                && !ends_a_device("slow_down")
-                && !ends_a_device("server_error")
+            !ends_polling("forbidden")
+                && !ends_polling("slow_down")
+                && !ends_polling("server_error")
         );
     }
 
@@ -510,7 +510,7 @@ mod tests {
         ] {
             assert_eq!(
                 codes(code, "https://a/device").unwrap_err(),
-                NoCodes::UserCode,
+                DeviceCodesError::UserCode,
                 "{code:?}"
             );
         }
@@ -522,7 +522,11 @@ mod tests {
             "https://u:p@a/",
             "",
         ] {
-            assert_eq!(codes("A", uri).unwrap_err(), NoCodes::Address, "{uri:?}");
+            assert_eq!(
+                codes("A", uri).unwrap_err(),
+                DeviceCodesError::Address,
+                "{uri:?}"
+            );
         }
     }
 }

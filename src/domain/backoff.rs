@@ -1,19 +1,19 @@
-//! How long to wait after a failure: exponential with full jitter, scaled to the token's life.
+//! Wait after a failure: exponential backoff with full jitter, scaled to the token's lifetime.
 //!
 //! Must not count attempts itself: the count is part of the stored phase, so a restart does not reset it.
 
 use std::time::Duration;
 
-/// First ceiling for a token of an hour.
+/// First ceiling for a token with a lifetime of an hour.
 const FIRST: Duration = Duration::from_secs(5);
 /// Highest ceiling while the access token lives.
 const CAP: Duration = Duration::from_secs(300);
 /// Highest ceiling once it has expired.
 const CAP_EXPIRED: Duration = Duration::from_secs(900);
-/// No wait is shorter: a failure always moves the next attempt into the future.
-pub const FLOOR: Duration = Duration::from_millis(500);
-/// A server's `Retry-After` is believed up to here.
-pub const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(86_400);
+/// Minimum wait: a failure always moves the next attempt into the future.
+pub const MIN_WAIT: Duration = Duration::from_millis(500);
+/// Longer values of `Retry-After` are capped here.
+pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(86_400);
 
 /// The wait before attempt `attempt + 1`, counted from 1 for the first failure.
 ///
@@ -28,11 +28,11 @@ pub fn wait(attempt: u32, lifetime: Duration, expired: bool, jitter: f64) -> Dur
     };
     let doublings = attempt.saturating_sub(1).min(16);
     let ceiling = FIRST.saturating_mul(1 << doublings).min(cap);
-    ceiling.mul_f64(jitter.clamp(0.0, 1.0)).max(FLOOR)
+    ceiling.mul_f64(jitter.clamp(0.0, 1.0)).max(MIN_WAIT)
 }
 
-/// The wait after a refusal that nobody knows: the same request is most likely refused again, so the ceiling is a quarter
-/// of the life from the beginning, and no wait is shorter than half of it.
+/// Wait after a refusal with an unknown error code. The same request is likely to be refused again, so the ceiling is a
+/// quarter of the lifetime from the first attempt on, and the minimum is half of that.
 #[must_use]
 pub fn wait_after_unknown(
     attempt: u32,
@@ -45,13 +45,13 @@ pub fn wait_after_unknown(
     let ceiling = FIRST.saturating_mul(1 << doublings).min(cap);
     ceiling
         .mul_f64(jitter.clamp(0.0, 1.0).midpoint(1.0))
-        .max(FLOOR)
+        .max(MIN_WAIT)
 }
 
-/// [`wait`], or what the server asked for in `Retry-After` if that is longer.
+/// [`wait`], or the server's `Retry-After` if that is longer.
 #[must_use]
 pub fn wait_at_least(own: Duration, asked: Option<Duration>) -> Duration {
-    own.max(asked.unwrap_or_default().min(LONGEST_RETRY_AFTER))
+    own.max(asked.unwrap_or_default().min(MAX_RETRY_AFTER))
 }
 
 #[cfg(test)]
@@ -97,7 +97,7 @@ mod tests {
             wait_at_least(own, Some(Duration::from_secs(1))).as_secs(),
             7
         );
-        assert_eq!(wait_at_least(own, Some(Duration::MAX)), LONGEST_RETRY_AFTER);
+        assert_eq!(wait_at_least(own, Some(Duration::MAX)), MAX_RETRY_AFTER);
     }
 
     proptest! {
@@ -106,7 +106,7 @@ mod tests {
             attempt in 0u32.., life in 0u64..400_000_000, expired: bool, jitter in 0.0f64..1.0
         ) {
             let wait = wait(attempt, Duration::from_secs(life), expired, jitter);
-            prop_assert!(wait >= FLOOR && wait <= CAP_EXPIRED);
+            prop_assert!(wait >= MIN_WAIT && wait <= CAP_EXPIRED);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! How many requests an authorization server gets: a concurrency limit and a rate (a token bucket).
+//! Request budget of an authorization server: a concurrency limit and a rate limit (token bucket).
 //!
 //! Must not read a clock. `now` may step: a step back stops the refill until time catches up with at most one
 //! bucket's worth, a step forward fills one bucket and no more, so a step never causes a storm.
@@ -16,7 +16,7 @@ pub struct Limits {
     pub rate: f64,
 }
 
-/// What is left of the limits of one server.
+/// Remaining budget of one server.
 #[derive(Debug, Clone)]
 pub struct Budget {
     limits: Limits,
@@ -37,13 +37,13 @@ impl Budget {
         }
     }
 
-    /// New limits from a reload; what is in flight stays counted.
+    /// Applies the limits of a reload. Requests in flight stay counted.
     pub fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
         self.tokens = self.tokens.min(Self::capacity(limits));
     }
 
-    /// How many requests may start now.
+    /// Number of requests that may start now.
     #[must_use]
     pub fn available(&mut self, now: Timestamp) -> usize {
         let elapsed = now.since(self.filled_at).as_secs_f64();
@@ -53,18 +53,18 @@ impl Budget {
         free.min(self.tokens as usize)
     }
 
-    /// Takes `n` requests out of the budget.
+    /// Takes `n` requests from the budget.
     pub fn start(&mut self, n: usize) {
         self.in_flight += n;
         self.tokens -= n as f64;
     }
 
-    /// Gives one request's place back.
+    /// Releases the slot of a finished request.
     pub fn finish(&mut self) {
         self.in_flight = self.in_flight.saturating_sub(1);
     }
 
-    /// When a request may start if none may now because of the rate; `None` if only a finished request frees one.
+    /// Time until the rate limit allows a request; `None` if only a finished request can free a slot.
     #[must_use]
     pub fn refill_in(&self) -> Option<Duration> {
         if self.in_flight >= self.limits.concurrency {
@@ -76,14 +76,14 @@ impl Budget {
         ))
     }
 
-    /// A second's worth of requests, and at least one.
+    /// Bucket size: the requests of one second, at least one.
     fn capacity(limits: Limits) -> f64 {
         limits.rate.max(1.0)
     }
 }
 
-/// Reduces what each server may start so that all together start no more than `total`: the most anybody gets is lowered
-/// until it fits, and where there is less than one for each, `turn` says with whom it begins.
+/// Limits what the servers may start together to `total`, by lowering the largest shares first. If there is less than
+/// one request for each server, `turn` selects the server to begin with.
 pub fn share_out(capacity: &mut [(String, usize)], total: usize, turn: usize) {
     let wanted: Vec<usize> = capacity.iter().map(|(_, free)| *free).collect();
     let sum_with = |most: usize| wanted.iter().map(|free| (*free).min(most)).sum::<usize>();

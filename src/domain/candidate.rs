@@ -1,7 +1,7 @@
-//! Candidates: grants that are to replace one that the state has, and have not proved themselves yet.
+//! Candidates: grants that replace the grant in force after a successful renewal.
 //!
-//! A candidate is exchanged like any grant (`renewal::settle`) and takes the portal's place with the pair that came of
-//! it, or goes. Must not send or store: `daemon::candidates` does.
+//! A candidate is renewed like any grant (`renewal::apply_outcome`). It then replaces the portal's grant, or is deleted.
+//! Must not send or store: `daemon::candidates` does.
 
 use super::identity::IdentityMismatch;
 use super::portal::{GrantStatus, Phase};
@@ -14,32 +14,32 @@ use refreshd_token_client::provider::Class;
 use refreshd_token_client::reply::GrantedTokens;
 use refreshd_token_client::token::Tokens;
 
-/// What its exchange makes of a candidate.
+/// Outcome of a candidate's renewal.
 #[derive(Debug)]
 pub enum CandidateVerdict {
-    /// It takes the portal's place with this pair.
+    /// Successful: it replaces the portal's grant with this pair.
     Proved(Box<Renewed>),
-    /// The server refuses it: it goes.
+    /// Rejected by the server: the candidate is deleted.
     Refused(Problem),
-    /// It is another portal's: it goes, and the pair is kept aside.
+    /// Another portal's grant: the candidate is deleted, and the pair is stored as superseded.
     Another {
-        /// Whose it is.
+        /// Description of the owner.
         why: String,
-        /// What came.
+        /// The new pair.
         pair: TokenPair,
     },
-    /// It could not be proved now.
+    /// Not conclusive yet.
     Waits(GrantStatus),
 }
 
-/// A pair that is kept aside.
+/// A superseded pair.
 #[derive(Debug)]
 pub struct TokenPair {
     /// The access token.
     pub access: Option<AccessToken>,
     /// The refresh token, if a new one came.
     pub refresh: Option<RefreshToken>,
-    /// Whose it is.
+    /// Identity of the owner.
     pub identity: Option<String>,
 }
 
@@ -57,7 +57,7 @@ impl From<Renewed> for TokenPair {
     }
 }
 
-/// Decides what becomes of a candidate.
+/// Derives the verdict on a candidate from the outcome of its renewal.
 #[must_use]
 pub fn judge(settled: Transition) -> CandidateVerdict {
     let standing = match settled {
@@ -89,7 +89,7 @@ pub fn judge(settled: Transition) -> CandidateVerdict {
         Phase::NeedsAuthorization { problem, .. } | Phase::Gone { problem, .. } => {
             CandidateVerdict::Refused(problem.clone())
         }
-        // A code that no table knows is the server's word about this request, and nothing is lost with a newcomer.
+        // An unknown error code is a rejection here: a candidate has nothing to lose.
         Phase::Retrying { problem, .. }
             if problem.class == Class::Unknown && problem.code.is_some() =>
         {
@@ -99,25 +99,25 @@ pub fn judge(settled: Transition) -> CandidateVerdict {
     }
 }
 
-/// What became of a candidate, in words for whoever handed it over.
+/// Result of an import, for the operator.
 #[derive(Debug, Clone)]
 pub enum ImportResult {
-    /// It took the portal's place.
-    TakenIn,
-    /// The server, or what it said of the owner, is against it.
+    /// Replaced the portal's grant.
+    Imported,
+    /// Rejected by the server, or its owner is another one than expected.
     Refused(String),
-    /// Not known now.
+    /// Not conclusive yet.
     Waits {
-        /// Why not.
+        /// Reason.
         problem: String,
-        /// When it is tried again.
+        /// Time of the next attempt.
         act_at: Option<Timestamp>,
     },
-    /// Something newer came first.
+    /// A newer pair came first.
     SetAside,
 }
 
-/// What to do about a grant of another portal's whose refresh token was spent to learn that.
+/// Hint for a grant of another portal whose refresh token was spent in the attempt.
 #[must_use]
 pub fn superseded_hint(portal: &str) -> String {
     format!(
@@ -126,7 +126,7 @@ pub fn superseded_hint(portal: &str) -> String {
     )
 }
 
-/// What to do about a grant of another portal's, of which nothing was sent.
+/// Hint for a grant of another portal, if nothing was sent.
 #[must_use]
 pub fn replace_hint(another: &IdentityMismatch, portal: &str) -> String {
     match another {

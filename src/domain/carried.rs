@@ -1,29 +1,29 @@
-//! The pair of a renewal that outlived the process which could not store it: what the state says of it now.
+//! Pairs that a previous process obtained and could not store: decides whether the state still accepts them.
 //!
-//! Must not let it replace a grant that has moved on since its request.
+//! Must not replace a grant that has changed since the request was sent.
 
 use super::kept_reply::SentToken;
 use super::portal::{ClaimId, Grant, Phase};
 use refreshd_secrets::Fingerprint;
 
-/// What is to be done with the pair.
+/// Decision on a carried pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// The claim of its renewal is still the grant's: it is recorded as if it came now.
+    /// The claim of its renewal is still open: record the pair as the outcome.
     Record,
-    /// The grant is as it was when it was sent, and its claim was ended or is another one: it is recorded after its own claim
-    /// was put back.
+    /// The grant is unchanged since the request, but its claim was ended or is another one: restore the claim, then record the
+    /// pair.
     ClaimAgain,
-    /// The state has it already.
+    /// The state has the pair already.
     Known,
-    /// The state is not the one that the pair was for, as when its volume is not mounted: the pair waits for that.
+    /// This is not the state that the pair belongs to, such as when its volume is not mounted: wait.
     Wait,
-    /// The grant was replaced or forgotten meanwhile: that counts, and the pair is put aside.
+    /// The grant was replaced or deleted meanwhile: store the pair as superseded.
     Aside,
 }
 
-/// Decides what becomes of a carried pair. `grant` is the portal's now, `lost` says that the state has none that could be
-/// understood though there was one; `pair` is the pair's refresh token, if it has one.
+/// Decides on a carried pair. `grant` is the portal's present grant; `lost` means that the state has one that cannot be
+/// parsed; `pair` is the pair's refresh token, if it has one.
 #[must_use]
 pub fn fate(
     grant: Option<&Grant>,
@@ -47,7 +47,7 @@ pub fn fate(
     if now.token.is_some() && now.token == pair {
         return Fate::Known;
     }
-    // Generations never go back: an older one is another state.
+    // Generations never decrease: a lower one is of another state.
     if now.generation < sent.generation {
         Fate::Wait
     } else {
@@ -85,7 +85,7 @@ mod tests {
             bound_to: Fingerprint::of(b"app"),
             token_url: String::new(),
             identity: None,
-            told: Vec::new(),
+            notified: Vec::new(),
             claim: claim.map(|id| (ClaimId(id), Timestamp::default())),
             tried_at: None,
         }

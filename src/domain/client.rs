@@ -1,55 +1,55 @@
-//! Whether a refusal of an app's client is one portal's own or the client's: asked each time a server refuses it.
+//! Attribution of a refused client: is it refused for one portal only, or for all portals of the app?
 //!
-//! A server can refuse a client for one portal only, as where the app was removed there. So the question goes to another
-//! portal of the app before the others are left alone. Must not choose that portal, nor read the state.
+//! A server can refuse a client for one portal only, such as after the app was removed there. So another portal of the app
+//! is tried before the others are suspended. Must not choose that portal, nor read the state.
 
 use std::time::Duration;
 
-use super::backoff::FLOOR;
+use super::backoff::MIN_WAIT;
 use refreshd_time::Timestamp;
 
-/// What an answer says of the client that asked.
+/// Evidence of a response about the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientAnswer {
-    /// It was let in: there is a new pair.
+    /// Accepted: there is a new pair.
     Works,
-    /// The refusal is about the grant. Most servers look at the client first, not all do: no proof that the client works.
+    /// The grant was refused. Most servers check the client first, but not all: this does not prove that the client works.
     GrantRefused,
-    /// It was refused.
+    /// The client was refused.
     Refused,
 }
 
-/// What is known of a client when it is refused for a portal.
+/// Evidence about a client that was refused for a portal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientEvidence {
-    /// When the refusals of this portal began.
+    /// First of this portal's refusals.
     pub since: Timestamp,
-    /// When the client was last let in for a portal that had been asked since some refusal; `None`: never, or nobody was
-    /// refused before, or it works for none of the others any more.
+    /// Last time the client was accepted for another portal after a refusal; `None`: never, or there was no earlier refusal,
+    /// or the client no longer works for any other portal.
     pub let_in: Option<Timestamp>,
-    /// Other portals that are refused, and whose refusals began after the client was let in last.
+    /// Other portals that are refused, with refusals since the client was last accepted.
     pub refused_too: u64,
-    /// Other portals with a usable grant that could still be asked: they were not refused since the question came up.
+    /// Other portals with a usable grant that can still be tried: not refused since the first refusal.
     pub unasked: u64,
-    /// Whether the question is open for any portal of the app.
+    /// Whether the attribution is open for any portal of the app.
     pub in_question: bool,
 }
 
-/// Whose a refusal is.
+/// Attribution of a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientDecision {
-    /// The portal's own: the client works for others.
+    /// To the portal: the client works for others.
     ThisPortal,
-    /// Not known yet: another portal is to be asked.
+    /// Not known yet: try another portal.
     AskAnother,
-    /// The client's: it is refused for all portals.
+    /// To the client: it is refused for all portals.
     TheClient,
 }
 
-/// So many other portals must be refused before the client is, as long as there is one more to ask.
-const ASKED: u64 = 4;
+/// Number of other portals that must be refused before the client is, while there are portals left to try.
+const MIN_REFUSED: u64 = 4;
 
-/// Decides whose a refusal is.
+/// Attributes a refusal.
 #[must_use]
 pub fn decide(seen: ClientEvidence) -> ClientDecision {
     let ClientEvidence {
@@ -61,23 +61,24 @@ pub fn decide(seen: ClientEvidence) -> ClientDecision {
     } = seen;
     let works_elsewhere = let_in.is_some_and(|let_in| let_in >= since);
     match (works_elsewhere, refused_too, unasked) {
-        // Nobody is left to ask, and those who were asked since are refused as well.
+        // No portal is left to try, and those that were tried since are refused as well.
         (true, _, 0) if in_question => ClientDecision::TheClient,
         (true, ..) => ClientDecision::ThisPortal,
-        (false, ASKED.., _) | (false, _, 0) => ClientDecision::TheClient,
+        (false, MIN_REFUSED.., _) | (false, _, 0) => ClientDecision::TheClient,
         (false, _, 1..) => ClientDecision::AskAnother,
     }
 }
 
-/// Probes that follow each other within seconds, while there are portals that were not asked yet.
-const QUICK: u64 = 4;
-/// The first of them comes after this time, each further one after twice the time of the one before.
-const QUICK_WAIT: Duration = Duration::from_secs(5);
-/// Later probes come after as long a time as the refusal has lasted, within these limits.
-const SLOW_WAIT: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(3600));
+/// Number of probes within seconds, while there are portals that were not tried yet.
+const FAST_PROBES: u64 = 4;
+/// Wait before the first of them; it doubles for each further one.
+const FAST_PROBE_WAIT: Duration = Duration::from_secs(5);
+/// Later probes wait as long as the refusal has lasted, within these limits.
+const SLOW_PROBE_LIMITS: (Duration, Duration) =
+    (Duration::from_secs(300), Duration::from_secs(3600));
 
-/// How long a client that is refused for several portals waits for its next try, by another of them: seconds at first,
-/// since the refusals may be those portals' own. `lifetime` is that of their tokens.
+/// Wait before the next probe of a client that is refused for several portals. The first probes follow within seconds,
+/// since the refusals may concern those portals only. `lifetime` is that of their tokens.
 #[must_use]
 pub fn probe_wait(
     refused_for: Duration,
@@ -85,12 +86,12 @@ pub fn probe_wait(
     unasked: u64,
     lifetime: Duration,
 ) -> Duration {
-    if unasked > 0 && refused <= QUICK {
+    if unasked > 0 && refused <= FAST_PROBES {
         let doublings = u32::try_from(refused.saturating_sub(1)).unwrap_or_default();
-        let wait = QUICK_WAIT.saturating_mul(1 << doublings.min(8));
-        return wait.min((lifetime / 12).max(FLOOR));
+        let wait = FAST_PROBE_WAIT.saturating_mul(1 << doublings.min(8));
+        return wait.min((lifetime / 12).max(MIN_WAIT));
     }
-    refused_for.clamp(SLOW_WAIT.0, SLOW_WAIT.1)
+    refused_for.clamp(SLOW_PROBE_LIMITS.0, SLOW_PROBE_LIMITS.1)
 }
 
 #[cfg(test)]

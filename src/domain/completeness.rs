@@ -1,32 +1,31 @@
-//! Whether a configuration may be less than what is meant: a volume that is not mounted leaves an empty file, or a directory
-//! out of which nothing is included, and a pattern with a slip of the pen finds other files. Who takes a portal out of a file
-//! that is there means it.
+//! Detects an incomplete configuration: a volume that is not mounted leaves an empty file or an empty include directory,
+//! and a mistyped pattern matches other files. A portal that is removed from an existing file is removed on purpose.
 //!
-//! Must not look for files: `config` has, and the state remembers what was there.
+//! Must not look for files: `config` does, and the state stores what was found before.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// A pattern of `include` with wildcards, and what it found.
+/// An `include` pattern with wildcards.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Included {
     /// The pattern, with its directory.
     pub pattern: String,
-    /// Whether a file is there that it names.
+    /// Whether it matches a file.
     pub has_files: bool,
 }
 
-/// The patterns of the configuration that was last in force, and whether each found files.
+/// The patterns of the last configuration in force, and whether each matched files.
 pub type IncludedBefore = BTreeMap<String, bool>;
 
-/// What is not there.
+/// The missing part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Missing {
-    /// Every portal, and every app that makes some.
+    /// All portals, and all apps with installed portals.
     Portals,
     /// All files of these patterns.
     Files(Vec<String>),
-    /// What other patterns found, or may have found, that had the place of these.
+    /// Patterns that were replaced by others, and that matched files or may have.
     Patterns(Vec<String>),
 }
 
@@ -47,7 +46,7 @@ impl fmt::Display for Missing {
     }
 }
 
-/// What is missing in a configuration, if anything. `before` is `None` where nobody noted that, as before this was looked at.
+/// The missing part of a configuration, if any. `before` is `None` if the state has no record of the patterns.
 #[must_use]
 pub fn missing(
     names_portals: bool,
@@ -64,7 +63,7 @@ pub fn missing(
         let those = includes.iter().filter(are_missing);
         those.map(|include| include.pattern.clone()).collect()
     };
-    // One that found nothing before is not expected to.
+    // A pattern that matched nothing before may match nothing now.
     let gone = patterns(&|it| !it.has_files && known(&it.pattern) != Some(false));
     if !gone.is_empty() {
         return Some(Missing::Files(gone));
@@ -103,11 +102,11 @@ mod tests {
             (included(PORTALS, true), Some(&found), None),
             (included(PORTALS, false), Some(&found), files(PORTALS)),
             (included(PORTALS, false), Some(&empty), None),
-            // Another pattern in its place.
+            // The pattern was replaced by another.
             (included(OTHERS, false), Some(&found), files(OTHERS)),
             (included(OTHERS, true), Some(&found), patterns(OTHERS)),
             (included(OTHERS, true), Some(&empty), None),
-            // Noted by nobody, as before this was looked at.
+            // No record in the state.
             (included(PORTALS, false), None, files(PORTALS)),
             (included(PORTALS, true), None, patterns(PORTALS)),
         ] {
@@ -117,7 +116,7 @@ mod tests {
                 "{include:?}"
             );
         }
-        // With the pattern all of its portals are taken out, and one more pattern changes nothing of what the first found.
+        // Without the pattern all of its portals are removed; an additional pattern changes nothing about the first.
         assert_eq!(missing(true, &[], Some(&found)), None);
         let both = [included(PORTALS, true), included(OTHERS, true)];
         assert_eq!(missing(true, &both, Some(&found)), None);

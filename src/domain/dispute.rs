@@ -1,39 +1,39 @@
-//! Newcomers: a verified install of another user than the one whose grant an installed portal has. The first notice of an
-//! installation may have been a stranger's, so a person decides whose grant is kept.
+//! Disputes: a verified install by another user than the owner of an installed portal's grant. The first event of an
+//! installation may have come from an attacker, so an operator decides which grant is kept.
 //!
-//! Must not decide by itself that a living grant is replaced. Must not hold a token: what is written here is shown.
+//! Must not replace a working grant without that decision. Must not contain a token: disputes are displayed.
 
 use super::install::EventKind;
 use super::name::PortalName;
 use refreshd_time::Timestamp;
 
-/// A newcomer that waits for a person's decision.
+/// An install that waits for an operator's decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dispute {
     /// The portal whose grant it would replace.
     pub portal: PortalName,
-    /// The app that is installed there.
+    /// The installed app.
     pub app: String,
-    /// The newcomer's user id, by the authorization server.
+    /// User id of the install, from the authorization server.
     pub user: String,
-    /// The user id of the grant that is kept now, if known.
+    /// User id of the grant in force, if known.
     pub holder: Option<String>,
-    /// What brought it.
+    /// Event that brought the grant.
     pub occasion: EventKind,
-    /// Whether the portal says that the newcomer is an administrator; `None`: it was not asked, or did not answer.
+    /// Whether the portal reports the new user as an administrator; `None`: not asked, or no answer.
     pub is_admin: Option<bool>,
-    /// The same of the user whose grant is kept.
+    /// The same for the owner of the grant in force.
     pub holder_is_admin: Option<bool>,
-    /// When it came first.
+    /// Time of the first event.
     pub since: Timestamp,
-    /// A person has accepted it, and its grant is being proved.
+    /// Accepted by an operator; the grant is being verified.
     pub is_accepted: bool,
 }
 
-/// Whether an install of another user is a matter for a person. Administrators visit apps that other administrators have
-/// installed, and employees can make events up: where the portal's word settles it, nobody is asked.
+/// Whether an install by another user needs an operator's decision. Administrators open apps that other administrators
+/// installed, and employees can forge events: if the portal's answer settles it, no decision is needed.
 #[must_use]
-pub const fn concerns_a_person(
+pub const fn needs_decision(
     occasion: EventKind,
     is_admin: Option<bool>,
     holder_is_admin: Option<bool>,
@@ -45,13 +45,13 @@ pub const fn concerns_a_person(
         EventKind::Installed => {
             !(matches!(is_admin, Some(false)) && matches!(holder_is_admin, Some(true)))
         }
-        // The app's own user follows the event of the installation, whose proof it must have.
+        // The event of the app's own user follows the install event, and must carry its application token.
         EventKind::SystemUser => false,
     }
 }
 
 impl Dispute {
-    /// Which of two newcomers of one portal waits: the higher one. A stranger must not displace an administrator.
+    /// Priority among several disputes of a portal: an unprivileged user must not displace an administrator.
     #[must_use]
     pub const fn rank(&self) -> u8 {
         match (self.is_admin, self.occasion) {
@@ -62,7 +62,7 @@ impl Dispute {
         }
     }
 
-    /// What happened, for people.
+    /// Description for the operator.
     #[must_use]
     pub fn reason(&self) -> String {
         let Self {
@@ -90,7 +90,7 @@ impl Dispute {
         )
     }
 
-    /// What to do, as commands; `portal` is the name to write.
+    /// Commands that resolve it; `portal` is the name to use in them.
     #[must_use]
     pub fn action(&self, portal: &str) -> String {
         let user = &self.user;
@@ -113,7 +113,7 @@ const fn rights(is_admin: Option<bool>) -> &'static str {
 mod tests {
     use super::*;
 
-    fn newcomer(occasion: EventKind, is_admin: Option<bool>) -> Dispute {
+    fn dispute(occasion: EventKind, is_admin: Option<bool>) -> Dispute {
         Dispute {
             portal: PortalName::parse("acme").unwrap(),
             app: "crm".to_owned(),
@@ -143,7 +143,7 @@ mod tests {
             (Installed, Some(false), Some(true), false),
             (SystemUser, Some(true), Some(false), false),
         ] {
-            let is_asked = concerns_a_person(occasion, is_admin, holder_is_admin);
+            let is_asked = needs_decision(occasion, is_admin, holder_is_admin);
             assert_eq!(
                 is_asked, asked,
                 "{occasion:?} {is_admin:?} {holder_is_admin:?}"
@@ -154,24 +154,24 @@ mod tests {
     #[test]
     fn whoever_is_no_administrator_does_not_displace_one() {
         let ranks = [
-            newcomer(EventKind::Opened, Some(false)),
-            newcomer(EventKind::Installed, None),
-            newcomer(EventKind::Opened, Some(true)),
-            newcomer(EventKind::Installed, Some(true)),
+            dispute(EventKind::Opened, Some(false)),
+            dispute(EventKind::Installed, None),
+            dispute(EventKind::Opened, Some(true)),
+            dispute(EventKind::Installed, Some(true)),
         ]
-        .map(|newcomer| newcomer.rank());
+        .map(|dispute| dispute.rank());
         assert!(ranks.is_sorted_by(|a, b| a < b), "{ranks:?}");
     }
 
     #[test]
     fn both_users_and_both_commands_are_named() {
-        let newcomer = newcomer(EventKind::Installed, Some(true));
-        let reason = newcomer.reason();
+        let dispute = dispute(EventKind::Installed, Some(true));
+        let reason = dispute.reason();
         assert!(
             reason.contains("user 1 (an administrator") && reason.contains("user 67 (no admin"),
             "{reason}"
         );
-        let action = newcomer.action("acme");
+        let action = dispute.action("acme");
         assert!(
             action.contains("refreshd install accept acme;")
                 && action.ends_with("install refuse acme")

@@ -1,6 +1,6 @@
-//! The ladder: which steps a grant has reached, by the share of life that is left, and what a person must do.
+//! Escalation: which steps a grant has reached, by the remaining share of its lifetime, and what an operator must do.
 //!
-//! Must not announce anything: it returns what is to be announced, and what has been told already.
+//! Must not notify: it returns the notice, and the steps that are notified so far.
 
 use std::time::Duration;
 
@@ -13,60 +13,60 @@ use refreshd_time::{Timestamp, human, share_of};
 use refreshd_token_client::provider::Class;
 use refreshd_token_client::refresh_end::RefreshEnd;
 
-/// A grant that has never had an access token, or whose new token had ended when it came, counts as expired this long
-/// after its first failure.
+/// A grant without an access token, or whose new token was expired on arrival, counts as expired this long after its first
+/// failure.
 const NO_TOKEN_GRACE: Duration = Duration::from_secs(300);
 
-/// How long a renewal that is planned for after the expiry may take.
+/// Grace for a renewal that is planned after the expiry.
 const LATE_GRACE: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(3600));
 
-/// A replay that waits for longer, or for a tenth of the token's life, is put off: a person has that time.
+/// A replay that waits for longer, or for a tenth of the token's lifetime, counts as deferred: an operator has that time.
 const MIN_RETRY_DELAY: Duration = Duration::from_secs(60);
 
-/// Overdue means, wherever it is counted or said without a ladder of one's own: this share of the window between due and
-/// the deadline has passed.
+/// Default for "overdue" wherever no configured step applies: this share of the window between due and the deadline has
+/// passed.
 pub const OVERDUE_SHARE: f64 = 0.3;
 
-/// A part of a token's life.
+/// A part of a token's lifetime.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Threshold {
-    /// A share of the life, in (0, 1).
+    /// A share of the lifetime, in (0, 1).
     Share(f64),
-    /// A fixed time.
+    /// A fixed duration.
     Span(Duration),
 }
 
-/// What a step waits for.
+/// Condition of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Trigger {
     /// The first failed renewal.
     Failed,
     /// This share of the window between due and expiry has passed.
     Overdue(f64),
-    /// Less than this is left.
+    /// Less than this remains.
     Remaining(Threshold),
-    /// Nothing is left.
+    /// The access token has expired.
     Expired,
-    /// Only a person can mend it.
+    /// Only a person can resolve it.
     NeedsPerson,
 }
 
-/// One step of the ladder.
+/// An escalation step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
-    /// Its name in the configuration, unique in the ladder: remembers that it was told.
+    /// Name in the configuration, unique among the steps; identifies the step once it is notified.
     pub key: String,
-    /// What it waits for.
+    /// Condition.
     pub when: Trigger,
-    /// How loud it is.
+    /// Severity.
     pub severity: Severity,
-    /// The channels that hear of it; `None`: every one, from a warning up.
+    /// Channels to notify; `None`: every channel, from `warning` on.
     pub notify: Option<Vec<String>>,
 }
 
-/// The ladder of design section 5, in force where the configuration has no `[[escalation.step]]`.
+/// Default steps, in force if the configuration has no `[[escalation.step]]`.
 #[must_use]
-pub fn default_ladder() -> Vec<Step> {
+pub fn default_steps() -> Vec<Step> {
     let step = |key: &str, when, severity| Step {
         key: key.to_owned(),
         when,
@@ -95,34 +95,34 @@ pub fn default_ladder() -> Vec<Step> {
     ]
 }
 
-/// Something to say, once.
+/// A notice, published once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EscalationNotice {
-    /// The step's name.
+    /// Name of the step.
     pub step: String,
-    /// How loud.
+    /// Severity.
     pub severity: Severity,
-    /// What happened.
+    /// Description of the failure.
     pub reason: String,
-    /// What a person must do.
+    /// Task of the operator.
     pub action: String,
-    /// How long the current access token still works; `None` if there is none.
+    /// Remaining lifetime of the access token; `None` if there is none.
     pub remaining: Option<Duration>,
 }
 
-/// Where a grant is on the ladder.
+/// Result of an evaluation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evaluation {
-    /// What is to be said now.
+    /// Notice to publish now.
     pub announce: Option<EscalationNotice>,
-    /// The names of all steps told so far, this one included.
-    pub told: Vec<String>,
-    /// When the next step is reached if nothing changes.
+    /// Names of all steps notified so far, including this one.
+    pub notified: Vec<String>,
+    /// Time of the next step if nothing changes.
     pub next: Option<Timestamp>,
 }
 
-/// Climbs the ladder as far as `now` allows. Of several steps reached at once only the loudest is announced. What only a
-/// person can mend is announced as that, once, with how long the token still works: the steps of time add nothing to it.
+/// Evaluates the steps up to `now`. Of several steps reached at once only the most severe is published. A grant that needs a
+/// person is published once, with the remaining lifetime; steps of time add nothing to it.
 #[must_use]
 pub fn evaluate(
     ladder: &[Step],
@@ -130,18 +130,18 @@ pub fn evaluate(
     grant: &Grant,
     now: Timestamp,
 ) -> Evaluation {
-    let mut told = grant.told.clone();
+    let mut notified = grant.notified.clone();
     let mut next = None;
     let person = needs_person(&grant.standing.phase)
         && ladder.iter().any(|step| step.when == Trigger::NeedsPerson);
     let mut loudest: Option<(&Step, Severity)> = None;
     for step in ladder {
-        if told.contains(&step.key) {
+        if notified.contains(&step.key) {
             continue;
         }
         match reached_at(step.when, grant, now) {
             Some(at) if at <= now => {
-                told.push(step.key.clone());
+                notified.push(step.key.clone());
                 let severity = severity_of(step, grant, now);
                 let news = !person || step.when == Trigger::NeedsPerson;
                 if news && loudest.is_none_or(|(_, loudest)| severity >= loudest) {
@@ -159,25 +159,25 @@ pub fn evaluate(
         action: action_now(about.at(grant), grant, now),
         remaining: remaining(grant, now),
     });
-    let (ahead, at) = evaluate_refresh_end(about, grant, &mut told, now);
+    let (ahead, at) = evaluate_refresh_end(about, grant, &mut notified, now);
     let next = [next, at].into_iter().flatten().min();
     let announce = match (announce, ahead) {
-        (Some(said), Some(ahead)) if ahead.severity > said.severity => Some(ahead),
-        (said, ahead) => said.or(ahead),
+        (Some(notice), Some(ahead)) if ahead.severity > notice.severity => Some(ahead),
+        (notice, ahead) => notice.or(ahead),
     };
     Evaluation {
         announce,
-        told,
+        notified,
         next,
     }
 }
 
-/// The steps ahead of the refresh token's own end: what is to be said now, and when the next one comes. They are added
-/// to what was told.
+/// Evaluates the warnings before the refresh token's own end, and the time of the next one. Adds them to the notified
+/// steps.
 fn evaluate_refresh_end(
     about: HintContext<'_>,
     grant: &Grant,
-    told: &mut Vec<String>,
+    notified: &mut Vec<String>,
     now: Timestamp,
 ) -> (Option<EscalationNotice>, Option<Timestamp>) {
     let Some(end) = refresh_end_of(grant) else {
@@ -186,12 +186,12 @@ fn evaluate_refresh_end(
     let (mut loudest, mut next) = (None, None::<Timestamp>);
     for step in STEPS
         .iter()
-        .filter(|step| !told.iter().any(|told| told == step.key))
+        .filter(|step| !notified.iter().any(|notified| notified == step.key))
         .collect::<Vec<_>>()
     {
         match refresh_warning::reached_at(end, step) {
             Some(at) if at <= now => {
-                told.push(step.key.to_owned());
+                notified.push(step.key.to_owned());
                 loudest = Some(step);
             }
             at => next = [next, at].into_iter().flatten().min(),
@@ -207,7 +207,7 @@ fn evaluate_refresh_end(
     (announce, next)
 }
 
-/// The refresh token's own end, as long as it matters: not of a grant that is dead, nor of a client that needs none.
+/// The refresh token's own end, if relevant: not of a dead grant, nor of a client that needs no refresh token.
 #[must_use]
 pub fn refresh_end_of(grant: &Grant) -> Option<&RefreshEnd> {
     match grant.standing.phase {
@@ -223,7 +223,7 @@ pub fn refresh_end_of(grant: &Grant) -> Option<&RefreshEnd> {
     }
 }
 
-/// The steps ahead of the refresh token's end that are told and still hold: a renewal does not end them.
+/// The notified warnings about the refresh token's end that still apply: a renewal does not end them.
 #[must_use]
 pub fn still_notified(grant: &Grant, now: Timestamp) -> Vec<String> {
     let Some(end) = refresh_end_of(grant) else {
@@ -232,19 +232,20 @@ pub fn still_notified(grant: &Grant, now: Timestamp) -> Vec<String> {
     let holds = |step: &&refresh_warning::RefreshEndStep| {
         refresh_warning::reached_at(end, step).is_some_and(|at| at <= now)
     };
-    let told =
-        |step: &&refresh_warning::RefreshEndStep| grant.told.iter().any(|told| told == step.key);
+    let notified = |step: &&refresh_warning::RefreshEndStep| {
+        grant.notified.iter().any(|notified| notified == step.key)
+    };
     STEPS
         .iter()
         .filter(holds)
-        .filter(told)
+        .filter(notified)
         .map(|step| step.key.to_owned())
         .collect()
 }
 
-/// The steps that are told again, since what a person must do now is another thing than before; they are not told any more.
+/// The steps to notify again, since the operator's task has changed; they no longer count as notified.
 pub fn reset_notified(
-    told: &mut Vec<String>,
+    notified: &mut Vec<String>,
     ladder: &[Step],
     before: &Phase,
     now: &Phase,
@@ -256,20 +257,20 @@ pub fn reset_notified(
             .any(|step| step.key == *key && step.when == Trigger::NeedsPerson)
     };
     if another {
-        told.extract_if(.., of_person).collect()
+        notified.extract_if(.., of_person).collect()
     } else {
         Vec::new()
     }
 }
 
-/// What to say when a grant of which something was told is fresh again.
+/// The notice that a grant with notified steps is fresh again.
 #[must_use]
 pub fn resolved(
-    told: &[String],
+    notified: &[String],
     since: Option<Timestamp>,
     now: Timestamp,
 ) -> Option<EscalationNotice> {
-    if told.iter().all(|step| refresh_warning::is_step(step)) {
+    if notified.iter().all(|step| refresh_warning::is_step(step)) {
         return None;
     }
     let lasted = since
@@ -284,7 +285,7 @@ pub fn resolved(
     })
 }
 
-/// How long the current access token still works.
+/// Remaining lifetime of the access token.
 #[must_use]
 pub fn remaining(grant: &Grant, now: Timestamp) -> Option<Duration> {
     grant
@@ -294,23 +295,23 @@ pub fn remaining(grant: &Grant, now: Timestamp) -> Option<Duration> {
         .map(|access| access.expires_at.until(now))
 }
 
-/// What decides when a token is overdue.
+/// Inputs that decide when a token is overdue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
-    /// When the renewal is, or was, planned.
+    /// Planned time of the renewal.
     pub due: Timestamp,
-    /// When the token was issued.
+    /// Issue of the token.
     pub issued_at: Timestamp,
-    /// When it ends.
+    /// Expiry of the token.
     pub expires_at: Timestamp,
-    /// When the refresh token ends of itself.
+    /// The refresh token's own end.
     pub refresh_ends_at: Option<Timestamp>,
     /// Since when the grant is not fresh.
     pub since: Option<Timestamp>,
 }
 
 impl Window {
-    /// Of a grant; `None` without an access token, or a renewal that was ever planned.
+    /// The window of a grant; `None` without an access token or a planned renewal.
     #[must_use]
     pub fn of(grant: &Grant) -> Option<Self> {
         let access = grant.tokens.access.as_ref()?;
@@ -323,9 +324,9 @@ impl Window {
         })
     }
 
-    /// When readers must have a new token: the end of the one they have, or of the refresh token before it. Where a
-    /// renewal is possible only after that, a hundredth of a life later, five minutes to an hour. A token that had ended
-    /// when it came gives five minutes from the first of its kind.
+    /// Deadline for a new token: the expiry of the present one, or the refresh token's own end if that is earlier. If a
+    /// renewal is possible only after that: a hundredth of a lifetime later, five minutes to an hour. For tokens that were
+    /// expired on arrival: five minutes after the first of them.
     #[must_use]
     pub fn deadline(&self) -> Timestamp {
         let lifetime = self.expires_at.since(self.issued_at);
@@ -337,25 +338,25 @@ impl Window {
         } else {
             self.expires_at
         };
-        // One that has passed before the renewal was due says nothing of the time that is left.
+        // An end before the renewal is due says nothing about the remaining time.
         let end = self.refresh_ends_at.filter(|end| *end > self.due);
         end.map_or(deadline, |end| deadline.min(end)).max(self.due)
     }
 
-    /// When this share of the window between due and deadline has passed.
+    /// Time at which this share of the window between due and deadline has passed.
     #[must_use]
     pub fn overdue_at(&self, share: f64) -> Timestamp {
         self.due + share_of(self.deadline().since(self.due), share)
     }
 }
 
-/// When a token counts as overdue; `None` if it never does.
+/// Time at which a token counts as overdue; `None` if it never does.
 #[must_use]
 pub fn overdue_at(grant: &Grant, share: f64) -> Option<Timestamp> {
     Window::of(grant).map(|window| window.overdue_at(share))
 }
 
-/// When readers must have a new token.
+/// Deadline for a new token.
 fn deadline(grant: &Grant) -> Option<Timestamp> {
     let access = grant.tokens.access.as_ref()?;
     Some(Window::of(grant).map_or(access.expires_at, |window| window.deadline()))
@@ -375,19 +376,19 @@ pub(super) fn reached_at(when: Trigger, grant: &Grant, now: Timestamp) -> Option
                 Threshold::Share(share) => share_of(access.lifetime(), share),
                 Threshold::Span(span) => span,
             };
-            // A late renewal age is no failure: the step waits until the renewal is overdue too.
+            // A late renewal age is not a failure: the step waits until the renewal is overdue as well.
             overdue_at(grant, OVERDUE_SHARE)
                 .map(|overdue| (deadline(grant).unwrap_or(access.expires_at) - left).max(overdue))
         }
         Trigger::Expired => match access {
             Some(access) => Some(deadline(grant).unwrap_or(access.expires_at)),
-            // Readers have had no token yet, and this long after the first try that is as bad as an expired one.
+            // There never was an access token; after this time that is as bad as an expired one.
             None => since.map(|since| since + NO_TOKEN_GRACE),
         },
     }
 }
 
-/// A grant in doubt needs a person as soon as the replay meets what only a person can mend.
+/// A grant in doubt needs a person if its replay fails with a class that does.
 pub(super) fn needs_person(phase: &Phase) -> bool {
     phase.needs_person()
         || phase
@@ -395,7 +396,7 @@ pub(super) fn needs_person(phase: &Phase) -> bool {
             .is_some_and(|problem| matches!(problem.class, Class::Blocked | Class::ClientRejected))
 }
 
-/// An unknown answer, and a grant in doubt whose replay is put off, are not for the log only.
+/// An unknown response, and a grant in doubt with a deferred replay, are at least a warning.
 pub(super) fn severity_of(step: &Step, grant: &Grant, now: Timestamp) -> Severity {
     let unknown = grant
         .standing
@@ -403,20 +404,20 @@ pub(super) fn severity_of(step: &Step, grant: &Grant, now: Timestamp) -> Severit
         .problem()
         .is_some_and(|problem| problem.class == Class::Unknown);
     let put_off = retry_delay(grant, now).is_some();
-    // A server that wants to be left alone for longer than the token works: people can do more about it than we.
-    let told_to_wait = grant
+    // The server's `Retry-After` exceeds the token's lifetime: only a person can do something about it.
+    let must_wait = grant
         .standing
         .phase
         .problem()
         .is_some_and(|problem| problem.asked_to_wait.is_some());
-    if step.when == Trigger::Failed && (unknown || put_off || told_to_wait) {
+    if step.when == Trigger::Failed && (unknown || put_off || must_wait) {
         step.severity.max(Severity::Warning)
     } else {
         step.severity
     }
 }
 
-/// How long the replay of a grant in doubt is put off; `None` if it comes at once.
+/// Deferral of the replay of a grant in doubt; `None` if it is immediate.
 fn retry_delay(grant: &Grant, now: Timestamp) -> Option<Duration> {
     let Phase::InDoubt { attempt: 1, .. } = grant.standing.phase else {
         return None;
@@ -507,7 +508,7 @@ pub(super) fn reason(grant: &Grant, now: Timestamp) -> String {
     }
 }
 
-/// The sentence that says what a person must do about a grant now.
+/// Task of the operator for a grant now.
 #[must_use]
 pub fn action_now(about: HintContext<'_>, grant: &Grant, now: Timestamp) -> String {
     match retry_delay(grant, now) {
@@ -529,7 +530,7 @@ pub fn action_now(about: HintContext<'_>, grant: &Grant, now: Timestamp) -> Stri
     }
 }
 
-/// The sentence that says what a person must do in a phase.
+/// Task of the operator in a phase.
 #[must_use]
 pub fn action(about: HintContext<'_>, phase: &Phase) -> String {
     match phase {

@@ -1,4 +1,4 @@
-//! The ladder, step by step over a token's hour.
+//! The escalation steps over a token lifetime of one hour.
 
 use std::sync::LazyLock;
 
@@ -47,7 +47,7 @@ fn grant(phase: Phase) -> Grant {
         bound_to: binding("a", "b"),
         token_url: String::new(),
         identity: None,
-        told: Vec::new(),
+        notified: Vec::new(),
         claim: None,
         tried_at: None,
     }
@@ -67,18 +67,18 @@ fn retrying(class: Class) -> Phase {
 
 #[test]
 fn each_step_is_said_once_at_its_share_of_life() {
-    let ladder = default_ladder();
+    let ladder = default_steps();
     let mut grant = grant(retrying(Class::Transient));
-    let mut heard = Vec::new();
+    let mut notices = Vec::new();
     for minute in 20..70 {
         let evaluation = evaluate(&ladder, acme(), &grant, at(minute));
-        if let Some(said) = evaluation.announce {
-            heard.push((minute, said.step, said.severity));
+        if let Some(notice) = evaluation.announce {
+            notices.push((minute, notice.step, notice.severity));
         }
-        grant.told = evaluation.told;
+        grant.notified = evaluation.notified;
     }
     assert_eq!(
-        heard,
+        notices,
         [
             (20, "failed".to_owned(), Severity::Notice),
             (32, "overdue".to_owned(), Severity::Warning),
@@ -87,21 +87,24 @@ fn each_step_is_said_once_at_its_share_of_life() {
             (60, "expired".to_owned(), Severity::Critical),
         ]
     );
-    let resolved = resolved(&grant.told, Some(at(20)), at(70)).unwrap();
+    let resolved = resolved(&grant.notified, Some(at(20)), at(70)).unwrap();
     assert_eq!(resolved.reason, "the token is fresh again after 50m");
 }
 
 #[test]
 fn the_next_step_is_named_so_that_nobody_has_to_poll() {
-    let fresh = evaluate(&default_ladder(), acme(), &grant(Phase::Fresh), at(1));
+    let fresh = evaluate(&default_steps(), acme(), &grant(Phase::Fresh), at(1));
     assert_eq!((fresh.announce, fresh.next), (None, Some(at(32))));
 }
 
 #[test]
 fn after_a_long_absence_only_the_loudest_is_said() {
-    let evaluation = evaluate(&default_ladder(), acme(), &grant(Phase::Fresh), at(100));
+    let evaluation = evaluate(&default_steps(), acme(), &grant(Phase::Fresh), at(100));
     assert_eq!(evaluation.announce.unwrap().step, "expired");
-    assert_eq!(evaluation.told, ["overdue", "late", "expiring", "expired"]);
+    assert_eq!(
+        evaluation.notified,
+        ["overdue", "late", "expiring", "expired"]
+    );
 }
 
 #[test]
@@ -115,22 +118,22 @@ fn what_only_a_person_can_mend_is_critical_at_once_with_the_command_to_type() {
         problem,
         while_in_doubt: true,
     };
-    let said = evaluate(&default_ladder(), acme(), &grant(dead), at(20))
+    let notice = evaluate(&default_steps(), acme(), &grant(dead), at(20))
         .announce
         .unwrap();
     assert_eq!(
-        (said.severity, said.remaining),
+        (notice.severity, notice.remaining),
         (Severity::Critical, Some(Duration::from_secs(2400)))
     );
     assert!(
-        said.reason.contains("rejected while in doubt"),
+        notice.reason.contains("rejected while in doubt"),
         "{}",
-        said.reason
+        notice.reason
     );
     assert!(
-        said.action.contains("refreshd authorize acme"),
+        notice.action.contains("refreshd authorize acme"),
         "{}",
-        said.action
+        notice.action
     );
 }
 
@@ -147,24 +150,27 @@ fn what_the_provider_says_of_a_code_comes_before_what_its_class_says() {
             problem,
         })
     };
-    let told = |grant: &Grant| {
-        evaluate(&default_ladder(), acme(), grant, at(20))
+    let notice_of = |grant: &Grant| {
+        evaluate(&default_steps(), acme(), grant, at(20))
             .announce
             .unwrap()
     };
-    let said = told(&blocked(problem(Some(
+    let notice = notice_of(&blocked(problem(Some(
         "pay for {app} at https://{domain}/pay, then: refreshd renew {portal}",
     ))));
     assert_eq!(
-        said.action,
+        notice.action,
         "pay for crm at https://acme.bitrix24.com/pay, then: refreshd renew acme"
     );
-    assert_eq!(said.reason, "the portal is blocked: the licence has lapsed");
     assert_eq!(
-        told(&blocked(problem(None))).action,
+        notice.reason,
+        "the portal is blocked: the licence has lapsed"
+    );
+    assert_eq!(
+        notice_of(&blocked(problem(None))).action,
         "lift what the reason names, then: refreshd renew acme"
     );
-    // A replay that is put off has its own time limit, whatever the code.
+    // A deferred replay has its own time limit, whatever the code.
     let doubt = Phase::InDoubt {
         attempt: 1,
         since: at(20),
@@ -173,32 +179,32 @@ fn what_the_provider_says_of_a_code_comes_before_what_its_class_says() {
     let mut doubt = grant(doubt);
     doubt.standing.next_attempt_at = Some(at(50));
     assert!(
-        told(&doubt).action.contains("within 30m"),
+        notice_of(&doubt).action.contains("within 30m"),
         "{}",
-        told(&doubt).action
+        notice_of(&doubt).action
     );
     doubt.standing.next_attempt_at = Some(at(20));
-    assert_eq!(told(&doubt).action, "wait");
+    assert_eq!(notice_of(&doubt).action, "wait");
 }
 
 #[test]
 fn an_unknown_answer_is_a_warning_at_once() {
-    let said = evaluate(
-        &default_ladder(),
+    let notice = evaluate(
+        &default_steps(),
         acme(),
         &grant(retrying(Class::Unknown)),
         at(20),
     )
     .announce
     .unwrap();
-    assert_eq!(said.severity, Severity::Warning);
+    assert_eq!(notice.severity, Severity::Warning);
 }
 
 #[test]
 fn a_late_renewal_age_is_no_failure() {
     let mut late = grant(Phase::Fresh);
     late.standing.renew_at = Some(at(52));
-    let ladder = default_ladder();
+    let ladder = default_steps();
     assert_eq!(
         evaluate(&ladder, acme(), &late, at(52)).announce,
         None,
@@ -217,7 +223,7 @@ fn a_late_renewal_age_is_no_failure() {
 fn a_grant_that_never_had_a_token_is_not_silent() {
     let mut bare = grant(retrying(Class::Transient));
     bare.tokens.access = None;
-    let evaluation = evaluate(&default_ladder(), acme(), &bare, at(20));
+    let evaluation = evaluate(&default_steps(), acme(), &bare, at(20));
     assert_eq!(evaluation.announce.unwrap().step, "failed");
     assert_eq!(evaluation.next, Some(at(25)), "critical after five minutes");
 }
@@ -238,12 +244,12 @@ fn a_renewal_that_is_possible_only_after_the_expiry_is_not_overdue_when_it_is_du
         "30 % of five minutes"
     );
     assert_eq!(
-        evaluate(&default_ladder(), acme(), &late, at(61)).announce,
+        evaluate(&default_steps(), acme(), &late, at(61)).announce,
         None
     );
-    // The ladder and what is counted are one.
-    let climbed = evaluate(&default_ladder(), acme(), &late, at(61)).next;
-    assert_eq!(climbed, Some(overdue));
+    // Steps and counters agree.
+    let evaluation = evaluate(&default_steps(), acme(), &late, at(61)).next;
+    assert_eq!(evaluation, Some(overdue));
 }
 
 #[test]
@@ -251,25 +257,25 @@ fn a_token_that_had_ended_when_it_came_is_a_warning_first_and_no_token_after_fiv
     let mut ended = grant(retrying(Class::Unknown));
     let access = ended.tokens.access.as_mut().unwrap();
     (access.issued_at, access.expires_at) = (at(20), at(20));
-    let evaluated = |grant: &Grant, now| evaluate(&default_ladder(), acme(), grant, now);
+    let evaluated = |grant: &Grant, now| evaluate(&default_steps(), acme(), grant, now);
     let first = evaluated(&ended, at(20)).announce.unwrap();
     assert_eq!(
         (first.step.as_str(), first.severity),
         ("failed", Severity::Warning)
     );
-    // Each renewal brings another of its kind, and none of them starts the time anew.
-    ended.told = vec!["failed".into()];
+    // Each renewal brings another expired token; none of them restarts the time.
+    ended.notified = vec!["failed".into()];
     for (minutes, step) in [(23, "overdue"), (25, "expired")] {
         let access = ended.tokens.access.as_mut().unwrap();
         (access.issued_at, access.expires_at) = (at(minutes), at(minutes));
         ended.standing.renew_at = Some(at(minutes - 2));
-        let climbed = evaluated(&ended, at(minutes));
+        let evaluation = evaluated(&ended, at(minutes));
         assert_eq!(
-            climbed.announce.map(|said| said.step).as_deref(),
+            evaluation.announce.map(|notice| notice.step).as_deref(),
             Some(step),
             "at {minutes}"
         );
-        ended.told = climbed.told;
+        ended.notified = evaluation.notified;
     }
 }
 
@@ -283,21 +289,21 @@ fn a_refresh_token_that_no_renewal_prolongs_is_told_in_steps_that_a_renewal_does
     };
     grant.tokens.validity.refresh = Some(end);
     grant.standing.renew_at = Some(at(50));
-    let mut heard = Vec::new();
+    let mut notices = Vec::new();
     for minute in 0..40 {
-        let evaluation = evaluate(&default_ladder(), acme(), &grant, at(minute));
-        heard.extend(
+        let evaluation = evaluate(&default_steps(), acme(), &grant, at(minute));
+        notices.extend(
             evaluation
                 .announce
-                .map(|said| (minute, said.step, said.severity)),
+                .map(|notice| (minute, notice.step, notice.severity)),
         );
-        grant.told = evaluation.told;
-        // A renewal that goes well.
-        grant.told = still_notified(&grant, at(minute));
+        grant.notified = evaluation.notified;
+        // A successful renewal.
+        grant.notified = still_notified(&grant, at(minute));
     }
     let step = |minute, step: &str, severity| (minute, step.to_owned(), severity);
     assert_eq!(
-        heard,
+        notices,
         [
             step(27, "refresh-month", Severity::Warning),
             step(36, "refresh-week", Severity::Error),
@@ -305,7 +311,7 @@ fn a_refresh_token_that_no_renewal_prolongs_is_told_in_steps_that_a_renewal_does
         ]
     );
     assert_eq!(
-        resolved(&grant.told, None, at(39)),
+        resolved(&grant.notified, None, at(39)),
         None,
         "which no renewal resolves"
     );

@@ -1,5 +1,5 @@
-//! What is wrong with one portal now, in the terms of incidents: which steps it has reached, and whom it has it in
-//! common with. Must not decide what is told of it.
+//! Findings about one portal: the escalation steps that it has reached, and the cause that it shares with other portals.
+//! Must not decide who is notified.
 
 use std::collections::BTreeMap;
 
@@ -21,33 +21,32 @@ use refreshd_time::Timestamp;
 use refreshd_token_client::provider::{Class, host_of};
 use refreshd_token_client::token::Access;
 
-/// The step of what only a person can mend and no ladder knows of: a pair that is not on disk, a state that cannot be
-/// written.
-const BEYOND: &str = "person";
-/// The last word of the key of incidents about installs that a person must decide about.
+/// Step for findings outside the escalation that need a person: a pair that is not on disk, a state that cannot be written.
+const PERSON_STEP: &str = "person";
+/// Suffix of the incident key of disputed installs.
 const INSTALL: &str = "install";
-/// The last word of the key of incidents about refresh tokens that end of themselves.
+/// Suffix of the incident key of refresh tokens that end by themselves.
 const REFRESH_END: &str = "refresh-end";
 
-/// What decides besides the portal itself.
+/// Inputs besides the portal itself.
 #[derive(Clone, Copy, Debug)]
 pub struct FindingContext<'a> {
-    /// The ladder in force.
+    /// The escalation steps in force.
     pub ladder: &'a [Step],
-    /// The apps whose client is refused, and since when.
+    /// The apps with a refused client, and since when.
     pub refused: &'a BTreeMap<String, Timestamp>,
-    /// Now.
+    /// Current time.
     pub now: Timestamp,
 }
 
-/// What is wrong with a portal, of which something was told; `None` if nothing is.
+/// The finding about a portal that has notified steps; `None` if there is none.
 #[must_use]
-pub fn of_portal(portal: &Portal, circumstances: FindingContext<'_>) -> Option<Finding> {
+pub fn of_portal(portal: &Portal, context: FindingContext<'_>) -> Option<Finding> {
     let FindingContext {
         ladder,
         refused,
         now,
-    } = circumstances;
+    } = context;
     let name = &portal.name;
     if let Some(column) = portal.unreadable {
         let reason = format!(
@@ -60,7 +59,7 @@ pub fn of_portal(portal: &Portal, circumstances: FindingContext<'_>) -> Option<F
         };
         return Some(Finding {
             key: format!("portal/{name}/unreadable"),
-            reached: vec![beyond(ladder, "unreadable")],
+            reached: vec![person_step(ladder, "unreadable")],
             group: Some(daemon_group("unreadable")),
             action: action(name.as_str()),
             action_for_all: action("PORTAL"),
@@ -72,22 +71,22 @@ pub fn of_portal(portal: &Portal, circumstances: FindingContext<'_>) -> Option<F
     let grant = portal.grant.as_ref()?;
     let access = grant.tokens.access.as_ref();
     let kind = portal.kind();
-    let told = |step: &&Step| grant.told.contains(&step.key);
-    if !ladder.iter().any(|step| told(&step)) {
+    let notified = |step: &&Step| grant.notified.contains(&step.key);
+    if !ladder.iter().any(|step| notified(&step)) {
         return None;
     }
-    // Of a grant that was handed over and not renewed yet, what was told of the one before is neither news nor over.
+    // For an imported grant that was not renewed yet, the notified steps of the previous grant are neither new nor resolved.
     let is_so = |step: &&Step| reached_at(step.when, grant, now).is_some_and(|at| at <= now);
     let person = ladder.iter().any(|step| step.when == Trigger::NeedsPerson)
         && needs_person(&grant.standing.phase);
     let reached: Vec<_> = ladder
         .iter()
-        .filter(|step| told(step) && is_so(step))
-        // How long the token still works is said with what a person must do.
+        .filter(|step| notified(step) && is_so(step))
+        // The remaining lifetime is part of the notice that a person is needed.
         .filter(|step| !person || step.when == Trigger::NeedsPerson)
         .map(|step| ReachedStep {
             id: if step.when == Trigger::NeedsPerson {
-                format!("{}@{}", step.key, what(grant))
+                format!("{}@{}", step.key, cause(grant))
             } else {
                 step.key.clone()
             },
@@ -145,12 +144,12 @@ pub fn of_portal(portal: &Portal, circumstances: FindingContext<'_>) -> Option<F
             .filter(|life| !life.is_zero())
             .unwrap_or(DEFAULT_LIFETIME),
         portal: Some(name.to_string()),
-        is_of_group: is_of_the_client(grant, app, refused),
+        is_of_group: is_client_refusal(grant, app, refused),
     })
 }
 
-/// Whether a portal's refusal is the app's client's: it is refused for all, or no other portal has succeeded since.
-fn is_of_the_client(grant: &Grant, app: &str, refused: &BTreeMap<String, Timestamp>) -> bool {
+/// Whether a refusal is attributed to the app's client: it is refused for all, or no other portal has succeeded since.
+fn is_client_refusal(grant: &Grant, app: &str, refused: &BTreeMap<String, Timestamp>) -> bool {
     let problem = grant.standing.phase.problem();
     problem.is_some_and(|problem| {
         problem.class == Class::ClientRejected
@@ -158,14 +157,14 @@ fn is_of_the_client(grant: &Grant, app: &str, refused: &BTreeMap<String, Timesta
     })
 }
 
-/// What is coming for a portal whose refresh token ends of itself, as far as people were told of it; `None` if nothing is.
+/// The finding about a refresh token that ends by itself, if notified; `None` if there is none.
 #[must_use]
-pub fn of_refresh_end(portal: &Portal, circumstances: FindingContext<'_>) -> Option<Finding> {
+pub fn of_refresh_end(portal: &Portal, context: FindingContext<'_>) -> Option<Finding> {
     let FindingContext {
         ladder,
         refused: _,
         now,
-    } = circumstances;
+    } = context;
     let name = &portal.name;
     let settings = portal.settings.as_ref()?;
     let grant = portal
@@ -176,15 +175,15 @@ pub fn of_refresh_end(portal: &Portal, circumstances: FindingContext<'_>) -> Opt
     let still = still_notified(grant, now);
     let first = STEPS
         .iter()
-        .find(|step| still.iter().any(|told| told == step.key))?;
-    // What only a person can do is told where that is told.
+        .find(|step| still.iter().any(|notified| notified == step.key))?;
+    // What only a person can resolve goes to the channels of that step.
     let notify = ladder
         .iter()
         .find(|step| step.when == Trigger::NeedsPerson)
         .and_then(|step| step.notify.clone());
     let reached = STEPS
         .iter()
-        .filter(|step| still.iter().any(|told| told == step.key))
+        .filter(|step| still.iter().any(|notified| notified == step.key))
         .map(|step| ReachedStep {
             id: step.key.to_owned(),
             severity: step.severity,
@@ -212,9 +211,9 @@ pub fn of_refresh_end(portal: &Portal, circumstances: FindingContext<'_>) -> Opt
     })
 }
 
-/// An install of another user than the one whose grant is kept; `None` once a person has accepted it.
+/// The finding about a disputed install; `None` once an operator has accepted it.
 #[must_use]
-pub fn of_newcomer(newcomer: &Dispute, ladder: &[Step], now: Timestamp) -> Option<Finding> {
+pub fn of_dispute(dispute: &Dispute, ladder: &[Step], now: Timestamp) -> Option<Finding> {
     let Dispute {
         portal,
         app,
@@ -222,7 +221,7 @@ pub fn of_newcomer(newcomer: &Dispute, ladder: &[Step], now: Timestamp) -> Optio
         since,
         is_accepted,
         ..
-    } = newcomer;
+    } = dispute;
     let group = GroupKey {
         key: format!("app/{app}/{INSTALL}"),
         subject: MessageSubject::App(app.clone()),
@@ -231,10 +230,10 @@ pub fn of_newcomer(newcomer: &Dispute, ladder: &[Step], now: Timestamp) -> Optio
     (!is_accepted).then(|| Finding {
         key: format!("portal/{portal}/{INSTALL}"),
         group: Some(group),
-        // Of another user it is told anew.
-        reached: vec![beyond(ladder, &format!("{INSTALL}-{user}"))],
-        reason: newcomer.reason(),
-        action: newcomer.action(portal.as_str()),
+        // Another user is a new finding.
+        reached: vec![person_step(ladder, &format!("{INSTALL}-{user}"))],
+        reason: dispute.reason(),
+        action: dispute.action(portal.as_str()),
         action_for_all: "refreshd install list, then for each: refreshd install accept PORTAL, or refreshd install refuse PORTAL"
             .to_owned(),
         since: (*since).min(now),
@@ -242,80 +241,83 @@ pub fn of_newcomer(newcomer: &Dispute, ladder: &[Step], now: Timestamp) -> Optio
     })
 }
 
-/// Whether an incident is about an install that a person must decide about.
+/// Whether the key is of an incident about a disputed install.
 #[must_use]
-pub fn is_newcomer(key: &str) -> bool {
+pub fn is_dispute(key: &str) -> bool {
     key.rsplit('/').next() == Some(INSTALL)
 }
 
-/// Whether an incident is about refresh tokens that end of themselves.
+/// Whether the key is of an incident about refresh tokens that end by themselves.
 #[must_use]
 pub fn is_refresh_end(key: &str) -> bool {
     key.rsplit('/').next() == Some(REFRESH_END)
 }
 
-/// The step of trouble that is not the ladder's: told as what only a person can mend is.
+/// A step outside the configured escalation, notified like one that needs a person.
 #[must_use]
-pub fn beyond(ladder: &[Step], what: &str) -> ReachedStep {
+pub fn person_step(ladder: &[Step], cause: &str) -> ReachedStep {
     let step = ladder.iter().find(|step| step.when == Trigger::NeedsPerson);
     ReachedStep {
-        id: format!("{BEYOND}@{what}"),
+        id: format!("{PERSON_STEP}@{cause}"),
         severity: step.map_or(Severity::Critical, |step| step.severity),
         notify: step.and_then(|step| step.notify.clone()),
     }
 }
 
-/// What many portals have in common that is this machine's affair.
+/// Group of findings that are caused by this machine.
 #[must_use]
-pub fn daemon_group(what: &str) -> GroupKey {
+pub fn daemon_group(cause: &str) -> GroupKey {
     GroupKey {
-        key: format!("daemon/{what}"),
+        key: format!("daemon/{cause}"),
         subject: MessageSubject::Daemon,
         always: false,
     }
 }
 
-/// A finding about a portal, or about the daemon itself, with nothing in it yet.
+/// An empty finding about a portal or the daemon itself.
 #[must_use]
 pub fn blank(portal: Option<&PortalName>, now: Timestamp) -> Finding {
     Finding::blank(portal.map(PortalName::as_str), now)
 }
 
-/// What a person would have to mend: a grant in doubt is named by what its replay met.
-fn what(grant: &Grant) -> &'static str {
+/// The class of the failure; for a grant in doubt, the class of its replay's failure.
+fn cause(grant: &Grant) -> &'static str {
     match &grant.standing.phase {
         Phase::InDoubt { problem, .. } => problem.class.as_str(),
         phase => phase.kind().as_str(),
     }
 }
 
-/// Whom it has its trouble in common with. A client right on a portal, or a refusal for one portal, is that portal's alone.
+/// The shared cause. A missing right or a refusal for one portal is that portal's alone.
 fn group(
     grant: &Grant,
     kind: Kind,
     app: &str,
     refused: &BTreeMap<String, Timestamp>,
 ) -> Option<GroupKey> {
-    let of_app = |what: Option<&str>| {
-        let key = what.map_or_else(|| format!("app/{app}"), |what| format!("app/{app}/{what}"));
+    let of_app = |cause: Option<&str>| {
+        let key = cause.map_or_else(
+            || format!("app/{app}"),
+            |cause| format!("app/{app}/{cause}"),
+        );
         let subject = MessageSubject::App(app.to_owned());
         (!app.starts_with(OWN_APP)).then_some(GroupKey {
             key,
             subject,
-            always: what.is_none(),
+            always: cause.is_none(),
         })
     };
     let phase = &grant.standing.phase;
     let class = phase.problem().map(|problem| problem.class);
-    // While one portal tries a refused client, the others wait, and are overdue for no fault of theirs.
+    // While one portal probes a refused client, the others wait, and are overdue for that reason only.
     let waits = refused.contains_key(app) && !phase.needs_person();
     match class {
         _ if kind == Kind::ClientChanged => of_app(Some(kind.as_str())),
-        _ if is_of_the_client(grant, app, refused) => of_app(None),
-        // The client works for other portals: the refusal is the portal's own.
+        _ if is_client_refusal(grant, app, refused) => of_app(None),
+        // The client works for other portals: the refusal concerns this portal.
         Some(Class::ClientRejected) => of_app(Some(Class::ClientRejected.as_str())),
         _ if waits => of_app(None),
-        _ if phase.needs_person() || class == Some(Class::Blocked) => of_app(Some(what(grant))),
+        _ if phase.needs_person() || class == Some(Class::Blocked) => of_app(Some(cause(grant))),
         None => Some(daemon_group("overdue")),
         Some(_) => {
             let host = host_of(&grant.token_url).unwrap_or("the authorization server");
@@ -332,7 +334,7 @@ fn changed(name: &str) -> String {
     format!("change it back, or authorize the new client: refreshd authorize {name}")
 }
 
-/// Stands for each portal of a group in what is to be done.
+/// Placeholder for each portal of a group in the operator's task.
 fn any_portal() -> PortalName {
     PortalName::parse("PORTAL").unwrap_or_else(|_| unreachable!("it is a name"))
 }

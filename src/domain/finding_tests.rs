@@ -1,7 +1,7 @@
-//! What is wrong with a portal, and whom it has it in common with.
+//! Findings about a portal, and the causes that portals share.
 
 use super::*;
-use crate::domain::escalation::default_ladder;
+use crate::domain::escalation::default_steps;
 use crate::domain::portal::{GrantStatus, binding};
 use crate::domain::settings::Settings;
 use refreshd_secrets::{AccessToken, RefreshToken};
@@ -33,7 +33,7 @@ fn dead() -> Phase {
     }
 }
 
-fn portal(app: &str, phase: Phase, told: &[&str]) -> Portal {
+fn portal(app: &str, phase: Phase, notified: &[&str]) -> Portal {
     let access = Access {
         token: AccessToken::new("a").unwrap(),
         token_type: "Bearer".into(),
@@ -57,7 +57,7 @@ fn portal(app: &str, phase: Phase, told: &[&str]) -> Portal {
         bound_to: binding("a", "b"),
         token_url: "https://oauth.example/token/".into(),
         identity: None,
-        told: told.iter().map(|step| (*step).to_owned()).collect(),
+        notified: notified.iter().map(|step| (*step).to_owned()).collect(),
         claim: None,
         tried_at: None,
     };
@@ -77,12 +77,12 @@ fn portal(app: &str, phase: Phase, told: &[&str]) -> Portal {
     }
 }
 
-fn look(portal: &Portal, refused: &[&str], minute: i64) -> Option<Finding> {
+fn inspect(portal: &Portal, refused: &[&str], minute: i64) -> Option<Finding> {
     let refused = refused
         .iter()
         .map(|app| ((*app).to_owned(), at(0)))
         .collect();
-    let ladder = default_ladder();
+    let ladder = default_steps();
     of_portal(
         portal,
         FindingContext {
@@ -93,16 +93,16 @@ fn look(portal: &Portal, refused: &[&str], minute: i64) -> Option<Finding> {
     )
 }
 
-fn steps(trouble: &Finding) -> Vec<&str> {
-    trouble
+fn steps(finding: &Finding) -> Vec<&str> {
+    finding
         .reached
         .iter()
         .map(|step| step.id.as_str())
         .collect()
 }
 
-fn group_of(trouble: &Finding) -> (&str, bool) {
-    trouble
+fn group_of(finding: &Finding) -> (&str, bool) {
+    finding
         .group
         .as_ref()
         .map_or(("", false), |group| (group.key.as_str(), group.always))
@@ -110,20 +110,20 @@ fn group_of(trouble: &Finding) -> (&str, bool) {
 
 #[test]
 fn what_was_told_and_is_so_are_the_steps_that_count() {
-    let trouble = look(
+    let finding = inspect(
         &portal("crm", retrying(Class::Transient), &["failed", "overdue"]),
         &[],
         33,
     )
     .unwrap();
     assert_eq!(
-        (trouble.key.as_str(), steps(&trouble)),
+        (finding.key.as_str(), steps(&finding)),
         ("portal/acme", vec!["failed", "overdue"])
     );
-    assert_eq!((trouble.since, trouble.expires_at), (at(20), Some(at(60))));
-    assert_eq!(look(&portal("crm", Phase::Fresh, &[]), &[], 33), None);
+    assert_eq!((finding.since, finding.expires_at), (at(20), Some(at(60))));
+    assert_eq!(inspect(&portal("crm", Phase::Fresh, &[]), &[], 33), None);
     assert_eq!(
-        look(
+        inspect(
             &portal("crm", Phase::Fresh, &["of another ladder"]),
             &[],
             33
@@ -134,34 +134,34 @@ fn what_was_told_and_is_so_are_the_steps_that_count() {
 
 #[test]
 fn what_only_a_person_can_mend_is_that_alone_and_says_what() {
-    let trouble = look(
+    let finding = inspect(
         &portal("crm", dead(), &["failed", "person", "overdue", "expired"]),
         &[],
         61,
     )
     .unwrap();
-    assert_eq!(steps(&trouble), ["person@needs-authorization"]);
+    assert_eq!(steps(&finding), ["person@needs-authorization"]);
     assert!(
-        trouble.action.contains("refreshd authorize acme"),
+        finding.action.contains("refreshd authorize acme"),
         "{}",
-        trouble.action
+        finding.action
     );
     assert!(
-        trouble.action_for_all.contains("refreshd authorize PORTAL"),
+        finding.action_for_all.contains("refreshd authorize PORTAL"),
         "{}",
-        trouble.action_for_all
+        finding.action_for_all
     );
 }
 
-/// Its end is told when it has been renewed; until then nothing new is wrong with it.
+/// An imported grant resolves nothing before its first renewal, and brings no new finding.
 #[test]
 fn a_grant_that_was_handed_over_is_no_news_and_not_the_end() {
-    let told = ["failed", "person", "overdue", "late", "expiring", "expired"];
-    let mut fresh = portal("crm", Phase::Fresh, &told);
+    let notified = ["failed", "person", "overdue", "late", "expiring", "expired"];
+    let mut fresh = portal("crm", Phase::Fresh, &notified);
     fresh.grant.as_mut().unwrap().standing.renew_at = Some(at(5));
-    let trouble = look(&fresh, &[], 5).unwrap();
+    let finding = inspect(&fresh, &[], 5).unwrap();
     assert_eq!(
-        (trouble.key.as_str(), steps(&trouble)),
+        (finding.key.as_str(), steps(&finding)),
         ("portal/acme", Vec::new())
     );
 }
@@ -169,13 +169,13 @@ fn a_grant_that_was_handed_over_is_no_news_and_not_the_end() {
 #[test]
 fn troubles_are_folded_with_those_that_have_their_cause() {
     let group = |phase, refused: &[&str]| {
-        let trouble = look(
+        let finding = inspect(
             &portal("crm", phase, &["failed", "person", "overdue"]),
             refused,
             40,
         )
         .unwrap();
-        let (key, always) = group_of(&trouble);
+        let (key, always) = group_of(&finding);
         (key.to_owned(), always)
     };
     let rejected = || Phase::ClientRejected {
@@ -228,28 +228,28 @@ fn troubles_are_folded_with_those_that_have_their_cause() {
 #[test]
 fn a_client_of_ones_own_is_shared_with_nobody() {
     let own = format!("{OWN_APP}acme");
-    let trouble = look(&portal(&own, dead(), &["failed", "person"]), &[], 40).unwrap();
-    assert_eq!(trouble.group, None);
+    let finding = inspect(&portal(&own, dead(), &["failed", "person"]), &[], 40).unwrap();
+    assert_eq!(finding.group, None);
 }
 
 #[test]
 fn a_changed_client_and_a_row_that_cannot_be_read_say_so() {
     let mut changed = portal("crm", Phase::Fresh, &["overdue"]);
     changed.binding = Some(binding("another", "b"));
-    let trouble = look(&changed, &[], 40).unwrap();
+    let finding = inspect(&changed, &[], 40).unwrap();
     assert!(
-        trouble.reason.contains("changed in the configuration"),
+        finding.reason.contains("changed in the configuration"),
         "{}",
-        trouble.reason
+        finding.reason
     );
     let mut unreadable = portal("crm", Phase::Fresh, &[]);
     unreadable.unreadable = Some("problem");
-    let trouble = look(&unreadable, &[], 40).unwrap();
+    let finding = inspect(&unreadable, &[], 40).unwrap();
     assert_eq!(
-        (trouble.key.as_str(), group_of(&trouble)),
+        (finding.key.as_str(), group_of(&finding)),
         ("portal/acme/unreadable", ("daemon/unreadable", false))
     );
     let mut dropped = portal("crm", dead(), &["failed", "person"]);
     dropped.settings = None;
-    assert_eq!(look(&dropped, &[], 40), None);
+    assert_eq!(inspect(&dropped, &[], 40), None);
 }

@@ -1,6 +1,6 @@
-//! What mends a failure, in words an operator understands: a sentence of a provider's error table, with names left open.
+//! Hints for operators: sentences of a provider's error table, with placeholders.
 //!
-//! Must not judge a failure: the table does. A sentence is kept with its gaps, since a portal's names can change.
+//! Must not classify a failure: the table does. A sentence is stored with its placeholders, since a portal's address can change.
 
 use super::name::PortalName;
 use super::portal::Grant;
@@ -8,10 +8,10 @@ use super::settings::{OWN_APP, Settings};
 use refreshd_token_client::problem::Problem;
 use refreshd_token_client::provider::{Class, host_of};
 
-/// The names that a sentence may leave open, in braces.
+/// The placeholders of a sentence, in braces.
 pub const PLACEHOLDERS: [&str; 3] = ["portal", "domain", "app"];
 
-/// The commands that a sentence may tell people to type.
+/// The commands that a sentence may mention.
 pub const COMMANDS: [&str; 8] = [
     "check",
     "status",
@@ -23,22 +23,22 @@ pub const COMMANDS: [&str; 8] = [
     "forget",
 ];
 
-/// What stands for the domain of a portal whose configuration does not say it.
+/// Replaces the domain of a portal without a configured one.
 const NO_DOMAIN: &str = "the portal";
 
-/// Whom a sentence is about.
+/// Values for the placeholders.
 #[derive(Clone, Copy, Debug)]
 pub struct HintContext<'a> {
     /// The portal.
     pub portal: &'a PortalName,
-    /// Its host: the one that its grant's newest reply named, or else the configuration's.
+    /// Its host: that of its grant's newest response, or else of the configuration.
     pub domain: Option<&'a str>,
     /// Its app; a portal with a client of its own is its own app.
     pub app: &'a str,
 }
 
 impl<'a> HintContext<'a> {
-    /// A portal, by what the configuration says of it.
+    /// Of a portal, from its settings.
     #[must_use]
     pub fn of(portal: &'a PortalName, settings: Option<&'a Settings>) -> Self {
         let app = settings.map_or(portal.as_str(), |settings| {
@@ -51,8 +51,8 @@ impl<'a> HintContext<'a> {
         }
     }
 
-    /// The same with the portal's present address, where its grant knows it: a portal may have been renamed since the
-    /// configuration was written. Only for a portal whose configuration names a host.
+    /// With the portal's present address, if its grant has one: the portal may have been renamed since the configuration was
+    /// written. Only for a portal with a configured host.
     #[must_use]
     pub fn at(self, grant: &'a Grant) -> Self {
         let now_at = grant.tokens.details.endpoint.as_deref().and_then(host_of);
@@ -63,11 +63,11 @@ impl<'a> HintContext<'a> {
     }
 }
 
-/// What mends a problem: by the provider's table, or else by its class.
+/// The hint for a problem: by the provider's table, or else by its class.
 #[must_use]
 pub fn hint(problem: &Problem, about: HintContext<'_>) -> String {
     let sentence = match problem {
-        // The rows of a profile tell to look for a code, which is not there.
+        // The sentences of a profile refer to a code, and there is none.
         Problem {
             class: Class::Unknown,
             code: None,
@@ -92,10 +92,10 @@ pub fn hint(problem: &Problem, about: HintContext<'_>) -> String {
     }
 }
 
-/// What to do where the server names no code.
+/// Hint if the server sends no error code.
 const NO_CODE: &str = "see whether token_url of the app {app} is the provider's token endpoint; it is retried by itself";
 
-/// A client that works for other portals: what is wrong is this portal's. The provider's own sentence follows.
+/// The client works for other portals, so the cause is this portal's. The provider's own sentence follows.
 fn only_here(others: u64) -> String {
     let others = if others == 1 {
         "1 other".to_owned()
@@ -109,7 +109,7 @@ fn only_here(others: u64) -> String {
     )
 }
 
-/// What mends a failure of which nothing but the class is known.
+/// Default hint of a class.
 const fn default_hint(class: Class) -> &'static str {
     match class {
         Class::ClientRejected => {
@@ -130,11 +130,11 @@ const fn default_hint(class: Class) -> &'static str {
     }
 }
 
-/// The sentence with its gaps filled in.
+/// Replaces the placeholders of a sentence.
 fn fill(sentence: &str, about: HintContext<'_>) -> String {
     let sentence = match about.domain {
         Some(domain) => sentence.replace("{domain}", domain),
-        // No address comes of it, but the page can still be named: "the portal's /settings/license_all.php".
+        // Without a host there is no link, but the page can still be named: "the portal's /settings/license_all.php".
         None => sentence
             .replace("https://{domain}/", &format!("{NO_DOMAIN}'s /"))
             .replace("{domain}", NO_DOMAIN),
@@ -144,20 +144,20 @@ fn fill(sentence: &str, about: HintContext<'_>) -> String {
         .replace("{app}", about.app)
 }
 
-/// What is wrong with a sentence.
+/// Error in a sentence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TemplateError<'s> {
-    /// A gap that nothing can fill.
+    /// Unknown placeholder.
     Gap(&'s str),
-    /// A brace that is not one of a pair.
+    /// Unpaired brace.
     Brace,
-    /// A command that does not exist.
+    /// Unknown command.
     Command(&'s str),
     /// A line feed or another control character.
     Control,
 }
 
-/// The first thing that is wrong with a sentence.
+/// The first error in a sentence.
 #[must_use]
 pub fn template_error(sentence: &str) -> Option<TemplateError<'_>> {
     if sentence.contains(char::is_control) {
@@ -184,7 +184,7 @@ pub fn template_error(sentence: &str) -> Option<TemplateError<'_>> {
         .map(TemplateError::Command)
 }
 
-/// The words that follow the program's name as a command does: not where it is the name of a unit.
+/// The words after the program's name in a command; not after the name of a unit.
 fn commands(sentence: &str) -> impl Iterator<Item = &str> {
     const PROGRAM: &str = "refreshd ";
     sentence.match_indices(PROGRAM).filter_map(|(at, _)| {
@@ -254,9 +254,9 @@ mod tests {
         let problem: Problem = serde_json::from_str(stored).unwrap();
         assert_eq!(serde_json::to_string(&problem).unwrap(), stored);
         let acme = PortalName::parse("acme").unwrap();
-        let told = hint(&problem, about(&acme, None));
+        let text = hint(&problem, about(&acme, None));
         assert_eq!(
-            told,
+            text,
             "lift what the reason names, then: refreshd renew acme"
         );
     }
@@ -294,16 +294,16 @@ mod tests {
             works_for: Some(2),
             ..Problem::new(Class::ClientRejected, String::new())
         };
-        let told = hint(&problem, about(&acme, Some("acme.example")));
+        let text = hint(&problem, about(&acme, Some("acme.example")));
         assert!(
-            told.starts_with(
+            text.starts_with(
                 "refused for this portal only; the client works for 2 others: see whether the app crm"
             ),
-            "{told}"
+            "{text}"
         );
         assert!(
-            told.contains("on acme.example") && told.contains("client_secret"),
-            "{told}"
+            text.contains("on acme.example") && text.contains("client_secret"),
+            "{text}"
         );
     }
 

@@ -1,69 +1,69 @@
-//! Whose a grant is, compared with whose the portal is: by identity where both sides know one, else by host.
+//! Comparison of a grant's owner with the portal's: by identity if both are known, else by host.
 //!
-//! Must not decide what becomes of a mismatch, nor quote a token.
+//! Must not decide what to do about a mismatch, nor quote a token.
 
 use super::portal::Portal;
 use refreshd_secrets::mask::short;
 use refreshd_token_client::host::same_host;
 use refreshd_token_client::provider::{Profile, host_of};
 
-/// What is known of a portal's owner.
+/// The expected owner.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ExpectedIdentity<'a> {
-    /// What the configuration says.
+    /// Identity pinned in the configuration.
     pub pinned: Option<&'a str>,
-    /// Whose its living grant is.
+    /// Identity of the grant in force.
     pub identity: Option<&'a str>,
-    /// The host of the portal's API by the configuration; `None` where `domain` is the authorization server's.
+    /// Configured host of the portal's API; `None` if `domain` is the authorization server's.
     pub domain: Option<&'a str>,
-    /// The host of the API by the living grant.
+    /// Host of the API, from the grant in force.
     pub host: Option<&'a str>,
 }
 
-/// Whose a grant says it is.
+/// The owner that a grant names.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ClaimedIdentity<'a> {
-    /// Its identity.
+    /// Identity.
     pub identity: Option<&'a str>,
-    /// The host of its API.
+    /// Host of its API.
     pub host: Option<&'a str>,
 }
 
-/// It is another's. `Display` names both.
+/// The owners differ. `Display` names both.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityMismatch {
-    /// Than the configuration expects.
+    /// Differs from the pinned identity.
     #[error("it is the grant of {got}, the configuration expects {pinned}")]
     ThanPinned {
-        /// Whose it is.
+        /// Actual identity.
         got: String,
-        /// Who was expected.
+        /// Expected identity.
         pinned: String,
     },
-    /// Than the living grant.
+    /// Differs from the grant in force.
     #[error("it is the grant of {got}, and {portal} has been {known} until now")]
     ThanLiving {
-        /// Whose it is.
+        /// Actual identity.
         got: String,
-        /// The portal's name.
+        /// Name of the portal.
         portal: String,
-        /// Who was expected.
+        /// Expected identity.
         known: String,
     },
-    /// Of a portal at another host.
+    /// The host differs.
     #[error("it is the grant of {got}, and {portal} is {known}")]
     ThanHost {
-        /// Where it is.
+        /// Actual host.
         got: String,
-        /// The portal's name.
+        /// Name of the portal.
         portal: String,
-        /// Where it was expected.
+        /// Expected host.
         known: String,
     },
 }
 
 impl<'a> ExpectedIdentity<'a> {
-    /// What the configuration and the state know of a portal.
+    /// The expectations of the configuration and the state.
     #[must_use]
     pub fn of(portal: &'a Portal, profile: &Profile) -> Self {
         let settings = portal.settings.as_ref();
@@ -78,7 +78,7 @@ impl<'a> ExpectedIdentity<'a> {
         }
     }
 
-    /// The same without what only the living grant knows: the way past it.
+    /// Without what only the grant in force knows, for an operator's override.
     #[must_use]
     pub const fn configured(self) -> Self {
         Self {
@@ -88,7 +88,7 @@ impl<'a> ExpectedIdentity<'a> {
         }
     }
 
-    /// The same without hosts and without the living grant: only what was pinned counts.
+    /// Only the pinned identity.
     #[must_use]
     pub const fn pinned_only(self) -> Self {
         Self {
@@ -100,23 +100,23 @@ impl<'a> ExpectedIdentity<'a> {
     }
 }
 
-/// Whether two identities are one: servers write the hexadecimal digits of one in either case.
+/// Whether two identities are equal. The case of hexadecimal digits is ignored: servers use either.
 #[must_use]
 pub fn is_same(one: &str, other: &str) -> bool {
     one.eq_ignore_ascii_case(other)
 }
 
-/// Compares. An equal identity is enough: the host of a portal may change.
+/// Compares the owners. An equal identity is sufficient: the host of a portal may change.
 ///
 /// # Errors
-/// [`IdentityMismatch`] says whose it is.
+/// [`IdentityMismatch`] names both.
 pub fn compare(
     portal: &str,
     known: ExpectedIdentity<'_>,
-    said: ClaimedIdentity<'_>,
+    claimed: ClaimedIdentity<'_>,
 ) -> Result<(), IdentityMismatch> {
-    let got = |identity: &str| named(identity, said.host);
-    if let (Some(pinned), Some(identity)) = (known.pinned, said.identity) {
+    let got = |identity: &str| named(identity, claimed.host);
+    if let (Some(pinned), Some(identity)) = (known.pinned, claimed.identity) {
         return match is_same(pinned, identity) {
             true => Ok(()),
             false => Err(IdentityMismatch::ThanPinned {
@@ -125,7 +125,7 @@ pub fn compare(
             }),
         };
     }
-    if let (Some(living), Some(identity)) = (known.identity, said.identity) {
+    if let (Some(living), Some(identity)) = (known.identity, claimed.identity) {
         return match is_same(living, identity) {
             true => Ok(()),
             false => Err(IdentityMismatch::ThanLiving {
@@ -137,13 +137,13 @@ pub fn compare(
     }
     let expected = [known.domain, known.host];
     let mut expected = expected.iter().flatten().peekable();
-    let (Some(host), Some(first)) = (said.host, expected.peek().copied()) else {
+    let (Some(host), Some(first)) = (claimed.host, expected.peek().copied()) else {
         return Ok(());
     };
     if expected.any(|expected| same_host(expected, host)) {
         return Ok(());
     }
-    let got = said.identity.map_or_else(|| short(host), got);
+    let got = claimed.identity.map_or_else(|| short(host), got);
     Err(IdentityMismatch::ThanHost {
         got,
         portal: portal.to_owned(),
@@ -171,17 +171,21 @@ mod tests {
         }
     }
 
-    fn said<'a>(identity: Option<&'a str>, host: Option<&'a str>) -> ClaimedIdentity<'a> {
+    fn claimed<'a>(identity: Option<&'a str>, host: Option<&'a str>) -> ClaimedIdentity<'a> {
         ClaimedIdentity { identity, host }
     }
 
     #[test]
     fn an_identity_that_both_know_decides_whatever_the_host_is() {
         assert_eq!(
-            compare("acme", known(), said(Some("a223"), Some("third.example"))),
+            compare(
+                "acme",
+                known(),
+                claimed(Some("a223"), Some("third.example"))
+            ),
             Ok(())
         );
-        let other = compare("acme", known(), said(Some("b1"), Some("acme.example")))
+        let other = compare("acme", known(), claimed(Some("b1"), Some("acme.example")))
             .unwrap_err()
             .to_string();
         assert_eq!(
@@ -193,18 +197,18 @@ mod tests {
             ..known()
         };
         assert_eq!(
-            compare("acme", pinned, said(Some("b1"), None)),
+            compare("acme", pinned, claimed(Some("b1"), None)),
             Ok(()),
             "the configuration has the last word"
         );
-        let other = compare("acme", pinned, said(Some("a223"), None))
+        let other = compare("acme", pinned, claimed(Some("a223"), None))
             .unwrap_err()
             .to_string();
         assert_eq!(
             other,
             "it is the grant of a223, the configuration expects b1"
         );
-        assert!(compare("acme", pinned.pinned_only(), said(Some("a223"), None)).is_err());
+        assert!(compare("acme", pinned.pinned_only(), claimed(Some("a223"), None)).is_err());
     }
 
     #[test]
@@ -214,28 +218,32 @@ mod tests {
             host: None,
             ..known()
         };
-        assert_eq!(compare("acme", unknown, said(None, None)), Ok(()));
+        assert_eq!(compare("acme", unknown, claimed(None, None)), Ok(()));
         assert_eq!(
-            compare("acme", unknown, said(Some("b1"), Some("ACME.example:443"))),
+            compare(
+                "acme",
+                unknown,
+                claimed(Some("b1"), Some("ACME.example:443"))
+            ),
             Ok(())
         );
-        let other = compare("acme", unknown, said(Some("b1"), Some("b.example")))
+        let other = compare("acme", unknown, claimed(Some("b1"), Some("b.example")))
             .unwrap_err()
             .to_string();
         assert_eq!(
             other,
             "it is the grant of b1 (b.example), and acme is acme.example"
         );
-        // The living grant knows of a rename; the configuration may not.
+        // The grant in force reflects a rename; the configuration may not.
         for host in ["acme.example", "new.example"] {
-            assert_eq!(compare("acme", known(), said(None, Some(host))), Ok(()));
+            assert_eq!(compare("acme", known(), claimed(None, Some(host))), Ok(()));
         }
-        assert!(compare("acme", known(), said(None, Some("b.example"))).is_err());
+        assert!(compare("acme", known(), claimed(None, Some("b.example"))).is_err());
         assert!(
             compare(
                 "acme",
                 known().configured(),
-                said(None, Some("new.example"))
+                claimed(None, Some("new.example"))
             )
             .is_err()
         );
@@ -243,7 +251,7 @@ mod tests {
             compare(
                 "acme",
                 known().pinned_only(),
-                said(Some("b1"), Some("b.example"))
+                claimed(Some("b1"), Some("b.example"))
             ),
             Ok(())
         );
@@ -251,7 +259,7 @@ mod tests {
             compare(
                 "acme",
                 ExpectedIdentity::default(),
-                said(Some("b1"), Some("b.example"))
+                claimed(Some("b1"), Some("b.example"))
             ),
             Ok(())
         );

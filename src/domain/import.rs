@@ -1,10 +1,10 @@
-//! Grants that come from elsewhere: a token reply, what SDKs and scripts keep, or a bare refresh token.
+//! Parsing of imported grants: a token response, the stores of SDKs and scripts, or a bare refresh token.
 //!
-//! Must not believe more than it needs: addresses in here are hints, checked against the allow-list when used.
+//! Must not trust more than it needs: addresses in the input are hints, checked against the allow-list when used.
 
 use serde_json::{Map, Value};
 
-use super::import_error::is_no_error;
+use super::import_error::reject_error_reply;
 pub use super::import_error::{ImportError, MAX_LENGTH};
 use super::imported::{self, ImportedFields};
 use super::install_event::PresentedGrant;
@@ -21,30 +21,30 @@ use refreshd_token_client::reply::{GrantedTokens, SECRET_FIELDS, read_taken};
 use refreshd_token_client::token::{Access, Credential, Details, Tokens, Validity, believable};
 use refreshd_token_client::token_object::{self, Plain};
 
-/// Longest word that is taken for a refresh token by itself.
-const MAX_WORD: usize = 64 * 1024;
-/// An end that is larger than this, in seconds, is in milliseconds: JavaScript counts so.
+/// Maximum length of a bare refresh token.
+const MAX_BARE_TOKEN: usize = 64 * 1024;
+/// A larger expiry is in milliseconds, as JavaScript counts.
 const MILLISECONDS_FROM: f64 = 1e11;
 
-/// A grant to take in.
+/// An imported grant.
 #[derive(Clone, Debug)]
 pub struct ImportedGrant {
-    /// Its tokens. The access token is there only if its end is known and still ahead.
+    /// Its tokens. The access token is present only if its expiry is known and in the future.
     pub tokens: Tokens,
-    /// Whose grant it is, if it says so.
+    /// Identity of the owner, if named.
     pub identity: Option<String>,
-    /// The authorization server it names.
+    /// The authorization server, if named.
     pub server: Option<String>,
-    /// The client it says it belongs to.
+    /// The client it was issued to, if named.
     pub client_id: Option<String>,
-    /// The host of the API that it names.
+    /// The host of the API, if named.
     pub host: Option<String>,
 }
 
-/// Reads a grant in any of the accepted forms.
+/// Parses a grant in any of the accepted formats.
 ///
 /// # Errors
-/// [`ImportError`] says what it is instead.
+/// [`ImportError`] describes the input.
 pub fn parse(
     grant: &[u8],
     profile: &Profile,
@@ -61,18 +61,18 @@ pub fn parse(
     }
     let fields = match imported::read(text, profile) {
         Ok(None) => wrapped(&plain, profile),
-        // What cannot be read by itself may be a reply as a server wraps it.
+        // An unreadable text may be a response in a wrapping that the profile knows.
         Err(error) => Some(wrapped(&plain, profile).ok_or(error)?),
         found => found?,
     };
     if let Some(ImportedFields { body, host }) = fields {
-        let intake = from_json(&body, profile, now)?;
+        let grant = from_json(&body, profile, now)?;
         return Ok(ImportedGrant {
-            host: intake.host.or(host),
-            ..intake
+            host: grant.host.or(host),
+            ..grant
         });
     }
-    if text.len() > MAX_WORD {
+    if text.len() > MAX_BARE_TOKEN {
         return Err(ImportError::NotAToken(
             "it is longer than a refresh token ever is",
         ));
@@ -92,7 +92,7 @@ pub fn parse(
     })
 }
 
-/// A token reply in a wrapping, as `reply` reads it. A form alone is none here: it is read as people write it.
+/// A token response in a wrapping. A bare form is not one: it is parsed as people write it.
 fn wrapped(plain: &Plain<'_>, profile: &Profile) -> Option<ImportedFields> {
     if !plain.text.contains(&b'{') {
         return None;
@@ -101,7 +101,7 @@ fn wrapped(plain: &Plain<'_>, profile: &Profile) -> Option<ImportedFields> {
     imported::of_object(&object, profile).ok()
 }
 
-/// Whether bytes that are no text may be a token reply all the same: packed, or with damage in it.
+/// Whether bytes that are not text may be a token response: compressed, or damaged.
 #[must_use]
 pub fn may_be_a_reply(bytes: &[u8]) -> bool {
     const NAME: &[u8] = b"refresh";
@@ -115,14 +115,14 @@ fn from_json(
     profile: &Profile,
     now: Timestamp,
 ) -> Result<ImportedGrant, ImportError> {
-    is_no_error(body)?;
+    reject_error_reply(body)?;
     let text = |key: &str| {
         body.get(key)
             .and_then(Value::as_str)
             .filter(|text| !text.is_empty())
     };
     let refresh = refresh_in(body, profile)?;
-    // Of the twitter authorization of `oint`, of an event of Bitrix24's, and of CRest.
+    // The twitter authorization of `oint`, an event of Bitrix24, CRest.
     let client_id = text("client_id")
         .or_else(|| text("C_REST_CLIENT_ID"))
         .map(str::to_owned);
@@ -164,9 +164,9 @@ fn from_json(
             "it is the access token, once more",
         ));
     }
-    // `expires_in` counts from a moment nobody wrote down; only the absolute `expires` can be believed.
-    // Not even that beyond a whole life from now: the clock of whoever wrote it was ahead.
-    // Of a life that had ended when it was written down nothing can be said.
+    // `expires_in` counts from an unknown time; only the absolute `expires` is usable.
+    // Not even that if it is more than a whole lifetime ahead: the writer's clock was ahead.
+    // If it was expired when it was written, nothing is known of its lifetime.
     let lifetime = Some(granted.lives.span())
         .filter(|life| !life.is_zero())
         .unwrap_or(profile.assumed_lifetime);
@@ -198,7 +198,7 @@ fn from_json(
             access,
             credential: Credential::Refresh(refresh),
             details: granted.details,
-            // It would count from a moment nobody wrote down; the first renewal says it.
+            // It counts from an unknown time; the first renewal brings it.
             validity: Validity::default(),
         },
         identity: granted.identity,
@@ -208,8 +208,8 @@ fn from_json(
     })
 }
 
-/// The refresh token of an object. It may have any characters that RFC 6749 appendix A.17 allows: whoever writes the
-/// name beside the value means it.
+/// The refresh token of an object, with any characters that RFC 6749 appendix A.17 allows: a labelled value is
+/// intentional.
 fn refresh_in(body: &Map<String, Value>, profile: &Profile) -> Result<RefreshToken, ImportError> {
     let missing = || ImportError::NoRefreshToken {
         has: None,
@@ -238,11 +238,11 @@ fn refresh_in(body: &Map<String, Value>, profile: &Profile) -> Result<RefreshTok
     Ok(token)
 }
 
-/// Puts what a verified notice brought into the words of a token reply, with what the authorization server says of it.
+/// The grant of a verified install event in the fields of a token response, with the authorization server's answer.
 ///
 /// # Errors
 /// [`ImportError`].
-pub fn from_notice(
+pub fn from_install_event(
     presented: &PresentedGrant,
     owner: &TokenOwner,
     profile: &Profile,
@@ -278,7 +278,7 @@ pub fn from_notice(
     put(profile.identity_field.as_deref(), Some(member_id));
     put(profile.endpoint_field.as_deref(), Some(endpoint));
     put(profile.server_field.as_deref(), claims.server.as_deref());
-    // As in a token reply, where it is a number.
+    // A number, as in a token response.
     let user = user_id
         .parse::<u64>()
         .map_or_else(|_| Value::from(user_id.as_str()), Value::from);
@@ -286,7 +286,7 @@ pub fn from_notice(
     from_json(&body, profile, now)
 }
 
-/// A grant that came in answer to our own request, sent at that moment; `None` without a refresh token.
+/// The grant of a response to a request sent at that time; `None` without a refresh token.
 #[must_use]
 pub fn from_granted(granted: GrantedTokens, sent_at: Timestamp) -> Option<ImportedGrant> {
     let notice = granted.notice();
@@ -336,7 +336,7 @@ pub fn from_granted(granted: GrantedTokens, sent_at: Timestamp) -> Option<Import
     })
 }
 
-/// The absolute end in unix seconds, a number or a string (Bitrix24's events), or in milliseconds.
+/// The absolute expiry in unix seconds, a number or a string (Bitrix24's events), or in milliseconds.
 fn ends_at(body: &Map<String, Value>) -> Option<Timestamp> {
     let secs: i64 = match body.get("expires")? {
         Value::Number(number) => number.as_i64()?,
@@ -363,7 +363,7 @@ mod tests {
     use super::*;
     use refreshd_token_client::samples::profile;
 
-    fn taken(text: &str) -> Result<ImportedGrant, ImportError> {
+    fn imported(text: &str) -> Result<ImportedGrant, ImportError> {
         parse(
             text.as_bytes(),
             &profile(),
@@ -382,41 +382,41 @@ mod tests {
             "access_token: a1b2c3d4\nrefresh_token: 5bad2d67\nmember_id: a223",
             "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n{\"refresh_token\":\"5bad2d67\",\"member_id\":\"a223\"}",
         ] {
-            let intake = taken(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+            let grant = imported(text).unwrap_or_else(|error| panic!("{text}: {error}"));
             assert_eq!(
-                intake.tokens.credential.refresh().unwrap().expose(),
+                grant.tokens.credential.refresh().unwrap().expose(),
                 "5bad2d67",
                 "{text}"
             );
-            assert_eq!(intake.identity.as_deref(), Some("a223"), "{text}");
+            assert_eq!(grant.identity.as_deref(), Some("a223"), "{text}");
         }
         let two = "REFRESH_TOKEN=5bad2d67\nrefresh_token=6cbe3e78\nREFRESH_TOKEN=7dcf4f89";
-        assert_eq!(taken(two).unwrap_err(), ImportError::Several);
+        assert_eq!(imported(two).unwrap_err(), ImportError::Several);
         assert!(matches!(
-            taken("A=1\nB=2\n"),
+            imported("A=1\nB=2\n"),
             Err(ImportError::NotAToken(_))
         ));
     }
 
     #[test]
     fn a_token_reply_as_oint_prints_it() {
-        let intake = taken(
+        let grant = imported(
             r#"{"access_token":"6b2e06","expires":1728458347,"expires_in":3600,"scope":"app",
             "server_endpoint":"https://oauth.bitrix.info/rest/","status":"L","client_endpoint":"https://b24.bitrix24.by/rest/",
             "member_id":"00168f","user_id":1,"refresh_token":"5bad2d"}"#,
         )
         .unwrap();
-        assert_eq!(intake.identity.as_deref(), Some("00168f"));
+        assert_eq!(grant.identity.as_deref(), Some("00168f"));
         assert_eq!(
-            intake.tokens.access.unwrap().expires_at.secs(),
+            grant.tokens.access.unwrap().expires_at.secs(),
             1_728_458_347
         );
         assert_eq!(
-            intake.tokens.credential.refresh().unwrap().expose(),
+            grant.tokens.credential.refresh().unwrap().expose(),
             "5bad2d"
         );
         assert_eq!(
-            intake.tokens.details.endpoint.as_deref(),
+            grant.tokens.details.endpoint.as_deref(),
             Some("https://b24.bitrix24.by/rest/")
         );
     }
@@ -427,7 +427,7 @@ mod tests {
         for (expires, left) in [
             ("1728458347", Some(3347)),
             ("\"1728458347\"", Some(3347)),
-            // Ten years ahead, and beyond all time.
+            // Ten years ahead, and out of range.
             ("2043815000", Some(3600)),
             ("9223372036854775807", Some(3600)),
             ("1728455000", None),
@@ -441,7 +441,7 @@ mod tests {
             let reply = format!(
                 r#"{{"access_token":"6b2e06","expires":{expires},"expires_in":3600,"refresh_token":"5bad2d"}}"#
             );
-            let access = taken(&reply).unwrap().tokens.access;
+            let access = imported(&reply).unwrap().tokens.access;
             let life = access.as_ref().map(|access| {
                 (
                     access.expires_at.since(now).as_secs(),
@@ -454,13 +454,13 @@ mod tests {
 
     #[test]
     fn crest_settings_have_no_known_end_and_so_no_access_token() {
-        let intake = taken(
+        let grant = imported(
             r#"{"access_token":"6b2e06","expires_in":"3600","application_token":"x","refresh_token":"5bad2d",
             "domain":"acme.bitrix24.com","client_endpoint":"https:\/\/acme.bitrix24.com\/rest\/","C_REST_CLIENT_SECRET":"s"}"#,
         )
         .unwrap();
-        assert!(intake.tokens.access.is_none());
-        assert!(!format!("{intake:?}").contains("5bad2d"));
+        assert!(grant.tokens.access.is_none());
+        assert!(!format!("{grant:?}").contains("5bad2d"));
     }
 
     #[test]
@@ -468,33 +468,30 @@ mod tests {
         let auth = r#"{"redirect_uri":"https://app.example","scope":"tweet.read offline.access","client_id":"c1","client_secret":"s",
             "access_token":"a1","refresh_token":"TmttM1","oauth_token":"o","oauth_token_secret":"os","oauth_consumer_key":"k"}"#;
         for text in [auth.to_owned(), auth.replace('"', "'")] {
-            let intake = taken(&text).unwrap();
+            let grant = imported(&text).unwrap();
             assert_eq!(
-                intake.tokens.credential.refresh().unwrap().expose(),
+                grant.tokens.credential.refresh().unwrap().expose(),
                 "TmttM1"
             );
             assert_eq!(
-                (intake.client_id.as_deref(), intake.tokens.access.is_none()),
+                (grant.client_id.as_deref(), grant.tokens.access.is_none()),
                 (Some("c1"), true)
             );
-            assert_eq!(
-                intake.tokens.details.scope,
-                ["tweet.read", "offline.access"]
-            );
+            assert_eq!(grant.tokens.details.scope, ["tweet.read", "offline.access"]);
         }
-        // Python quotes so what has an apostrophe in it.
+        // Python's quotes around a text with an apostrophe.
         let mixed = r#"{'name': "O'Neill", 'refresh_token': 'TmttM1', 'ok': True, 'x': None}"#;
         assert_eq!(summary(mixed).0, "TmttM1");
     }
 
-    /// Refresh token, identity, host, and the end of the access token in seconds from now.
+    /// Refresh token, identity, host, and the remaining lifetime of the access token in seconds.
     fn summary(text: &str) -> (String, Option<String>, Option<String>, Option<u64>) {
         let ImportedGrant {
             tokens,
             identity,
             host,
             ..
-        } = taken(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+        } = imported(text).unwrap_or_else(|error| panic!("{text}: {error}"));
         let left = tokens.access.map(|access| {
             access
                 .expires_at
@@ -519,19 +516,19 @@ mod tests {
             "BITRIX_CLIENT_ID=\"local.1\"\nBITRIX_REFRESH_TOKEN=\"5bad2d\"\n",
             "CLIENT_ID=local.1\nREFRESH_TOKEN=5bad2d # of acme\n",
         ] {
-            let taken = parse(
+            let imported = parse(
                 text.as_bytes(),
                 &profile(),
                 Timestamp::from_secs(1_728_454_747),
             )
             .unwrap_or_else(|error| panic!("{text}: {error}"));
             assert_eq!(
-                taken.tokens.credential.refresh().unwrap().expose(),
+                imported.tokens.credential.refresh().unwrap().expose(),
                 "5bad2d",
                 "{text}"
             );
         }
-        let refused = taken(r#"{"error":"invalid_grant"}"#);
+        let refused = imported(r#"{"error":"invalid_grant"}"#);
         assert!(
             matches!(refused, Err(ImportError::ErrorReply(_))),
             "{refused:?}"
@@ -582,12 +579,12 @@ mod tests {
         ] {
             let shown: String = String::from_utf8_lossy(&reply).chars().take(200).collect();
             let now = Timestamp::from_secs(1_728_455_000);
-            let taken =
+            let imported =
                 parse(&reply, &profile(), now).unwrap_or_else(|error| panic!("{shown}: {error}"));
-            let refresh = taken.tokens.credential;
+            let refresh = imported.tokens.credential;
             assert_eq!(refresh.refresh().unwrap().expose(), "5bad2d", "{shown}");
         }
-        // Nothing of prose, of a refusal, or of what is cut or ambiguous.
+        // Nothing from prose, from an error, or from truncated or ambiguous input.
         for none in [
             format!("For example {R} is a reply."),
             format!("<p>A reply looks like</p><pre>{R}</pre>"),
@@ -597,13 +594,13 @@ mod tests {
             with(r#""error":"invalid_grant""#),
             format!("<br />{}", with(r#""error":"invalid_grant""#)),
         ] {
-            assert!(taken(&none).is_err(), "{none}");
+            assert!(imported(&none).is_err(), "{none}");
         }
         assert_eq!(
-            taken(&"a1".repeat(MAX_LENGTH / 2 + 1)).unwrap_err(),
+            imported(&"a1".repeat(MAX_LENGTH / 2 + 1)).unwrap_err(),
             ImportError::TooLong
         );
-        assert!(taken(&"a1".repeat(MAX_WORD)).is_err());
+        assert!(imported(&"a1".repeat(MAX_BARE_TOKEN)).is_err());
     }
 
     #[test]
@@ -631,7 +628,7 @@ mod tests {
             "a:1:{s:13:\"refresh_token\";i:7;s:1:\"x\";}",
             "https://app.example/cb?code=5bad2d&state=1",
         ] {
-            assert!(taken(none).is_err(), "{none}");
+            assert!(imported(none).is_err(), "{none}");
         }
     }
 
@@ -646,12 +643,12 @@ mod tests {
             )
         };
         for text in [
-            // An install event, saved as JSON and as it came.
+            // An install event as JSON and in its original form.
             r#"{"event":"ONAPPINSTALL","ts":"1728454747","auth":{"access_token":"6b2e06","expires":"1728458347","expires_in":"3600",
                 "client_endpoint":"https://b24.bitrix24.by/rest/","member_id":"00168f","refresh_token":"5bad2d","application_token":"x"}}"#,
             "event=ONAPPINSTALL&auth%5Baccess_token%5D=6b2e06&auth%5Bexpires%5D=1728458347&auth%5Bexpires_in%5D=3600&\
              auth[client_endpoint]=https%3A%2F%2Fb24.bitrix24.by%2Frest%2F&auth[member_id]=00168f&auth[refresh_token]=5bad2d",
-            // Of two grants in it, the app's own user's.
+            // Two grants: that of the app's own user counts.
             r#"{"event":"ONAPPUSERREADY","data":{"access_token":"6b2e06","expires":"1728458347","member_id":"00168f","refresh_token":"5bad2d",
                 "client_endpoint":"https://b24.bitrix24.by/rest/"},"auth":{"access_token":"a","refresh_token":"other","member_id":"00168f"}}"#,
             // The JavaScript SDK.
@@ -663,7 +660,7 @@ mod tests {
         ] {
             assert_eq!(summary(text), whole(Some(3347)), "{text}");
         }
-        // The PHP SDK, the form of an installation and the same as JSON.
+        // The PHP SDK: the form of an installation, and the same as JSON.
         for (text, identity) in [
             (
                 r#"{"auth_token":{"access_token":"6b2e06","refresh_token":"5bad2d","expires":1728458347},"domain_url":"https://b24.bitrix24.by","application_token":"x"}"#,
@@ -685,7 +682,7 @@ mod tests {
                 "{text}"
             );
         }
-        // Google's, a list of one, JSON in JSON, JSON in the shell's quotes, a number.
+        // Google's store, a list of one, JSON in JSON, JSON in shell quotes, a number.
         for text in [
             r#"{"token":"6b2e06","refresh_token":"5bad2d","token_uri":"https://x.example/","client_id":"c","expiry":"2026-01-01T00:00:00Z"}"#,
             r#"[{"access_token":"6b2e06","refresh_token":"5bad2d"}]"#,
@@ -712,7 +709,7 @@ mod tests {
     #[test]
     fn a_bare_refresh_token() {
         assert_eq!(
-            taken("5bad2d67\n")
+            imported("5bad2d67\n")
                 .unwrap()
                 .tokens
                 .credential
@@ -731,7 +728,7 @@ mod tests {
         };
         let filler =
             ImportError::NotARefreshToken("it is a word that stands where a value is missing");
-        let list = ImportError::NotAToken("it is a list; hand over the one grant that is meant");
+        let list = ImportError::NotAToken("it is a list; import a single grant");
         for (text, expected) in [
             ("", ImportError::Empty),
             ("  \n", ImportError::Empty),
@@ -807,7 +804,7 @@ mod tests {
                 },
             ),
         ] {
-            assert_eq!(taken(text).unwrap_err(), expected, "{text}");
+            assert_eq!(imported(text).unwrap_err(), expected, "{text}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Why a text is no grant.
+//! Errors of the import parser.
 
 use serde_json::{Map, Value};
 
@@ -7,19 +7,19 @@ use refreshd_token_client::body_decoding::LARGEST;
 use refreshd_token_client::quirks::says_nothing;
 use refreshd_token_client::reply::SECRET_FIELDS;
 
-/// Longest text read as a grant, in bytes: a whole reply, as it may be kept.
+/// Maximum length of an imported text, in bytes: a whole stored response.
 pub const MAX_LENGTH: usize = LARGEST;
 
-/// Why a text is no grant. Never quotes a value of it.
+/// Why a text is not a grant. Never quotes a value of it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ImportError {
-    /// Nothing there.
+    /// Empty input.
     #[error("there is nothing in it")]
     Empty,
     /// Over [`MAX_LENGTH`].
     #[error("it is longer than {MAX_LENGTH} bytes")]
     TooLong,
-    /// Starts like JSON and is not.
+    /// Invalid JSON.
     #[error("it begins like JSON but is none (line {line}, column {column})")]
     NotJson {
         /// From 1.
@@ -27,36 +27,36 @@ pub enum ImportError {
         /// From 1.
         column: usize,
     },
-    /// Neither an object nor a word that could be a token: what it is instead.
+    /// Neither an object nor a possible token; a description of the input.
     #[error("{0}")]
     NotAToken(&'static str),
-    /// Its refresh token cannot be one: what it is instead.
+    /// Not a possible refresh token; a description of the value.
     #[error("its refresh_token is none: {0}")]
     NotARefreshToken(&'static str),
-    /// An error reply was saved instead of a token reply.
+    /// A saved error response.
     #[error("it is an error reply of the authorization server ({0}), not a token")]
     ErrorReply(String),
-    /// No refresh token: nothing to keep fresh.
+    /// No refresh token: there is nothing to renew with.
     #[error(
         "it has {}no {wanted}, and without one there is nothing to renew with",
         has.as_ref().map(|has| format!("{has} but ")).unwrap_or_default()
     )]
     NoRefreshToken {
-        /// A key of a grant that is there.
+        /// A key of a grant that is present.
         has: Option<String>,
-        /// The key that is missing.
+        /// The missing key.
         wanted: String,
     },
-    /// The key is there and nothing in it.
+    /// The key is present and its value is empty.
     #[error("its {0} is empty, and without a refresh token there is nothing to renew with")]
     EmptyRefreshToken(String),
-    /// Two grants in one text.
-    #[error("it has several refresh tokens that differ; hand over the one grant that is meant")]
+    /// Several grants in one text.
+    #[error("it has several refresh tokens that differ; import a single grant")]
     Several,
 }
 
-/// Refuses an error reply that was saved instead of a token reply.
-pub(super) fn is_no_error(body: &Map<String, Value>) -> Result<(), ImportError> {
+/// Rejects a saved error response.
+pub(super) fn reject_error_reply(body: &Map<String, Value>) -> Result<(), ImportError> {
     let error = body
         .get("error")
         .filter(|error| !says_nothing(error))

@@ -1,23 +1,23 @@
-//! What people and scripts hand over as a grant, brought into the words of a token reply: JSON or a form, nested or not,
-//! in whatever spelling. Events saved whole, forms of installs, and the stores of SDKs are among it.
+//! Converts imported grants to the fields of a token response: JSON or a form, nested or not, in any known spelling,
+//! including saved events, install forms and the stores of SDKs.
 //!
-//! Must not decide whether a grant is good, and must not quote a value.
+//! Must not decide whether a grant is valid, and must not quote a value.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
 
-use super::import_error::{ImportError, is_no_error};
+use super::import_error::{ImportError, reject_error_reply};
 use refreshd_secrets::mask::mask;
 use refreshd_token_client::host::plain_host;
 use refreshd_token_client::import_token;
 use refreshd_token_client::provider::Profile;
 use refreshd_token_client::quirks::first;
 
-/// How deep a token object may lie inside others.
-const DEEPEST: usize = 4;
+/// Maximum nesting of a token object.
+const MAX_DEPTH: usize = 4;
 
-/// Keys that an object may have, lower case and without `_` and `-`, and what a token reply calls them (RFC 6749 section 5.1).
+/// Known keys, in lower case and without `_` and `-`, and their names in a token response (RFC 6749 section 5.1).
 const SPELLINGS: &[(&str, &str)] = &[
     ("refreshtoken", REFRESH),
     ("refreshid", REFRESH),
@@ -33,26 +33,26 @@ const SPELLINGS: &[(&str, &str)] = &[
 ];
 const REFRESH: &str = "refresh_token";
 const ACCESS: &str = "access_token";
-/// Keys that hold an access token where they hold a text: of Google's `token.json`, and of the Python SDK of Bitrix24.
+/// Keys of an access token if their value is a text: Google's `token.json` and Bitrix24's Python SDK.
 const ACCESS_WHERE_TEXT: [&str; 2] = ["token", "authtoken"];
-/// Keys that name the portal's own host or address, as written.
+/// Keys of the portal's own host or address, case-sensitive.
 const HOSTS: [&str; 3] = ["domain_url", "DOMAIN", "domainUrl"];
-/// The event whose `data` is the grant; `auth` is that of whoever installed the app.
+/// The event with the grant in `data`; its `auth` is of the user who installed the app.
 const GRANT_IN_DATA: &str = "ONAPPUSERREADY";
 
 /// A token object.
 #[derive(Debug)]
 pub struct ImportedFields {
-    /// In the words of a token reply.
+    /// With the keys of a token response.
     pub body: Map<String, Value>,
-    /// The portal's host, where it is named beside the endpoint.
+    /// The portal's host, if it is named besides the endpoint.
     pub host: Option<String>,
 }
 
-/// Reads a text as JSON or a form; `None` if it is neither, and so a word.
+/// Parses a text as JSON or a form; `None` if it is neither.
 ///
 /// # Errors
-/// [`ImportError`]: it is one of the two, and no grant.
+/// [`ImportError`]: it is JSON or a form, but not a grant.
 pub fn read(text: &str, profile: &Profile) -> Result<Option<ImportedFields>, ImportError> {
     let text = without_fence(text);
     let unquoted = text
@@ -95,7 +95,7 @@ pub fn read(text: &str, profile: &Profile) -> Result<Option<ImportedFields>, Imp
     }
 }
 
-/// What stands between the marks of a block of code in Markdown.
+/// Content of a fenced code block in Markdown.
 fn without_fence(text: &str) -> &str {
     let inside = || {
         let (mark, rest) = text.strip_prefix("```")?.split_once('\n')?;
@@ -105,25 +105,25 @@ fn without_fence(text: &str) -> &str {
     inside().map_or(text, str::trim)
 }
 
-/// The parameters of an address with a grant in it: a Bitrix24 portal opens an app so.
+/// Query of an address with a grant: this is how a Bitrix24 portal opens an app.
 fn address_query(text: &str) -> Option<Map<String, Value>> {
     let is_address = text.contains("://") && !text.contains(char::is_whitespace);
     let (_, query) = text.split_once(['?', '#']).filter(|_| is_address)?;
     form(query).filter(|body| known_keys(body, "", 0).next().is_some())
 }
 
-/// The texts of an array as PHP's `serialize()` writes it, with a refresh token among them.
+/// Texts of an array in the format of PHP's `serialize()`, if a refresh token is among them.
 fn serialized(text: &str) -> Option<Map<String, Value>> {
     let mut rest = text.strip_prefix("a:")?.split_once(":{")?.1;
     let mut body = Map::new();
     while let Some(at) = rest.find("s:") {
         let Some((name, after)) = take_serialized(&rest[at..]) else {
-            // No text begins here.
+            // Not the start of a text.
             rest = &rest[at + 2..];
             continue;
         };
         rest = after;
-        // What follows may be a number or a list as well.
+        // The value may be a number or a list instead.
         if meaning(name).is_some()
             && let Some((value, after)) = take_serialized(rest)
         {
@@ -134,14 +134,14 @@ fn serialized(text: &str) -> Option<Map<String, Value>> {
     refresh_of(&body).is_some().then_some(body)
 }
 
-/// Takes `s:LENGTH:"TEXT";` off the front: the text, and the rest.
+/// Splits `s:LENGTH:"TEXT";` off the front: the text, and the rest.
 fn take_serialized(rest: &str) -> Option<(&str, &str)> {
     let (length, after) = rest.strip_prefix("s:")?.split_once(":\"")?;
     let (inside, after) = after.split_at_checked(length.parse().ok()?)?;
     Some((inside, after.strip_prefix("\";")?))
 }
 
-/// An object with a refresh token in it, in Base64.
+/// A Base64-encoded object with a refresh token.
 fn in_base64(text: &str) -> Option<Map<String, Value>> {
     let word = text.trim_end_matches('=');
     let bytes = STANDARD_NO_PAD
@@ -152,7 +152,7 @@ fn in_base64(text: &str) -> Option<Map<String, Value>> {
     refresh_of(&body).is_some().then_some(body)
 }
 
-/// The body of a reply that was saved with its headers (`curl -i`).
+/// Body of a response that was saved with its headers (`curl -i`).
 fn after_headers(text: &str) -> Option<&str> {
     let rest = text.strip_prefix("HTTP/")?;
     let (_, body) = rest
@@ -161,7 +161,7 @@ fn after_headers(text: &str) -> Option<&str> {
     Some(body.trim()).filter(|body| !body.is_empty())
 }
 
-/// Lines of `NAME=value`, `name: value` or PHP's `[name] => value`, with a refresh token among them; `None` if there is none.
+/// Lines of `NAME=value`, `name: value` or PHP's `[name] => value`, if a refresh token is among them.
 fn lines(text: &str) -> Result<Option<Map<String, Value>>, ImportError> {
     let around: &[char] = &[' ', '\t', ',', ';', '&', '\'', '"', '[', ']'];
     let mut body = Map::new();
@@ -175,9 +175,9 @@ fn lines(text: &str) -> Result<Option<Map<String, Value>>, ImportError> {
         else {
             continue;
         };
-        // A comment, as in files of environment variables.
+        // Comments are allowed, as in environment files.
         let value = value.split_once(" #").map_or(value, |(value, _)| value);
-        // PHP's `var_dump` has the value on the next line, with its type.
+        // PHP's `var_dump` puts the value on the next line, with its type.
         let below = value.trim().is_empty() && line.ends_with("=>");
         let value = if below {
             lines.next().map_or("", text_of_dump)
@@ -199,9 +199,9 @@ fn lines(text: &str) -> Result<Option<Map<String, Value>>, ImportError> {
             return Err(ImportError::Several);
         }
     }
-    // One line is a value with its name before it, which is said otherwise.
+    // A single line is a labelled value and has an error message of its own.
     let holds = body.len() > 1 && refresh_of(&body).is_some();
-    // As `rclone.conf` has it: JSON after a name.
+    // JSON after a name, as in `rclone.conf`.
     let in_value = || {
         texts(&body)
             .iter()
@@ -210,7 +210,7 @@ fn lines(text: &str) -> Result<Option<Map<String, Value>>, ImportError> {
     Ok((holds || in_value()).then_some(body))
 }
 
-/// `string(4) "5bad"`; nothing of another type.
+/// The text of `string(4) "5bad"`; nothing for other types.
 fn text_of_dump(line: &str) -> &str {
     let inside = || {
         let (_, text) = line.trim().strip_prefix("string(")?.split_once(") \"")?;
@@ -219,7 +219,7 @@ fn text_of_dump(line: &str) -> &str {
     inside().unwrap_or_default()
 }
 
-/// JSON; one in single quotes, as `oint twitter --auth` takes it, is taken too.
+/// JSON, also in single quotes (`oint twitter --auth`).
 fn json(text: &str) -> Result<Value, ImportError> {
     let parsed = serde_json::from_str(text);
     let single = || {
@@ -235,7 +235,7 @@ fn json(text: &str) -> Result<Value, ImportError> {
     })
 }
 
-/// `a=b&c[d]=e` as an object; `None` if it is no form of two fields or more.
+/// `a=b&c[d]=e` as an object; `None` unless it has at least two fields.
 fn form(text: &str) -> Option<Map<String, Value>> {
     let text = text.strip_prefix('?').unwrap_or(text).replace("&amp;", "&");
     let first = text.split('&').next()?;
@@ -267,7 +267,7 @@ fn of_value(value: &Value, profile: &Profile) -> Result<ImportedFields, ImportEr
         Value::Array(list) => match list.as_slice() {
             [Value::Object(body)] => of_object(body, profile),
             _ => Err(ImportError::NotAToken(
-                "it is a list; hand over the one grant that is meant",
+                "it is a list; import a single grant",
             )),
         },
         _ => Err(ImportError::NotAToken(
@@ -284,8 +284,8 @@ pub fn of_object(
     body: &Map<String, Value>,
     profile: &Profile,
 ) -> Result<ImportedFields, ImportError> {
-    is_no_error(body)?;
-    // Where the profile says that it stands.
+    reject_error_reply(body)?;
+    // The path of the profile.
     if first(&profile.reply.refresh_token, body).is_some_and(is_there) {
         return Ok(imported_fields(body, &[], profile));
     }
@@ -301,13 +301,13 @@ pub fn of_object(
     }
     let mut found = Vec::new();
     search(body, &mut Vec::new(), &mut found);
-    // Some stores keep an object as a text, and what logs a request keeps a form so.
+    // Some stores keep an object as a text, and request logs keep a form as one.
     let texts = texts(body);
     for (_, inner) in &texts {
         search(inner, &mut vec![body], &mut found);
     }
     let Some((grant, around)) = found.first() else {
-        return match in_usual_names(body, DEEPEST) {
+        return match with_standard_names(body, MAX_DEPTH) {
             Some(usual) => of_object(&usual, profile),
             None => Err(missing(body, &texts)),
         };
@@ -319,9 +319,9 @@ pub fn of_object(
     Ok(imported_fields(grant, around, profile))
 }
 
-/// An object in which a store's own names for a pair are those of a token reply: the pairs `access` and `refresh`, `at` and `rt`,
-/// and the entries of MSAL's cache. `None` if there are none.
-fn in_usual_names(body: &Map<String, Value>, levels: usize) -> Option<Map<String, Value>> {
+/// An object with a store's own key names for a pair: `access` and `refresh`, `at` and `rt`, and the entries of MSAL's
+/// cache. `None` if there are none.
+fn with_standard_names(body: &Map<String, Value>, levels: usize) -> Option<Map<String, Value>> {
     const PAIRS: [(&str, &str); 2] = [("access", "refresh"), ("at", "rt")];
     let text = |name: &str| {
         body.get(name)
@@ -345,7 +345,7 @@ fn in_usual_names(body: &Map<String, Value>, levels: usize) -> Option<Map<String
     let mut found = false;
     for inner in usual.values_mut().filter_map(Value::as_object_mut) {
         let levels = levels.checked_sub(1)?;
-        if let Some(renamed) = in_usual_names(inner, levels) {
+        if let Some(renamed) = with_standard_names(inner, levels) {
             *inner = renamed;
             found = true;
         }
@@ -355,7 +355,7 @@ fn in_usual_names(body: &Map<String, Value>, levels: usize) -> Option<Map<String
 
 type Around<'b> = Vec<&'b Map<String, Value>>;
 
-/// Every object with a refresh token in it, the outermost first, each with those around it.
+/// All objects with a refresh token, outermost first, each with its ancestors.
 fn search<'b>(
     body: &'b Map<String, Value>,
     around: &mut Around<'b>,
@@ -365,7 +365,7 @@ fn search<'b>(
         found.push((body, around.clone()));
         return;
     }
-    if around.len() >= DEEPEST {
+    if around.len() >= MAX_DEPTH {
         return;
     }
     around.push(body);
@@ -396,7 +396,7 @@ fn texts(body: &Map<String, Value>) -> Vec<(String, Map<String, Value>)> {
     body.iter().filter_map(parse).collect()
 }
 
-/// The value of the refresh token, if there is one that is not empty.
+/// The refresh token's value, if not empty.
 fn refresh_of(body: &Map<String, Value>) -> Option<&Value> {
     body.iter()
         .find(|(key, value)| meaning(key) == Some(REFRESH) && is_there(value))
@@ -426,7 +426,7 @@ fn meaning(key: &str) -> Option<&'static str> {
         .map(|(_, name)| *name)
 }
 
-/// The object with the names of a token reply and of the profile added, also from those around it.
+/// The object with the keys of a token response and of the profile, some from its ancestors.
 fn imported_fields(
     grant: &Map<String, Value>,
     around: &[&Map<String, Value>],
@@ -476,7 +476,7 @@ fn imported_fields(
     ImportedFields { body, host }
 }
 
-/// Keys that a grant has, wherever they are, as they are written.
+/// Known keys at any depth, as spelled in the input.
 fn known_keys<'b>(
     body: &'b Map<String, Value>,
     path: &str,
@@ -487,7 +487,7 @@ fn known_keys<'b>(
         move |(key, value)| -> Box<dyn Iterator<Item = String> + 'b> {
             let here = format!("{path}{key}");
             match value {
-                Value::Object(inner) if depth < DEEPEST => {
+                Value::Object(inner) if depth < MAX_DEPTH => {
                     known_keys(inner, &format!("{here}."), depth + 1)
                 }
                 _ if matches!(meaning(key), Some(REFRESH | ACCESS)) => {
@@ -499,14 +499,14 @@ fn known_keys<'b>(
     ))
 }
 
-/// Says which key is missing, in the spelling of those that are there.
+/// Names the missing key, in the spelling of the keys that are present.
 fn missing(body: &Map<String, Value>, texts: &[(String, Map<String, Value>)]) -> ImportError {
     let nested = texts
         .iter()
         .flat_map(|(key, inner)| known_keys(inner, &format!("{key}."), 1));
     let keys: Vec<String> = known_keys(body, "", 0).chain(nested).collect();
     let last = |key: &str| meaning(key.rsplit('.').next().unwrap_or(key));
-    // A store may have tokens for keys.
+    // A store may use tokens as keys.
     let shown = |key: &str| {
         let parts = key.split('.').map(|part| {
             mask(part, &[])

@@ -1,6 +1,6 @@
-//! Portals that come by themselves, because an app was installed there: what they are called, and whose grant is kept.
+//! Installed portals: naming, and the decision which grant is kept.
 //!
-//! Must not believe a notice: what is decided here is decided of an [`TokenOwner`] that the authorization server named.
+//! Must not trust an install event: decisions are based on a [`TokenOwner`] from the authorization server.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,54 +16,54 @@ use refreshd_token_client::host::region_of;
 use refreshd_token_client::provider::Profile;
 use refreshd_token_client::renew_every::RenewEvery;
 
-/// The names that a naming rule may leave open, in braces.
+/// The placeholders of a naming rule, in braces.
 pub const PLACEHOLDERS: [&str; 4] = ["domain", "member_id", "user_id", "app"];
-/// An event that is older says nothing about now.
+/// Older events are stale.
 const MAX_EVENT_AGE: Duration = Duration::from_secs(86_400);
-/// The sender's clock may be ahead by this much without a word.
-const AHEAD: Duration = Duration::from_secs(30);
+/// Clock skew that is tolerated without a warning.
+const MAX_CLOCK_SKEW: Duration = Duration::from_secs(30);
 
-/// What an app's installs become.
+/// Rule for the installs of an app.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InstallRule {
-    /// Where its portals post to.
+    /// Path of the install URL.
     pub path: String,
-    /// What a portal is called.
+    /// Naming rule of its portals.
     pub names: NameRule,
-    /// How many grants of a portal are kept.
+    /// Users whose grants are kept for a portal.
     pub users: Users,
     /// The token files to write.
     pub formats: Vec<TokenFormat>,
-    /// Renew at this age instead of the profile's.
+    /// Renewal age instead of the profile's.
     pub renew_every: Option<RenewSetting>,
 }
 
-/// Whose grants are kept.
+/// Users whose grants are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Users {
-    /// One for each portal: its installer's, or the app's own user's.
+    /// One per portal: its installer's, or the app's own user's.
     Installer,
-    /// One for each user.
+    /// One per user.
     Each,
 }
 
-/// What a portal is called: a text with [`PLACEHOLDERS`].
+/// Naming rule: a text with [`PLACEHOLDERS`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NameRule(String);
 
-/// What is wrong with a naming rule.
+/// Error in a naming rule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameTemplateError {
-    /// A brace that is not one of a pair.
+    /// Unpaired brace.
     #[error("has a brace without its other half")]
     Brace,
-    /// A gap that nothing can fill.
+    /// Unknown placeholder.
     #[error("holds a name in braces that nothing fills in")]
     Gap(String),
-    /// All portals would be called the same.
+    /// All portals would get the same name.
     #[error("must hold {{domain}} or {{member_id}}: all portals would have one name")]
     Same,
-    /// What is written between the gaps is not safe as a file name.
+    /// A character that is not safe in a file name.
     #[error("holds {0:?}, which is not safe in a file name")]
     Unsafe(char),
 }
@@ -96,19 +96,19 @@ impl NameRule {
         Ok(Self(text.to_owned()))
     }
 
-    /// Whether a gap is in it.
+    /// Whether the rule has this placeholder.
     #[must_use]
     pub fn has(&self, gap: &str) -> bool {
         self.0.contains(&format!("{{{gap}}}"))
     }
 
-    /// The rule with the app's name filled in: two apps with the same text would call a portal the same.
+    /// The rule with the app's name filled in: two apps with the same result would produce the same names.
     #[must_use]
     pub fn of_app(&self, app: &str) -> String {
         self.0.replace("{app}", app)
     }
 
-    /// What the portal of this owner may be called, best first: by the rule, or by ids that are its own.
+    /// Names for the portal of this owner, in order of preference: by the rule, or by unique ids.
     #[must_use]
     pub fn names(&self, app: &str, owner: &TokenOwner, users: Users) -> Vec<PortalName> {
         let TokenOwner {
@@ -134,21 +134,21 @@ impl NameRule {
     }
 }
 
-/// What the state needs to know of an app to keep its installs.
+/// Install settings of an app, for the state.
 #[derive(Clone, Debug)]
-pub struct InstallTerms {
-    /// The app's name.
+pub struct InstallContext {
+    /// Name of the app.
     pub app: String,
-    /// What its installs become.
+    /// Its install rule.
     pub rule: InstallRule,
     /// The provider's profile with the app's overrides.
     pub profile: Arc<Profile>,
-    /// Which grants its client may spend.
+    /// The client that may use the grants.
     pub binding: Fingerprint,
 }
 
-impl InstallTerms {
-    /// A portal of this app as if the configuration named it.
+impl InstallContext {
+    /// A portal of this app, in the form of a configured one.
     #[must_use]
     pub fn configured(&self, name: PortalName, host: Option<&str>, member_id: &str) -> Configured {
         let Self {
@@ -185,19 +185,19 @@ impl InstallTerms {
     }
 }
 
-/// What brought a grant.
+/// Event that brought a grant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventKind {
-    /// Somebody opened the app.
+    /// A user opened the app.
     Opened,
-    /// The event of an installation.
+    /// The install event.
     Installed,
-    /// The event that gives the app a user of its own.
+    /// The event that creates the app's own user.
     SystemUser,
 }
 
 impl EventKind {
-    /// As stored and shown.
+    /// Name in the state and in output.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -207,7 +207,7 @@ impl EventKind {
         }
     }
 
-    /// The occasion of that name.
+    /// The kind with this name.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         [Self::Opened, Self::Installed, Self::SystemUser]
@@ -216,47 +216,47 @@ impl EventKind {
     }
 }
 
-/// What is kept of the portal so far.
+/// The portal as stored.
 #[derive(Clone, Copy, Debug)]
 pub struct CurrentGrant<'a> {
-    /// Where its grant stands; `None`: there is no grant that this client may use.
+    /// Phase of its grant; `None`: there is no grant that this client may use.
     pub phase: Option<&'a Phase>,
     /// The configuration names this portal.
     pub listed: bool,
-    /// The user of the grant, if known.
+    /// User of the grant, if known.
     pub user: Option<&'a str>,
-    /// Who installed the app, if known.
+    /// User who installed the app, if known.
     pub installer: Option<&'a str>,
-    /// What the notice's application token proves.
+    /// Result of the application token's check.
     pub proof: OwnershipProof,
 }
 
-/// What an application token proves. Whoever has a token of the app may have made up the event around it.
+/// Result of the application token's check. A user with a token of the app may have forged the event around it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OwnershipProof {
-    /// It is the one that is known of the installation.
+    /// It matches the installation's.
     Proven,
-    /// None is known that it could be compared with.
+    /// None is known to compare it with.
     Unknown,
-    /// It is another, or there is none.
+    /// It differs, or is missing.
     Other,
 }
 
-/// What to do with a grant that was brought.
+/// Decision on a presented grant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InstallDecision {
-    /// Keep it from now on.
+    /// Store it.
     Take,
-    /// There is one that lives.
+    /// The present grant works.
     FreshAlready,
-    /// There is one of another user.
+    /// The present grant is another user's.
     OtherUser,
-    /// It comes with an application token that is not this installation's.
+    /// Its application token is not this installation's.
     OtherInstallation,
 }
 
-/// Decides which grant of a portal is kept. An employee who opens the app must not put a grant of few rights in the
-/// place of the installer's.
+/// Decides which grant of a portal is kept. An employee who opens the app must not replace the installer's grant with one of
+/// fewer rights.
 #[must_use]
 pub fn decide(occasion: EventKind, held: CurrentGrant<'_>, user: &str) -> InstallDecision {
     let CurrentGrant {
@@ -280,7 +280,7 @@ pub fn decide(occasion: EventKind, held: CurrentGrant<'_>, user: &str) -> Instal
         EventKind::Installed | EventKind::SystemUser if listed && fresh => {
             InstallDecision::FreshAlready
         }
-        // Whoever installs the app anew mends it; the server has said that he may.
+        // A new installation repairs the grant; the server has verified that the user may install.
         EventKind::Installed if stuck => InstallDecision::Take,
         EventKind::Installed | EventKind::SystemUser if !same && !replaces(proof, stuck) => {
             InstallDecision::OtherInstallation
@@ -295,7 +295,7 @@ pub fn decide(occasion: EventKind, held: CurrentGrant<'_>, user: &str) -> Instal
     }
 }
 
-/// Whether only a person can get this grant to work again.
+/// Whether only a person can make this grant work again.
 const fn needs_a_person(phase: &Phase) -> bool {
     matches!(
         phase,
@@ -303,7 +303,7 @@ const fn needs_a_person(phase: &Phase) -> bool {
     )
 }
 
-/// Whether a grant that stands there may still be good, so that another must prove itself before it takes its place.
+/// Whether the present grant may still work, so that another one is a candidate first.
 #[must_use]
 pub const fn may_live(phase: &Phase) -> bool {
     !matches!(
@@ -312,8 +312,8 @@ pub const fn may_live(phase: &Phase) -> bool {
     )
 }
 
-/// Whether an event may put another user's grant in the place of the one that is there. Its user may have written it
-/// himself; where the grant does not work and nothing is known to compare it with, there is nothing left to guard.
+/// Whether an event may replace a grant of another user. That user may have forged it; but if the grant does not work and
+/// there is no application token to compare with, there is nothing left to protect.
 const fn replaces(proof: OwnershipProof, stuck: bool) -> bool {
     match proof {
         OwnershipProof::Proven => true,
@@ -322,44 +322,44 @@ const fn replaces(proof: OwnershipProof, stuck: bool) -> bool {
     }
 }
 
-/// Whether an event is too old to be about now. One from ahead is about now: clocks differ.
+/// Whether an event is stale. One from the future is not: clocks differ.
 #[must_use]
 pub fn is_stale(sent_at: Timestamp, now: Timestamp) -> bool {
     now.since(sent_at) > MAX_EVENT_AGE
 }
 
-/// By how much the sender's clock is ahead, if that is worth a word.
+/// Clock skew of the sender, if it is worth a warning.
 #[must_use]
 pub fn ahead(sent_at: Timestamp, now: Timestamp) -> Option<Duration> {
-    Some(sent_at.since(now)).filter(|ahead| *ahead > AHEAD)
+    Some(sent_at.since(now)).filter(|ahead| *ahead > MAX_CLOCK_SKEW)
 }
 
-/// What became of a notice.
+/// Outcome of an install event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// A portal that was not known is kept fresh from now on.
+    /// A new portal was stored.
     Stored,
-    /// A portal that was known has a new grant.
+    /// A known portal has a new grant.
     Resumed,
-    /// Its grant lives; nothing was changed.
+    /// The present grant works; unchanged.
     FreshAlready,
-    /// Its grant is another user's; nothing was changed.
+    /// The present grant is another user's; unchanged.
     OtherUser,
-    /// The portal's grant is gone.
+    /// The portal's grant was deleted.
     Uninstalled,
-    /// It is not what it says.
+    /// Verification failed.
     Forged,
-    /// It came before, or is of another time.
+    /// Already processed, or stale.
     Replayed,
     /// The authorization server could not be asked.
     Unverified,
-    /// It is no notice.
+    /// Not an install event.
     Malformed,
-    /// More came than is taken in.
+    /// Over the rate limit.
     TooMany,
-    /// An event that is about something else.
+    /// An event of another kind.
     Ignored,
-    /// It was right, and could not be kept.
+    /// Verified, but not stored.
     NotStored,
 }
 
@@ -380,7 +380,7 @@ impl Outcome {
         Self::NotStored,
     ];
 
-    /// As written in logs and metrics.
+    /// Name in logs and metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

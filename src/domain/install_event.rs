@@ -1,70 +1,70 @@
-//! What a portal tells of an app: the form that a browser brings when the app is opened or installed, and events.
+//! Install events: the form of a browser that opens or installs the app, and the events of a portal.
 //!
-//! Anybody can send these, so nothing in here is true before it was verified; see `domain::whose`. Must not be quoted
-//! in a log or an error: the forms hold tokens.
+//! These requests are unauthenticated, so nothing in here is true before it was verified; see `domain::token_owner`. Must not
+//! be quoted in a log or an error: the forms contain tokens.
 
 use refreshd_secrets::{AccessToken, ApplicationToken, RefreshToken};
 use refreshd_time::Timestamp;
 use refreshd_time::date::instant;
 use refreshd_token_client::host::{is_hostile, plain_host};
 
-/// Longest form read, in bytes; one has about two thousand.
+/// Maximum length of a form, in bytes; usual are about two thousand.
 pub const MAX_LENGTH: usize = 128 * 1024;
-/// Longest token, in bytes.
+/// Maximum length of a token, in bytes.
 const MAX_TOKEN: usize = 4096;
-/// A time that is larger than this, in seconds, is in milliseconds.
+/// A larger time is in milliseconds.
 const MILLISECONDS_FROM: i64 = 100_000_000_000;
-/// Longest address, in bytes.
+/// Maximum length of an address, in bytes.
 const MAX_FIELD: usize = 300;
-/// Longest scope that is kept until the server says its own, in bytes.
+/// Maximum length of a scope that is kept until the server sends its own, in bytes.
 const MAX_SCOPE: usize = 4096;
 
-/// One notice.
+/// An install event.
 #[derive(Clone, Debug)]
 pub enum InstallEvent {
-    /// Somebody has opened or is installing the app, in a browser.
+    /// A user opened or is installing the app, in a browser.
     Opened(PresentedGrant),
     /// The app was installed.
     Installed(PresentedGrant),
-    /// The app has a user of its own at the portal from now on.
+    /// The app now has a user of its own at the portal.
     SystemUser(PresentedGrant),
     /// The app was removed.
     Removed(Removal),
-    /// An event that should bring a grant and brings none; the name of what is missing.
+    /// An event that lacks its grant.
     Incomplete(Incomplete),
-    /// An event that says nothing about grants.
+    /// An event that is not about grants.
     Other,
 }
 
-/// A grant that was brought, and what was said with it.
+/// A presented grant with its claims.
 #[derive(Clone, Debug)]
 pub struct PresentedGrant {
-    /// Proves whose the grant is.
+    /// Verified at the authorization server: proves the owner.
     pub access: AccessToken,
-    /// What would be kept.
+    /// The token to store.
     pub refresh: RefreshToken,
-    /// To be compared with what the authorization server says.
+    /// Claims, compared with the authorization server's answer.
     pub claims: ClaimedOwner,
-    /// Of events only: what a browser brings of it is its user's word.
+    /// Of events only: a browser's form is under its user's control.
     pub application_token: Option<ApplicationToken>,
-    /// When it was sent, by the event.
+    /// Time of the event.
     pub sent_at: Option<Timestamp>,
-    /// The end of the access token in unix seconds, as written.
+    /// Expiry of the access token in unix seconds, as written.
     pub expires: Option<String>,
-    /// Its scope, as written; never decides anything.
+    /// Scope, as written; decides nothing.
     pub scope: Option<String>,
 }
 
-/// An event that should bring a grant and brings none. Nothing verifies it, so its application token is not read.
+/// An event that lacks its grant. It cannot be verified, so its application token is not read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Incomplete {
-    /// The field that is not there.
+    /// The missing field.
     pub missing: &'static str,
     /// The portal's host.
     pub host: Option<String>,
 }
 
-/// Whose grant somebody says it is.
+/// A claimed owner, not verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClaimedOwner {
     /// The portal.
@@ -77,37 +77,37 @@ pub struct ClaimedOwner {
     pub server: Option<String>,
 }
 
-/// What is said of a removal.
+/// A removal event.
 #[derive(Clone, Debug)]
 pub struct Removal {
     /// The portal.
     pub member_id: String,
     /// The portal's host.
     pub host: Option<String>,
-    /// The only proof there is, if it came.
+    /// The application token, the only proof of a removal.
     pub application_token: Option<ApplicationToken>,
-    /// When it was sent, if it says so.
+    /// Time of the event.
     pub sent_at: Option<Timestamp>,
 }
 
-/// Why a form is no notice. Never quotes it.
+/// Why a form is not an install event. Never quotes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InstallEventError {
     /// Neither a browser's form nor an event.
     #[error("it has neither AUTH_ID nor event")]
     Neither,
-    /// Something needed is not there.
+    /// A required field is missing.
     #[error("{0} is missing")]
     Missing(&'static str),
-    /// A value is not of its kind.
+    /// A value has the wrong type or format.
     #[error("{0} is not what it should be")]
     Unfit(&'static str),
-    /// A value is given more than once.
+    /// A field occurs more than once.
     #[error("{0} is given twice")]
     Twice(&'static str),
 }
 
-/// Reads a notice from the query of its address and its body, both form-encoded. Tokens are read from the body only.
+/// Parses an event from the form-encoded query and body. Tokens are accepted in the body only.
 ///
 /// # Errors
 /// [`InstallEventError`] names the field.
@@ -255,11 +255,11 @@ fn removed(body: &EventForm<'_>) -> Result<Removal, InstallEventError> {
     })
 }
 
-/// A form; its nested names are read as they are written, brackets and all.
+/// A form. Nested names are literal, including the brackets.
 struct EventForm<'f>(&'f [u8]);
 
 impl EventForm<'_> {
-    /// A value without white space around it; an empty one counts as absent. The same value twice is one.
+    /// A trimmed value; empty counts as absent. A repeated value counts once.
     fn get(&self, name: &'static str) -> Result<Option<String>, InstallEventError> {
         let mut values = self.values(name);
         let Some(value) = values.next() else {
@@ -302,13 +302,13 @@ impl EventForm<'_> {
             .ok_or(InstallEventError::Missing(name))
     }
 
-    /// What decides nothing: without it where it is too long, given twice, or not what it should be.
+    /// An optional value: absent if it is too long, repeated or malformed.
     fn hint(&self, name: &'static str, longest: usize) -> Option<String> {
         let value = self.get(name).ok().flatten()?;
         (value.len() <= longest && !value.contains(char::is_control)).then_some(value)
     }
 
-    /// The first of these fields that is not there.
+    /// The first missing field.
     fn first_missing<const N: usize>(
         &self,
         names: [&'static str; N],
@@ -330,12 +330,12 @@ impl EventForm<'_> {
         }
     }
 
-    /// A hint: the first that can be read, however often it is given.
+    /// A host that is only a hint: the first valid value.
     fn host(&self, name: &'static str) -> Option<String> {
         self.values(name).find_map(|text| plain_host(&text))
     }
 
-    /// The same of the address that a browser came with: anybody can write a link, so what could only harm is refused.
+    /// The host of a browser's query. Links can be forged, so an invalid value is an error.
     fn domain(&self) -> Result<Option<String>, InstallEventError> {
         if self.values("DOMAIN").any(|text| is_hostile(&text)) {
             return Err(InstallEventError::Unfit("DOMAIN"));
@@ -348,7 +348,7 @@ impl EventForm<'_> {
         Ok(token.as_deref().and_then(ApplicationToken::new))
     }
 
-    /// One that cannot be read is none: an event need not say when it was sent.
+    /// An invalid time counts as absent: events need none.
     fn sent_at(&self) -> Option<Timestamp> {
         let text = self.values("ts").next().filter(|text| !text.is_empty())?;
         let whole = text

@@ -1,4 +1,4 @@
-//! Notices as Bitrix24 sends them, and everything else that may come.
+//! Install events as Bitrix24 sends them, and invalid ones.
 
 use super::*;
 
@@ -114,7 +114,7 @@ fn a_removal_has_no_tokens() {
         read("", nobodys.as_bytes()).unwrap(),
         InstallEvent::Incomplete(it) if it.missing == "auth[member_id]"
     ));
-    // Nothing proves these; a renewal tells whether they are true.
+    // Not proven by anything; a renewal verifies them.
     for gone in ["ts=1466439714&", "&auth[application_token]=5185"] {
         let InstallEvent::Removed(bare) = read("", body.replace(gone, "").as_bytes()).unwrap()
         else {

@@ -1,15 +1,15 @@
-//! Notices that come in another dress than a form: JSON, multipart, text, with a byte order mark. Each is written as the
-//! form that it would be, since that is what is read, stored and read again after a restart.
+//! Converts install events in other formats to a form: JSON, multipart, text, with a byte order mark. Forms are what is
+//! parsed, stored and parsed again after a restart.
 //!
-//! Must not decide whether it is a notice, nor quote it: it holds tokens.
+//! Must not decide whether it is an install event, nor quote it: it contains tokens.
 
 use serde_json::{Map, Value};
 use url::form_urlencoded::Serializer;
 
-/// Deepest object of JSON that is looked into; events have two levels.
-const DEEPEST: usize = 4;
+/// Maximum nesting of JSON; events have two levels.
+const MAX_DEPTH: usize = 4;
 
-/// The body as a form; `None` if it is neither a form nor anything that can be written as one.
+/// The body as a form; `None` if it cannot be converted.
 #[must_use]
 pub fn as_form(content_type: &str, body: &[u8]) -> Option<Vec<u8>> {
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
@@ -38,12 +38,12 @@ fn from_json(body: &[u8]) -> Option<Vec<u8>> {
     let body: Map<String, Value> = serde_json::from_slice(body).ok()?;
     let mut form = Serializer::new(String::new());
     for (name, value) in &body {
-        add(&mut form, name, value, DEEPEST);
+        add(&mut form, name, value, MAX_DEPTH);
     }
     Some(form.finish().into_bytes())
 }
 
-/// As PHP names what is nested: `auth[access_token]`.
+/// Nested names in PHP's notation: `auth[access_token]`.
 fn add(form: &mut Serializer<'_, String>, name: &str, value: &Value, levels: usize) {
     match value {
         Value::Null => {}
@@ -67,7 +67,7 @@ fn add(form: &mut Serializer<'_, String>, name: &str, value: &Value, levels: usi
     }
 }
 
-/// RFC 2046 section 5.1.1: the text that stands between the parts.
+/// RFC 2046 section 5.1.1: the delimiter between the parts.
 fn boundary(parameters: &str) -> Option<&str> {
     let (_, rest) = parameters
         .split(';')
@@ -77,7 +77,7 @@ fn boundary(parameters: &str) -> Option<&str> {
     (1..=70).contains(&boundary.len()).then_some(boundary)
 }
 
-/// RFC 7578: each part has a name in its head. Parts that have none are left out.
+/// RFC 7578: each part has a name in its header. Parts without one are skipped.
 fn from_multipart(boundary: &str, body: &[u8]) -> Vec<u8> {
     let text = String::from_utf8_lossy(body);
     let mut form = Serializer::new(String::new());
@@ -86,7 +86,7 @@ fn from_multipart(boundary: &str, body: &[u8]) -> Vec<u8> {
             .strip_prefix("\r\n")
             .or_else(|| part.strip_prefix('\n'));
         let Some(part) = part else {
-            // The last one: `--`.
+            // The closing delimiter: `--`.
             break;
         };
         let Some((head, value)) = part

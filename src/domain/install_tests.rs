@@ -1,4 +1,4 @@
-//! Who is called what, and whose grant is kept.
+//! Naming of installed portals, and which grant is kept.
 
 use super::*;
 use refreshd_token_client::problem::Problem;
@@ -211,7 +211,7 @@ fn an_event_without_proof_replaces_only_what_is_the_users_own_or_left() {
         decide(EventKind::Installed, other(fresh), INSTALLER),
         InstallDecision::Take
     );
-    // Whoever installs the app anew brings another application token, and the old grant is of no use any more.
+    // A new installation has another application token, and the old grant no longer works.
     let blocked = Phase::Blocked {
         attempt: 1,
         since,
@@ -273,8 +273,8 @@ fn an_event_of_another_day_is_stale_and_one_from_ahead_is_about_now() {
     ] {
         assert_eq!(is_stale(now.shifted(offset * 1000), now), stale, "{offset}");
     }
-    for (offset, said) in [(-80_000, None), (20, None), (10_800, Some(10_800))] {
+    for (offset, expected) in [(-80_000, None), (20, None), (10_800, Some(10_800))] {
         let ahead = ahead(now.shifted(offset * 1000), now);
-        assert_eq!(ahead.map(|ahead| ahead.as_secs()), said, "{offset}");
+        assert_eq!(ahead.map(|ahead| ahead.as_secs()), expected, "{offset}");
     }
 }

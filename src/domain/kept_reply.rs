@@ -1,18 +1,18 @@
-//! A reply that holds, or may hold, a pair which could not be read: what is kept of it, and when it may still be used.
+//! Stored responses: a response with a pair, or possibly with one, that could not be parsed, and when it may still be used.
 //!
-//! Must not read it: `reply` does.
+//! Must not parse it: `reply` does.
 
 use super::portal::Grant;
 use refreshd_secrets::{Fingerprint, RefreshToken, ReplyBody};
 use refreshd_time::Timestamp;
 use refreshd_token_client::token::Generation;
 
-/// What is kept of a reply.
+/// An unparsed response.
 #[derive(Debug)]
 pub struct UnreadableReply {
-    /// When the request was sent; the lives in the reply count from here.
+    /// Time of the request; lifetimes in the response count from here.
     pub at: Timestamp,
-    /// What it answers.
+    /// The request that it answers.
     pub answers: ReplyTo,
     /// The HTTP status.
     pub status: u16,
@@ -20,7 +20,7 @@ pub struct UnreadableReply {
     pub content_type: Option<String>,
     /// `Content-Encoding`, if there was one.
     pub content_encoding: Option<String>,
-    /// Whether all of the body arrived.
+    /// Whether the body is complete.
     pub whole: bool,
     /// The body, at most [`refreshd_token_client::body_decoding::LARGEST`] bytes. A secret.
     pub body: ReplyBody,
@@ -34,26 +34,26 @@ impl UnreadableReply {
     }
 }
 
-/// What a reply answers.
+/// The request that a response answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplyTo {
     /// The renewal of this grant.
     Renewal(SentToken),
-    /// A person's authorization: the grant that the portal has at the moment of storing may be replaced by it.
+    /// An authorization. It may replace the grant that the portal has when it is stored.
     Authorization,
 }
 
-/// The grant at the moment of a request.
+/// The grant at the time of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SentToken {
-    /// Counts its pairs; 0 without a grant.
+    /// Its generation; 0 without a grant.
     pub generation: Generation,
     /// The refresh token that was sent; `None` for the client's own credentials, and without a grant.
     pub token: Option<Fingerprint>,
 }
 
 impl SentToken {
-    /// A grant as it is.
+    /// Of a grant.
     #[must_use]
     pub fn of(grant: &Grant) -> Self {
         let token = grant
@@ -68,22 +68,22 @@ impl SentToken {
     }
 }
 
-/// A reply that the state keeps.
+/// A stored response.
 #[derive(Debug)]
 pub struct KeptReply {
-    /// Names it in the state.
+    /// Identifier in the state.
     pub id: i64,
-    /// What was kept.
+    /// The response.
     pub reply: UnreadableReply,
-    /// The grant that it replaces, if the portal has still this one.
+    /// The grant that it replaces, if the portal still has this one.
     pub sent: SentToken,
 }
 
-/// How many replies of a portal are kept, and when the newest came.
+/// Number of stored responses of a portal, and the time of the newest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeptCount {
     /// At least 1.
     pub count: u64,
-    /// The newest one's request.
+    /// Time of the newest one's request.
     pub newest: Timestamp,
 }

@@ -1,4 +1,4 @@
-//! When an operator's `renew` is carried out. Must not let a loop of commands become a storm.
+//! Decides when an operator's `renew` is executed. Must not allow a loop of commands to flood the server.
 
 use std::time::Duration;
 
@@ -6,22 +6,22 @@ use super::portal::{Grant, Phase};
 use refreshd_time::Timestamp;
 use refreshd_token_client::renew_every::spacing;
 
-/// An operator may try a failing grant again after this time.
+/// Minimum wait after an attempt.
 const MANUAL_RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// What an operator's `renew` comes to.
+/// Decision on an operator's `renew`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ManualRenewal {
-    /// It is carried out from this moment on: now, or a few seconds after the last try.
+    /// Executed from this time on: now, or a few seconds after the last attempt.
     From(Timestamp),
-    /// It was renewed less than a tenth of its life ago and is left alone until then.
+    /// Renewed less than a tenth of its lifetime ago; not renewed again before this time.
     FreshUntil(Timestamp),
 }
 
-/// Decides about an operator's `renew`, so that no loop of commands becomes a storm.
+/// Decides on an operator's `renew`.
 #[must_use]
 pub fn manual_renewal(grant: &Grant, now: Timestamp) -> ManualRenewal {
-    // One that was taken in and not tried yet is due, however young its token is. A try ahead of now is of another clock.
+    // A grant without an attempt is due, however young its token is. An attempt in the future is of another clock.
     let Some(tried_at) = grant.tried_at.filter(|tried_at| *tried_at <= now) else {
         return ManualRenewal::From(now);
     };

@@ -1,7 +1,7 @@
-//! What refreshd knows about tokens, and what it decides.
+//! Types and decisions about tokens, without I/O.
 //!
-//! Same inputs, same answer: `now` and randomness are arguments. Nothing in here does I/O, reads a clock, spawns,
-//! logs or knows tokio; `tests/tidy.rs` holds that. Whoever acts on a decision lives in `adapters` or `daemon`.
+//! Same inputs, same result: `now` and randomness are arguments. Nothing in here does I/O, reads a clock, spawns, logs or
+//! knows tokio; `tests/tidy.rs` checks that. Decisions are executed in `adapters` and `daemon`.
 
 pub mod authorization;
 pub mod backoff;

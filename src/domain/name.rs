@@ -1,25 +1,25 @@
-//! Names that operators give. A portal's name is also a directory name, so only safe ones exist.
+//! Names in the configuration. A portal's name is also a directory name, so only safe names are valid.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// Longest name accepted, in bytes: leaves room for a prefix in 255-byte file names.
+/// Maximum length of a name, in bytes: leaves room for a prefix in 255-byte file names.
 pub const MAX_LENGTH: usize = 100;
 
 /// A portal's name: 1 to 100 of `A-Z a-z 0-9 . _ -`, beginning with a letter or digit, so it is safe as a file name.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortalName(Arc<str>);
 
-/// Why a text is not a name.
+/// Why a name is not valid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
-    /// Nothing there.
+    /// Empty.
     #[error("a name is empty")]
     Empty,
     /// Over [`MAX_LENGTH`].
     #[error("a name has {0} bytes; at most {MAX_LENGTH} are safe as a file name")]
     TooLong(usize),
-    /// A character outside the allowed set, or one that may not stand first.
+    /// A character outside the allowed set, or an invalid first character.
     #[error(
         "a name holds {0:?}; letters, digits, '.', '_' and '-' are safe in a file name, the first a letter or digit"
     )]
@@ -30,7 +30,7 @@ impl PortalName {
     /// Parses a name.
     ///
     /// # Errors
-    /// [`NameError`] names what makes it unsafe as a file name.
+    /// [`NameError`] says why the name is not safe as a file name.
     pub fn parse(text: &str) -> Result<Self, NameError> {
         let mut chars = text.chars();
         let first = chars.next().ok_or(NameError::Empty)?;
@@ -65,14 +65,18 @@ impl fmt::Debug for PortalName {
     }
 }
 
-/// Names in one message.
-const NAMED: usize = 5;
+/// Number of names in one message.
+const MAX_LISTED: usize = 5;
 
-/// The first few of many, for a message.
+/// The first few names, for a message.
 #[must_use]
 pub fn some(names: &[PortalName]) -> Vec<&str> {
-    let mut some: Vec<_> = names.iter().take(NAMED).map(PortalName::as_str).collect();
-    if names.len() > NAMED {
+    let mut some: Vec<_> = names
+        .iter()
+        .take(MAX_LISTED)
+        .map(PortalName::as_str)
+        .collect();
+    if names.len() > MAX_LISTED {
         some.push("…");
     }
     some

@@ -1,26 +1,26 @@
-//! What a person copies out of a browser, a terminal or a message: the address with its code, wrapped, quoted and encoded
-//! as it may be by then.
+//! Cleans up a pasted callback: an address with a code, copied from a browser, a terminal or a message, possibly wrapped,
+//! quoted and encoded.
 //!
-//! Must not be used on what a browser sends by itself: that is exact, and read as it is.
+//! Must not be applied to the query of a browser: that is exact.
 
 use serde_json::Value;
 use url::form_urlencoded::byte_serialize;
 
-/// Read at most, in bytes.
+/// Maximum input length, in bytes.
 const MAX_LENGTH: usize = 16 * 1024;
-/// What an answer has.
-const SIGNS: [&str; 2] = ["code=", "error="];
+/// Parameters that identify a callback.
+const CALLBACK_KEYS: [&str; 2] = ["code=", "error="];
 /// The same, encoded once more.
-const ENCODED_SIGNS: [&str; 4] = ["code%3D", "code%3d", "error%3D", "error%3d"];
-/// Characters that stand around an address, and in none.
+const ENCODED_CALLBACK_KEYS: [&str; 4] = ["code%3D", "code%3d", "error%3D", "error%3d"];
+/// Delimiters around an address that never occur in one.
 const QUOTES: &str = "\"'`<>“”„‘’‚«»";
-/// What editors and messengers put between characters, unseen.
-const UNSEEN: [char; 14] = [
+/// Invisible characters that editors and messengers insert.
+const INVISIBLE: [char; 14] = [
     '\u{feff}', '\u{200b}', '\u{200c}', '\u{200d}', '\u{200e}', '\u{200f}', '\u{2060}', '\u{ad}',
     '\u{202a}', '\u{202b}', '\u{202c}', '\u{202d}', '\u{202e}', '\u{61c}',
 ];
 
-/// Parameters of an answer (RFC 6749 section 4.1.2, OpenID Connect, and what providers add), as people copy them a line each.
+/// Parameters of a callback (RFC 6749 section 4.1.2, OpenID Connect, providers' extensions), as copied one per line.
 const NAMES: [&str; 14] = [
     "code",
     "state",
@@ -37,40 +37,40 @@ const NAMES: [&str; 14] = [
     "member_id",
     "server_domain",
 ];
-/// How often an address may have been encoded on its way through others.
+/// Maximum number of nested percent-encodings.
 const MAX_ENCODED: usize = 3;
 
-/// What was pasted.
+/// The pasted content.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Pasted {
-    /// Parameters as in an address, and whether they stood in one.
+    /// Parameters, and their context.
     Parameters {
         /// `code=…&state=…`.
         query: String,
-        /// They stood in an address.
+        /// Whether they were part of an address.
         of_address: bool,
     },
-    /// An address without any.
+    /// An address without parameters.
     Address,
-    /// A word.
+    /// A single word.
     Word(String),
 }
 
-/// Whether a text has the beginning of an answer in it, so that what is pasted next may be its rest.
+/// Whether a text begins a callback, so that the next pasted text may continue it.
 #[must_use]
-pub fn begins_an_answer(text: &str) -> bool {
+pub fn starts_callback(text: &str) -> bool {
     let labelled = || {
         text.lines()
             .any(|line| labelled(line.trim()).is_some_and(|(name, _)| name == "code"))
     };
-    SIGNS
+    CALLBACK_KEYS
         .iter()
-        .chain(&ENCODED_SIGNS)
-        .any(|sign| text.contains(sign))
+        .chain(&ENCODED_CALLBACK_KEYS)
+        .any(|key| text.contains(key))
         || labelled()
 }
 
-/// Finds it; `None` if there is nothing like it.
+/// Extracts the callback; `None` if there is none.
 pub(super) fn find(text: &str) -> Option<Pasted> {
     let text = plain(text)?;
     if let Some(query) = in_json(&text).or_else(|| in_lines(&text)) {
@@ -80,23 +80,25 @@ pub(super) fn find(text: &str) -> Option<Pasted> {
         });
     }
     let mut piece = piece(&text)?;
-    let has_sign = |piece: &str| SIGNS.iter().any(|sign| piece.contains(sign));
+    let has_callback_key = |piece: &str| CALLBACK_KEYS.iter().any(|key| piece.contains(key));
     for _ in 0..MAX_ENCODED {
-        if let Some(inner) = inner_address(&piece).filter(|_| !has_sign(&piece)) {
+        if let Some(inner) = inner_address(&piece).filter(|_| !has_callback_key(&piece)) {
             piece = inner;
             continue;
         }
         let is_address = piece.get(..4).is_some_and(|start| start == "http");
-        if !has_sign(&piece) && (begins_an_answer(&piece) || (is_address && piece.contains('%'))) {
+        if !has_callback_key(&piece)
+            && (starts_callback(&piece) || (is_address && piece.contains('%')))
+        {
             piece = decoded(&piece)?;
         }
     }
-    if !has_sign(&piece) {
-        let word = decoded_to_the_end(&piece);
+    if !has_callback_key(&piece) {
+        let word = decode_nested(&piece);
         return Some(if word.contains("://") {
             Pasted::Address
         } else {
-            Pasted::Word(without_what_follows(&word).to_owned())
+            Pasted::Word(without_trailing(&word).to_owned())
         });
     }
     let (address, fragment) = piece.split_once('#').unwrap_or((&piece, ""));
@@ -105,8 +107,12 @@ pub(super) fn find(text: &str) -> Option<Pasted> {
             .map_or(part, |(_, query)| query)
             .to_owned()
     };
-    // After the number sign as well (OAuth 2.0 Multiple Response Types, section 2.1).
-    let part = if has_sign(address) { address } else { fragment };
+    // Also from the fragment (OAuth 2.0 Multiple Response Types, section 2.1).
+    let part = if has_callback_key(address) {
+        address
+    } else {
+        fragment
+    };
     let of_address = piece.contains("://") || piece.contains('?') || part == fragment;
     Some(Pasted::Parameters {
         query: parameters(part),
@@ -114,12 +120,12 @@ pub(super) fn find(text: &str) -> Option<Pasted> {
     })
 }
 
-/// The address that another one leads to, with an answer in it, as mail programs rewrite links: `https://x/?url=https%3A…`.
+/// The callback inside another address, as mail programs rewrite links: `https://x/?url=https%3A…`.
 fn inner_address(piece: &str) -> Option<String> {
     let (_, query) = piece.split_once('?')?;
     let values = query.split('&').filter_map(|pair| pair.split_once('='));
     let mut inner = values.filter_map(|(_, value)| decoded(value));
-    inner.find(|inner| inner.starts_with("http") && begins_an_answer(inner))
+    inner.find(|inner| inner.starts_with("http") && starts_callback(inner))
 }
 
 /// `code: X` or `code=X`, with a known name.
@@ -134,7 +140,7 @@ fn labelled(line: &str) -> Option<(&'static str, &str)> {
     Some((known, value.trim_matches(['"', '\''])))
 }
 
-/// Parameters that stand on a line each, the code among them.
+/// Parameters on one line each, including the code.
 fn in_lines(text: &str) -> Option<String> {
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let fields: Vec<_> = lines.map(labelled).collect::<Option<_>>()?;
@@ -148,7 +154,7 @@ fn in_lines(text: &str) -> Option<String> {
     Some(query_of(fields.into_iter()))
 }
 
-/// A query of values that are as they are meant, or percent-encoded already.
+/// A query from values that are literal or percent-encoded.
 fn query_of<'t>(fields: impl Iterator<Item = (&'t str, &'t str)>) -> String {
     let field = |(name, value): (&str, &str)| {
         let encoded = decoded(value).is_some_and(|decoded| decoded != value);
@@ -162,7 +168,7 @@ fn query_of<'t>(fields: impl Iterator<Item = (&'t str, &'t str)>) -> String {
     fields.map(field).collect::<Vec<_>>().join("&")
 }
 
-/// The parameters as a program writes them: `{"code":"…","state":"…"}`.
+/// Parameters as JSON: `{"code":"…","state":"…"}`.
 fn in_json(text: &str) -> Option<String> {
     let Value::Object(object) = serde_json::from_str(text).ok()? else {
         return None;
@@ -175,8 +181,8 @@ fn in_json(text: &str) -> Option<String> {
     Some(query_of(texts))
 }
 
-/// A code without the parameters or the fragment that were copied behind it.
-fn without_what_follows(word: &str) -> &str {
+/// A code without trailing parameters or fragment.
+fn without_trailing(word: &str) -> &str {
     let word = word.strip_suffix("#_=_").unwrap_or(word);
     let end = word.match_indices('&').find(|(at, _)| {
         let rest = &word[at + 1..];
@@ -188,8 +194,8 @@ fn without_what_follows(word: &str) -> &str {
     end.map_or(word, |(at, _)| &word[..at])
 }
 
-/// Without the mark that mail programs put before each line of what they quote.
-fn without_quoting(text: &str) -> Option<String> {
+/// Removes the quote prefix that mail programs put before each line.
+fn without_quote_prefix(text: &str) -> Option<String> {
     let lines = || text.lines().filter(|line| !line.trim().is_empty());
     let quoted = lines().count() > 0 && lines().all(|line| line.trim_start().starts_with('>'));
     quoted.then(|| {
@@ -198,11 +204,11 @@ fn without_quoting(text: &str) -> Option<String> {
     })
 }
 
-/// What mail wrote as quoted-printable (RFC 2045 section 6.7), where it is that beyond doubt.
+/// Decodes quoted-printable mail (RFC 2045 section 6.7), if it is that without doubt.
 fn unquoted_printable(text: &str) -> Option<String> {
-    SIGNS
+    CALLBACK_KEYS
         .iter()
-        .any(|sign| text.contains(&format!("{sign}3D")))
+        .any(|key| text.contains(&format!("{key}3D")))
         .then(|| {
             text.replace("=\r\n", "")
                 .replace("=\n", "")
@@ -211,7 +217,7 @@ fn unquoted_printable(text: &str) -> Option<String> {
         })
 }
 
-/// Without what is not seen, and with `&` and `=` as they were before a page or a shell quoted them.
+/// Removes invisible characters and unescapes `&` and `=`.
 fn plain(text: &str) -> Option<String> {
     if text.len() > MAX_LENGTH {
         return None;
@@ -219,15 +225,15 @@ fn plain(text: &str) -> Option<String> {
     let text = text
         .replace("\u{1b}[200~", "")
         .replace("\u{1b}[201~", "")
-        .replace(UNSEEN, "");
+        .replace(INVISIBLE, "");
     if text.contains(|c: char| c.is_control() && !matches!(c, '\n' | '\r' | '\t')) {
         return None;
     }
-    let text = without_quoting(&text).unwrap_or(text);
+    let text = without_quote_prefix(&text).unwrap_or(text);
     let text = unquoted_printable(&text).unwrap_or(text);
     let mut plain = text.replace("\\\r\n", "").replace("\\\n", "");
     for (quoted, meant) in [
-        // Quoted twice.
+        // Escaped twice.
         ("&amp;amp;", "&"),
         ("&amp;", "&"),
         ("&#38;", "&"),
@@ -245,7 +251,7 @@ fn plain(text: &str) -> Option<String> {
     Some(plain.trim().to_owned()).filter(|plain| !plain.is_empty())
 }
 
-/// The address, the parameters or the word, out of what stands around it and over how many lines it goes.
+/// The address, the parameters or the word, without surrounding text, from several lines if needed.
 fn piece(text: &str) -> Option<String> {
     let lines: Vec<&str> = text
         .lines()
@@ -255,14 +261,12 @@ fn piece(text: &str) -> Option<String> {
     if lines.iter().all(|line| !line.contains(char::is_whitespace)) {
         return bare(&lines.concat());
     }
-    // In the midst of other words: the word that has it, and the lines that can only be its rest.
+    // Within prose: the word with the code, and the lines that can only be its continuation.
     let (at, line) = lines
         .iter()
         .enumerate()
-        .find(|(_, line)| begins_an_answer(line))?;
-    let word = line
-        .split_whitespace()
-        .find(|word| begins_an_answer(word))?;
+        .find(|(_, line)| starts_callback(line))?;
+    let word = line.split_whitespace().find(|word| starts_callback(word))?;
     let mut whole = word.to_owned();
     if line.ends_with(word) {
         let is_rest = |line: &&&str| {
@@ -274,29 +278,29 @@ fn piece(text: &str) -> Option<String> {
     bare(whole.trim_end_matches(['.', ',', ';', ':', '!']))
 }
 
-/// Out of quotes and brackets.
+/// Removes quotes and brackets.
 fn bare(text: &str) -> Option<String> {
     let parts = || {
         text.split(|c| QUOTES.contains(c))
             .filter(|part| !part.is_empty())
     };
     let mut part = parts()
-        .find(|part| begins_an_answer(part))
+        .find(|part| starts_callback(part))
         .or_else(|| parts().max_by_key(|part| part.len()))?;
     for (open, close) in [('(', ')'), ('[', ']'), ('{', '}')] {
         let inner = part.strip_prefix(open);
         part = inner.map_or(part, |inner| inner.strip_suffix(close).unwrap_or(inner));
     }
     let part = part.trim_end_matches([',', ';']);
-    // The end of a sentence. A JWT without a signature ends with a full stop of its own.
+    // A trailing full stop. A JWT without a signature ends with one itself.
     let is_jwt = !part.contains("://") && part.matches('.').count() == 2;
     let part = part.strip_suffix('.').filter(|_| !is_jwt).unwrap_or(part);
     Some(part.to_owned()).filter(|part| !part.is_empty())
 }
 
-/// Percent-encoding taken away as often as it was put on: a value that came through more than one address. No code has a
-/// percent sign and two hexadecimal digits of its own.
-pub(super) fn decoded_to_the_end(text: &str) -> String {
+/// Decodes nested percent-encodings of a value that passed through several addresses. A code itself never contains a
+/// percent sign and two hexadecimal digits.
+pub(super) fn decode_nested(text: &str) -> String {
     let mut text = text.to_owned();
     for _ in 0..2 {
         match decoded(&text) {
@@ -307,7 +311,7 @@ pub(super) fn decoded_to_the_end(text: &str) -> String {
     text
 }
 
-/// Percent-encoding taken away once (RFC 3986 section 2.1); a plus sign stays one. `None` if it is not UTF-8 then.
+/// Decodes percent-encoding once (RFC 3986 section 2.1); a plus sign is literal. `None` if the result is not UTF-8.
 fn decoded(text: &str) -> Option<String> {
     let (mut bytes, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
     while let [first, after @ ..] = rest {

@@ -1,75 +1,76 @@
-//! What `pizauth dump` writes: the accounts of pizauth with their tokens, in one sealed file.
+//! Parser for `pizauth dump`: the accounts of pizauth with their tokens, in one encrypted file.
 //!
-//! The seal keeps nobody out: its key is a constant of the program, the same for everybody, and so it is known here too.
-//! Seen of version 1.1.0; the earlier ones since 0.2.2 declare the same: a nonce, and under ChaCha20-Poly1305 (RFC 8439)
-//! the numbers, texts and lists of the `Dump` in little endian, each text, list and map behind its length in 64 bits, each choice behind its number.
+//! The encryption protects nothing: its key is a constant of pizauth, so it is known here too.
+//! Verified with version 1.1.0; versions since 0.2.2 declare the same layout: a nonce, then under ChaCha20-Poly1305
+//! (RFC 8439) the numbers, texts and lists of `Dump` in little endian; each text, list and map is prefixed with its length
+//! in 64 bits, each enum variant with its number.
 //!
-//! Must not say what is in a dump but the names of accounts, and must not trust a length in it.
+//! Must not reveal content of a dump other than account names, and must not trust a length in it.
 
 use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use secrecy::zeroize::Zeroizing;
 
 use refreshd_secrets::RefreshToken;
 
-/// The key of every dump.
+/// Key of every dump.
 const KEY: [u8; 32] = [
     0x66, 0xa2, 0x47, 0xa8, 0x5e, 0x48, 0xcf, 0xec, 0xaa, 0xed, 0x9b, 0x36, 0xeb, 0xa9, 0x7d, 0x53,
     0x50, 0xd4, 0x28, 0x63, 0x75, 0x09, 0x7a, 0x44, 0xee, 0xff, 0xb9, 0xc4, 0x54, 0x6b, 0x65, 0xa3,
 ];
 
-/// The one version of the content that is known.
+/// The supported version of the content.
 const VERSION: u64 = 1;
 
 /// One account of a dump.
 #[derive(Debug, Clone)]
 pub struct Account {
-    /// What pizauth's configuration calls it.
+    /// Name in pizauth's configuration.
     pub name: String,
     /// The client that it is authorized for.
     pub client_id: String,
-    /// None if the account was not authorized, or got none.
+    /// Refresh token; `None` if the account was not authorized, or got none.
     pub refresh: Option<RefreshToken>,
 }
 
-/// Why a file is no dump to read. Never quotes it.
+/// Why a dump cannot be parsed. Never quotes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DumpError {
-    /// Something else, or altered, or cut.
+    /// Another file, or altered, or truncated.
     #[error("it is neither text nor a whole dump of pizauth")]
     NotADump,
-    /// Of a later pizauth.
+    /// From a later version of pizauth.
     #[error(
         "it is a dump of pizauth in version {0} of its format; only version {VERSION} can be read"
     )]
     Version(u64),
-    /// It opens, and is laid out differently.
+    /// Decrypted, but with an unexpected layout.
     #[error("it is a dump of pizauth, but not laid out as those of version 1.1.0")]
     Layout,
 }
 
-/// Which account was meant cannot be said.
+/// Why no account can be chosen.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChoiceError {
-    /// None of that name.
+    /// No account with that name.
     #[error("the dump of pizauth has no account {wanted}, only {}", names.join(", "))]
     Unknown {
-        /// What was asked for.
+        /// The requested name.
         wanted: String,
-        /// What there is, sorted.
+        /// Available names, sorted.
         names: Vec<String>,
     },
-    /// Several, and none was named.
+    /// Several accounts, and no name given.
     #[error("the dump of pizauth has several accounts; choose one with --account: {}", names.join(", "))]
     Several {
-        /// What there is, sorted.
+        /// Available names, sorted.
         names: Vec<String>,
     },
-    /// None at all.
+    /// No accounts.
     #[error("the dump of pizauth has no account")]
     Empty,
 }
 
-/// Opens a dump. The accounts are sorted by name.
+/// Decrypts a dump. The accounts are sorted by name.
 ///
 /// # Errors
 /// [`DumpError`].
@@ -89,10 +90,10 @@ pub fn open(dump: &[u8]) -> Result<Vec<Account>, DumpError> {
     read(plain)
 }
 
-/// The account of that name; without one, the portal's, or else the only one.
+/// The account with that name; without one, that with the portal's name, or the only one.
 ///
 /// # Errors
-/// [`ChoiceError`] names those that there are.
+/// [`ChoiceError`] lists the available names.
 pub fn choose(
     accounts: Vec<Account>,
     wanted: Option<&str>,
@@ -134,7 +135,7 @@ fn read(plain: &[u8]) -> Result<Vec<Account>, DumpError> {
     Ok(accounts)
 }
 
-/// What is left to read. Each method takes one thing off the front; `None` if it is not there.
+/// The remaining bytes. Each method consumes one value; `None` if it is missing.
 struct DumpReader<'a>(&'a [u8]);
 
 impl<'a> DumpReader<'a> {
@@ -163,7 +164,7 @@ impl<'a> DumpReader<'a> {
         }
     }
 
-    /// Nothing is reserved for the length that it says: a list ends at the latest where the bytes do.
+    /// No memory is reserved for the stated length: a list ends at the latest with the input.
     fn list<T>(&mut self, mut item: impl FnMut(&mut Self) -> Option<T>) -> Option<Vec<T>> {
         let mut items = Vec::new();
         for _ in 0..self.number()? {
@@ -185,7 +186,7 @@ impl<'a> DumpReader<'a> {
             0 => None,
             1 => {
                 let _access_token = self.text()?;
-                // Obtained at, and expires at: seconds and nanoseconds.
+                // Obtained at, expires at: seconds and nanoseconds.
                 let _times: [u8; 24] = self.array()?;
                 self.option()?.and_then(RefreshToken::new)
             }
@@ -293,7 +294,7 @@ mod tests {
         let mut later = plain.clone();
         later[0] = 2;
         assert_eq!(open(&sealed(&later)).unwrap_err(), DumpError::Version(2));
-        // A length beyond all memory, of the accounts and of the first name.
+        // Excessive lengths, of the account list and of the first name.
         for at in [8, 16] {
             let mut long = plain.clone();
             long[at..at + 8].fill(0xff);

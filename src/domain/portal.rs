@@ -1,6 +1,6 @@
-//! One grant that is kept fresh: where it stands, and what the state keeps of it.
+//! A portal and its grant, as the state stores them.
 //!
-//! Must not decide what happens next: that is `renewal`.
+//! Must not decide the next action: `renewal` does.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,69 +11,69 @@ use refreshd_time::Timestamp;
 use refreshd_token_client::problem::Problem;
 use refreshd_token_client::token::{Generation, Tokens};
 
-/// Where a grant stands. Each variant carries only what is true in it.
+/// Phase of a grant. Each variant holds only what is true in it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Phase {
-    /// The last renewal went well, or the grant is new.
+    /// The last renewal succeeded, or the grant is new.
     Fresh,
-    /// Renewals fail and are tried again.
+    /// Renewals fail and are retried.
     Retrying {
-        /// Failures in a row, from 1.
+        /// Consecutive failures, from 1.
         attempt: u32,
-        /// When the first of them was.
+        /// Time of the first failure.
         since: Timestamp,
-        /// The last of them.
+        /// The last failure.
         problem: Problem,
     },
-    /// A request left and its outcome is not known; the same token is sent again.
+    /// A request was sent and its outcome is unknown; the same token is sent again.
     InDoubt {
         /// Attempts without an outcome, from 1.
         attempt: u32,
-        /// When the first of them was.
+        /// Time of the first of them.
         since: Timestamp,
-        /// The last of them.
+        /// The last failure.
         problem: Problem,
     },
-    /// The app's client is refused; this grant is kept and left alone.
+    /// The app's client is refused; this grant is kept and not used.
     ClientRejected {
-        /// Refusals in a row, from 1.
+        /// Consecutive refusals, from 1.
         attempt: u32,
-        /// When the first of them was.
+        /// Time of the first refusal.
         since: Timestamp,
-        /// The last of them.
+        /// The last refusal.
         problem: Problem,
     },
-    /// Somebody must pay or allow something; polled slowly.
+    /// A payment or a permission is missing; polled slowly.
     Blocked {
         /// Polls so far, from 1.
         attempt: u32,
-        /// When it began.
+        /// Time of the first refusal.
         since: Timestamp,
-        /// The last answer.
+        /// The last response.
         problem: Problem,
     },
-    /// A person must authorize again. The server is asked again now and then for some days, in case it was wrong.
+    /// A person must authorize again. The server is asked again occasionally for some days, in case of an error on its side.
     NeedsAuthorization {
-        /// When it was found out.
+        /// Time of detection.
         since: Timestamp,
-        /// The answer that said so.
+        /// The response that caused it.
         problem: Problem,
-        /// The rejection came while a request was in doubt: it may have been our own reply that got lost.
+        /// The rejection came while a request was in doubt: a lost response may have spent the token.
         while_in_doubt: bool,
     },
     /// The app was removed from the portal; nothing is sent.
     Gone {
-        /// When it was found out.
+        /// Time of detection.
         since: Timestamp,
-        /// The answer that said so.
+        /// The response that caused it.
         problem: Problem,
     },
-    /// The state is older than what was published, as after a restored backup: its refresh token is probably spent,
-    /// and nothing is sent.
+    /// The state was rolled back: it is older than what was published, as after a restored backup. Its refresh token is
+    /// probably spent, and nothing is sent.
     OldState {
-        /// When it was found out.
+        /// Time of detection.
         since: Timestamp,
-        /// What said so.
+        /// The evidence.
         problem: Problem,
     },
 }
@@ -109,7 +109,7 @@ impl Phase {
         }
     }
 
-    /// Failures in a row.
+    /// Consecutive failures.
     #[must_use]
     pub const fn attempt(&self) -> u32 {
         match self {
@@ -124,7 +124,7 @@ impl Phase {
         }
     }
 
-    /// Whether only a person can mend it.
+    /// Whether only a person can resolve it.
     #[must_use]
     pub const fn needs_person(&self) -> bool {
         match self {
@@ -137,7 +137,7 @@ impl Phase {
         }
     }
 
-    /// Its name in the status, the metrics and the state.
+    /// Name in status, metrics and state.
     #[must_use]
     pub const fn kind(&self) -> Kind {
         match self {
@@ -153,7 +153,7 @@ impl Phase {
     }
 }
 
-/// A phase's name, and the kinds of portals that have none.
+/// Name of a phase, or of the condition of a portal without one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
@@ -175,11 +175,11 @@ pub enum Kind {
     OldState,
     /// Configured, without a grant.
     AwaitingAuthorization,
-    /// Its client or server was changed in the configuration; the refresh token is kept from the new one.
+    /// Its client or server was changed in the configuration; the refresh token is not sent to the new one.
     ClientChanged,
-    /// A grant that the configuration does not name any more.
+    /// A grant whose portal is not in the configuration.
     Unconfigured,
-    /// What the state has of it cannot be understood; it is left alone.
+    /// Its data in the state cannot be parsed; nothing is sent.
     Unreadable,
 }
 
@@ -200,7 +200,7 @@ impl Kind {
         Self::Unreadable,
     ];
 
-    /// As written in the status, the metrics and the state.
+    /// Name in status, metrics and state.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -219,50 +219,50 @@ impl Kind {
         }
     }
 
-    /// The kind of that name.
+    /// The kind with this name.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.as_str() == text)
     }
 }
 
-/// Marks the durable intent to spend one generation.
+/// Identifies a claim, the durable intent to spend one generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClaimId(pub i64);
 
-/// When to do what with a grant.
+/// Phase and schedule of a grant.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GrantStatus {
-    /// Where it stands.
+    /// Current phase.
     pub phase: Phase,
-    /// When the renewal is, or was, planned; `None` while there is no access token.
+    /// Planned time of the renewal; `None` while there is no access token.
     pub renew_at: Option<Timestamp>,
-    /// When something is sent next: the renewal, a retry, a replay or a poll. `None`: nothing is sent.
+    /// Next request: renewal, retry, replay or poll. `None`: nothing is sent.
     pub next_attempt_at: Option<Timestamp>,
 }
 
 /// A grant as the state keeps it.
 #[derive(Clone, Debug)]
 pub struct Grant {
-    /// Counts the pairs.
+    /// Generation of the newest pair.
     pub generation: Generation,
     /// The newest pair.
     pub tokens: Tokens,
-    /// Where it stands.
+    /// Phase and schedule.
     pub standing: GrantStatus,
-    /// When the newest pair came.
+    /// Time of the newest pair.
     pub renewed_at: Timestamp,
-    /// The client and authority that may see the refresh token.
+    /// The client and authority that may receive the refresh token.
     pub bound_to: Fingerprint,
-    /// The token endpoint that the next renewal goes to.
+    /// Token endpoint of the next renewal.
     pub token_url: String,
-    /// Whose grant it is, once known.
+    /// Identity of the owner, once known.
     pub identity: Option<String>,
-    /// The escalation steps that were announced.
-    pub told: Vec<String>,
-    /// A claim without a recorded outcome yet.
+    /// Names of the notified escalation steps.
+    pub notified: Vec<String>,
+    /// Open claim: no outcome recorded yet.
     pub claim: Option<(ClaimId, Timestamp)>,
-    /// When it was last claimed, and so tried.
+    /// Time of the last claim, and so of the last attempt.
     pub tried_at: Option<Timestamp>,
 }
 
@@ -271,40 +271,40 @@ pub struct Grant {
 pub struct Portal {
     /// Its name.
     pub name: PortalName,
-    /// What the configuration says; `None` if it does not name this portal any more.
+    /// Its settings; `None` if the configuration no longer names this portal.
     pub settings: Option<Settings>,
-    /// The client and authority that the configuration names now.
+    /// The client and authority that the configuration names.
     pub binding: Option<Fingerprint>,
-    /// The token endpoint that the configuration gives its region.
+    /// The configured token endpoint of its region.
     pub config_url: Option<String>,
-    /// Its grant, once there is one.
+    /// Its grant, if it has one.
     pub grant: Option<Grant>,
-    /// The column of the state that cannot be understood; nothing else is known of such a portal then.
+    /// The column of the state that cannot be parsed; then nothing else is known of the portal.
     pub unreadable: Option<&'static str>,
-    /// The kind of the request that bought the newest pair, if that was a renewal: see [`refreshd_token_client::request`].
+    /// The kind of the request that obtained the newest pair, if that was a renewal: see [`refreshd_token_client::request`].
     pub bought_by: Option<Fingerprint>,
-    /// The refusal of its app's client, if the server refuses that for all portals: it waits until then.
+    /// Set if the server refuses its app's client for all portals: the portal waits.
     pub client_refused: Option<ClientRefused>,
-    /// The newest generation that is known of from outside, where the state has no grant: it was lost, and nothing is
-    /// sent until a person hands over a new one.
+    /// The newest generation recorded outside the state, if the state has no grant: the grant was lost, and nothing is sent until
+    /// an operator imports a new one.
     pub lost: Option<Generation>,
-    /// What is to replace the grant once it has proved itself.
+    /// The grant that replaces the present one after a successful renewal.
     pub candidate: Option<PendingCandidate>,
 }
 
-/// An app's client is refused, and one portal tries for all.
+/// A refused client; one portal probes for all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientRefused {
     /// Since when.
     pub since: Timestamp,
-    /// When it is tried again.
+    /// Time of the next probe.
     pub retry_at: Timestamp,
-    /// By which portal, as far as that is known.
+    /// The probing portal, if known.
     pub probe: Option<String>,
 }
 
 impl Portal {
-    /// Its name for the status and the metrics.
+    /// Name for status and metrics.
     #[must_use]
     pub fn kind(&self) -> Kind {
         match (&self.settings, &self.grant) {
@@ -317,7 +317,7 @@ impl Portal {
         }
     }
 
-    /// Until when it waits since it alone is refused: the client works for other portals.
+    /// Until when it waits because only it is refused: the client works for other portals.
     #[must_use]
     pub fn waits_alone(&self) -> Option<String> {
         let GrantStatus {
@@ -335,7 +335,7 @@ impl Portal {
         })
     }
 
-    /// Why and until when it waits for its app's client, if something of it would be due before that is tried again.
+    /// Why and until when it waits for its app's client, if it would be due before the next probe.
     #[must_use]
     pub fn waits(&self) -> Option<String> {
         let refused = self.client_refused.as_ref()?;
@@ -343,7 +343,7 @@ impl Portal {
             .settings
             .as_ref()
             .map(|settings| settings.app.as_str())?;
-        // What a dead grant waits for is a person.
+        // A dead grant waits for a person, not for the client.
         let is_dead = |phase: &Phase| {
             matches!(
                 phase,
@@ -375,24 +375,24 @@ impl Portal {
     }
 }
 
-/// The client and authority that may see a portal's refresh token, as one comparable value.
+/// The client and authority that may receive a portal's refresh token, as one comparable value.
 #[must_use]
 pub fn binding(authority: &str, client_id: &str) -> Fingerprint {
     Fingerprint::of(format!("{authority}\n{client_id}").as_bytes())
 }
-/// Where a candidate came from.
+/// Origin of a candidate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
     /// `refreshd import`.
     Import,
     /// The portal's `refresh_token_file`.
     File,
-    /// An install notice.
+    /// An install event.
     Install,
 }
 
 impl Origin {
-    /// As stored and shown.
+    /// Name in the state and in output.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -402,7 +402,7 @@ impl Origin {
         }
     }
 
-    /// The origin of that name.
+    /// The origin with this name.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         [Self::Import, Self::File, Self::Install]
@@ -411,17 +411,17 @@ impl Origin {
     }
 }
 
-/// What may be seen of a candidate.
+/// The displayable part of a candidate.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PendingCandidate {
-    /// Where it came from.
+    /// Origin.
     pub origin: Origin,
-    /// When it came.
+    /// Time of the import.
     pub since: Timestamp,
-    /// Where its proof stands: fresh until it was tried.
+    /// Phase of the candidate; fresh until its first attempt.
     pub kind: Kind,
-    /// Why it is not proved yet; `None` until it was tried.
+    /// Why it is not verified yet; `None` before its first attempt.
     pub problem: Option<Problem>,
-    /// When it is tried next.
+    /// Time of the next attempt.
     pub act_at: Option<Timestamp>,
 }

@@ -1,6 +1,6 @@
-//! When people are warned that a refresh token ends, and with which words.
+//! Warnings about the end of a refresh token: times and texts.
 //!
-//! Must not compute the end: that is `refreshd_token_client::refresh_end`.
+//! Must not compute the end: `refreshd_token_client::refresh_end` does.
 
 use std::time::Duration;
 
@@ -11,20 +11,20 @@ use refreshd_alerting::Severity;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// One moment ahead of the end at which people are told.
+/// A warning before the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RefreshEndStep {
-    /// Its name among what was told.
+    /// Name among the notified steps.
     pub key: &'static str,
-    /// How long before the end.
+    /// Time before the end.
     pub ahead: Duration,
-    /// At most this part of the whole life before the end, as one in so many: for lives that are shorter.
+    /// At most this fraction (one in `part`) of the whole lifetime before the end, for shorter lifetimes.
     pub part: u32,
-    /// How loud.
+    /// Severity.
     pub severity: Severity,
 }
 
-/// A month, a week and a day ahead.
+/// A month, a week and a day before.
 pub const STEPS: [RefreshEndStep; 3] = [
     RefreshEndStep {
         key: "refresh-month",
@@ -52,18 +52,18 @@ pub fn is_step(key: &str) -> bool {
     STEPS.iter().any(|step| step.key == key)
 }
 
-/// When the step is reached; `None` where renewals move the end, or none has shown whether they do.
+/// Time of the warning; `None` if renewals move the end, or none has shown yet whether they do.
 #[must_use]
 pub fn reached_at(end: &RefreshEnd, step: &RefreshEndStep) -> Option<Timestamp> {
     match end.motion {
         Motion::Unknown | Motion::Moves => None,
-        // Nothing is ahead of an end that has come: it is told once, as the mildest of them.
+        // There is nothing to warn of in advance: notified once, with the lowest severity.
         Motion::Short => (step.key == STEPS[0].key).then_some(end.since),
         Motion::Fixed => Some(end.at - step.ahead.min(end.at.since(end.since) / step.part)),
     }
 }
 
-/// What happens, for people.
+/// Description for the operator.
 #[must_use]
 pub fn reason(end: &RefreshEnd, now: Timestamp) -> String {
     let at = end.at;
@@ -81,7 +81,7 @@ pub fn reason(end: &RefreshEnd, now: Timestamp) -> String {
     )
 }
 
-/// What people must do; `PORTAL` may stand for the name.
+/// Task of the operator; `PORTAL` may stand for the name.
 #[must_use]
 pub fn action(end: &RefreshEnd, portal: &str) -> String {
     if end.motion == Motion::Short {
@@ -107,18 +107,18 @@ mod tests {
         Timestamp::from_secs(1_795_000_000 + secs)
     }
 
-    fn said(secs: u64) -> TokenLife {
+    fn lifetime(secs: u64) -> TokenLife {
         TokenLife::Said(Duration::from_secs(secs))
     }
 
-    /// What is known after replies of these times and lives.
+    /// The end that is known after responses at these times and with these lifetimes.
     fn known(replies: &[(i64, u64)]) -> Option<RefreshEnd> {
         let mut end = None;
         let mut before_at = at(0);
         for (sent, life) in replies {
             end = after(
                 end,
-                &said(*life),
+                &lifetime(*life),
                 true,
                 RenewalTimes {
                     before_at,
@@ -131,7 +131,7 @@ mod tests {
         end
     }
 
-    /// The motion after replies of these times and lives, where a renewal is allowed every four seconds.
+    /// The motion after responses with these lifetimes, if a renewal is allowed every four seconds.
     fn motion_of(lives: &[TokenLife]) -> Motion {
         let mut end = None;
         for (number, life) in (0_i64..).zip(lives) {
@@ -183,7 +183,7 @@ mod tests {
             STEPS.map(|step| end.at.since(reached_at(end, &step).unwrap()).as_secs())
         };
         assert_eq!(ahead(&end), [days(30), days(7), days(1)]);
-        // A life that is shorter than that is told by its parts, and never at once.
+        // A shorter lifetime is warned of by fractions, and never at once.
         let short = known(&[(0, 50), (5, 45), (10, 40)]).unwrap();
         assert_eq!(ahead(&short), [16, 5, 1]);
     }
@@ -192,20 +192,24 @@ mod tests {
     fn an_end_that_no_renewal_can_keep_ahead_of_is_told_once() {
         let ended = TokenLife::Ended;
         for lives in [
-            vec![said(1)],
-            vec![said(1), said(1)],
+            vec![lifetime(1)],
+            vec![lifetime(1), lifetime(1)],
             vec![ended.clone()],
             vec![ended.clone(), ended],
-            vec![said(40), said(1)],
+            vec![lifetime(40), lifetime(1)],
         ] {
-            let motion = if lives == [said(40), said(1)] {
+            let motion = if lives == [lifetime(40), lifetime(1)] {
                 Motion::Fixed
             } else {
                 Motion::Short
             };
             assert_eq!(motion_of(&lives), motion, "{lives:?}");
         }
-        assert_eq!(motion_of(&[said(1), said(40)]), Motion::Moves, "mended");
+        assert_eq!(
+            motion_of(&[lifetime(1), lifetime(40)]),
+            Motion::Moves,
+            "mended"
+        );
         let short = RefreshEnd {
             at: at(1),
             since: at(0),

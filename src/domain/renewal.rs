@@ -1,15 +1,17 @@
-//! The renewal's state machine: from a grant and what became of one request, to where the grant stands then.
+//! The renewal's state machine: the next status of a grant from the outcome of a request.
 //!
 //! Must not send, store or publish: `daemon::scheduler` does, in the order claim, send, record, publish.
 
 use std::time::Duration;
 
-use super::backoff::{FLOOR, LONGEST_RETRY_AFTER, wait, wait_after_unknown, wait_at_least};
+use super::backoff::{MAX_RETRY_AFTER, MIN_WAIT, wait, wait_after_unknown, wait_at_least};
 use super::client::ClientAnswer;
 use super::identity::is_same;
 use super::name::PortalName;
 use super::portal::{Grant, GrantStatus, Phase};
-use super::schedule::{ask_again_at, before_end, planned, renew_at, wait_for_a_life};
+use super::schedule::{
+    before_end, planned, renew_at, unchanged_retry_at, wait_after_expired_arrival,
+};
 use refreshd_secrets::RefreshToken;
 use refreshd_secrets::mask::short;
 use refreshd_time::{Timestamp, share_of};
@@ -22,49 +24,49 @@ use refreshd_token_client::reply::{GrantedTokens, Refusal, Verdict};
 use refreshd_token_client::token::{Access, Credential, Tokens, Validity};
 use refreshd_token_client::token_life::TokenLife;
 
-/// A refused client is tried again after this time at first, with one portal for all.
+/// Waits between probes of a refused client, one portal for all.
 const CLIENT_RETRY: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(3600));
-/// A blocked grant is polled this often for a day, and then daily.
+/// Polling intervals of a blocked grant: for the first day, and afterwards.
 const BLOCKED_POLL: (Duration, Duration) = (Duration::from_secs(3600), Duration::from_secs(86_400));
-/// Polls of a blocked grant before it is polled daily.
+/// Polls of a blocked grant before the longer interval.
 const BLOCKED_FAST_POLLS: u32 = 24;
-/// The life of a token of which nobody knows anything.
+/// Lifetime of a token if nothing is known about it.
 const ASSUMED_LIFETIME: Duration = Duration::from_secs(3600);
-/// A server that is asked after that moment and still wants it later is asked again after this time.
-const TOO_EARLY_AGAIN: Duration = Duration::from_secs(30);
-/// What is wrong with a token that had ended when it came.
-const ENDED: &str = "the server says its new token has ended already";
-/// And what mends it.
-const ENDED_REMEDY: &str = "compare the clocks of the authorization server and of this machine, and the life of tokens that the \
+/// Wait if a server answers `too_early` after the time that it named.
+const TOO_EARLY_RETRY_AFTER: Duration = Duration::from_secs(30);
+/// Problem of a token that was expired on arrival.
+const EXPIRED_ON_ARRIVAL: &str = "the server says its new token has ended already";
+/// Hint for [`EXPIRED_ON_ARRIVAL`].
+const EXPIRED_ON_ARRIVAL_HINT: &str = "compare the clocks of the authorization server and of this machine, and the life of tokens that the \
     server is set to; if it means by that word that its tokens do not end, see `reply` and `assumed_lifetime` of the provider";
-/// A late replay happens when this share of the life is left.
+/// A late replay happens at this remaining share of the lifetime.
 const LATE_REPLAY_SHARE: f64 = 0.1;
-/// A server that wants to be left alone beyond the token's end is asked once more when this share of the life is over.
-const LAST_TRY_SHARE: f64 = 0.92;
-/// A dead grant is asked about again so long after it was found dead, since the server may have been ill; then hourly for
-/// a day, and daily for a week.
-const ASK_AGAIN: [Duration; 2] = [Duration::from_secs(30), Duration::from_secs(330)];
-/// The waits from then on, and how long each is in force, counted from when the grant was found dead.
-const ASK_SELDOM: [(Duration, Duration); 2] = [
+/// If `Retry-After` exceeds the token's expiry, there is one more attempt at this share of the lifetime.
+const LAST_ATTEMPT_SHARE: f64 = 0.92;
+/// First attempts after a grant was found dead, since the server may have been wrong. Then hourly for a day, and daily for
+/// a week.
+const EARLY_DEAD_RETRIES: [Duration; 2] = [Duration::from_secs(30), Duration::from_secs(330)];
+/// Later intervals, and how long each applies, counted from when the grant was found dead.
+const LATE_DEAD_RETRIES: [(Duration, Duration); 2] = [
     (Duration::from_secs(3600), Duration::from_secs(86_400)),
     (Duration::from_secs(86_400), Duration::from_secs(8 * 86_400)),
 ];
-/// The waits of [`ASK_SELDOM`] are longer by up to this share, so that portals do not ask together.
-const ASK_SPREAD: f64 = 0.1;
+/// Jitter of [`LATE_DEAD_RETRIES`], so that portals do not ask together.
+const DEAD_RETRY_JITTER: f64 = 0.1;
 
-/// What became of one token request.
+/// Outcome of a token request.
 #[derive(Debug)]
 pub enum Attempt {
-    /// It did not leave this machine.
+    /// Not sent.
     NotSent(String),
-    /// It left, and no whole reply came back.
+    /// Sent, without a complete response.
     InDoubt(String),
-    /// A whole reply came back.
+    /// A complete response.
     Answered(Verdict),
 }
 
 impl Attempt {
-    /// What went wrong, by itself: where a grant stands may say something else.
+    /// The failure of the request itself; the grant's status may name another.
     #[must_use]
     pub fn failure(&self) -> Option<(Class, String)> {
         match self {
@@ -77,7 +79,7 @@ impl Attempt {
         }
     }
 
-    /// What it says of the app's client.
+    /// Evidence about the app's client.
     #[must_use]
     pub const fn client_answer(&self) -> Option<ClientAnswer> {
         match self {
@@ -101,21 +103,21 @@ impl Attempt {
         self.client_answer() == Some(ClientAnswer::Refused)
     }
 
-    /// Whether the server said that the grant is dead.
+    /// Whether the server rejected the grant as dead.
     #[must_use]
     pub fn is_dead_grant(&self) -> bool {
         self.failure()
             .is_some_and(|(class, _)| class == Class::NeedsAuthorization)
     }
 
-    /// Says what to do about a refusal, in the place of what the profile says.
+    /// Replaces the profile's hint.
     pub fn set_hint(&mut self, remedy: &str) {
         if let Self::Answered(Verdict::Refused(refusal)) = self {
             refusal.problem.remedy = Some(remedy.to_owned());
         }
     }
 
-    /// What the server says who renews only later: that leaves the grant as it stood, and is no renewal.
+    /// The problem of a `too_early` response: it leaves the grant unchanged, and is not a renewal.
     #[must_use]
     pub fn too_early(&self) -> Option<&Problem> {
         match self {
@@ -129,7 +131,7 @@ impl Attempt {
     }
 }
 
-/// What a grant is renewed by.
+/// Rules for the renewals of a grant.
 #[derive(Clone, Copy, Debug)]
 pub struct RenewalRules<'a> {
     /// The provider's profile with the app's overrides.
@@ -138,15 +140,15 @@ pub struct RenewalRules<'a> {
     pub every: RenewEvery,
 }
 
-/// What decides about waits after a failure.
+/// Inputs for the wait after a failure.
 #[derive(Clone, Copy)]
 struct RetryPolicy {
-    /// `None` where a request without an outcome has lost nothing.
+    /// `None` if a request without an outcome cannot have spent anything.
     replay: Option<Replay>,
     grace: Option<Duration>,
     earliest: NotBefore,
     lifetime: Duration,
-    /// Whether a spent refresh token may be sent again without ending anything that is alive.
+    /// Whether a spent refresh token may be sent again without revoking a valid grant.
     reuse_is_harmless: bool,
 }
 
@@ -156,7 +158,7 @@ impl RetryPolicy {
             replay: (!profile.replay_is_harmless()).then_some(profile.replay),
             grace: profile.grace,
             earliest: profile.earliest,
-            // One that had ended when it came is no measure.
+            // The lifetime of a token that was expired on arrival does not count.
             lifetime: lifetime
                 .filter(|life| !life.is_zero())
                 .unwrap_or(profile.assumed_lifetime),
@@ -165,49 +167,48 @@ impl RetryPolicy {
     }
 }
 
-/// When the request left, and now.
+/// Times of an attempt.
 #[derive(Clone, Copy, Debug)]
 pub struct AttemptTimes {
-    /// The life of a new token is counted from here.
+    /// Sending of the request; the new token's lifetime counts from here.
     pub sent_at: Timestamp,
-    /// When the outcome was known.
+    /// Arrival of the outcome.
     pub now: Timestamp,
 }
 
-/// What is to be recorded.
+/// The outcome to record.
 #[derive(Debug)]
 pub enum Transition {
     /// A new pair: record it, then publish.
     Renewed(Box<Renewed>),
-    /// The pair stays as it is.
+    /// The pair is unchanged.
     Kept(GrantStatus),
-    /// The server handed out somebody else's pair: keep it aside, publish nothing.
+    /// The server issued another owner's pair: store it as superseded, publish nothing.
     Foreign {
-        /// Where the grant stands now.
+        /// Status of the grant.
         standing: GrantStatus,
-        /// What came instead.
+        /// The issued pair.
         granted: Box<GrantedTokens>,
     },
 }
 
-/// A renewal that went well.
+/// A successful renewal.
 #[derive(Debug, Clone)]
 pub struct Renewed {
     /// The new pair.
     pub tokens: Tokens,
-    /// Fresh, with the next renewal; or retrying, if the token had ended when it came.
+    /// Fresh, with the next renewal; or retrying, if the token was expired on arrival.
     pub standing: GrantStatus,
-    /// Whose grant it is, now known.
+    /// Identity of the owner.
     pub identity: Option<String>,
-    /// Where the next renewal goes, if the server named another place. `None` leaves the choice to the state, where a
-    /// changed configuration may have moved it while this renewal was under way.
+    /// Token endpoint of the next renewal, if the server named another one. `None` leaves it to the state: a configuration
+    /// change may have moved it during this renewal.
     pub token_url: Option<String>,
-    /// The API's address before, if it has changed: the portal was renamed.
+    /// The previous address of the API, if it has changed: the portal was renamed.
     pub renamed_from: Option<String>,
 }
 
-/// Where a grant stands when its first tokens come in, by import, file or authorization: renewed at once, which
-/// proves that it lives.
+/// Status of a grant that was imported, or read from a file or an install event: renewed at once, which verifies it.
 #[must_use]
 pub fn imported_status(
     portal: &PortalName,
@@ -224,7 +225,7 @@ pub fn imported_status(
     }
 }
 
-/// Where a grant stands that was had from the server itself a moment ago.
+/// Status of a grant that was just issued by the server.
 #[must_use]
 pub fn granted_status(
     portal: &PortalName,
@@ -246,17 +247,17 @@ pub fn granted_status(
     }
 }
 
-/// Where a grant stands whose new token had ended when it came: it is asked for again as soon as may be, and people are told.
+/// Status of a grant whose new token was expired on arrival: renewed again soon, and escalated.
 fn expired_status(before: &Phase, assumed: Duration, now: Timestamp) -> GrantStatus {
     let (attempt, since) = match before {
         Phase::Retrying { attempt, since, .. } => (attempt.saturating_add(1), *since),
         _ => (1, now),
     };
     let problem = Problem {
-        remedy: Some(ENDED_REMEDY.to_owned()),
-        ..Problem::new(Class::Unknown, ENDED.to_owned())
+        remedy: Some(EXPIRED_ON_ARRIVAL_HINT.to_owned()),
+        ..Problem::new(Class::Unknown, EXPIRED_ON_ARRIVAL.to_owned())
     };
-    let at = Some(now + wait_for_a_life(attempt, assumed));
+    let at = Some(now + wait_after_expired_arrival(attempt, assumed));
     GrantStatus {
         phase: Phase::Retrying {
             attempt,
@@ -268,7 +269,7 @@ fn expired_status(before: &Phase, assumed: Duration, now: Timestamp) -> GrantSta
     }
 }
 
-/// Decides what a request's outcome makes of a grant. `jitter` is in [0, 1).
+/// Applies the outcome of a request to a grant. `jitter` is in [0, 1).
 #[must_use]
 pub fn apply_outcome(
     portal: &PortalName,
@@ -293,8 +294,8 @@ pub fn apply_outcome(
     Transition::Kept(after_refusal(grant, terms, refusal, times, jitter))
 }
 
-/// Where a grant stands whose claim was found without an outcome: the process that made it is gone. Without a profile
-/// (the configuration does not name its app now) the replay is the careful one.
+/// Status of a grant with an open claim of a process that has ended. Without a profile (the configuration no longer names its
+/// app) the careful replay applies.
 #[must_use]
 pub fn interrupted_status(
     grant: &Grant,
@@ -327,8 +328,8 @@ fn no_answer(class: Class, detail: String) -> Refusal {
     }
 }
 
-/// When a pair may have been issued: in a server's grace a replay gets the very pair whose reply was lost, with its whole
-/// life written on it, of which a part is over.
+/// Earliest issue of a pair: within a server's grace a replay returns the pair of the lost response, with its original
+/// lifetime, part of which has passed.
 fn issued_at(phase: &Phase, grace: Option<Duration>, sent_at: Timestamp) -> Timestamp {
     match (phase, grace) {
         (Phase::InDoubt { since, .. }, Some(grace)) => (*since).max(sent_at - grace).min(sent_at),
@@ -399,7 +400,8 @@ fn accept(
         token_type,
     };
     let ended = lives.access == TokenLife::Ended;
-    let (access, renew_at) = live(portal, grant, rules.every, (access, lives.span()), times);
+    let (access, renew_at) =
+        valid_access(portal, grant, rules.every, (access, lives.span()), times);
     let standing = match renew_at.filter(|_| !ended) {
         None => expired_status(&grant.standing.phase, lives.assumed, times.now),
         Some(at) => {
@@ -438,9 +440,9 @@ fn accept(
     }))
 }
 
-/// The new access token with its end, and when to renew it; `None` if it has ended. The same token again never lives
-/// longer than it was said to before.
-fn live(
+/// The new access token with its expiry, and its renewal time; `None` if it has expired. The expiry of an unchanged token
+/// never increases.
+fn valid_access(
     portal: &PortalName,
     grant: &Grant,
     every: RenewEvery,
@@ -475,7 +477,7 @@ fn live(
         );
     }
     let issued_at = access.issued_at.min(old.issued_at);
-    let again_at = ask_again_at(every, portal, (issued_at, expires_at), times.sent_at);
+    let again_at = unchanged_retry_at(every, portal, (issued_at, expires_at), times.sent_at);
     (
         Access {
             issued_at,
@@ -486,8 +488,8 @@ fn live(
     )
 }
 
-/// RFC 6749 section 6: without a new refresh token the old one stays. What the client's own credentials buy goes on being
-/// bought by them.
+/// RFC 6749 section 6: without a new refresh token the old one stays valid. Tokens of the client's own credentials are
+/// renewed with those credentials.
 fn next_credential(before: &Credential, refresh: Option<RefreshToken>) -> Credential {
     match (before, refresh) {
         (Credential::Refresh(_), Some(new)) => Credential::Refresh(new),
@@ -495,33 +497,37 @@ fn next_credential(before: &Credential, refresh: Option<RefreshToken>) -> Creden
     }
 }
 
-/// When a grant that was found dead at `since` is asked about next; `None`: not any more.
-fn asked_again_at(since: Timestamp, now: Timestamp, jitter: f64) -> Option<Timestamp> {
-    let soon = ASK_AGAIN
+/// Next attempt for a grant that was found dead at `since`; `None`: no more attempts.
+fn next_dead_retry_at(since: Timestamp, now: Timestamp, jitter: f64) -> Option<Timestamp> {
+    let soon = EARLY_DEAD_RETRIES
         .into_iter()
         .map(|after| since + after)
-        .find(|at| *at > now + FLOOR);
+        .find(|at| *at > now + MIN_WAIT);
     let dead_for = now.since(since);
     let seldom = || {
-        let (wait, _) = ASK_SELDOM
+        let (wait, _) = LATE_DEAD_RETRIES
             .into_iter()
             .find(|(_, until)| dead_for < *until)?;
-        Some(now + wait.mul_f64(1.0 + ASK_SPREAD * jitter.clamp(0.0, 1.0)))
+        Some(now + wait.mul_f64(1.0 + DEAD_RETRY_JITTER * jitter.clamp(0.0, 1.0)))
     };
-    // A little later each: portals that died together do not ask together.
-    soon.map(|at| at + at.until(now).mul_f64(ASK_SPREAD * jitter.clamp(0.0, 1.0)))
-        .or_else(seldom)
+    // Jitter: portals that died together do not ask together.
+    soon.map(|at| {
+        at + at
+            .until(now)
+            .mul_f64(DEAD_RETRY_JITTER * jitter.clamp(0.0, 1.0))
+    })
+    .or_else(seldom)
 }
 
-/// A wait that a server asked for beyond the access token's end: `None` if it does not go so far.
-fn asked_beyond(
+/// A `Retry-After` beyond the access token's expiry; `None` if it is within.
+fn retry_after_beyond_expiry(
     grant: &Grant,
     asked: Option<Duration>,
     own: Duration,
     now: Timestamp,
 ) -> Option<AskedToWait> {
     let asked = asked
-        .map(|asked| asked.min(LONGEST_RETRY_AFTER))
+        .map(|asked| asked.min(MAX_RETRY_AFTER))
         .filter(|asked| *asked > own)?;
     let token_ends = grant.tokens.access.as_ref()?.expires_at;
     let until = now + asked;
@@ -534,16 +540,16 @@ fn asked_beyond(
     })
 }
 
-/// The moment shortly before the token's end, unless it has passed.
-fn before_the_end(grant: &Grant, now: Timestamp) -> Option<Timestamp> {
+/// Shortly before the token's expiry; `None` if that has passed.
+fn shortly_before_expiry(grant: &Grant, now: Timestamp) -> Option<Timestamp> {
     let access = grant.tokens.access.as_ref()?;
-    let planned = access.issued_at + share_of(access.lifetime(), LAST_TRY_SHARE);
-    (planned > now + FLOOR).then_some(planned)
+    let planned = access.issued_at + share_of(access.lifetime(), LAST_ATTEMPT_SHARE);
+    (planned > now + MIN_WAIT).then_some(planned)
 }
 
-/// The one try before the token's end, where a server wants to be left alone for longer: `None` if it was made.
-fn last_try(grant: &Grant, now: Timestamp) -> Option<Timestamp> {
-    if let Some(planned) = before_the_end(grant, now) {
+/// The one attempt before the token's expiry, if `Retry-After` is longer; `None` if it was made.
+fn last_attempt_at(grant: &Grant, now: Timestamp) -> Option<Timestamp> {
+    if let Some(planned) = shortly_before_expiry(grant, now) {
         return Some(planned);
     }
     let access = grant.tokens.access.as_ref()?;
@@ -552,7 +558,7 @@ fn last_try(grant: &Grant, now: Timestamp) -> Option<Timestamp> {
         .phase
         .problem()
         .is_some_and(|problem| problem.asked_to_wait.is_some());
-    (!made).then(|| (now + access.expires_at.until(now) / 2).max(now + FLOOR))
+    (!made).then(|| (now + access.expires_at.until(now) / 2).max(now + MIN_WAIT))
 }
 
 fn after_refusal(
@@ -596,9 +602,9 @@ fn after_refusal(
         Class::Unknown => wait_after_unknown(attempt, lifetime, expired, jitter),
         _ => wait(attempt, lifetime, expired, jitter),
     };
-    problem.asked_to_wait =
-        asked_beyond(grant, retry_after, back_off, now).filter(|_| class != Class::TooEarly);
-    let last = last_try(grant, now).filter(|_| problem.asked_to_wait.is_some());
+    problem.asked_to_wait = retry_after_beyond_expiry(grant, retry_after, back_off, now)
+        .filter(|_| class != Class::TooEarly);
+    let last = last_attempt_at(grant, now).filter(|_| problem.asked_to_wait.is_some());
     let again = |phase, wait: Duration| {
         let at = now + wait_at_least(wait, retry_after);
         GrantStatus {
@@ -609,26 +615,25 @@ fn after_refusal(
     };
     if let Phase::NeedsAuthorization {
         since,
-        problem: said,
+        problem: earlier,
         while_in_doubt,
     } = before
         && !matches!(class, Class::NeedsAuthorization | Class::Gone)
     {
-        // Asked again, it answered with no word on the grant, which is as dead as before.
+        // A repeated attempt that says nothing about the grant leaves it dead.
         let lost = class == Class::InDoubt;
         let phase = Phase::NeedsAuthorization {
             since: *since,
-            problem: said.clone(),
+            problem: earlier.clone(),
             while_in_doubt: *while_in_doubt || lost,
         };
-        // A reply that was lost may have held a pair, and a server's grace is short.
+        // A lost response may have contained a pair, and a server's grace is short.
         let at = if lost && !while_in_doubt {
-            Some(now + FLOOR)
+            Some(now + MIN_WAIT)
         } else {
-            asked_again_at(*since, now, jitter)
+            next_dead_retry_at(*since, now, jitter)
         };
-        let at =
-            at.map(|at| at.max(now + retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER)));
+        let at = at.map(|at| at.max(now + retry_after.unwrap_or_default().min(MAX_RETRY_AFTER)));
         return GrantStatus {
             phase,
             renew_at,
@@ -638,7 +643,7 @@ fn after_refusal(
 
     match class {
         Class::NeedsAuthorization => {
-            // Asked again by hand, it stays what it was: our own lost reply may have spent the token.
+            // After a manual attempt the flag stays: a lost response may have spent the token.
             let doubtful = matches!(
                 before,
                 Phase::NeedsAuthorization {
@@ -649,12 +654,12 @@ fn after_refusal(
             let while_in_doubt = was_in_doubt || doubtful;
             let was_dead = matches!(before, Phase::NeedsAuthorization { .. });
             let since = if was_dead { since } else { now };
-            // A state that went back holds a token that is spent: the server would see it once more.
+            // A rolled-back state holds a spent token: the server would see it once more.
             let spent = matches!(before, Phase::OldState { .. });
             let asks = reuse_is_harmless && !spent;
-            let at = asked_again_at(since, now, jitter).filter(|_| asks);
+            let at = next_dead_retry_at(since, now, jitter).filter(|_| asks);
             let at =
-                at.map(|at| at.max(now + retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER)));
+                at.map(|at| at.max(now + retry_after.unwrap_or_default().min(MAX_RETRY_AFTER)));
             let phase = Phase::NeedsAuthorization {
                 since,
                 problem,
@@ -672,12 +677,13 @@ fn after_refusal(
         }),
         Class::InDoubt if !was_in_doubt => {
             let wait = match replay {
-                None | Some(Replay::Now) => FLOOR,
+                None | Some(Replay::Now) => MIN_WAIT,
                 Some(Replay::Late) => {
-                    let late = expires_at.map_or(FLOOR, |at| {
+                    let late = expires_at.map_or(MIN_WAIT, |at| {
                         (at - share_of(lifetime, LATE_REPLAY_SHARE)).until(now)
                     });
-                    late.min(grace.map_or(late, |grace| grace / 2)).max(FLOOR)
+                    late.min(grace.map_or(late, |grace| grace / 2))
+                        .max(MIN_WAIT)
                 }
             };
             again(
@@ -689,7 +695,7 @@ fn after_refusal(
                 wait,
             )
         }
-        // Once in doubt, a grant stays so until the server has said yes or no to the grant itself.
+        // A grant stays in doubt until the server accepts or rejects the grant itself.
         _ if was_in_doubt => {
             let wait = slow_wait(class, attempt, lifetime).unwrap_or(back_off);
             again(
@@ -706,8 +712,8 @@ fn after_refusal(
                 (NotBefore::Age(age), Some(access)) => Some(access.issued_at + age),
                 (NotBefore::Any | NotBefore::Expiry | NotBefore::Age(_), _) => expires_at,
             };
-            // Not a moment later, however long a life is: readers wait for it.
-            let again_after = back_off.max(spacing(lifetime).min(TOO_EARLY_AGAIN));
+            // No later, however long the lifetime is: consumers wait for the token.
+            let again_after = back_off.max(spacing(lifetime).min(TOO_EARLY_RETRY_AFTER));
             let wait = at
                 .filter(|at| *at > now)
                 .map_or(again_after, |at| at.until(now));
@@ -719,8 +725,10 @@ fn after_refusal(
                 .is_some_and(|problem| problem.class == class);
             let (attempt, since) = if same { (attempt, since) } else { (1, now) };
             let wait = slow_wait(class, attempt, lifetime).unwrap_or(back_off);
-            // Where it is refused for this portal only, nobody else's try helps it: one more before readers are without.
-            let wait = match before_the_end(grant, now).filter(|_| class == Class::ClientRejected) {
+            // If only this portal is refused, other portals' attempts do not help: one more attempt before the expiry.
+            let wait = match shortly_before_expiry(grant, now)
+                .filter(|_| class == Class::ClientRejected)
+            {
                 Some(at) if now + wait >= at => at.until(now),
                 _ => wait,
             };
@@ -755,14 +763,14 @@ fn after_refusal(
     }
 }
 
-/// The wait where asking often would not help. A token that lives shorter than an hour is asked for more often.
+/// Wait if frequent attempts would not help. Tokens with a lifetime below an hour are retried more often.
 fn slow_wait(class: Class, attempt: u32, lifetime: Duration) -> Option<Duration> {
     match class {
         Class::ClientRejected => {
             let (first, last) = CLIENT_RETRY;
             let (first, last) = (
-                first.min(lifetime / 3).max(FLOOR),
-                last.min(lifetime).max(FLOOR),
+                first.min(lifetime / 3).max(MIN_WAIT),
+                last.min(lifetime).max(MIN_WAIT),
             );
             Some(
                 first

@@ -1,4 +1,4 @@
-//! What each outcome makes of a grant.
+//! The transition for each outcome.
 
 use super::super::manual_renewal::{ManualRenewal, manual_renewal};
 use super::super::portal::binding;
@@ -19,7 +19,7 @@ fn acme() -> PortalName {
     PortalName::parse("acme").unwrap()
 }
 
-/// Issued at 0, lives an hour.
+/// Issued at 0, with a lifetime of an hour.
 fn grant(phase: Phase) -> Grant {
     Grant {
         generation: Generation(7),
@@ -46,7 +46,7 @@ fn grant(phase: Phase) -> Grant {
         bound_to: binding("bitrix24", "local.1"),
         token_url: "https://oauth.bitrix.info/oauth/token/".into(),
         identity: Some("m1".into()),
-        told: Vec::new(),
+        notified: Vec::new(),
         claim: None,
         tried_at: None,
     }
@@ -260,7 +260,7 @@ fn a_lost_reply_is_in_doubt_until_the_server_says_yes_or_no() {
     assert!(matches!(lost.phase, Phase::InDoubt { attempt: 1, .. }));
     assert_eq!(
         lost.next_attempt_at,
-        Some(at(1430) + FLOOR),
+        Some(at(1430) + MIN_WAIT),
         "replayed at once"
     );
 
@@ -732,7 +732,7 @@ fn a_refused_client_is_tried_once_more_before_readers_are_without_a_token() {
         };
         standing = kept(&before, Class::ClientRejected, next);
     }
-    // After 5, 10 and 20 minutes, and shortly before the end.
+    // After 5, 10 and 20 minutes, and shortly before the expiry.
     let times = [1800, 2400, 3312, 4512];
     assert_eq!(tries[..3], times.map(at)[..3], "{tries:?}");
     assert!(tries[3] > at(3600), "and not again and again: {tries:?}");
@@ -779,12 +779,12 @@ fn a_reply_about_a_dead_grant_that_was_lost_is_asked_for_at_once_and_once() {
         other => panic!("{other:?}"),
     };
     let first = lost(dead_since(1450, false));
-    assert_eq!(first.next_attempt_at, Some(at(1480) + FLOOR));
+    assert_eq!(first.next_attempt_at, Some(at(1480) + MIN_WAIT));
     let second = lost(first.phase);
     assert!(second.next_attempt_at.unwrap() > at(1700), "{second:?}");
 }
 
-fn told_to_wait(grant: &Grant, secs: u64, now: Timestamp) -> GrantStatus {
+fn after_retry_after(grant: &Grant, secs: u64, now: Timestamp) -> GrantStatus {
     let refusal = Refusal {
         problem: Problem::new(Class::Transient, String::new()),
         retry_after: Some(Duration::from_secs(secs)),
@@ -799,7 +799,7 @@ fn told_to_wait(grant: &Grant, secs: u64, now: Timestamp) -> GrantStatus {
 #[test]
 fn a_wish_beyond_the_tokens_end_is_obeyed_but_for_one_try_before_it() {
     for (asked, until) in [(86_400, 1402 + 86_400), (315_360_000, 1402 + 86_400)] {
-        let first = told_to_wait(&grant(Phase::Fresh), asked, at(1402));
+        let first = after_retry_after(&grant(Phase::Fresh), asked, at(1402));
         assert_eq!(first.next_attempt_at, Some(at(3312)), "at 92 % of the life");
         let text = first.phase.problem().unwrap().text();
         let wish = format!(
@@ -810,28 +810,28 @@ fn a_wish_beyond_the_tokens_end_is_obeyed_but_for_one_try_before_it() {
             text.contains(&wish) && text.contains(&at(3600).to_string()),
             "{text}"
         );
-        let second = told_to_wait(&grant(first.phase.clone()), asked, at(3312));
+        let second = after_retry_after(&grant(first.phase.clone()), asked, at(3312));
         assert_eq!(
             second.next_attempt_at,
             Some(at(3312 + 86_400)),
             "one try, and then as asked"
         );
-        let by_hand = told_to_wait(&grant(first.phase), asked, at(2000));
+        let by_hand = after_retry_after(&grant(first.phase), asked, at(2000));
         assert_eq!(
             by_hand.next_attempt_at,
             Some(at(3312)),
             "an operator's try is not that one"
         );
     }
-    let late = told_to_wait(&grant(Phase::Fresh), 86_400, at(3500));
+    let late = after_retry_after(&grant(Phase::Fresh), 86_400, at(3500));
     assert_eq!(late.next_attempt_at, Some(at(3550)), "half of what remains");
     assert_eq!(
-        told_to_wait(&grant(late.phase), 86_400, at(3550)).next_attempt_at,
+        after_retry_after(&grant(late.phase), 86_400, at(3550)).next_attempt_at,
         Some(at(3550 + 86_400))
     );
-    let within = told_to_wait(&grant(Phase::Fresh), 120, at(1402));
+    let within = after_retry_after(&grant(Phase::Fresh), 120, at(1402));
     assert!(within.phase.problem().unwrap().asked_to_wait.is_none());
-    let expired = told_to_wait(&grant(Phase::Fresh), 400, at(3700));
+    let expired = after_retry_after(&grant(Phase::Fresh), 400, at(3700));
     assert_eq!(
         expired.next_attempt_at,
         Some(at(4100)),
@@ -884,7 +884,7 @@ fn again(grant: &Grant, renewed: &Renewed) -> Grant {
     }
 }
 
-/// What becomes of the grant's renewal at this second with this reply.
+/// Applies this reply to the grant at this second.
 fn renewed_at(grant: &Grant, granted: GrantedTokens, secs: i64) -> Renewed {
     let attempt = Attempt::Answered(Verdict::Granted(Box::new(granted)));
     let profile = profile();
@@ -953,7 +953,7 @@ fn a_token_that_had_ended_when_it_came_is_kept_and_asked_for_again_ever_more_slo
         [1, 2, 4, 8, 16, 32, 64, 128, 256, 360, 360, 360],
         "a tenth of the assumed hour at most"
     );
-    // A failure in between does not fall back to the life that was zero.
+    // A failure in between does not fall back to the lifetime of zero.
     let after = kept(&grant, Class::Transient, at(now));
     assert!(
         after.next_attempt_at.unwrap().since(at(now)) > Duration::from_secs(30),
@@ -996,7 +996,7 @@ fn the_same_access_token_never_lives_longer_than_it_was_said_to() {
         );
         grant = again(&grant, &renewed);
     }
-    // After its end it is no token, whatever is said of it.
+    // After its expiry it is not a token, whatever lifetime the server states.
     let renewed = renewed_at(&grant, same(said(3600)), 12);
     assert_eq!(renewed.tokens.access.clone().unwrap().expires_at, at(11));
     assert!(
@@ -1004,7 +1004,7 @@ fn the_same_access_token_never_lives_longer_than_it_was_said_to() {
         "{:?}",
         renewed.standing
     );
-    // Another one is.
+    // Another token is one.
     assert_eq!(
         renewed_at(&grant, granted(None), 12)
             .tokens
@@ -1058,7 +1058,7 @@ fn a_refresh_token_that_ends_first_is_renewed_before_with_a_margin() {
         },
         ..granted(Some("r"))
     };
-    // Twelve seconds of forty, and no earlier than usual where it ends later.
+    // Twelve seconds of forty, and no earlier than usual if it expires later.
     let renewed = renewed_at(&grant(Phase::Fresh), reply(40, 12), 0);
     let due = renewed
         .standing
@@ -1077,7 +1077,7 @@ fn a_refresh_token_that_ends_first_is_renewed_before_with_a_margin() {
             .standing
             .next_attempt_at
     );
-    // Once it is known that no renewal moves it, there is one shortly before its end, and no run after it.
+    // Once it is known that no renewal moves the end, there is one shortly before it, and none after.
     let mut grant = again(
         &grant(Phase::Fresh),
         &renewed_at(&grant(Phase::Fresh), reply(40, 100), 0),

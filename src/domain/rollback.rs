@@ -1,7 +1,7 @@
-//! Whether the state is older than the world: a backup that was restored holds refresh tokens that are spent.
+//! Rollback detection: a restored backup of the state holds refresh tokens that are spent.
 //!
-//! A pair is durable in the state before anybody else hears of it, so a trace outside the state that is newer than the
-//! state means that the state went back. Must not look for traces: `adapters` read them.
+//! A pair is durable in the state before it is published, so a newer trace outside the state means that the state was rolled
+//! back. Must not look for traces: `adapters` read them.
 
 use super::portal::{Grant, GrantStatus, Phase, Portal};
 use refreshd_time::Timestamp;
@@ -9,43 +9,43 @@ use refreshd_token_client::problem::Problem;
 use refreshd_token_client::provider::Class;
 use refreshd_token_client::token::{Access, Details, Generation};
 
-/// No trace counts so far; a larger number is no generation.
-const LARGEST: u64 = 1 << 53;
+/// Larger numbers are not valid generations.
+const MAX_GENERATION: u64 = 1 << 53;
 
-/// What is known of a portal outside the state.
+/// Traces of a portal outside the state.
 #[derive(Debug, Default)]
 pub struct Trace {
-    /// The newest generation noted beside the state.
+    /// The generation in the record of generations.
     pub noted: Option<Generation>,
-    /// What its token file says.
+    /// Content of its token file.
     pub published: Option<PublishedGeneration>,
 }
 
-/// What a token file says.
+/// Content of a token file.
 #[derive(Debug)]
 pub struct PublishedGeneration {
-    /// Which pair it is of.
+    /// Generation.
     pub generation: Generation,
-    /// The token that readers have.
+    /// The published access token.
     pub access: Access,
-    /// What came with it.
+    /// Details published with it.
     pub details: Details,
 }
 
-/// A grant that is held because it is old: nothing is sent for it.
+/// Status of a grant after a rollback: nothing is sent for it.
 #[derive(Debug)]
 pub struct RollbackCheck {
-    /// The newest generation that is known of, so that the next pair gets the number after it.
+    /// The newest known generation; the next pair gets the number after it.
     pub generation: Generation,
-    /// The token that readers have; `None` if it is not known, and they keep what they have.
+    /// The published access token; `None` if it is not known, and the token files stay unchanged.
     pub access: Option<Access>,
-    /// What came with it.
+    /// Details published with it.
     pub details: Details,
-    /// Where it stands.
+    /// Phase and schedule.
     pub standing: GrantStatus,
 }
 
-/// The newest generation that is known of outside the state.
+/// The newest generation known outside the state.
 #[must_use]
 pub fn newest(trace: &Trace) -> Option<Generation> {
     let published = trace
@@ -55,16 +55,17 @@ pub fn newest(trace: &Trace) -> Option<Generation> {
     trace
         .noted
         .max(published)
-        .filter(|generation| (1..LARGEST).contains(&generation.0))
+        .filter(|generation| (1..MAX_GENERATION).contains(&generation.0))
 }
 
-/// What becomes of a grant if there are newer traces of it; `None` if there are none.
+/// The status of a grant with newer traces; `None` if there are none.
 #[must_use]
 pub fn quarantined(grant: &Grant, trace: Trace, now: Timestamp) -> Option<RollbackCheck> {
     let Trace { noted, published } = trace;
-    // What the client's own credentials buy cannot be spent.
+    // Tokens of the client's own credentials cannot be spent.
     grant.tokens.credential.refresh()?;
-    let newer = |generation: Generation| generation > grant.generation && generation.0 < LARGEST;
+    let newer =
+        |generation: Generation| generation > grant.generation && generation.0 < MAX_GENERATION;
     let published = published.filter(|published| newer(published.generation));
     let noted = noted.filter(|noted| newer(*noted));
     let generation = noted.max(published.as_ref().map(|published| published.generation))?;
@@ -97,7 +98,7 @@ pub fn quarantined(grant: &Grant, trace: Trace, now: Timestamp) -> Option<Rollba
     })
 }
 
-/// Whether the files of readers are left as they are, since the state does not know better.
+/// Whether the token files stay unchanged, since the state knows no better.
 #[must_use]
 pub fn keeps_token_files(portal: &Portal) -> bool {
     portal
@@ -150,13 +151,13 @@ mod tests {
             bound_to: binding("bitrix24", "local.1"),
             token_url: "https://oauth.bitrix.info/oauth/token/".into(),
             identity: None,
-            told: Vec::new(),
+            notified: Vec::new(),
             claim: None,
             tried_at: None,
         }
     }
 
-    /// What becomes of generation 30 with these traces: the generation, and the token that readers have.
+    /// Status of generation 30 with these traces: the generation, and the published token.
     fn held(noted: Option<u64>, published: Option<u64>) -> Option<(u64, Option<String>)> {
         let details = Details::default();
         let file = |generation| PublishedGeneration {
@@ -182,7 +183,7 @@ mod tests {
     #[test]
     fn only_a_newer_trace_says_that_the_state_went_back() {
         assert_eq!(held(None, None), None);
-        // A crash between record and publication, or before the note.
+        // A crash between recording and publication, or before the record of generations.
         assert_eq!(held(Some(29), Some(29)), None);
         assert_eq!(held(Some(30), Some(30)), None);
         assert_eq!(held(Some(31), None), Some((31, None)));
@@ -191,7 +192,7 @@ mod tests {
             held(Some(42), Some(41)),
             Some((42, Some("published".into())))
         );
-        // Files that an older state wrote last are no news.
+        // Token files last written by an older state are not newer.
         assert_eq!(held(Some(42), Some(12)), Some((42, None)));
         assert_eq!(
             held(Some(u64::MAX), Some(u64::MAX)),

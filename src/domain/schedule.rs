@@ -1,4 +1,4 @@
-//! When a token is renewed. Must not know why a renewal failed: waits after failures are `backoff`.
+//! Renewal times. Must not depend on why a renewal failed: `backoff` has the waits after failures.
 
 use std::time::Duration;
 
@@ -11,13 +11,13 @@ use refreshd_token_client::renew_every::{
 };
 use refreshd_token_client::token::Tokens;
 
-/// Portals spread over this share of the age, earlier.
+/// Renewals are spread over this share of the age, earlier.
 const SPREAD_SHARE: f64 = 0.1;
 
-/// Portals whose tokens are renewed after expiry spread over this time.
+/// Renewals after expiry are spread over this time.
 const SPREAD_AFTER_EXPIRY: Duration = Duration::from_secs(30);
 
-/// When the token of `portal` is to be renewed: its age, earlier by the portal's own share of up to a tenth.
+/// Renewal time of `portal`: its age, earlier by the portal's own share of up to a tenth.
 #[must_use]
 pub fn renew_at(
     every: RenewEvery,
@@ -34,8 +34,8 @@ pub fn renew_at(
     issued_at + age.saturating_sub(offset).max(spacing(lifetime))
 }
 
-/// When these tokens are to be renewed: by the access token's age, and before the refresh token ends of itself. `None`
-/// without an access token.
+/// Renewal time of these tokens: by the access token's age, and before the refresh token's own end. `None` without an access
+/// token.
 #[must_use]
 pub fn planned(every: RenewEvery, portal: &PortalName, tokens: &Tokens) -> Option<Timestamp> {
     let access = tokens.access.as_ref()?;
@@ -52,7 +52,7 @@ pub fn planned(every: RenewEvery, portal: &PortalName, tokens: &Tokens) -> Optio
     }))
 }
 
-/// `usual`, or sooner if the refresh token ends before: with the margin that the access token's end has.
+/// `usual`, or earlier if the refresh token ends before: with the margin of the access token.
 #[must_use]
 pub fn before_end(
     usual: Timestamp,
@@ -62,14 +62,14 @@ pub fn before_end(
     (asked_at, lifetime): (Timestamp, Duration),
 ) -> Timestamp {
     let left = end.at.since(asked_at);
-    // Whoever renews after the access token's end still comes before the refresh token's.
+    // A renewal after the access token's expiry still comes before the refresh token's end.
     let every = if every == RenewEvery::Expiry {
         RenewEvery::Share(LATEST_SHARE)
     } else {
         every
     };
     let latest = renew_at(every, portal, asked_at, left).max(asked_at + before_an_end(lifetime));
-    // An end that no renewal moves is not run after: one renewal shortly before it is worth it, and no more.
+    // If no renewal moves the end: one renewal shortly before it, and no more.
     let in_vain = end.motion == Motion::Fixed && latest < asked_at + spacing(lifetime);
     if end.motion == Motion::Short {
         usual.min(asked_at + spacing(lifetime))
@@ -80,10 +80,10 @@ pub fn before_end(
     }
 }
 
-/// When to ask again a server that has answered with the token that was there already, which ends at `expires_at` as
-/// before. It may go on until then: it is asked a few times, and once it must have another.
+/// Next attempt after a response with the unchanged token, which ends at `expires_at` as before. A few attempts before
+/// that, and one when the server must issue another.
 #[must_use]
-pub fn ask_again_at(
+pub fn unchanged_retry_at(
     every: RenewEvery,
     portal: &PortalName,
     (issued_at, expires_at): (Timestamp, Timestamp),
@@ -98,10 +98,10 @@ pub fn ask_again_at(
     }
 }
 
-/// How long to wait after the `attempt`th reply in a row whose token had ended when it came: from a second on, doubling,
-/// up to a tenth of the life that is assumed.
+/// Wait after the `attempt`th token in a row that was expired on arrival: from a second on, doubling, up to a tenth of the
+/// assumed lifetime.
 #[must_use]
-pub fn wait_for_a_life(attempt: u32, assumed: Duration) -> Duration {
+pub fn wait_after_expired_arrival(attempt: u32, assumed: Duration) -> Duration {
     SHORTEST_SPACING
         .saturating_mul(1 << attempt.saturating_sub(1).min(16))
         .min(spacing(assumed))
@@ -170,12 +170,12 @@ mod tests {
                 .since(asked)
                 .as_secs()
         };
-        // An end of a second, or of days that were written as seconds.
+        // A lifetime of a second, or days written as seconds.
         assert_eq!(next(40, 1, Motion::Short), 4);
         assert_eq!(next(3600, 1, Motion::Short), 360);
         assert_eq!(next(3600, 30, Motion::Short), 360);
         assert_eq!(next(3600, 0, Motion::Short), 360);
-        // A session of half an hour beside a token of a day is kept alive.
+        // A session of half an hour with a token of a day is kept alive.
         let day = next(86_400, 1800, Motion::Moves);
         assert!((1300..1700).contains(&day), "{day}");
         assert_eq!(next(86_400, 61, Motion::Unknown), 60);

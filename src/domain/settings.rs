@@ -1,6 +1,6 @@
-//! What the configuration says of a portal, in the form that the state keeps: memory does not grow with their number.
+//! Settings of a portal, in the form that the state stores: memory does not grow with the number of portals.
 //!
-//! Must not hold a secret: it is stored as JSON.
+//! Must not contain a secret: stored as JSON.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use super::token_format::TokenFormat;
 use refreshd_secrets::Fingerprint;
 use refreshd_token_client::renew_every::RenewEvery;
 
-/// What the name of a client that is a portal's own begins with: the portal's name follows. No written name has a space.
+/// Prefix of the app name of a portal with its own client; the portal's name follows. Configured names have no spaces.
 pub const OWN_APP: &str = "portal ";
 
-/// What the configuration says of a portal, as the state keeps it: memory does not grow with the number of portals.
+/// Settings of a portal, as the state stores them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
     /// The app (a portal with a client of its own has an app of its own name).
@@ -22,21 +22,21 @@ pub struct Settings {
     /// The portal's host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub domain: Option<String>,
-    /// Renew at this age instead of the profile's.
+    /// Renewal age instead of the profile's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renew_every: Option<RenewSetting>,
-    /// The token files to write, besides none: `json`, `raw`, `header`, `env`.
+    /// The token files to write: `json`, `raw`, `header`, `env`.
     pub formats: Vec<TokenFormat>,
-    /// Names whose grant it must be, if the operator pinned it.
+    /// Pinned identity of the grant's owner.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<String>,
-    /// What is asked for in a first authorization.
+    /// Scope of an authorization.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scope: Vec<String>,
-    /// Where an authorization server sends the browser afterwards.
+    /// Redirect URI of an authorization.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redirect_uri: Option<String>,
-    /// Where the first refresh token lies.
+    /// File with the first refresh token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refresh_token_file: Option<std::path::PathBuf>,
 }
@@ -45,11 +45,11 @@ pub struct Settings {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RenewSetting {
-    /// Milliseconds.
+    /// Age in milliseconds.
     AgeMillis(u64),
-    /// A share of the life.
+    /// A share of the lifetime.
     Share(f64),
-    /// Once it has expired.
+    /// After the expiry.
     Expiry,
 }
 
@@ -75,12 +75,12 @@ impl From<RenewSetting> for RenewEvery {
     }
 }
 
-/// A portal as the configuration names it, for the state to keep.
+/// A configured portal, for the state.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Configured {
     /// Its name.
     pub name: PortalName,
-    /// What the state keeps of it.
+    /// Its settings.
     pub settings: Settings,
     /// The renewal age in force: the portal's own or the profile's.
     pub every: RenewSetting,
@@ -88,6 +88,6 @@ pub struct Configured {
     pub token_url: String,
     /// Every token endpoint that its grant may be sent to.
     pub allowed_urls: std::sync::Arc<[String]>,
-    /// The client and authority that may spend its grant.
+    /// The client and authority that may use its grant.
     pub binding: Fingerprint,
 }

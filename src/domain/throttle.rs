@@ -1,4 +1,4 @@
-//! How much is taken in from outside: overall, and of each sender. Token buckets.
+//! Rate limit of incoming requests: overall and per sender. Token buckets.
 //!
 //! Must not read a clock. Memory does not grow with the number of senders.
 
@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use refreshd_time::Timestamp;
 
-/// So many seconds' worth may come at once.
+/// Burst, in seconds' worth of requests.
 const BURST: f64 = 20.0;
-/// Senders told apart at a time; beyond them only the overall limit holds.
+/// Maximum number of tracked senders; beyond them only the overall limit applies.
 const MAX_SENDERS: usize = 10_000;
 
-/// The limits, and what is left of them.
+/// The limits and their buckets.
 #[derive(Debug)]
 pub struct Throttle {
     all: SenderBucket,
@@ -28,7 +28,7 @@ struct SenderBucket {
 }
 
 impl Throttle {
-    /// Takes in `rate` a second, and `sender_rate` of one sender; both above 0.
+    /// Admits `rate` requests a second, and `sender_rate` per sender; both above 0.
     #[must_use]
     pub fn new(rate: f64, sender_rate: f64, now: Timestamp) -> Self {
         Self {
@@ -38,7 +38,7 @@ impl Throttle {
         }
     }
 
-    /// New limits from a reload.
+    /// Applies the limits of a reload.
     pub fn set_rates(&mut self, rate: f64, sender_rate: f64) {
         self.all.rate = rate;
         self.sender_rate = sender_rate;
@@ -47,10 +47,10 @@ impl Throttle {
             .for_each(|bucket| bucket.rate = sender_rate);
     }
 
-    /// Takes one in from a sender, if it is known who that is.
+    /// Admits a request, of a sender if known.
     ///
     /// # Errors
-    /// How long to wait.
+    /// The time to wait.
     pub fn admit(&mut self, sender: Option<u128>, now: Timestamp) -> Result<(), Duration> {
         if let Some(sender) = sender
             && let Some(bucket) = self.of(sender, now)
@@ -62,7 +62,7 @@ impl Throttle {
 
     fn of(&mut self, sender: u128, now: Timestamp) -> Option<&mut SenderBucket> {
         if self.senders.len() >= MAX_SENDERS && !self.senders.contains_key(&sender) {
-            // Whoever has been quiet for long enough is as good as new.
+            // A sender with a full bucket needs no entry.
             self.senders.retain(|_, bucket| !bucket.is_full(now));
             if self.senders.len() >= MAX_SENDERS {
                 return None;
@@ -128,7 +128,7 @@ mod tests {
         assert_eq!(admitted(&mut throttle, None, at(0)), 1000);
         assert_eq!(throttle.admit(None, at(0)), Err(Duration::from_secs(1)));
         assert_eq!(admitted(&mut throttle, None, at(1000)), 50);
-        // A clock that is set back gives nothing, and takes nothing for good.
+        // A clock that is set back adds nothing, and removes nothing permanently.
         assert_eq!(admitted(&mut throttle, None, at(-5000)), 0);
         assert_eq!(admitted(&mut throttle, None, at(-4000)), 50);
     }

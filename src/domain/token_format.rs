@@ -1,8 +1,8 @@
-//! The forms of a token file: which there are, and how each is named.
+//! Formats of a token file.
 
 use serde::{Deserialize, Serialize};
 
-/// One form of a token file.
+/// A format of a token file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TokenFormat {
@@ -17,10 +17,10 @@ pub enum TokenFormat {
 }
 
 impl TokenFormat {
-    /// Every form.
+    /// Every format.
     pub const ALL: [Self; 4] = [Self::Json, Self::Raw, Self::Header, Self::Env];
 
-    /// As the configuration and `refreshd token --format` name it.
+    /// Name in the configuration and in `refreshd token --format`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -31,13 +31,13 @@ impl TokenFormat {
         }
     }
 
-    /// The form of that name.
+    /// The format with this name.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|format| format.as_str() == text)
     }
 
-    /// Its file's name.
+    /// File name.
     #[must_use]
     pub const fn file_name(self) -> &'static str {
         match self {

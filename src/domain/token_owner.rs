@@ -1,6 +1,6 @@
-//! Whose an access token is: the authorization server's own word, compared with what somebody claimed.
+//! Verification of an access token's owner: the authorization server's answer, compared with the claim.
 //!
-//! Must not take anything from the claim: it only must not differ. Must not quote the token.
+//! Must not use values of the claim: it must only not differ. Must not quote the token.
 
 use serde_json::Value;
 
@@ -14,64 +14,64 @@ use refreshd_token_client::host::{is_this_machine, plain_host};
 use refreshd_token_client::provider::{Class, Profile, origin_of};
 use refreshd_token_client::reply_error::error_of;
 
-/// Whose a token is, by its authorization server.
+/// Owner of a token, from the authorization server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenOwner {
-    /// The portal, for good.
+    /// Permanent id of the portal.
     pub member_id: String,
     /// The user.
     pub user_id: String,
-    /// The portal's host now.
+    /// Current host of the portal.
     pub host: String,
-    /// Where its API is.
+    /// Address of its API.
     pub endpoint: String,
-    /// The app's status there (Bitrix24: `L`, `F`, `P`, …), if it says so.
+    /// Status of the app (Bitrix24: `L`, `F`, `P`, …), if given.
     pub status: Option<String>,
 }
 
-/// What a token is, by its authorization server.
+/// A token's attributes, from the authorization server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PresentedToken {
-    /// What it may do, as written.
+    /// Scope, as written.
     pub scope: Option<String>,
-    /// When it ends.
+    /// Expiry.
     pub ends_at: Option<Timestamp>,
 }
 
-/// What came of asking.
+/// Result of a verification.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verification {
-    /// It is a token of this client at the portal that was claimed.
+    /// A token of this client at the claimed portal.
     Owner(TokenOwner, PresentedToken),
-    /// It is not.
+    /// Rejected.
     Forged(VerifyError),
-    /// The server did not say; it may later.
+    /// Not conclusive; retried later.
     Later(String),
 }
 
-/// Why a notice is not believed.
+/// Why a claim was rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VerifyError {
-    /// Unknown, ended or revoked.
+    /// Unknown, expired or revoked.
     #[error("the authorization server does not take its access token ({0})")]
     NoToken(String),
-    /// Of another client.
+    /// Issued to another client.
     #[error("its access token is of another app")]
     OtherClient,
     /// The app is not installed there.
     #[error("the authorization server says that the app is not installed there")]
     NotInstalled,
-    /// Of another portal.
+    /// Another portal.
     #[error("its access token is of another portal (another member_id)")]
     OtherMember,
-    /// Of another user.
+    /// Another user.
     #[error("its access token is of another user")]
     OtherUser,
 }
 
 impl VerifyError {
-    /// Whether the server's word is final. One server may not know what another does, and an app is not installed until
-    /// its installation ends: both are asked again.
+    /// Whether the rejection is final. One server may not know the tokens of another, and an app is not installed until its
+    /// installation ends: both are retried.
     #[must_use]
     pub const fn is_final(&self) -> bool {
         match self {
@@ -81,8 +81,8 @@ impl VerifyError {
     }
 }
 
-/// Where to ask, likeliest first: at servers of the profile, whatever the claim says. None: this provider has no such
-/// place.
+/// Verification endpoints, most likely first: only servers of the profile, whatever the claim says. Empty: this provider has
+/// no such endpoint.
 #[must_use]
 pub fn verification_urls(profile: &Profile, claims: &ClaimedOwner) -> Vec<String> {
     let Some(path) = profile.install.check.as_deref() else {
@@ -110,9 +110,9 @@ pub fn verification_urls(profile: &Profile, claims: &ClaimedOwner) -> Vec<String
     urls
 }
 
-/// Where the portal itself says whether a user is an administrator; `by` is the address of the authorization server that
-/// named the portal. `None`: the provider has no such method, or nothing may be sent there: only a server on this machine
-/// names a portal on this machine, and no portal is an address without a name.
+/// The portal's endpoint for a user's administrator status; `by` is the address of the authorization server that
+/// named the portal. `None`: the provider has no such method, or nothing may be sent there. Only a server on this machine may
+/// name a portal on this machine, and a portal's address must have a host name.
 #[must_use]
 pub fn admin_url(profile: &Profile, owner: &TokenOwner, by: &str) -> Option<String> {
     let method = profile.install.admin.as_deref()?;
@@ -133,7 +133,7 @@ pub fn admin_url(profile: &Profile, owner: &TokenOwner, by: &str) -> Option<Stri
     may.then(|| format!("{}/{method}", owner.endpoint.trim_end_matches('/')))
 }
 
-/// Reads whether the user is an administrator; `None` if the answer does not say.
+/// Parses whether the user is an administrator; `None` if the response does not say.
 #[must_use]
 pub fn read_is_admin((status, body): (u16, &[u8])) -> Option<bool> {
     let body: Value = serde_json::from_slice(body)
@@ -142,7 +142,7 @@ pub fn read_is_admin((status, body): (u16, &[u8])) -> Option<bool> {
     body.get("result")?.as_bool()
 }
 
-/// Reads the answer. `secrets` are taken out of what it says.
+/// Parses the verification response. `secrets` are masked in its messages.
 #[must_use]
 pub fn verify(
     (status, body): (u16, &[u8]),
@@ -224,7 +224,7 @@ fn owner<'r>(
     ))
 }
 
-/// An instant, as a date or in unix seconds.
+/// A time, as a date or in unix seconds.
 fn ends_at(value: &Value) -> Option<Timestamp> {
     match value {
         Value::Number(number) => number.as_i64().map(Timestamp::from_secs),
@@ -237,7 +237,7 @@ fn ends_at(value: &Value) -> Option<Timestamp> {
 }
 
 fn compare(owner: &TokenOwner, claims: &ClaimedOwner) -> Result<(), VerifyError> {
-    // The host is a hint: a portal has several names, was called otherwise before, and a proxy may write its own.
+    // The host is a hint: a portal has several names, may have been renamed, and a proxy may write its own.
     let ClaimedOwner {
         member_id,
         host: _,
@@ -277,7 +277,7 @@ mod tests {
             "client_endpoint": "https://acme.bitrix24.com/rest/", "member_id": "a223"}}, "time": {}})
     }
 
-    fn heard(status: u16, answer: &Value, claims: &ClaimedOwner) -> Verification {
+    fn verified(status: u16, answer: &Value, claims: &ClaimedOwner) -> Verification {
         verify(
             (status, answer.to_string().as_bytes()),
             &profile(),
@@ -294,14 +294,14 @@ mod tests {
             ..claims()
         };
         assert!(matches!(
-            heard(200, &answer(), &claims),
+            verified(200, &answer(), &claims),
             Verification::Owner(..)
         ));
     }
 
     #[test]
     fn the_owner_is_what_the_server_says() {
-        let Verification::Owner(owner, _) = heard(200, &answer(), &claims()) else {
+        let Verification::Owner(owner, _) = verified(200, &answer(), &claims()) else {
             panic!()
         };
         assert_eq!(
@@ -313,7 +313,7 @@ mod tests {
             ..claims()
         };
         assert!(matches!(
-            heard(200, &answer(), &unclaimed),
+            verified(200, &answer(), &unclaimed),
             Verification::Owner(..)
         ));
     }
@@ -323,7 +323,7 @@ mod tests {
         let refused = |change: fn(&mut Value), claims: &ClaimedOwner| {
             let mut answer = answer();
             change(&mut answer["result"]);
-            match heard(200, &answer, claims) {
+            match verified(200, &answer, claims) {
                 Verification::Forged(forgery) => forgery,
                 other => panic!("{other:?}"),
             }
@@ -353,7 +353,7 @@ mod tests {
             host: Some("crm.company.com".into()),
             ..claims()
         };
-        let Verification::Owner(owner, _) = heard(200, &answer(), &alias) else {
+        let Verification::Owner(owner, _) = verified(200, &answer(), &alias) else {
             panic!()
         };
         assert_eq!(
@@ -370,7 +370,7 @@ mod tests {
                 host: Some(other.into()),
                 ..claims()
             };
-            let Verification::Owner(owner, _) = heard(200, &answer(), &named) else {
+            let Verification::Owner(owner, _) = verified(200, &answer(), &named) else {
                 panic!("{other}")
             };
             assert_eq!(
@@ -388,7 +388,7 @@ mod tests {
         ] {
             let mut answer = answer();
             answer["result"]["install"]["client_endpoint"] = endpoint.into();
-            let Verification::Owner(owner, _) = heard(200, &answer, &alias) else {
+            let Verification::Owner(owner, _) = verified(200, &answer, &alias) else {
                 panic!("{endpoint}")
             };
             assert_eq!(owner.host, host);
@@ -397,7 +397,7 @@ mod tests {
 
     #[test]
     fn a_server_that_is_ill_is_asked_again_and_one_that_says_no_is_not() {
-        let code = |status, code: &str| heard(status, &json!({"error": code}), &claims());
+        let code = |status, code: &str| verified(status, &json!({"error": code}), &claims());
         assert!(matches!(
             code(400, "invalid_client"),
             Verification::Forged(VerifyError::NoToken(_))
@@ -419,14 +419,14 @@ mod tests {
             Verification::Later(_)
         ));
         assert!(matches!(
-            heard(200, &json!({"result": {}}), &claims()),
+            verified(200, &json!({"result": {}}), &claims()),
             Verification::Later(_)
         ));
     }
 
     #[test]
     fn nothing_of_an_answer_is_dangerous_or_secret() {
-        let Verification::Forged(VerifyError::NoToken(code)) = heard(
+        let Verification::Forged(VerifyError::NoToken(code)) = verified(
             400,
             &json!({"error": "y0ur%53cretT0ken\u{202e}\n"}),
             &claims(),
@@ -441,7 +441,7 @@ mod tests {
             let mut answer = answer();
             answer["result"]["install"]["client_endpoint"] = endpoint.into();
             assert!(
-                matches!(heard(200, &answer, &claims()), Verification::Later(_)),
+                matches!(verified(200, &answer, &claims()), Verification::Later(_)),
                 "{endpoint}"
             );
         }
@@ -452,7 +452,7 @@ mod tests {
         let mut answer = answer();
         answer["result"]["scope"] = "crm,im\u{202e}".into();
         answer["result"]["expires"] = "2026-06-01T12:00:00+00:00".into();
-        let Verification::Owner(_, token) = heard(200, &answer, &claims()) else {
+        let Verification::Owner(_, token) = verified(200, &answer, &claims()) else {
             panic!()
         };
         let end = Timestamp::from_secs(1_780_315_200);
@@ -468,7 +468,7 @@ mod tests {
     #[test]
     fn only_the_named_portal_is_asked_about_administrators() {
         let mut profile = profile();
-        let Verification::Owner(mut owner, _) = heard(200, &answer(), &claims()) else {
+        let Verification::Owner(mut owner, _) = verified(200, &answer(), &claims()) else {
             panic!()
         };
         let server = "https://oauth.bitrix.info/rest/app.info";

@@ -1,5 +1,5 @@
-//! How many questions about installs an authorization server is asked: a budget of each app, with a share for each sender.
-//! A question about a genuine notice is given back, so that only what is refused, or not answered, uses the budget up.
+//! Budget of verification requests for install events: per app, with a share per sender. Requests for genuine events are
+//! refunded, so only rejected or unanswered ones consume the budget.
 //!
 //! Must not read a clock. Memory does not grow with the number of senders.
 
@@ -8,47 +8,47 @@ use std::hash::Hash;
 
 use refreshd_time::Timestamp;
 
-/// Questions of one app that may be asked at once, and how many are added in a second.
+/// Burst of an app, and refill per second.
 pub const APP_BUDGET: (u32, u32) = (200, 40);
-/// The same of one sender, or of one claimed portal where the sender is not known.
+/// The same per sender, or per claimed portal if the sender is not known.
 pub const SENDER_BUDGET: (u32, u32) = (40, 10);
-/// So many of the app's are kept for notices of portals that are known.
-pub const KEPT_FOR_KNOWN: u32 = 100;
-/// Senders that are told apart at a time; beyond them only the app's budget holds.
+/// Part of the app's budget that is reserved for known portals.
+pub const RESERVED_FOR_KNOWN: u32 = 100;
+/// Maximum number of tracked senders; beyond them only the app's budget applies.
 const MAX_SENDERS: usize = 10_000;
 
-/// What is left of an app's budget.
+/// Remaining budget of an app.
 #[derive(Debug)]
 pub struct VerificationBudget<K> {
-    all: QuestionBucket,
-    senders: HashMap<K, QuestionBucket>,
+    all: RequestBucket,
+    senders: HashMap<K, RequestBucket>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct QuestionBucket {
+struct RequestBucket {
     most: f64,
     rate: f64,
-    /// Below 0 if questions were asked that could not wait.
+    /// Below 0 after requests that could not wait.
     left: f64,
     filled_at: Timestamp,
 }
 
 impl<K: Clone + Eq + Hash> VerificationBudget<K> {
-    /// A whole budget.
+    /// A full budget.
     #[must_use]
     pub fn new(now: Timestamp) -> Self {
         Self {
-            all: QuestionBucket::new(APP_BUDGET, now),
+            all: RequestBucket::new(APP_BUDGET, now),
             senders: HashMap::new(),
         }
     }
 
-    /// Whether a notice of this sender may cost a question now; `is_known`: it is of a portal that has the app.
-    pub fn may_ask(&mut self, sender: &K, is_known: bool, now: Timestamp) -> bool {
+    /// Whether an event of this sender may cause a request now; `is_known`: it is of a portal that has the app.
+    pub fn may_request(&mut self, sender: &K, is_known: bool, now: Timestamp) -> bool {
         let kept = if is_known {
             0.0
         } else {
-            f64::from(KEPT_FOR_KNOWN)
+            f64::from(RESERVED_FOR_KNOWN)
         };
         self.all.fill(now);
         let of_sender = self.senders.get_mut(sender).is_none_or(|bucket| {
@@ -58,7 +58,7 @@ impl<K: Clone + Eq + Hash> VerificationBudget<K> {
         of_sender && self.all.left >= kept + 1.0
     }
 
-    /// Counts a question that is asked.
+    /// Counts a request.
     pub fn asked(&mut self, sender: &K, now: Timestamp) {
         self.all.fill(now);
         self.all.left -= 1.0;
@@ -74,21 +74,21 @@ impl<K: Clone + Eq + Hash> VerificationBudget<K> {
         let bucket = self
             .senders
             .entry(sender.clone())
-            .or_insert_with(|| QuestionBucket::new(SENDER_BUDGET, now));
+            .or_insert_with(|| RequestBucket::new(SENDER_BUDGET, now));
         bucket.fill(now);
         bucket.left -= 1.0;
     }
 
-    /// Gives questions back that were asked about a genuine notice.
-    pub fn give_back(&mut self, sender: &K, count: u32) {
-        self.all.give_back(count);
+    /// Refunds the requests for a genuine event.
+    pub fn refund(&mut self, sender: &K, count: u32) {
+        self.all.refund(count);
         if let Some(bucket) = self.senders.get_mut(sender) {
-            bucket.give_back(count);
+            bucket.refund(count);
         }
     }
 }
 
-impl QuestionBucket {
+impl RequestBucket {
     fn new((most, rate): (u32, u32), now: Timestamp) -> Self {
         Self {
             most: most.into(),
@@ -105,7 +105,7 @@ impl QuestionBucket {
         self.filled_at = now;
     }
 
-    fn give_back(&mut self, count: u32) {
+    fn refund(&mut self, count: u32) {
         self.left = (self.left + f64::from(count)).min(self.most);
     }
 }
@@ -118,9 +118,9 @@ mod tests {
         Timestamp::from_millis(1_800_000_000_000 + millis)
     }
 
-    /// How many questions are asked about notices of these senders, in turn, until none may be.
+    /// Number of requests for events of these senders, in turn, until the budget is exhausted.
     fn asked(
-        questions: &mut VerificationBudget<u32>,
+        budget: &mut VerificationBudget<u32>,
         senders: &[u32],
         is_known: bool,
         now: Timestamp,
@@ -129,8 +129,8 @@ mod tests {
         loop {
             let before = count;
             for sender in senders {
-                if questions.may_ask(sender, is_known, now) {
-                    questions.asked(sender, now);
+                if budget.may_request(sender, is_known, now) {
+                    budget.asked(sender, now);
                     count += 1;
                 }
             }
@@ -142,44 +142,44 @@ mod tests {
 
     #[test]
     fn a_sender_has_a_share_and_the_app_a_limit() {
-        let mut questions = VerificationBudget::new(at(0));
+        let mut budget = VerificationBudget::new(at(0));
         let all: Vec<_> = (0..100).collect();
-        assert_eq!(asked(&mut questions, &[7], true, at(0)), SENDER_BUDGET.0);
+        assert_eq!(asked(&mut budget, &[7], true, at(0)), SENDER_BUDGET.0);
         assert_eq!(
-            asked(&mut questions, &all, true, at(0)),
+            asked(&mut budget, &all, true, at(0)),
             APP_BUDGET.0 - SENDER_BUDGET.0
         );
-        assert_eq!(asked(&mut questions, &[7], true, at(1000)), SENDER_BUDGET.1);
+        assert_eq!(asked(&mut budget, &[7], true, at(1000)), SENDER_BUDGET.1);
         assert_eq!(
-            asked(&mut questions, &all, true, at(1000)),
+            asked(&mut budget, &all, true, at(1000)),
             APP_BUDGET.1 - SENDER_BUDGET.1
         );
-        // A clock that is set back gives nothing, and takes nothing for good.
-        assert_eq!(asked(&mut questions, &all, true, at(-5000)), 0);
-        assert_eq!(asked(&mut questions, &all, true, at(-4000)), APP_BUDGET.1);
+        // A clock that is set back adds nothing, and removes nothing permanently.
+        assert_eq!(asked(&mut budget, &all, true, at(-5000)), 0);
+        assert_eq!(asked(&mut budget, &all, true, at(-4000)), APP_BUDGET.1);
     }
 
     #[test]
     fn unknown_portals_leave_room_for_those_that_are_known() {
-        let mut questions = VerificationBudget::new(at(0));
+        let mut budget = VerificationBudget::new(at(0));
         let all: Vec<_> = (0..100).collect();
         assert_eq!(
-            asked(&mut questions, &all, false, at(0)),
-            APP_BUDGET.0 - KEPT_FOR_KNOWN
+            asked(&mut budget, &all, false, at(0)),
+            APP_BUDGET.0 - RESERVED_FOR_KNOWN
         );
-        assert_eq!(asked(&mut questions, &[1000], true, at(0)), SENDER_BUDGET.0);
+        assert_eq!(asked(&mut budget, &[1000], true, at(0)), SENDER_BUDGET.0);
     }
 
     #[test]
     fn what_is_genuine_costs_nothing() {
-        let mut questions = VerificationBudget::new(at(0));
+        let mut budget = VerificationBudget::new(at(0));
         for _ in 0..1000 {
-            assert!(questions.may_ask(&1, false, at(0)));
-            questions.asked(&1, at(0));
-            questions.asked(&1, at(0));
-            questions.give_back(&1, 2);
+            assert!(budget.may_request(&1, false, at(0)));
+            budget.asked(&1, at(0));
+            budget.asked(&1, at(0));
+            budget.refund(&1, 2);
         }
-        (0..30_000).for_each(|sender| questions.asked(&sender, at(0)));
-        assert_eq!(questions.senders.len(), MAX_SENDERS);
+        (0..30_000).for_each(|sender| budget.asked(&sender, at(0)));
+        assert_eq!(budget.senders.len(), MAX_SENDERS);
     }
 }

@@ -69,7 +69,7 @@ impl World {
     /// Another grant for the portal.
     pub fn begin_anew(&self) {
         let ran = self.rig.import(PORTAL, &self.rig.install(PORTAL));
-        assert_eq!(ran.code, Some(0), "taken in and renewed: {ran:?}");
+        assert_eq!(ran.code, Some(0), "imported and renewed: {ran:?}");
     }
 
     /// `refreshd renew`, by the daemon if there is one.

@@ -463,7 +463,7 @@ beats_while_all_is_well() {
 keeps_quiet() {
     heading "silence, and a heartbeat that stops"
     ask silence initech 2h
-    check "refreshd silence initech 2h says until when" said "initech: nobody is told until 20" "$work/said"
+    check "refreshd silence initech 2h says until when" said "initech: notifications are suppressed until 20" "$work/said"
     play slow/portal-1 500
     play slow/portal-2 400
     eventually 25 "initech's grant is dead, and umbrella's server has an error" refused_both
@@ -525,7 +525,7 @@ stage() { jq -r --arg key "$1" '.incidents[] | select(.key == $key) | .stage' "$
 takes_it_on() {
     heading "acknowledge"
     ask alert acknowledge initech
-    check "refreshd alert acknowledge initech says so" said "initech: 1 incident is taken on" "$work/said"
+    check "refreshd alert acknowledge initech says so" said "initech: 1 incident is acknowledged" "$work/said"
     all_heard 10 "every channel hears of it" portal/initech "critical acknowledged"
     ask alert list --json
     check "refreshd alert list shows it" test "$(stage portal/initech)" = acknowledged

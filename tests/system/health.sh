@@ -160,7 +160,7 @@ is_stuck() {
     end TERM "$tracer" || true
     tracer=''
     wait "$command" || note "the command did not wait for it: $(tail -n 1 "$work/import.log")"
-    eventually 5 "the grant that was held up is taken in and renewed" generation_of portal-2 2
+    eventually 5 "the delayed grant is imported and renewed" generation_of portal-2 2
     eventually 5 "/readyz is 200" answers /readyz 200
     check "no grant was lost" not grep --quiet 'needs-authorization\|in-doubt' "$work/daemon.log"
     check "it stops in good order" end TERM "$daemon"

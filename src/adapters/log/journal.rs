@@ -1,7 +1,7 @@
 //! Encodes events for the journal's native protocol (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>).
 //!
-//! Written here because `tracing-journald` sends from the thread that logs, and blocks it while the journal does not
-//! read. Must not send anything: a line goes to the queue.
+//! Written here because `tracing-journald` sends from the logging thread, and blocks it while the journal does not read. Must
+//! not send anything: events go to the queue.
 
 use std::fmt::{Debug, Write as _};
 
@@ -13,13 +13,13 @@ use super::importance::{importance, is_critical};
 use super::queue::LogQueue;
 use refreshd_secrets::mask::line;
 
-/// The longest value of a field, in bytes. A datagram must fit into the socket's send buffer of some 200 KB.
+/// Maximum length of a field's value, in bytes. A datagram must fit into the socket's send buffer of some 200 KB.
 const MAX_VALUE_LENGTH: usize = 16 * 1024;
 
 /// A layer that queues each event as a datagram.
 pub(super) struct JournalLayer {
     pub(super) queue: LogQueue,
-    /// What `journalctl -t` looks for.
+    /// Identifier for `journalctl -t`.
     pub(super) identifier: String,
 }
 
@@ -34,7 +34,7 @@ impl<S: Subscriber> Layer<S> for JournalLayer {
     }
 }
 
-/// `PRIORITY=` as syslog(3) numbers it; tracing has no level above ERROR.
+/// `PRIORITY=` of syslog(3); tracing has no level above ERROR.
 fn priority(metadata: &Metadata<'_>) -> &'static str {
     match *metadata.level() {
         Level::ERROR if is_critical(metadata) => "2",
@@ -49,7 +49,7 @@ fn priority(metadata: &Metadata<'_>) -> &'static str {
 struct Fields(Vec<u8>);
 
 impl Fields {
-    /// A field with its length in front, which may hold any byte.
+    /// A field with a length prefix, which may contain any byte.
     fn put(&mut self, name: &str, value: &str) {
         let name: String = (name.trim_start_matches('_').chars())
             .filter(|c| c.is_ascii_alphanumeric() || *c == '_')
@@ -72,7 +72,7 @@ impl Visit for Fields {
 
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         let mut text = String::new();
-        // Fails only if a value's own `Debug` does; then what there is of it is said.
+        // Fails only if a value's own `Debug` does; the partial output is kept.
         let _ = write!(text, "{value:?}");
         self.put(field.name(), &line(&text));
     }

@@ -1,8 +1,8 @@
-//! Where log events go: lines for people, JSON, or the journal with the right priority.
+//! Output of log events: text, JSON, or the journal with the right priority.
 //!
-//! The daemon's log has a bounded queue and a thread of its own ([`LogWriter`]): a reader that stops reading must not stop
-//! anything else. Must not know what is logged. Escalations of severity critical carry the event name [`CRITICAL`], since
-//! tracing has no level above ERROR and the journal does.
+//! The daemon's log has a bounded queue and a thread of its own ([`LogWriter`]): a blocked reader must not block anything
+//! else. Must not know what is logged. Escalations of severity critical have the event name [`CRITICAL`], since tracing has no
+//! level above ERROR and the journal does.
 
 mod importance;
 mod journal;
@@ -29,68 +29,68 @@ use queue::{Importance, LogQueue, Sink};
 use refreshd_secrets::mask::{line, seen};
 use sinks::{Journal, StandardError};
 
-/// A form of the log.
+/// Log format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     /// The journal if standard error goes there, else text.
     Auto,
-    /// Lines for people, coloured on a terminal.
+    /// Text for people, coloured on a terminal.
     Text,
-    /// An object a line.
+    /// One JSON object a line.
     Json,
-    /// The journal's own protocol.
+    /// The journal's native protocol.
     Journald,
 }
 
-/// Changes the level of a log that runs.
+/// Changes the level of a running log.
 #[derive(Clone)]
 pub struct LogHandle(std::sync::Arc<dyn Fn(EnvFilter) + Send + Sync>);
 
 impl LogHandle {
-    /// A handle to no log at all.
+    /// A handle without a log.
     #[must_use]
     pub fn none() -> Self {
         Self(std::sync::Arc::new(|_| {}))
     }
 
-    /// Puts other directives in force; those that cannot be read are left out.
+    /// Applies other directives; invalid ones are skipped.
     pub fn set_level(&self, level: &str) {
         (self.0)(filter(level));
     }
 }
 
-/// The queue of the daemon's log; there is one log in a process.
+/// Queue of the daemon's log; a process has one log.
 static QUEUE: OnceLock<LogQueue> = OnceLock::new();
 
-/// How many lines of the log were dropped since the start, because its reader did not take them or they could not be written.
+/// Number of log lines dropped since the start, because the reader was too slow or a write failed.
 #[must_use]
 pub fn dropped() -> u64 {
     QUEUE.get().map_or(0, LogQueue::dropped)
 }
 
-/// Waits until what was logged is delivered, but no longer than `limit`.
+/// Waits until the queue is written, but no longer than `limit`.
 pub fn flush(limit: Duration) {
     if let Some(queue) = QUEUE.get() {
         queue.flush(limit);
     }
 }
 
-/// Delivers the log's lines. Run it on a thread of its own; it ends with the process.
+/// Writes the queued lines. Run it on a thread of its own; it ends with the process.
 pub struct LogWriter {
     queue: LogQueue,
     sink: Box<dyn Sink>,
 }
 
 impl LogWriter {
-    /// Delivers lines; never returns.
+    /// Writes lines; never returns.
     pub fn run(mut self) {
         self.queue.serve(&mut *self.sink, |lines| {
-            tracing::warn!(lines, "{lines} lines of the log were dropped: its reader did not take them, or they could not be written");
+            tracing::warn!(lines, "{lines} lines of the log were dropped: its reader was too slow, or they could not be written");
         });
     }
 }
 
-/// Starts the log of a daemon: whoever logs never waits for its reader.
+/// Starts the log of a daemon: logging never waits for the reader.
 ///
 /// # Errors
 /// If the journal's socket cannot be reached, or logging was started before.
@@ -141,7 +141,7 @@ pub fn start(form: LogFormat, level: &str) -> Result<(LogHandle, LogWriter), Sta
     Ok((handle, LogWriter { queue, sink }))
 }
 
-/// Starts the log of a command: lines for people, written to standard error at once.
+/// Starts the log of a command: text, written to standard error at once.
 ///
 /// # Errors
 /// If logging was started before.
@@ -149,7 +149,7 @@ pub fn start_for_command(level: &str) -> Result<LogHandle, StartError> {
     install(text().with_writer(io::stderr), level)
 }
 
-/// Lines for people, coloured on a terminal.
+/// Text for people, coloured on a terminal.
 fn text()
 -> tracing_subscriber::fmt::Layer<Base, impl for<'w> tracing_subscriber::fmt::FormatFields<'w>> {
     tracing_subscriber::fmt::layer()
@@ -158,7 +158,7 @@ fn text()
         .fmt_fields(debug_fn(for_people).delimited(""))
 }
 
-/// Writes each event into the queue.
+/// Writes each event to the queue.
 struct QueuedWriter(LogQueue);
 
 /// One event.
@@ -202,21 +202,21 @@ impl io::Write for LineWriter<'_> {
     }
 }
 
-/// Why logging did not start.
+/// Why logging could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// No journal.
+    /// The journal's socket is not reachable.
     #[error("cannot reach the journal; set [log] format to \"text\" or \"json\"")]
     Journal(#[source] io::Error),
-    /// Twice.
+    /// Logging was started before.
     #[error("logging was started before")]
     Twice(#[source] tracing::subscriber::SetGlobalDefaultError),
 }
 
-/// Fields that the message says already, in more words.
+/// Fields that the message contains already, in more words.
 const USER_FIELDS: [&str; 5] = ["portal", "app", "reason", "action", "detail"];
 
-/// Writes a field for a person's eye: as one line, and without characters that are not printed.
+/// Formats a field on one line, without unprintable characters.
 fn for_people(
     writer: &mut Writer<'_>,
     field: &Field,
@@ -229,7 +229,7 @@ fn for_people(
     }
 }
 
-/// What the layers sit on: a level that can be changed while the daemon runs.
+/// The base layer: a level that can be changed at run time.
 type Base = tracing_subscriber::layer::Layered<reload::Layer<EnvFilter, Registry>, Registry>;
 
 fn install<L: Layer<Base> + Send + Sync>(layer: L, level: &str) -> Result<LogHandle, StartError> {
@@ -239,13 +239,13 @@ fn install<L: Layer<Base> + Send + Sync>(layer: L, level: &str) -> Result<LogHan
         .with(layer);
     tracing::subscriber::set_global_default(subscriber).map_err(StartError::Twice)?;
     Ok(LogHandle(std::sync::Arc::new(move |filter| {
-        // Fails only when the subscriber is gone, and then nobody logs.
+        // Fails only if the subscriber is gone, and then nothing is logged.
         let _ = handle.reload(filter);
     })))
 }
 
 fn filter(level: &str) -> EnvFilter {
-    // Libraries below us say little of use at info, and their debug texts are not ours to vouch for.
+    // Events of libraries are of little use at info, and their debug output may contain anything.
     let ours = EnvFilter::builder().parse_lossy(level);
     [
         "hyper=warn",

@@ -1,18 +1,18 @@
-//! The queue between the program and whoever reads its log: bounded, emptied by one thread.
+//! The log's queue: bounded, drained by one thread.
 //!
-//! Whoever logs never waits: a line that does not fit is dropped and counted. Escalations have a reserve of their own.
-//! Must not know what a line says, nor how it is encoded.
+//! Logging never waits: a line that does not fit is dropped and counted. Escalations have a reserve of their own. Must not
+//! depend on a line's content or encoding.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Lines and bytes that wait for the reader.
+/// Capacity of the queue, in lines and bytes.
 const CAPACITY: Limit = Limit {
     lines: 8192,
     bytes: 4 * 1024 * 1024,
 };
-/// What escalations may take in addition.
+/// Additional capacity for escalations.
 const RESERVE: Limit = Limit {
     lines: 1024,
     bytes: 1024 * 1024,
@@ -24,21 +24,21 @@ struct Limit {
     bytes: usize,
 }
 
-/// How important a line is where not all of them fit.
+/// Importance of a line if the queue is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Importance {
-    /// Dropped where the queue is full.
+    /// Dropped if the queue is full.
     Normal,
     /// Has a reserve: an escalation.
     Reserved,
 }
 
-/// Where the thread delivers lines: standard error, or the journal's socket. May block.
+/// Destination of the lines: standard error, or the journal's socket. May block.
 pub(super) trait Sink: Send {
-    /// Delivers one line; one that the reader refuses is lost.
+    /// Writes one line; a rejected line is lost.
     ///
     /// # Errors
-    /// [`Lost`]; the next may be taken again.
+    /// [`Lost`]; the next line may succeed.
     fn deliver(&mut self, line: &[u8]) -> Result<(), Lost>;
 }
 
@@ -60,12 +60,12 @@ struct Inner {
 struct Pending {
     lines: VecDeque<Vec<u8>>,
     bytes: usize,
-    /// The thread is delivering lines that it took out.
+    /// The thread is writing lines that it has removed from the queue.
     delivering: bool,
-    /// Dropped since the start, and of these the ones that were not reported yet.
+    /// Number of lines dropped since the start, and of these the number not reported yet.
     dropped: u64,
     unreported: u64,
-    /// The last line could not be written: a report could not be either.
+    /// The last line could not be written, so a report could not be either.
     failing: bool,
 }
 
@@ -98,12 +98,12 @@ impl LogQueue {
         self.0.changed.notify_all();
     }
 
-    /// How many lines were dropped since the start.
+    /// Number of lines dropped since the start.
     pub(super) fn dropped(&self) -> u64 {
         self.lock().dropped
     }
 
-    /// Waits until every line is delivered, but no longer than `limit`; whether they are.
+    /// Waits until every line is written, but no longer than `limit`; returns whether all are.
     pub(super) fn flush(&self, limit: Duration) -> bool {
         let pending = |waiting: &mut Pending| waiting.delivering || !waiting.lines.is_empty();
         let waited = self
@@ -113,8 +113,9 @@ impl LogQueue {
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
-    /// Delivers lines for as long as the process lives. `report` is called with the number of dropped and lost lines as soon as
-    /// the reader has caught up, and takes lines again.
+    /// Writes lines for the lifetime of the process. Calls `report` with the number of dropped and lost lines as soon as the
+    /// reader
+    /// accepts lines again.
     pub(super) fn serve(&self, sink: &mut dyn Sink, report: fn(u64)) {
         loop {
             let (lines, unreported) = {

@@ -1,7 +1,7 @@
-//! Where log lines end: standard error, or the journal's socket. Both may block, so only the log's own thread writes here.
+//! Destinations of log lines: standard error, or the journal's socket. Both may block, so only the log's own thread writes here.
 //!
-//! Must not use the standard library's handle to standard error: it has a lock, and whoever prints something else would
-//! wait for a log whose reader has stopped.
+//! Must not use the standard library's handle to standard error: it has a lock, and other output would wait for a blocked log
+//! reader.
 
 use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
@@ -13,13 +13,13 @@ use super::queue::{Lost, Sink};
 
 /// The journal's socket for its native protocol.
 const JOURNAL: &str = "/run/systemd/journal/socket";
-/// While the reader of a non-blocking standard error is full, it is tried this often.
+/// Retry interval while the reader of a non-blocking standard error is full.
 const RECONNECT_AFTER: Duration = Duration::from_millis(20);
 
 /// Standard error.
 #[derive(Default)]
 pub(super) struct StandardError {
-    /// A line was cut off: the next must not go on in it.
+    /// The last line was truncated: the next must start on a new line.
     is_cut_off: bool,
 }
 
@@ -36,7 +36,7 @@ impl Sink for StandardError {
     }
 }
 
-/// Writes all of it; an error says whether some of it was written. A closed pipe or a full disk: the line is lost, and the
+/// Writes all of it; an error says whether some of it was written. After a closed pipe or a full disk the line is lost, and the
 /// next is tried.
 fn write(line: &[u8]) -> Result<(), bool> {
     let mut rest = line;
@@ -55,7 +55,7 @@ fn write(line: &[u8]) -> Result<(), bool> {
 pub(super) struct Journal(UnixDatagram);
 
 impl Journal {
-    /// Reaches the journal's socket once, so that a machine without a journal is noticed at the start.
+    /// Connects to the journal's socket once, so that a missing journal is detected at the start.
     pub(super) fn open() -> std::io::Result<Self> {
         let socket = UnixDatagram::unbound()?;
         socket.send_to(&[], JOURNAL)?;
@@ -65,7 +65,7 @@ impl Journal {
 
 impl Sink for Journal {
     fn deliver(&mut self, line: &[u8]) -> Result<(), Lost> {
-        // The journal may restart: the address is looked up for each datagram.
+        // The journal may restart: the address is resolved for each datagram.
         while let Err(error) = self.0.send_to(line, JOURNAL) {
             if error.kind() != ErrorKind::Interrupted {
                 return Err(Lost);

@@ -1,6 +1,6 @@
 //! What the state knows of a client.
 
-use crate::domain::install::InstallTerms;
+use crate::domain::install::InstallContext;
 use refreshd_secrets::Fingerprint;
 
 /// What a client is, without its secret: a change of it ends a refusal.
@@ -11,5 +11,5 @@ pub struct AppFingerprint {
     /// Of its id, secret and token endpoint.
     pub fingerprint: Fingerprint,
     /// What becomes of its installs, if they are taken in.
-    pub install: Option<InstallTerms>,
+    pub install: Option<InstallContext>,
 }

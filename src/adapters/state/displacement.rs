@@ -135,7 +135,7 @@ impl WriterThread {
             Spot::Nothing | Spot::Empty => {
                 directory.remove(name).map_err(io)?;
                 // Never over what somebody put there meanwhile.
-                directory.rename_to_nothing(copy, name).map_err(io)?;
+                directory.rename_no_replace(copy, name).map_err(io)?;
             }
             Spot::Other(_) => return Err(io(ErrorKind::AlreadyExists.into())),
         }

@@ -10,7 +10,7 @@ use super::rows::phase_columns;
 use super::rows::{COLUMNS, portal as read_portal};
 use crate::domain::import::ImportedGrant;
 use crate::domain::install::is_stale;
-use crate::domain::install::{EventKind, InstallTerms};
+use crate::domain::install::{EventKind, InstallContext};
 use crate::domain::manual_renewal::{ManualRenewal, manual_renewal};
 use crate::domain::name::PortalName;
 use crate::domain::portal::Phase;
@@ -267,7 +267,7 @@ pub(super) fn request_renewal(
 #[derive(Clone, Debug)]
 pub struct InstalledGrant {
     /// The app, and what becomes of its installs.
-    pub terms: InstallTerms,
+    pub terms: InstallContext,
     /// What brought it.
     pub occasion: EventKind,
     /// Whose it is, by the authorization server.

@@ -17,7 +17,7 @@ use super::installation::{
 use super::reconcile::reconcile_portal;
 use crate::domain::import::ImportedGrant;
 use crate::domain::install::{
-    CurrentGrant, EventKind, InstallDecision, InstallTerms, OwnershipProof, Users, decide,
+    CurrentGrant, EventKind, InstallContext, InstallDecision, OwnershipProof, Users, decide,
     is_stale, may_live,
 };
 use crate::domain::name::PortalName;
@@ -354,7 +354,7 @@ struct TargetPortal {
 
 fn place(
     connection: &Connection,
-    terms: &InstallTerms,
+    terms: &InstallContext,
     owner: &TokenOwner,
     listed: Option<&PortalName>,
 ) -> Result<Option<TargetPortal>, StateError> {
@@ -434,7 +434,7 @@ fn place(
 /// Makes the row, or brings it in line with what the server says of the portal now.
 fn adopt(
     connection: &Connection,
-    terms: &InstallTerms,
+    terms: &InstallContext,
     owner: &TokenOwner,
     name: &PortalName,
     now: Timestamp,
@@ -451,7 +451,7 @@ fn adopt(
 }
 
 /// Where a grant that was brought proves itself: at the server that it names, if that is one of the profile's.
-fn proving_url(terms: &InstallTerms, owner: &TokenOwner, intake: &ImportedGrant) -> String {
+fn proving_url(terms: &InstallContext, owner: &TokenOwner, intake: &ImportedGrant) -> String {
     let named = intake
         .server
         .as_deref()

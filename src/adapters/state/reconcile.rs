@@ -10,7 +10,7 @@ use super::error::StateError;
 use super::handle::State;
 use super::incomplete;
 use super::rows::{COLUMNS, portal, to_json};
-use crate::domain::install::InstallTerms;
+use crate::domain::install::InstallContext;
 use crate::domain::name::PortalName;
 use crate::domain::portal::Kind;
 use crate::domain::schedule::planned;
@@ -213,7 +213,7 @@ impl Reconciled {
 
 /// The portals that installs of an app made, as if the configuration named them. Those it does name have been followed
 /// already, and are its own.
-fn made_by(connection: &Connection, terms: &InstallTerms) -> rusqlite::Result<Vec<Configured>> {
+fn made_by(connection: &Connection, terms: &InstallContext) -> rusqlite::Result<Vec<Configured>> {
     let mut select = connection.prepare_cached(
         "SELECT name, settings ->> 'domain', member_id FROM portal WHERE member_id IS NOT NULL AND installed_by = ?1",
     )?;

@@ -147,7 +147,7 @@ fn grant(row: &Row<'_>) -> rusqlite::Result<Option<Grant>> {
         token_url: row.get::<_, Option<String>>(13)?.unwrap_or_default(),
         identity: row.get(11)?,
         // What was told can be told again.
-        told: json(row, 22).ok().flatten().unwrap_or_default(),
+        notified: json(row, 22).ok().flatten().unwrap_or_default(),
         claim: claim.map(ClaimId).zip(time(row, 24)?),
         tried_at: time(row, 24)?,
     }))

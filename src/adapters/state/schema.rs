@@ -156,7 +156,7 @@ fn check_file(directory: &Directory, path: &Path) -> Result<(), StateError> {
             path: path.to_owned(),
         });
     };
-    match directory.judge_file(name) {
+    match directory.check_file(name) {
         Ok(Ok(())) => Ok(()),
         Ok(Err(why)) => Err(StateError::Trap {
             path: path.to_owned(),

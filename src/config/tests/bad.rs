@@ -1,21 +1,21 @@
-//! Bad configurations, with every line that is said of them.
+//! Invalid configurations, with all their messages.
 
 use super::{ACME, Rig, load, problems};
 
-/// A configuration with one more piece, and its only problem without the position.
+/// The only problem of a configuration with this addition, without its position.
 fn only(piece: &str) -> String {
     let found = problems(&format!("{piece}\n{ACME}"));
     let (_, message) = found.split_once(": ").unwrap();
     message.to_owned()
 }
 
-/// The only problem with more keys on the portal.
+/// The only problem with these keys on the portal.
 fn on_portal(keys: &str) -> String {
     let found = problems(&format!("{ACME}{keys}"));
     found.split_once(": ").unwrap().1.to_owned()
 }
 
-/// The only problem with more keys on an app.
+/// The only problem with these keys on an app.
 fn on_app(keys: &str) -> String {
     on_portal(&format!(
         "[apps.other]\nprovider = 'bitrix24'\nclient_id = 'x'\nclient_secret_env = 'CRM'\n{keys}"
@@ -369,7 +369,7 @@ fn steps_are_checked() {
     `share` belongs to `when = "overdue"` alone
     `share` must be a share such as "30%"
     this step is given already at main.toml:1:1; name all channels in one step
-    the channel `a` is a heartbeat: it hears of the whole by itself, as long as all is well, and of no incident
+    the channel `a` is a heartbeat: it only reports that all is well, and is not notified of incidents
     `step` must be a list of tables: [[escalation.step]]
     "#);
 }

@@ -1,4 +1,4 @@
-//! Channels and what alerts have in common: what good ones mean, and what is said of bad ones.
+//! Channels and common alert settings: parsed values, and messages of invalid ones.
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ fn channel(keys: &str) -> Channel {
     channels.remove(0)
 }
 
-/// All that is said of a channel, problems or warnings, without the positions.
-fn said(keys: &str) -> String {
+/// All messages about a channel, problems or warnings, without positions.
+fn messages(keys: &str) -> String {
     let rig = Rig::new();
     let messages = |problems: Vec<crate::config::ConfigError>| {
         problems
@@ -226,7 +226,7 @@ fn bad_channels_are_told_apart() {
         "kind = 'webhook'\nurl = 'https://a.example/'\ncontent_type = 'text/plain'",
         "kind = 'webhook'\nurl = 'https://a.example/'\nbody = 'x'\ncontent_type = 'plain'",
     ];
-    insta::assert_snapshot!(cases.map(said).join("\n---\n"), @r#"
+    insta::assert_snapshot!(cases.map(messages).join("\n---\n"), @r#"
     a secret is missing in [channels.a]: write `routing_key_file` (or `routing_key_env`, `routing_key_credential` or `routing_key`)
     ---
     (warning) `routing_key`: PagerDuty's integration keys have 32 characters, this one has not; is it the key of an Events API v2 integration?
@@ -269,10 +269,10 @@ fn bad_channels_are_told_apart() {
     `user` in [channels.a] has no password: write `password_file`
     ---
     `smtp` must be a host, or a host and a port: "mail.example.org:587"
-    `password_env` in [channels.a] is nobody's: `user` is missing
+    `password_env` in [channels.a] needs `user`, which is missing
     ---
     `from` must be a mail address such as "ops@example.org" or "Ops <ops@example.org>"
-    `to` is empty: nobody would get mail
+    `to` is empty: the mail has no recipient
     ---
     `to` must be a mail address such as "ops@example.org" or "Ops <ops@example.org>"
     ---

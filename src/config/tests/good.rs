@@ -1,4 +1,4 @@
-//! What good configurations mean.
+//! Valid configurations and their values.
 
 use crate::domain::token_format::TokenFormat;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{ACME, Rig, loaded, problems};
 use crate::config::{Loaded, Paths, load_paths};
-use crate::domain::escalation::{Threshold, Trigger, default_ladder};
+use crate::domain::escalation::{Threshold, Trigger, default_steps};
 use crate::domain::settings::RenewSetting;
 use refreshd_alerting::Severity;
 use refreshd_token_client::provider::{Class, ClientAuthentication, Method, Replay};
@@ -19,7 +19,7 @@ const TECH: &str = "https://oauth.bitrix24.tech/oauth/token/";
 fn a_small_file_gets_the_defaults() {
     let config = loaded(ACME).config;
     assert_eq!(config.paths, Paths::default());
-    assert_eq!(config.ladder, default_ladder());
+    assert_eq!(config.ladder, default_steps());
     assert_eq!(
         (
             config.renewal.limits.concurrency,
@@ -61,7 +61,7 @@ fn the_region_chooses_the_server() {
             "{keys}"
         );
     }
-    // An endpoint of the app's own holds for all regions: nothing goes to the profile's servers.
+    // An app's own endpoint applies to all regions: nothing is sent to the profile's servers.
     let own = ACME.replace(
         "[portals.acme]",
         "token_url = 'http://127.0.0.1:1/t'\n[portals.acme]",
@@ -276,7 +276,7 @@ fn a_spent_refresh_token_file_may_be_gone_or_empty() {
         warned("empty.refresh").0,
         format!("main.toml:7:22: `refresh_token_file`: empty.refresh is empty; {needed}\n")
     );
-    // It may be the token itself, so nobody gets to show it.
+    // It may be the token itself, so it is never shown.
     assert_eq!(
         warned("5bad2d67"),
         (
@@ -284,7 +284,7 @@ fn a_spent_refresh_token_file_may_be_gone_or_empty() {
             None
         )
     );
-    // An empty file that others may fill is no less of a problem.
+    // An empty file that others may fill is a problem as well.
     assert!(
         rig.problems(&with("open.refresh"))
             .contains("can be accessed by every user")
@@ -310,7 +310,7 @@ fn clients_without_overrides_share_a_profile() {
     );
 }
 
-/// 100,000 take a second or two even without optimisation; this many would show a growth faster than linear.
+/// 100,000 take a second or two even without optimisation; this number would reveal growth faster than linear.
 #[test]
 fn many_portals_load_quickly() {
     use std::fmt::Write as _;
@@ -342,14 +342,14 @@ fn a_renamed_key_is_read_by_its_old_name_with_a_warning() {
     let profile = &config.apps["portal b"].profile;
     assert_eq!(profile.replay, Replay::Late);
     assert_eq!(profile.server_field.as_deref(), Some("next"));
-    let mut said: Vec<_> = warnings
+    let mut messages: Vec<_> = warnings
         .iter()
         .map(|warning| warning.to_string().split(": ").nth(1).unwrap().to_owned())
         .collect();
-    said.sort();
+    messages.sort();
     let renamed = |old: &str, new: &str| format!("`{old}` was renamed to `{new}`");
     assert_eq!(
-        said,
+        messages,
         [
             renamed("also", "match"),
             renamed("earliest", "not_before"),

@@ -1,4 +1,4 @@
-//! `[install]` and `[apps.NAME.install]`: what they mean, and what is wrong with them.
+//! `[install]` and `[apps.NAME.install]`: parsed values and problems.
 
 use crate::domain::token_format::TokenFormat;
 use std::time::Duration;
@@ -12,7 +12,7 @@ const APP: &str =
     "[apps.crm]\nprovider = 'bitrix24'\nclient_id = 'local.1'\nclient_secret_env = 'CRM'\n";
 const LISTENER: &str = "[install]\nlisten = '127.0.0.1:9472'\n";
 
-/// The problems of these lines of `[apps.crm.install]`, which are at line 7 and after it.
+/// The problems of these lines of `[apps.crm.install]`, which start at line 7.
 fn on_rule(lines: &str) -> String {
     problems(&format!("{LISTENER}{APP}[apps.crm.install]\n{lines}"))
 }
@@ -37,7 +37,7 @@ fn an_empty_table_is_enough() {
         (rule.names.of_app("crm").as_str(), rule.formats.len()),
         ("{domain}", 2)
     );
-    let terms = app.install_terms().unwrap();
+    let terms = app.install_context().unwrap();
     assert_eq!(
         (terms.binding, Duration::from_secs(1500)),
         (
@@ -130,8 +130,9 @@ fn what_does_nothing_is_a_warning() {
     );
     let unused = warnings(&format!("{LISTENER}{}", super::ACME));
     assert!(
-        unused
-            .contains("main.toml:1:2: no app takes installs in: write [apps.NAME.install] for one"),
+        unused.contains(
+            "main.toml:1:2: no app has an install rule: write [apps.NAME.install] for one"
+        ),
         "{unused}"
     );
     let two = APP

@@ -1,4 +1,4 @@
-//! No secret is shown, wherever the mistake is.
+//! No message shows a secret, whatever the mistake.
 
 use super::{Rig, problems};
 

@@ -14,11 +14,11 @@ use std::path::{Path, PathBuf};
 
 use super::{ConfigErrors, Environment, Loaded, load};
 
-/// An app and a portal that are in order, for tests of something else.
+/// A valid app and portal, for tests of other sections.
 const ACME: &str = "[apps.crm]\nprovider = 'bitrix24'\nclient_id = 'local.1'\nclient_secret_env = 'CRM'\n\
                     [portals.acme]\napp = 'crm'\n";
 
-/// A folder of its own and an environment.
+/// A temporary folder and an environment.
 struct Rig {
     folder: tempfile::TempDir,
     environment: Environment,
@@ -62,7 +62,7 @@ impl Rig {
         load(&self.file("main.toml", 0o640, text), &self.environment)
     }
 
-    /// The problems, with paths from the folder on.
+    /// The problems, with paths relative to the folder.
     fn problems(&self, text: &str) -> String {
         let problems = self.load(text).expect_err("no problem was found");
         problems
@@ -71,12 +71,12 @@ impl Rig {
     }
 }
 
-/// The problems of a main file without others.
+/// The problems of a single main file.
 fn problems(text: &str) -> String {
     Rig::new().problems(text)
 }
 
-/// A main file that must be in order.
+/// A main file that must be valid.
 fn loaded(text: &str) -> Loaded {
     Rig::new()
         .load(text)

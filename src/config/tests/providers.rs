@@ -1,6 +1,6 @@
-//! The built-in providers, each against requests and replies in the shapes that it documents (`tests/fixtures/providers`).
+//! The built-in providers, each against requests and responses in their documented formats (`tests/fixtures/providers`).
 //!
-//! The fixtures hold made-up values only. What a provider does live is not seen here.
+//! The fixtures contain made-up values only. Deviations of the real server are not detected here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -39,7 +39,7 @@ struct Page {
     renewal: Sent,
     revocation: Option<Sent>,
     introspection: Option<Sent>,
-    reply: Vec<Said>,
+    reply: Vec<DocumentedReply>,
 }
 
 #[derive(Deserialize)]
@@ -48,7 +48,7 @@ struct Setup {
     /// A public client: without a secret.
     #[serde(default)]
     public: bool,
-    /// Renewals are bought with the client's own credentials.
+    /// Renewals use the client's own credentials.
     #[serde(default)]
     client_credentials: bool,
     /// Further lines of the app and of the portal.
@@ -56,7 +56,7 @@ struct Setup {
     app: String,
     #[serde(default)]
     portal: String,
-    /// What the redirect brought.
+    /// Parameters of the redirect.
     #[serde(default)]
     fields: BTreeMap<String, Value>,
 }
@@ -81,14 +81,14 @@ struct Sent {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Said {
+struct DocumentedReply {
     says: String,
     #[serde(default = "ok")]
     status: u16,
     body: String,
     grants: Option<Grants>,
     class: Option<Class>,
-    /// A part of what people are told has happened.
+    /// Part of the description for the operator.
     meaning: Option<String>,
 }
 
@@ -97,7 +97,7 @@ struct Said {
 struct Grants {
     token: String,
     life: String,
-    /// Without it the refresh token stays what it was.
+    /// Without it the refresh token is unchanged.
     refresh: Option<String>,
     r#type: Option<String>,
     #[serde(default)]
@@ -125,12 +125,12 @@ fn page(name: &str) -> Page {
     toml::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-fn answer(said: &Said, profile: &Profile) -> Verdict {
-    let (now, body) = (Timestamp::default(), said.body.as_bytes());
+fn answer(reply: &DocumentedReply, profile: &Profile) -> Verdict {
+    let (now, body) = (Timestamp::default(), reply.body.as_bytes());
     read(
         &TokenReply {
             whole: true,
-            status: said.status,
+            status: reply.status,
             retry_after: None,
             now,
             body,
@@ -140,7 +140,7 @@ fn answer(said: &Said, profile: &Profile) -> Verdict {
     )
 }
 
-/// The app and the portal of a page, configured as an operator would.
+/// The app and the portal of a fixture, as an operator would configure them.
 fn configured(name: &str, setup: &Setup) -> (App, PortalConfig) {
     let secret = if setup.public {
         ""
@@ -195,26 +195,30 @@ fn each_provider_is_asked_as_it_documents() {
     for name in names() {
         let page = page(name);
         let (app, portal) = configured(name, &page.setup);
-        let asker = app.asker(Some(&portal.settings), &page.setup.fields, "RANDOM");
+        let request_builder =
+            app.request_builder(Some(&portal.settings), &page.setup.fields, "RANDOM");
         let url = portal.renewal_url(&app);
         let credential = if page.setup.client_credentials {
             Credential::Client
         } else {
             Credential::Refresh(RefreshToken::new("OLD-REFRESH").unwrap())
         };
-        let renewal = asker.request(&url, RequestKind::Renewal(&credential));
+        let renewal = request_builder.request(&url, RequestKind::Renewal(&credential));
         check_request(&format!("{name}, a renewal"), &renewal, &page.renewal);
 
         let (code, verifier) = (
             AuthorizationCode::new("CODE").unwrap(),
             CodeVerifier::new(VERIFIER).unwrap(),
         );
-        let exchange = asker.request(&url, RequestKind::Code(&code, Some(&verifier)));
+        let exchange = request_builder.request(&url, RequestKind::Code(&code, Some(&verifier)));
         check_request(&format!("{name}, a code's exchange"), &exchange, &page.code);
 
-        let address =
-            reqwest::Url::parse(&asker.authorize_url("STATE", Some(&verifier), None).unwrap())
-                .unwrap();
+        let address = reqwest::Url::parse(
+            &request_builder
+                .authorize_url("STATE", Some(&verifier), None)
+                .unwrap(),
+        )
+        .unwrap();
         let parameters: BTreeMap<String, String> = address.query_pairs().into_owned().collect();
         assert_eq!(
             parameters, page.authorize.parameters,
@@ -245,7 +249,7 @@ fn each_provider_is_asked_as_it_documents() {
             let what = format!("{name}, {what}");
             assert_eq!(url.is_some(), sent.is_some(), "{what}");
             if let (Some(url), Some(sent), Some(purpose)) = (url, sent, purpose) {
-                check_request(&what, &asker.request(url, purpose), sent);
+                check_request(&what, &request_builder.request(url, purpose), sent);
             }
         }
     }
@@ -289,18 +293,18 @@ fn each_provider_is_understood_as_it_documents() {
     for name in names() {
         let page = page(name);
         let profile = profile(name);
-        for said in &page.reply {
-            let what = format!("{name}, {}", said.says);
-            match (answer(said, &profile), &said.grants, said.class) {
+        for reply in &page.reply {
+            let what = format!("{name}, {}", reply.says);
+            match (answer(reply, &profile), &reply.grants, reply.class) {
                 (Verdict::Granted(granted), Some(grants), None) => {
                     check_grant(&what, *granted, grants);
                 }
                 (Verdict::Refused(refusal), None, Some(class)) => {
                     let problem = refusal.problem;
                     assert_eq!(problem.class, class, "{what}: {}", problem.detail);
-                    let part = said.meaning.as_deref().unwrap_or_default();
+                    let part = reply.meaning.as_deref().unwrap_or_default();
                     assert!(problem.detail.contains(part), "{what}: {}", problem.detail);
-                    let by_status = said.status >= 500;
+                    let by_status = reply.status >= 500;
                     assert!(
                         problem.remedy.is_some() || by_status,
                         "{what}: no row is about it"
@@ -310,17 +314,17 @@ fn each_provider_is_understood_as_it_documents() {
             }
         }
         for kind in ["a token", "a dead grant", "a refused client"] {
-            let shown = page.reply.iter().any(|said| match kind {
-                "a token" => said.grants.is_some(),
-                "a dead grant" => said.class == Some(Class::NeedsAuthorization),
-                _ => said.class == Some(Class::ClientRejected) || name == "bitrix24",
+            let shown = page.reply.iter().any(|reply| match kind {
+                "a token" => reply.grants.is_some(),
+                "a dead grant" => reply.class == Some(Class::NeedsAuthorization),
+                _ => reply.class == Some(Class::ClientRejected) || name == "bitrix24",
             });
             assert!(shown, "{name}: no reply shows {kind}");
         }
     }
 }
 
-/// What a person is told to do fits the class: nothing else would be waited for.
+/// The hint fits the class.
 #[test]
 fn every_row_says_what_happened_and_what_mends_it() {
     for name in names() {
@@ -398,7 +402,7 @@ fn every_provider_that_is_promised_is_built_in_and_the_reverse() {
     assert_eq!(shown, built_in, "the fixtures");
 }
 
-/// A profile says where it is documented, and names no key twice over the defaults of another file.
+/// A profile names its documentation, and repeats no key of another file's defaults.
 #[test]
 fn every_profile_names_its_source() {
     for name in names() {
@@ -448,7 +452,7 @@ fn the_times_of_the_profiles_leave_room() {
     }
 }
 
-/// A portal that names no host of its own gets the provider's.
+/// A portal without a host gets the provider's.
 #[test]
 fn a_host_of_ones_own_is_one_line() {
     for (name, default, own) in [
@@ -494,13 +498,13 @@ fn a_host_of_ones_own_is_one_line() {
     assert!(problems.contains("`domain`"), "{problems}");
 }
 
-/// A row that no reply reaches may stand behind one that takes everything.
+/// A row without a matching response may be shadowed by a more general one.
 #[test]
 fn every_row_is_reached_by_a_reply() {
     let common = read_to_string("config/providers/common.toml")
         .matches("[[errors]]")
         .count();
-    // Those of Bitrix24 and X are gone through in `shipped`.
+    // `shipped` covers Bitrix24 and X.
     for name in names()
         .into_iter()
         .filter(|name| !["bitrix24", "x"].contains(name))
@@ -510,7 +514,7 @@ fn every_row_is_reached_by_a_reply() {
             rule.meaning = Some(number.to_string());
         }
         let reached: BTreeSet<_> = (page(name).reply.iter())
-            .filter_map(|said| match answer(said, &numbered) {
+            .filter_map(|reply| match answer(reply, &numbered) {
                 Verdict::Refused(refusal) => refusal.problem.detail.parse::<usize>().ok(),
                 Verdict::Granted(_) => None,
             })
@@ -543,7 +547,7 @@ fn what_means_success_is_read_and_written_out() {
             (JsonPath::new("meta.ok"), texts(&["true"]))
         ]
     );
-    let written = crate::config::written_profile(&profile);
+    let written = crate::config::profile_as_toml(&profile);
     let again =
         loaded(&(written + "\n[apps.a]\nprovider = 'own'\nclient_id = 'x'\nclient_secret = 's'\n"));
     assert_eq!(again.config.profiles["own"].reply, profile.reply);
@@ -553,11 +557,11 @@ fn what_means_success_is_read_and_written_out() {
 fn what_is_written_out_is_the_profile() {
     for name in built_in() {
         let profile = crate::config::built_in_profile(name).unwrap();
-        let text = crate::config::written_profile(&profile)
+        let text = crate::config::profile_as_toml(&profile)
             .replace(&format!("[providers.{name}"), "[providers.own");
         let text = text + "\n[apps.a]\nprovider = 'own'\nclient_id = 'x'\nclient_secret = 's'\n";
         let again = loaded(&text).config.profiles["own"].clone();
-        // The table of RFC 6749's codes stands below each, and now twice.
+        // The table of RFC 6749's codes follows each, and now twice.
         let common = again.errors.len() - profile.errors.len();
         assert_eq!(
             again.errors[..profile.errors.len()],

@@ -1,4 +1,4 @@
-//! The files that are shipped: examples that load, and profiles whose tables know every documented code.
+//! The shipped files: examples that load, and profiles that classify every documented code.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use refreshd_token_client::provider::{Class, ClientAuthentication, Profile, Repl
 use refreshd_token_client::renew_every::RenewEvery;
 use refreshd_token_client::reply::{TokenReply, Verdict, read};
 
-/// Loads a shipped file, with `/etc/refreshd` in the rig's folder.
+/// Loads a shipped file, with `/etc/refreshd` in the test's folder.
 fn shipped(text: &str) -> Loaded {
     let rig = Rig::new();
     for secret in ["crm.secret", "acme.refresh", "ops.authorization"] {
@@ -112,7 +112,7 @@ fn the_example_shows_every_key() {
         "password",
     ];
     let of_channels = super::super::channels::every_key().filter(|key| {
-        // Of a secret one form is shown.
+        // One form of each secret is shown.
         !secrets.iter().any(|secret| key.starts_with(secret))
     });
     for key in keys.chain(of_channels) {
@@ -159,7 +159,7 @@ fn check(profile: &Profile, status: u16, error: &str, description: &str, class: 
         !refusal.problem.detail.is_empty(),
         "{error} has no meaning in words"
     );
-    // The code of a server that is ill is not believed, and what would mend it is not either.
+    // The code in a server error is not used, nor is its hint.
     let believed = error != "never_heard_of" && !refusal.problem.detail.contains("is not believed");
     assert_eq!(
         refusal.problem.remedy.is_some(),
@@ -270,7 +270,7 @@ fn every_documented_code_of_bitrix24_has_its_class() {
     for (class, codes) in table {
         for code in codes {
             for status in [200, 400, 401, 403, 500, 503] {
-                // 5xx decides before the code, but where the profile names the status itself.
+                // 5xx takes precedence over the code, unless the profile names the status itself.
                 let named = (status, *code) == (503, "OVERLOAD_LIMIT");
                 let class = if status < 500 || named {
                     class

@@ -9,7 +9,7 @@ use crate::daemon::alerts::conditions::ReadBy;
 use crate::daemon::context::Context;
 use crate::domain::error_chain::error_chain;
 use crate::domain::finding::{
-    FindingContext, blank, is_newcomer, is_refresh_end, of_newcomer, of_portal, of_refresh_end,
+    FindingContext, blank, is_dispute, is_refresh_end, of_dispute, of_portal, of_refresh_end,
 };
 use crate::domain::name::PortalName;
 use crate::domain::portal::Kind;
@@ -58,7 +58,7 @@ pub async fn collect(
         Ok(newcomers) => {
             for trouble in newcomers
                 .iter()
-                .filter_map(|newcomer| of_newcomer(newcomer, &config.ladder, now))
+                .filter_map(|newcomer| of_dispute(newcomer, &config.ladder, now))
             {
                 let silent = silent(&trouble);
                 survey.add(trouble, silent);
@@ -177,7 +177,7 @@ async fn ending(
         _ if is_refresh_end(key) && survey.left(key) == 0 => {
             "the refresh token does not end soon any more".to_owned()
         }
-        _ if is_newcomer(key) && survey.left(key) == 0 => {
+        _ if is_dispute(key) && survey.left(key) == 0 => {
             "a person has decided about the install, or the grant is another by now".to_owned()
         }
         (MessageSubject::Portal(name), 1) => return of_renewals(shared, name).await,

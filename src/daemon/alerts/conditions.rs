@@ -12,7 +12,7 @@ use crate::adapters::state::StateError;
 use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
 use crate::domain::error_chain::error_chain;
 use crate::domain::escalation::{EscalationNotice, Step};
-use crate::domain::finding::{beyond, blank, daemon_group};
+use crate::domain::finding::{blank, daemon_group, person_step};
 use crate::domain::name::PortalName;
 use refreshd_alerting::Severity;
 use refreshd_alerting::incidents::Finding;
@@ -269,7 +269,7 @@ impl Conditions {
             Finding {
                 key: key.clone(),
                 group: portal.as_ref().map(|_| daemon_group(word)),
-                reached: vec![beyond(ladder, word)],
+                reached: vec![person_step(ladder, word)],
                 reason: reason.clone(),
                 action: (*action).to_owned(),
                 action_for_all: (*action).to_owned(),

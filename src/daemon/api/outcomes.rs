@@ -30,7 +30,7 @@ pub fn outcome_json(renewal: &RenewalResult, view: &PortalView, reply: Option<&V
 
 pub(crate) const fn status_of(imported: &ImportOutcome) -> StatusCode {
     match imported.proof {
-        ImportResult::TakenIn | ImportResult::SetAside => StatusCode::OK,
+        ImportResult::Imported | ImportResult::SetAside => StatusCode::OK,
         ImportResult::Refused(_) => StatusCode::CONFLICT,
         ImportResult::Waits { .. } => StatusCode::ACCEPTED,
     }
@@ -45,14 +45,14 @@ pub fn imported_json(imported: &ImportOutcome, view: &PortalView) -> Value {
         had_grant,
     } = imported;
     let (outcome, detail, again_at) = match proof {
-        ImportResult::TakenIn => ("renewed", None, None),
+        ImportResult::Imported => ("renewed", None, None),
         ImportResult::Refused(why) => ("refused", Some(why), None),
         ImportResult::Waits { problem, act_at } => ("pending", Some(problem), *act_at),
         ImportResult::SetAside => ("superseded", None, None),
     };
     json!({
         "portal": view.portal, "outcome": outcome, "generation": generation.0, "detail": detail,
-        "again_at": again_at.map(|at| at.to_string()), "kept": *had_grant && !matches!(proof, ImportResult::TakenIn),
+        "again_at": again_at.map(|at| at.to_string()), "kept": *had_grant && !matches!(proof, ImportResult::Imported),
         "identity": view.identity, "endpoint": view.endpoint, "status": view,
     })
 }

@@ -146,7 +146,7 @@ pub async fn import_superseded(
     .await?;
     if matches!(
         imported.proof,
-        ImportResult::TakenIn | ImportResult::Waits { .. }
+        ImportResult::Imported | ImportResult::Waits { .. }
     ) {
         // Left there it is spent, and refused as such.
         if let Err(error) = shared.state.delete_superseded(aside.id).await {
@@ -375,7 +375,7 @@ async fn import_same(
     by: &Driver,
 ) -> Result<ImportOutcome, OperationError> {
     let proof = match operations::renew(shared, portal.name.as_str(), by).await? {
-        RenewalResult::FreshAlready { .. } => ImportResult::TakenIn,
+        RenewalResult::FreshAlready { .. } => ImportResult::Imported,
         RenewalResult::Ended(report) => by_report(shared, portal, report).await?,
     };
     imported(shared, portal, proof).await
@@ -412,7 +412,7 @@ async fn by_report(
         RenewalReport {
             set_aside: true, ..
         } => ImportResult::SetAside,
-        RenewalReport { failure: None, .. } => ImportResult::TakenIn,
+        RenewalReport { failure: None, .. } => ImportResult::Imported,
         RenewalReport {
             failure: Some((Class::NeedsAuthorization | Class::Gone, problem)),
             ..

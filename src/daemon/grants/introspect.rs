@@ -170,8 +170,8 @@ async fn ask(
     purpose: RequestKind<'_>,
 ) -> Result<(u16, Vec<u8>), OperationError> {
     let fields = std::collections::BTreeMap::new();
-    let asker = app.asker(portal.settings.as_ref(), &fields, "");
-    let request = asker.request(&at_domain(url, asker.domain), purpose);
+    let request_builder = app.request_builder(portal.settings.as_ref(), &fields, "");
+    let request = request_builder.request(&at_domain(url, request_builder.domain), purpose);
     match shared
         .server
         .exchange(

@@ -261,7 +261,7 @@ async fn take(
     let before = portal
         .grant
         .as_ref()
-        .map(|grant| (grant.told.clone(), grant.standing.phase.since()));
+        .map(|grant| (grant.notified.clone(), grant.standing.phase.since()));
     let is_renewal = kept.reply.answers != ReplyTo::Authorization;
     let tokens = grant.tokens.clone();
     let generation = match shared.state.recover(grant, kept.sent, is_renewal).await? {

@@ -46,7 +46,7 @@ impl Authorizations {
             None => open.iter().rposition(|pending| {
                 pending.portal == portal.name
                     && pending.is_open(now)
-                    && matches!(pending.way, AuthorizationFlow::Redirect { .. })
+                    && matches!(pending.flow, AuthorizationFlow::Redirect { .. })
             })?,
         };
         Some(open.remove(index))

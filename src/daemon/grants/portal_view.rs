@@ -238,7 +238,9 @@ impl PortalView {
                 .candidate
                 .as_ref()
                 .map(|pending| CandidateView::of(pending, now)),
-            incident: grant.map(|grant| grant.told.clone()).unwrap_or_default(),
+            incident: grant
+                .map(|grant| grant.notified.clone())
+                .unwrap_or_default(),
             notice: grant.and_then(|grant| grant.tokens.validity.notice.clone()),
             action: match (kind, grant) {
                 (Kind::Fresh, Some(grant)) if !still_notified(grant, now).is_empty() => {

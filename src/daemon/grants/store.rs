@@ -122,7 +122,7 @@ pub async fn store_grant(
     let before = portal
         .grant
         .as_ref()
-        .map(|grant| (grant.told.clone(), grant.standing.phase.since()));
+        .map(|grant| (grant.notified.clone(), grant.standing.phase.since()));
     let take = new_grant(&portal, app, intake, proven, now)?;
     let tokens = take.tokens.clone();
     let sent = portal.grant.as_ref().map_or(

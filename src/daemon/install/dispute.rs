@@ -10,7 +10,7 @@ use crate::adapters::state::{InstallOutcome, InstalledGrant, NewDispute, Recorde
 use crate::config::App;
 use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
 use crate::daemon::install::worker::{EventResult, Worker};
-use crate::domain::dispute::{Dispute, concerns_a_person};
+use crate::domain::dispute::{Dispute, needs_decision};
 use crate::domain::error_chain::error_chain;
 use crate::domain::escalation::EscalationNotice;
 use crate::domain::install::{EventKind, Outcome};
@@ -61,7 +61,7 @@ impl Worker {
             return None;
         }
         let holder_is_admin = self.holder_is_admin(place, portal).await;
-        if !concerns_a_person(install.occasion, is_admin, holder_is_admin) {
+        if !needs_decision(install.occasion, is_admin, holder_is_admin) {
             return None;
         }
         let noted = self

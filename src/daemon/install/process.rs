@@ -104,7 +104,7 @@ impl AppQueue {
             .unwrap_or_else(PoisonError::into_inner);
         let is_free = |job: &InstallJob| matches!(job.notice, InstallEvent::Removed(_));
         let may = |sender: &EventSender, job: &InstallJob| {
-            is_free(job) || questions.may_ask(sender, job.is_known(), now)
+            is_free(job) || questions.may_request(sender, job.is_known(), now)
         };
         let job = self.waiting.take(may)?;
         let counted = if is_free(&job) { 0 } else { REFUSALS };
@@ -287,7 +287,7 @@ impl Worker {
             },
         };
         self.budget()
-            .give_back(&self.sender, self.counted.swap(0, Ordering::Relaxed));
+            .refund(&self.sender, self.counted.swap(0, Ordering::Relaxed));
         // What was not verified because the daemon stops is worked off after the next start.
         let is_left =
             self.stop.is_cancelled() && matches!(outcome, Outcome::Unverified | Outcome::NotStored);
@@ -316,11 +316,11 @@ impl Worker {
         let mut presented = presented;
         adopt(&mut presented, &by, token);
         self.say_skew(&app.name, presented.sent_at);
-        let Some(terms) = app.install_terms() else {
+        let Some(terms) = app.install_context() else {
             return (Outcome::Ignored, String::new());
         };
         let now = self.shared.clock.now();
-        let intake = match import::from_notice(&presented, &owner, &app.profile, now) {
+        let intake = match import::from_install_event(&presented, &owner, &app.profile, now) {
             Ok(intake) => intake,
             Err(error) => return (Outcome::Malformed, error.to_string()),
         };
@@ -375,7 +375,7 @@ impl Worker {
                 let kept = kept.await;
                 if let (Ok(InstallOutcome::Stored { portal, .. }), Some(grant)) =
                     (&kept, before.and_then(|portal| portal.grant))
-                    && let Some(good) = resolved(&grant.told, grant.standing.phase.since(), now)
+                    && let Some(good) = resolved(&grant.notified, grant.standing.phase.since(), now)
                 {
                     log_escalation(EscalationSubject::Portal(portal), &good);
                     self.shared.outboxes.wake.notify_one();
@@ -518,7 +518,7 @@ impl Worker {
                 match heard {
                     Verification::Owner(owner, token) => {
                         // Those that were counted and not asked are given back by the end of the work.
-                        self.budget().give_back(&self.sender, asked);
+                        self.budget().refund(&self.sender, asked);
                         return Ok((owner, token, url.clone()));
                     }
                     Verification::Forged(forgery) if forgery.is_final() => {

@@ -97,8 +97,9 @@ impl Worker {
         let NewInstallation { app, owner, intake } = newcomer;
         let clock = self.shared.clock;
         let (random, sent_at) = (clock.random_token(), clock.now());
-        let asker = app.asker(None, &intake.tokens.details.fields, &random);
-        let request = asker.request(token_url, RequestKind::Renewal(&intake.tokens.credential));
+        let request_builder = app.request_builder(None, &intake.tokens.details.fields, &random);
+        let request =
+            request_builder.request(token_url, RequestKind::Renewal(&intake.tokens.credential));
         let timeout = self.shared.config().renewal.timeout;
         let (reply, cut) = match self
             .shared

@@ -138,7 +138,7 @@ impl Worker {
         if !is_counted {
             self.budget().asked(&self.sender, self.shared.clock.now());
         }
-        self.shared.metrics.install_question(&app.name);
+        self.shared.metrics.install_verification(&app.name);
         let question = self.shared.server.whose(url, token, QUESTION);
         let answer = tokio::select! {
             biased;

@@ -298,7 +298,7 @@ pub(crate) async fn finish(
 ) {
     let (outcome, proof) = match judged {
         CandidateVerdict::Proved(renewed) => {
-            (CandidateOutcome::Proved(renewed), ImportResult::TakenIn)
+            (CandidateOutcome::Proved(renewed), ImportResult::Imported)
         }
         CandidateVerdict::Refused(problem) => {
             let why = format!("the authorization server refuses it: {}", problem.text());
@@ -362,8 +362,8 @@ pub(crate) async fn finish(
                 announce_client(&app, None, ClientVerdict::Accepted);
             }
             let before = living.and_then(|living| living.grant.as_ref());
-            if let Some(good) =
-                before.and_then(|grant| resolved(&grant.told, grant.standing.phase.since(), now))
+            if let Some(good) = before
+                .and_then(|grant| resolved(&grant.notified, grant.standing.phase.since(), now))
             {
                 log_escalation(EscalationSubject::Portal(&name), &good);
             }

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::adapters::sealed;
 use crate::adapters::state::{Candidate, Carried, Load, StateError, Unsaved};
-use crate::adapters::systemd::{self, Keeps};
+use crate::adapters::systemd::{self, FdStore};
 use crate::daemon::alerts::{Condition, Conditions};
 use crate::domain::error_chain::error_chain;
 use crate::domain::name::PortalName;
@@ -60,7 +60,7 @@ impl Held<'_> {
 
 /// The copies that the service manager has.
 pub struct Carry {
-    keeps: Keeps,
+    keeps: FdStore,
     copies: AtomicUsize,
     inherited: usize,
     found: Mutex<Vec<Found>>,
@@ -88,7 +88,7 @@ impl Carry {
     #[must_use]
     pub const fn nowhere() -> Self {
         Self {
-            keeps: Keeps::Nothing,
+            keeps: FdStore::Nothing,
             copies: AtomicUsize::new(0),
             inherited: 0,
             found: Mutex::new(Vec::new()),
@@ -100,7 +100,7 @@ impl Carry {
     pub fn of_process() -> Self {
         let inherited = systemd::count_inherited();
         Self {
-            keeps: systemd::keeps(),
+            keeps: systemd::fd_store(),
             inherited,
             ..Self::nowhere()
         }
@@ -115,9 +115,9 @@ impl Carry {
     pub(crate) fn keep(&self, held: &mut Held<'_>, portal: &PortalName, clock: Clock) {
         let Held { unsaved, slot } = held;
         let has_room = match self.keeps {
-            Keeps::Nothing => false,
-            Keeps::Unknown => true,
-            Keeps::UpTo(most) => self.copies.load(Ordering::Relaxed) < most,
+            FdStore::Nothing => false,
+            FdStore::Unknown => true,
+            FdStore::UpTo(most) => self.copies.load(Ordering::Relaxed) < most,
         };
         if matches!(slot, Slot::At(_)) || !has_room {
             return;
@@ -167,14 +167,14 @@ impl Carry {
         error: &StateError,
     ) {
         let (where_else, what) = match (&held.slot, self.keeps) {
-            (Slot::Empty | Slot::Refused, _) | (_, Keeps::Nothing) => {
+            (Slot::Empty | Slot::Refused, _) | (_, FdStore::Nothing) => {
                 ("", Condition::Unsaved(portal))
             }
-            (Slot::At(_), Keeps::UpTo(_)) => (
+            (Slot::At(_), FdStore::UpTo(_)) => (
                 "; the service manager has a copy, which a crash or a restart does not lose",
                 Condition::UnsavedButKept(portal),
             ),
-            (Slot::At(_), Keeps::Unknown) => (
+            (Slot::At(_), FdStore::Unknown) => (
                 "; the service manager was given a copy for the next start, and does not say whether it keeps it",
                 Condition::Unsaved(portal),
             ),

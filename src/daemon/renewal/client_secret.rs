@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
-use crate::config::{Config, SecretReadAgain};
+use crate::config::{Config, ReloadedSecret};
 use crate::daemon::configured::app_fingerprint;
 use crate::daemon::context::Context;
 use crate::domain::error_chain::error_chain;
@@ -48,7 +48,7 @@ pub async fn newer(
     let is_news = shared
         .secret_problems
         .is_new(app, read.as_ref().err().map(String::as_str));
-    let SecretReadAgain {
+    let ReloadedSecret {
         secret: read,
         damage,
     } = match read {

@@ -95,19 +95,19 @@ async fn climb_all(shared: &Context) -> Result<Duration, StateError> {
             } else {
                 crate::domain::escalation::Evaluation {
                     announce: None,
-                    told: grant.told.clone(),
+                    notified: grant.notified.clone(),
                     next: None,
                 }
             };
             // A renewal that ends at this moment may have told the same step.
-            let seen = (grant.standing.clone(), grant.told.clone());
+            let seen = (grant.standing.clone(), grant.notified.clone());
             let told = shared
                 .state
                 .set_notified(
                     portal.name.clone(),
                     grant.generation,
                     seen,
-                    evaluation.told,
+                    evaluation.notified,
                     evaluation.next,
                 )
                 .await?;

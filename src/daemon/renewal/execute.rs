@@ -313,8 +313,8 @@ async fn send_once(
         generation,
         ..
     } = &claimed.grant;
-    let asker = app.asker(Some(&claimed.settings), &tokens.details.fields, "");
-    let kind = |buys| asker.kind_of_renewal(token_url, &tokens.credential, buys);
+    let request_builder = app.request_builder(Some(&claimed.settings), &tokens.details.fields, "");
+    let kind = |buys| request_builder.kind_of_renewal(token_url, &tokens.credential, buys);
     let worked_before = claimed.bought_by == Some(kind(*generation));
     let (attempt, unread) = judge(
         answer,
@@ -349,8 +349,9 @@ async fn send(
     } else {
         String::new()
     };
-    let asker = app.asker(Some(&claimed.settings), &tokens.details.fields, &random);
-    let request = asker.request(token_url, RequestKind::Renewal(&tokens.credential));
+    let request_builder =
+        app.request_builder(Some(&claimed.settings), &tokens.details.fields, &random);
+    let request = request_builder.request(token_url, RequestKind::Renewal(&tokens.credential));
     shared
         .server
         .exchange(&request, config.renewal.timeout, now)
@@ -558,7 +559,7 @@ async fn finish(
             grant.standing = renewed.standing.clone();
             // A token that had ended when it came mends nothing; nor does a renewal move every end.
             if matches!(grant.standing.phase, Phase::Fresh) {
-                grant.told = still_notified(&grant, now);
+                grant.notified = still_notified(&grant, now);
                 let is_unmoved = refresh_end_of(&grant).map(|end| end.at) == end_before;
                 told_meanwhile = if is_unmoved {
                     KeepNotified::RefreshEnd
@@ -593,7 +594,7 @@ async fn finish(
         }
     };
     let anew = reset_notified(
-        &mut grant.told,
+        &mut grant.notified,
         &config.ladder,
         &before,
         &grant.standing.phase,
@@ -602,14 +603,14 @@ async fn finish(
     let climbed = evaluate(&config.ladder, about, &grant, now);
     let Evaluation {
         announce: said,
-        mut told,
+        notified: mut told,
         next: mut climb_at,
     } = climbed;
     // Whose the refusal of a client is, is known only when it is recorded, or when another portal has been asked: the
     // escalator says it then.
     let put_off = let_in == Some(ClientAnswer::Refused) && anew.is_empty();
     if put_off {
-        told.clone_from(&grant.told);
+        told.clone_from(&grant.notified);
         climb_at = Some(now);
     }
     let app = settings.app.clone();

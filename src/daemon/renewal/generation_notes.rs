@@ -269,7 +269,7 @@ fn carry_out(generations: &mut Generations, job: Job) -> Answer {
         Job::Rewrite(all) => {
             // What lies there may be the record of a volume that was mounted: its lines are traces too.
             let there = generations.read();
-            let mut noted = generations.held();
+            let mut noted = generations.read_open();
             for (name, newest) in there {
                 if !matches!(all.get(&name), Some(None)) {
                     let known = noted.entry(name).or_insert(newest);

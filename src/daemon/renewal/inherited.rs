@@ -234,7 +234,7 @@ pub(crate) async fn hold(shared: Arc<Context>, found: Found) -> Option<Timestamp
             let told = portal
                 .as_ref()
                 .and_then(|portal| portal.grant.as_ref())
-                .map(|grant| grant.told.clone());
+                .map(|grant| grant.notified.clone());
             match portal.and_then(|portal| ClaimedGrant::from(*portal)) {
                 Some(claimed) => execute::carried(&shared, claimed, pair, slot).await,
                 None => {

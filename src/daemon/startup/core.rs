@@ -171,8 +171,8 @@ impl Core {
             .map(|app| app.profile.name.clone())
             .collect();
         let metrics = Metrics::new(&providers);
-        metrics.know_channels(config.channels.iter().map(|channel| channel.name.as_str()));
-        metrics.know_installs(config.installing());
+        metrics.init_channels(config.channels.iter().map(|channel| channel.name.as_str()));
+        metrics.init_installs(config.installing());
         let parts = ContextParts {
             clock,
             state,

@@ -71,7 +71,7 @@ async fn settle_orphans(shared: &Context, aloud: bool) -> Result<(), StateError>
             app,
             claim,
             outcome: RecordOutcome::Kept(grant.standing.clone()),
-            told: ladder.told,
+            told: ladder.notified,
             told_meanwhile: KeepNotified::All,
             climb_at: ladder.next,
             now,

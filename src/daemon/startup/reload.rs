@@ -130,11 +130,11 @@ impl Reloader {
             .values()
             .map(|app| app.profile.name.clone())
             .collect();
-        shared.metrics.know_providers(&providers);
+        shared.metrics.init_providers(&providers);
         shared
             .metrics
-            .know_channels(config.channels.iter().map(|channel| channel.name.as_str()));
-        shared.metrics.know_installs(config.installing());
+            .init_channels(config.channels.iter().map(|channel| channel.name.as_str()));
+        shared.metrics.init_installs(config.installing());
         self.log.set_level(&config.log.level);
         shared.set_config(Arc::new(config));
         shared.set_undiscovered(undiscovered);

@@ -83,7 +83,7 @@ pub async fn quarantine_rolled_back(
     {
         tracing::warn!(error = %error_chain(&error), "an old state will not be noticed: its generations are not noted");
     }
-    generations.hold();
+    generations.open_existing();
     Ok(generations)
 }
 

@@ -181,7 +181,10 @@ fn a_reply_to_a_candidate_that_cannot_be_read_is_kept() {
     rig.fail("acme", Fault::CutJson { after: 40 }, 1);
     let ran = rig.import("acme", &rig.install("acme"));
     assert!(
-        ran.code == Some(75) && ran.stderr.contains("the grant that acme has goes on"),
+        ran.code == Some(75)
+            && ran
+                .stderr
+                .contains("the grant that acme has stays in force"),
         "{ran:?}"
     );
     let status = rig.status("acme");

@@ -158,7 +158,7 @@ fn what_lies_in_place_of_the_socket_is_left_and_commands_say_so() {
         assert!(
             ran.code == Some(69)
                 && ran.stderr.contains(&format!("(process {})", daemon.pid()))
-                && ran.stderr.contains("nobody answers on the control socket"),
+                && ran.stderr.contains("nothing answers on the control socket"),
             "{ran:?}"
         );
     }

@@ -65,7 +65,7 @@ fn the_browser_comes_back_to_this_machine_and_the_portal_is_kept_fresh() {
     for unknown_there in ["redirect_uri", "scope", "response_type", "code_challenge"] {
         assert!(!url.contains(unknown_there), "{unknown_there} is in {url}");
     }
-    // A stranger's redirect is turned away, and the wait goes on. Many do not push the address off the screen.
+    // A stranger's redirect is rejected, and the wait goes on. Many do not push the address off the screen.
     for _ in 0..12 {
         let (status, page, _) =
             rig.browse(&format!("{redirect}?code=c0de0fAStranger&state=guessed"));
@@ -79,7 +79,7 @@ fn the_browser_comes_back_to_this_machine_and_the_portal_is_kept_fresh() {
         );
     }
     waiting.hears("further ones are not shown");
-    assert_eq!(waiting.said().matches("turned away").count(), 3);
+    assert_eq!(waiting.said().matches("redirect was rejected").count(), 3);
     assert_eq!(rig.browse(&format!("http://{address}/favicon.ico")).0, 404);
     let (status, page, at) = rig.browse(&url);
     assert_eq!(status, 200, "{page}");
@@ -365,7 +365,7 @@ fn a_wait_has_its_own_end() {
     contains(
         &ran.stderr,
         &[
-            "nobody answered within 300ms",
+            "no answer within 300ms",
             "show a failure in the browser and send it nowhere",
         ],
     );

@@ -11,10 +11,7 @@ fn without_yes_nobody_can_be_asked_in_a_pipe() {
     let check = || {
         let ran = rig.run(["forget", "acme"]);
         assert_eq!((ran.code, ran.stdout.as_str()), (Some(64), ""));
-        contains(
-            &ran.stderr,
-            &["acme was not forgotten; say --yes to mean it"],
-        );
+        contains(&ran.stderr, &["acme was not forgotten; confirm with --yes"]);
         assert_eq!(rig.generation("acme"), 2);
         assert_eq!(rig.status("acme")["phase"], "fresh");
     };

@@ -37,7 +37,7 @@ fn every_form_of_a_grant_is_taken_by_file_and_by_standard_input() {
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), ""));
     contains(
         &ran.stderr,
-        &["acme: the grant was taken in and renewed (generation 2); it is of "],
+        &["acme: the grant was imported and renewed (generation 2); it is of "],
     );
     assert_eq!(ran.stderr.lines().count(), 1);
     // A settings.json, by its name.
@@ -72,7 +72,7 @@ fn every_form_of_a_grant_is_taken_by_file_and_by_standard_input() {
     assert_eq!(ran.code, Some(0));
     contains(
         &ran.stderr,
-        &["hooli: the grant was taken in and renewed (generation 2)"],
+        &["hooli: the grant was imported and renewed (generation 2)"],
     );
     assert_eq!(rig.generation("hooli"), 2);
     let daemon = rig.start();

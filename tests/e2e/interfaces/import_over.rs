@@ -235,7 +235,7 @@ fn a_grant_that_proves_itself_takes_the_place_of_the_living_one() {
     contains(
         &ran.stderr,
         &[
-            "acme: the grant was taken in and renewed (generation 3)",
+            "acme: the grant was imported and renewed (generation 3)",
             "https://acme.bitrix24.com/rest/",
         ],
     );
@@ -258,7 +258,7 @@ fn a_grant_that_proves_itself_takes_the_place_of_the_living_one() {
     daemon.stop();
     let ran = rig.import("acme", &rig.install("acme"));
     assert_eq!(ran.code, Some(0), "{ran:?}");
-    contains(&ran.stderr, &["taken in and renewed"]);
+    contains(&ran.stderr, &["imported and renewed"]);
     let generation = rig.generation("acme");
     let daemon = rig.start();
     assert_eq!(rig.generation("acme"), generation);
@@ -428,7 +428,7 @@ fn what_cannot_be_proved_now_waits_beside_the_living_grant() {
         &ran.stderr,
         &[
             "acme: the grant is stored",
-            "the grant that acme has goes on",
+            "the grant that acme has stays in force",
             "tried again at",
         ],
     );

@@ -253,7 +253,7 @@ fn a_visit_of_an_administrator_is_a_matter_for_a_person_where_an_employee_was_fi
     // Without a daemon, too.
     let accepted = rig.run(["install", "accept", &portal, "--yes"]);
     assert_eq!(accepted.code, Some(0), "{accepted:?}");
-    contains(&accepted.stderr, &["taken in and renewed (generation 3)"]);
+    contains(&accepted.stderr, &["imported and renewed (generation 3)"]);
     let nothing = rig.run(["install", "accept", &portal, "--yes"]);
     assert_eq!(nothing.code, Some(66));
     contains(

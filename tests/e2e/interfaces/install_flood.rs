@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use refreshd::domain::verification_budget::{APP_BUDGET, KEPT_FOR_KNOWN, SENDER_BUDGET};
+use refreshd::domain::verification_budget::{APP_BUDGET, RESERVED_FOR_KNOWN, SENDER_BUDGET};
 use refreshd_fake_server::{FakeServer, Rules};
 use refreshd_time::clock::Clock;
 use tokio_util::sync::CancellationToken;
@@ -91,7 +91,7 @@ fn a_sender_a_portal_and_what_nobody_knows_cost_few_questions() {
         let burst = if source_header || same {
             SENDER_BUDGET.0
         } else {
-            APP_BUDGET.0 - KEPT_FOR_KNOWN
+            APP_BUDGET.0 - RESERVED_FOR_KNOWN
         };
         eventually(what, SOON, || {
             rig.sandbox.questions() - before > u64::from(burst) + 10

@@ -265,7 +265,7 @@ fn a_page_that_is_opened_twice_ends_the_authorization() {
     assert_eq!(code, Some(75), "{said}");
     contains(
         &said,
-        &["opened twice", "Nothing was taken in", "--no-browser"],
+        &["opened twice", "Nothing was stored", "--no-browser"],
     );
     // The state is worth nothing to the next authorization's listener.
     let (_, state) = address.split_once("&state=").expect("a state");

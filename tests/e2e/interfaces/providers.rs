@@ -574,7 +574,10 @@ fn requests_and_replies_of_a_shape_of_their_own() {
     assert_eq!(ran.code, Some(75), "{ran:?}");
     contains(
         &ran.stderr,
-        &["somebody must allow it", "the grant that news has goes on"],
+        &[
+            "somebody must allow it",
+            "the grant that news has stays in force",
+        ],
     );
     let status = rig.status("news");
     assert_eq!(

@@ -300,7 +300,7 @@ async fn stays_readable(rig: Rig) {
         problem: problem(Class::InDoubt),
     };
     assert_eq!(
-        (doubtful.standing.phase, doubtful.told),
+        (doubtful.standing.phase, doubtful.notified),
         (phase, vec!["warning".to_owned()])
     );
     assert_eq!(names(&rig.state.orphans().await.unwrap()), ["doubtful"]);

@@ -3,7 +3,7 @@
 use super::*;
 use crate::domain::import::ImportedGrant;
 use crate::domain::install::{
-    EventKind, InstallRule, InstallTerms, NameRule, OwnershipProof, Users,
+    EventKind, InstallContext, InstallRule, NameRule, OwnershipProof, Users,
 };
 use crate::domain::token_format::TokenFormat;
 use crate::domain::token_owner::TokenOwner;
@@ -13,7 +13,7 @@ use refreshd_token_client::samples::profile;
 const INSTALLER: &str = "1";
 const EMPLOYEE: &str = "67";
 
-fn terms(rule: &str, users: Users) -> InstallTerms {
+fn terms(rule: &str, users: Users) -> InstallContext {
     let rule = InstallRule {
         path: "/install/crm".to_owned(),
         names: NameRule::parse(rule).unwrap(),
@@ -21,7 +21,7 @@ fn terms(rule: &str, users: Users) -> InstallTerms {
         formats: vec![TokenFormat::Json],
         renew_every: None,
     };
-    InstallTerms {
+    InstallContext {
         app: "crm".to_owned(),
         rule,
         profile: Arc::new(profile()),
@@ -151,7 +151,7 @@ impl Rig {
     async fn follow_with_installs(
         &self,
         portals: &[&str],
-        terms: Option<InstallTerms>,
+        terms: Option<InstallContext>,
     ) -> Reconciled {
         let portals = portals.iter().map(|name| configured(name)).collect();
         let apps = vec![AppFingerprint {

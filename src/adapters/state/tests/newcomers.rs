@@ -4,7 +4,7 @@ use super::*;
 use crate::domain::candidate::Origin;
 use crate::domain::dispute::Dispute;
 use crate::domain::import::ImportedGrant;
-use crate::domain::install::{EventKind, InstallRule, InstallTerms, NameRule, Users};
+use crate::domain::install::{EventKind, InstallContext, InstallRule, NameRule, Users};
 use crate::domain::token_format::TokenFormat;
 use crate::domain::token_owner::TokenOwner;
 use refreshd_secrets::{ApplicationToken, RefreshToken};
@@ -23,7 +23,7 @@ async fn squatted() -> Rig {
         formats: vec![TokenFormat::Json],
         renew_every: None,
     };
-    let terms = InstallTerms {
+    let terms = InstallContext {
         app: "crm".to_owned(),
         rule,
         profile: Arc::new(profile()),
@@ -292,7 +292,7 @@ async fn the_proof_changes_with_the_grant_and_not_before() {
         };
         rig.state.record_candidate(Arc::new(record)).await.unwrap();
         assert_eq!(rig.waiting().await, None);
-        let of_newcomer = rig
+        let of_dispute = rig
             .state
             .uninstall(removal("proof of 1", 10))
             .await
@@ -301,12 +301,12 @@ async fn the_proof_changes_with_the_grant_and_not_before() {
         if refused {
             assert_eq!(refresh_of(&rig.grant(PORTAL).await), "e1");
             assert_eq!(
-                (of_newcomer, of_first),
+                (of_dispute, of_first),
                 (Uninstalled::Disputed, Uninstalled::Disputed)
             );
         } else {
             assert_eq!(refresh_of(&rig.grant(PORTAL).await), "a2");
-            assert_eq!(of_newcomer, Uninstalled::Proven { gone: vec![] });
+            assert_eq!(of_dispute, Uninstalled::Proven { gone: vec![] });
             assert_eq!(of_first, Uninstalled::OtherToken);
             assert!(
                 matches!(rig.note("67", EventKind::Installed, None, "e9").await, RecordedDispute::New(new) if new.holder.as_deref() == Some("1"))

@@ -163,7 +163,7 @@ async fn what_was_told_is_remembered_unless_the_grant_moved_on() {
     rig.record(&claimed, 0, retrying(10)).await;
     let seen = rig.grant("acme").await;
     let tell = async |generation, standing: &GrantStatus, step: &str, next: Option<i64>| {
-        let seen = (standing.clone(), rig.grant("acme").await.told);
+        let seen = (standing.clone(), rig.grant("acme").await.notified);
         rig.state
             .set_notified(
                 name("acme"),
@@ -188,7 +188,7 @@ async fn what_was_told_is_remembered_unless_the_grant_moved_on() {
         )
         .await;
     assert!(!again.unwrap(), "somebody else told it first");
-    assert_eq!(rig.grant("acme").await.told, ["warning"]);
+    assert_eq!(rig.grant("acme").await.notified, ["warning"]);
     assert_eq!(rig.state.next_escalation().await.unwrap(), Some(at(50)));
     assert_eq!(names(&rig.state.troubled(None, 9).await.unwrap()), ["acme"]);
     assert_eq!(rig.state.escalations_due(at(49), 9).await.unwrap().len(), 0);
@@ -223,7 +223,7 @@ async fn what_was_told_is_remembered_unless_the_grant_moved_on() {
     rig.record(&claimed, 10, renewed("r2", 10)).await;
     let now = rig.grant("acme").await;
     assert!(
-        now.told.is_empty(),
+        now.notified.is_empty(),
         "a renewal's own word replaces what was told"
     );
     assert!(
@@ -231,7 +231,7 @@ async fn what_was_told_is_remembered_unless_the_grant_moved_on() {
         "told of an older pair"
     );
     assert!(tell(now.generation, &now.standing, "resolved", None).await);
-    assert_eq!(rig.grant("acme").await.told, ["resolved"]);
+    assert_eq!(rig.grant("acme").await.notified, ["resolved"]);
     assert_eq!(rig.state.next_escalation().await.unwrap(), None);
 }
 
@@ -252,7 +252,7 @@ async fn what_is_told_of_the_end_while_a_renewal_is_under_way_stays_told() {
         panic!("not recorded")
     };
     assert_eq!(
-        (told_before, rig.grant("acme").await.told),
+        (told_before, rig.grant("acme").await.notified),
         (told, vec!["refresh-month".to_owned()])
     );
 }

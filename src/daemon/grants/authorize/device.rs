@@ -14,8 +14,8 @@ use crate::daemon::grants::error::OperationError;
 use crate::daemon::grants::lookup::{app_of, find};
 use crate::daemon::renewal::unreadable_reply;
 use crate::domain::authorization::{
-    AnswerError, AuthorizationFlow, NoCodes, PendingAuthorization, asks_again, device_codes,
-    ends_a_device,
+    AnswerError, AuthorizationFlow, DeviceCodesError, PendingAuthorization, device_codes,
+    ends_polling, next_poll_interval,
 };
 use crate::domain::import::from_granted;
 use crate::domain::kept_reply::ReplyTo;
@@ -50,8 +50,8 @@ pub(crate) async fn begin(
         });
     };
     let (fields, random) = (BTreeMap::new(), shared.clock.random_token());
-    let asker = app.asker(portal.settings.as_ref(), &fields, &random);
-    let request = asker.request(url, RequestKind::DeviceCodes);
+    let request_builder = app.request_builder(portal.settings.as_ref(), &fields, &random);
+    let request = request_builder.request(url, RequestKind::DeviceCodes);
     let not_now = |reason: String| OperationError::NotNow {
         portal: portal.name.clone(),
         reason,
@@ -68,10 +68,10 @@ pub(crate) async fn begin(
     };
     let codes = match device_codes(&whole.body) {
         Ok(codes) => codes,
-        Err(flaw @ (NoCodes::UserCode | NoCodes::Address)) => {
+        Err(flaw @ (DeviceCodesError::UserCode | DeviceCodesError::Address)) => {
             return Err(not_now(flaw.to_string()));
         }
-        Err(NoCodes::Other) => {
+        Err(DeviceCodesError::Other) => {
             let reply = TokenReply {
                 status: whole.status,
                 retry_after: whole.retry_after,
@@ -86,12 +86,12 @@ pub(crate) async fn begin(
                 of_code(&request, &whole),
             ) {
                 Verdict::Refused(refusal) => Err(refused(portal, &refusal.problem)),
-                Verdict::Granted(_) => Err(not_now(NoCodes::Other.to_string())),
+                Verdict::Granted(_) => Err(not_now(DeviceCodesError::Other.to_string())),
             };
         }
     };
     let state = shared.clock.random_token();
-    let way = AuthorizationFlow::Device {
+    let flow = AuthorizationFlow::Device {
         code: codes.device_code,
         interval: codes.interval,
         ends_at: now + codes.expires_in,
@@ -101,7 +101,7 @@ pub(crate) async fn begin(
         portal: portal.name.clone(),
         state: state.clone(),
         begun_at: now,
-        way,
+        flow,
     };
     shared.authorizations.add(pending);
     Ok(Begun {
@@ -128,7 +128,7 @@ pub async fn poll(shared: &Context, name: &str, state: &str) -> Result<Polled, O
     let now = shared.clock.now();
     let pending = shared.authorizations.take(&portal, Some(state), now);
     let Some(PendingAuthorization {
-        way:
+        flow:
             AuthorizationFlow::Device {
                 code,
                 interval,
@@ -146,7 +146,7 @@ pub async fn poll(shared: &Context, name: &str, state: &str) -> Result<Polled, O
     };
     let before = last.clone();
     let again = |interval: Duration, last: Option<String>| {
-        let way = AuthorizationFlow::Device {
+        let flow = AuthorizationFlow::Device {
             code: code.clone(),
             interval,
             ends_at,
@@ -156,7 +156,7 @@ pub async fn poll(shared: &Context, name: &str, state: &str) -> Result<Polled, O
             portal: portal.name.clone(),
             state: state.to_owned(),
             begun_at,
-            way,
+            flow,
         };
         shared.authorizations.add(pending);
         Polled::Pending(interval)
@@ -172,8 +172,8 @@ pub async fn poll(shared: &Context, name: &str, state: &str) -> Result<Polled, O
         });
     }
     let (fields, random) = (BTreeMap::new(), shared.clock.random_token());
-    let asker = app.asker(portal.settings.as_ref(), &fields, &random);
-    let request = asker.request(
+    let request_builder = app.request_builder(portal.settings.as_ref(), &fields, &random);
+    let request = request_builder.request(
         &token_url(app, &portal, &BTreeMap::new()),
         RequestKind::DeviceToken(&code),
     );
@@ -224,7 +224,7 @@ pub async fn poll(shared: &Context, name: &str, state: &str) -> Result<Polled, O
         Verdict::Refused(refusal) => {
             let problem = refusal.problem;
             let code = problem.code.as_deref();
-            match asks_again(code, interval) {
+            match next_poll_interval(code, interval) {
                 Some(interval) if !cut => Ok(again(interval, before)),
                 None if !cut
                     && !is_passing(&problem)
@@ -260,7 +260,7 @@ fn is_over(code: &str, class: Class) -> bool {
         class,
         Class::ClientRejected | Class::Blocked | Class::NeedsAuthorization | Class::Gone
     );
-    lasts || ends_a_device(code)
+    lasts || ends_polling(code)
 }
 
 /// Twice as long, up to a minute; never sooner than the server has asked for.

@@ -16,7 +16,7 @@ use crate::daemon::grants::error::OperationError;
 use crate::daemon::grants::lookup::{app_of, find};
 use crate::daemon::renewal::unreadable_reply;
 use crate::domain::authorization::{
-    AnswerError, AuthorizationFlow, FORGOTTEN_AFTER, PendingAuthorization, Redirected, parse,
+    AnswerError, AuthorizationFlow, PENDING_TIMEOUT, PendingAuthorization, Redirected, parse,
 };
 use crate::domain::import::{ImportedGrant, from_granted};
 use crate::domain::kept_reply::ReplyTo;
@@ -77,18 +77,22 @@ pub async fn begin(
             let state = shared.clock.random_token();
             let fields = BTreeMap::new();
             let random = shared.clock.random_token();
-            let mut asker = app.asker(portal.settings.as_ref(), &fields, &random);
+            let mut request_builder =
+                app.request_builder(portal.settings.as_ref(), &fields, &random);
             // Where the provider knows by itself, only the configuration can say where that is.
             let sent = profile
                 .request
                 .authorize_parameters
                 .get("redirect_uri")
                 .is_none_or(|uri| !uri.is_empty());
-            asker.redirect_uri = asker.redirect_uri.or(loopback.as_deref().filter(|_| sent));
+            request_builder.redirect_uri = request_builder
+                .redirect_uri
+                .or(loopback.as_deref().filter(|_| sent));
             // OpenID Connect Core 1.0, section 3.1.2.1; a profile may name one of its own.
             let own = profile.request.authorize_parameters.contains_key("nonce");
-            let nonce = (is_openid(asker.scope) && !own).then(|| shared.clock.random_token());
-            let url = asker
+            let nonce =
+                (is_openid(request_builder.scope) && !own).then(|| shared.clock.random_token());
+            let url = request_builder
                 .authorize_url(&state, verifier.as_ref(), nonce.as_deref())
                 .ok_or_else(|| match profile.authorize_url {
                     Some(_) => {
@@ -96,8 +100,8 @@ pub async fn begin(
                     }
                     None => no("its provider has no `authorize_url`"),
                 })?;
-            let redirect_uri = asker.redirect_uri.map(str::to_owned);
-            let way = AuthorizationFlow::Redirect {
+            let redirect_uri = request_builder.redirect_uri.map(str::to_owned);
+            let flow = AuthorizationFlow::Redirect {
                 verifier,
                 redirect_uri: redirect_uri.clone(),
                 nonce,
@@ -109,9 +113,9 @@ pub async fn begin(
                 portal,
                 state: state.clone(),
                 begun_at,
-                way,
+                flow,
             });
-            let expires_in = FORGOTTEN_AFTER.as_secs();
+            let expires_in = PENDING_TIMEOUT.as_secs();
             Ok(Begun {
                 portal: name,
                 state,
@@ -160,7 +164,7 @@ pub async fn answer(
     } = redirected;
     let code = code.map_err(not_it)?;
     let pending = shared.authorizations.take(&portal, state.as_deref(), now);
-    let (verifier, redirect_uri, nonce) = match pending.map(|pending| pending.way) {
+    let (verifier, redirect_uri, nonce) = match pending.map(|pending| pending.flow) {
         Some(AuthorizationFlow::Redirect {
             verifier,
             redirect_uri,
@@ -181,10 +185,10 @@ pub async fn answer(
         })
         .collect();
     let random = shared.clock.random_token();
-    let mut asker = app.asker(portal.settings.as_ref(), &fields, &random);
-    asker.redirect_uri = redirect_uri.as_deref().or(asker.redirect_uri);
+    let mut request_builder = app.request_builder(portal.settings.as_ref(), &fields, &random);
+    request_builder.redirect_uri = redirect_uri.as_deref().or(request_builder.redirect_uri);
     let url = token_url(app, &portal, &parameters);
-    let request = asker.request(&url, RequestKind::Code(&code, verifier.as_ref()));
+    let request = request_builder.request(&url, RequestKind::Code(&code, verifier.as_ref()));
     let proof = verifier.as_ref().map_or("", |verifier| verifier.expose());
     let sent_at = shared.clock.now();
     let verdict = exchange(
