@@ -242,7 +242,7 @@ impl AuthorizationClient<'_> {
                         "somebody's redirect was turned away: {why}{last}"
                     ));
                 }
-                arrival.tell(CallbackResponse::Failed(why));
+                arrival.respond(CallbackResponse::Failed(why));
                 return None;
             }
             CallbackEvent::Redirected(arrival) => (format!("?{}", arrival.query), Some(arrival)),
@@ -271,7 +271,7 @@ impl AuthorizationClient<'_> {
             ),
         };
         if let Some(arrival) = arrival {
-            arrival.tell(ending);
+            arrival.respond(ending);
         }
         ended
     }

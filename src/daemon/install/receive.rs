@@ -74,9 +74,9 @@ pub(crate) async fn serve_install_events(
         listener,
         Server {
             routes,
-            places: descriptors::for_clients(MAX_CONNECTIONS, 0),
-            kept: None,
-            longest_body: |_| MAX_LENGTH,
+            limits: descriptors::for_clients(MAX_CONNECTIONS, 0),
+            reserved_for: None,
+            max_body_bytes: |_| MAX_LENGTH,
             peer_extensions_of,
             busy,
             clock,

@@ -395,7 +395,7 @@ pub(crate) async fn finish(
         (CandidateRecorded::Kept, _) => {}
     }
     shared.candidates.notify_one();
-    shared.proofs.tell(&(name, fingerprint), &proof);
+    shared.proofs.notify(&(name, fingerprint), &proof);
 }
 
 fn refused(origin: Origin, why: &str) -> EscalationNotice {

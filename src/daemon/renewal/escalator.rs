@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::adapters::state::StateError;
 use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
 use crate::daemon::context::Context;
-use crate::daemon::grants::unreadable_state::say_unreadable;
+use crate::daemon::grants::unreadable_state::report_unreadable;
 use crate::domain::error_chain::error_chain;
 use crate::domain::escalation::evaluate;
 use crate::domain::hint::HintContext;
@@ -80,7 +80,7 @@ async fn climb_all(shared: &Context) -> Result<Duration, StateError> {
                     .quarantine_unreadable(portal.name.clone())
                     .await?
                 {
-                    say_unreadable(portal);
+                    report_unreadable(portal);
                 }
                 continue;
             }

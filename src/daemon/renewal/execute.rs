@@ -207,7 +207,7 @@ pub async fn exchange(shared: Arc<Context>, claimed: ClaimedGrant) -> Option<Tim
         }
     }
     ended.log(took);
-    shared.waiters.tell(&ended.portal, &ended.report);
+    shared.waiters.notify(&ended.portal, &ended.report);
     ended.next
 }
 
@@ -247,7 +247,7 @@ pub(crate) async fn carried(
         tracing::info!(%portal, "{portal}: the pair that the service manager has kept since the last process is in the state now");
     }
     ended.log(took);
-    shared.waiters.tell(portal, &ended.report);
+    shared.waiters.notify(portal, &ended.report);
     ended.next
 }
 
@@ -789,6 +789,6 @@ pub async fn release(
         known,
     )
     .await;
-    shared.waiters.tell(&ended.portal, &ended.report);
+    shared.waiters.notify(&ended.portal, &ended.report);
     ended.next
 }

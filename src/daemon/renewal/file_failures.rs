@@ -152,7 +152,7 @@ impl FileFailures {
             Ok(()) => {
                 if let Some(failed) = self.failing.remove(portal) {
                     self.conditions
-                        .end_unsaid(failed.condition(portal), task.done());
+                        .end_unlogged(failed.condition(portal), task.done());
                 }
             }
             Err(error) => {
@@ -162,11 +162,11 @@ impl FileFailures {
                 }
                 if let Some(other) = failed {
                     self.conditions
-                        .end_unsaid(other.condition(portal), task.of_one());
+                        .end_unlogged(other.condition(portal), task.of_one());
                 }
                 let why = format!("{}: {}", task.of_one(), error_chain(&error));
                 self.conditions
-                    .begin_unsaid(task.condition(portal), why.clone());
+                    .begin_unlogged(task.condition(portal), why.clone());
                 self.count(portal, task, &error, why);
             }
         }

@@ -32,7 +32,7 @@ use refreshd_time::Timestamp;
 ///
 /// # Errors
 /// [`StateError`]; all of it stays where it was.
-pub async fn take_back(shared: &Context) -> Result<(), StateError> {
+pub async fn restore(shared: &Context) -> Result<(), StateError> {
     if shared.carry.inherited() == 0 {
         return Ok(());
     }

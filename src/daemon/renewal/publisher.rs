@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use crate::adapters::published_token::{PublishedTraces, traces};
 use crate::adapters::state::{Disk, ReadConnection, StateError};
 use crate::adapters::token_files::{FileError, Published, TokenFiles};
-use crate::daemon::alerts::{Condition, Conditions, ReadBy};
+use crate::daemon::alerts::{Condition, Conditions, StateReader};
 use crate::daemon::renewal::file_failures::{FileFailures, FileTask};
 use crate::daemon::renewal::file_writers::FileWriters;
 use crate::daemon::renewal::generation_notes::GenerationNotes;
@@ -78,7 +78,7 @@ enum PublishCommand {
     Portal(PortalName, KnownState, oneshot::Sender<u64>),
     Sweep(oneshot::Sender<u64>),
     Tend(oneshot::Sender<u64>),
-    Look(PortalName, oneshot::Sender<PublishedTraces>),
+    Inspect(PortalName, oneshot::Sender<PublishedTraces>),
 }
 
 impl Publisher {
@@ -111,9 +111,9 @@ impl Publisher {
     }
 
     /// What there is of a portal's token files; `None` if that cannot be seen now.
-    pub async fn look(&self, portal: &PortalName) -> Option<PublishedTraces> {
+    pub async fn inspect(&self, portal: &PortalName) -> Option<PublishedTraces> {
         let (found, wait) = oneshot::channel();
-        let order = PublishCommand::Look(portal.clone(), found);
+        let order = PublishCommand::Inspect(portal.clone(), found);
         self.orders.send(order).ok()?;
         wait.await.ok()
     }
@@ -216,8 +216,8 @@ impl PublisherThread {
         provider_of: ProviderOf<'_>,
     ) -> Option<oneshot::Sender<u64>> {
         let done = match order {
-            PublishCommand::Look(name, found) => {
-                if let Some(traces) = self.look(&name) {
+            PublishCommand::Inspect(name, found) => {
+                if let Some(traces) = self.inspect(&name) {
                     let _ = found.send(traces);
                 }
                 return None;
@@ -240,14 +240,14 @@ impl PublisherThread {
         Some(done)
     }
 
-    fn look(&mut self, portal: &PortalName) -> Option<PublishedTraces> {
+    fn inspect(&mut self, portal: &PortalName) -> Option<PublishedTraces> {
         let (sender, found) = mpsc::channel();
         let name = portal.clone();
-        let look = move |files: &TokenFiles| {
+        let inspect = move |files: &TokenFiles| {
             let _ = sender.send(traces(files, &name));
             Ok(None)
         };
-        self.files.run(Some(portal), look).ok()?;
+        self.files.run(Some(portal), inspect).ok()?;
         found.try_recv().ok()
     }
 
@@ -472,7 +472,7 @@ impl PublisherThread {
 
     /// Told once, from memory.
     fn unreadable(&self, error: &StateError) {
-        self.conditions.reads(ReadBy::Publisher, Err(error));
+        self.conditions.reads(StateReader::Publisher, Err(error));
     }
 
     fn readable(&mut self, portal: &PortalName) {
@@ -484,7 +484,7 @@ impl PublisherThread {
 
     fn all_readable(&self) {
         if self.unread.portals.is_empty() && !self.unread.is_sweep_due {
-            self.conditions.reads(ReadBy::Publisher, Ok(()));
+            self.conditions.reads(StateReader::Publisher, Ok(()));
         }
     }
 }

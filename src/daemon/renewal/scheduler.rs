@@ -14,7 +14,7 @@ use crate::adapters::state::{Claims, StateError};
 use crate::adapters::systemd;
 use crate::daemon::configured::token_urls;
 use crate::daemon::context::Context;
-use crate::daemon::grants::unreadable_state::say_unreadable;
+use crate::daemon::grants::unreadable_state::report_unreadable;
 use crate::daemon::http::descriptors;
 use crate::daemon::renewal::execute::{ClaimedGrant, exchange};
 use crate::daemon::renewal::inherited;
@@ -173,7 +173,7 @@ impl Scheduler {
                 return state_health::write_failed(&self.shared, &error);
             }
         };
-        claims.unreadable.iter().for_each(say_unreadable);
+        claims.unreadable.iter().for_each(report_unreadable);
         let mut taken: BTreeMap<String, usize> = BTreeMap::new();
         for claimed in claims.portals.into_iter().filter_map(ClaimedGrant::from) {
             let url = claimed.token_url().to_owned();

@@ -4,7 +4,7 @@
 
 use crate::adapters::state::{Displaced, StateError};
 use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
-use crate::daemon::alerts::{Condition, ReadBy};
+use crate::daemon::alerts::{Condition, StateReader};
 use crate::daemon::context::Context;
 use crate::domain::error_chain::error_chain;
 use crate::domain::escalation::EscalationNotice;
@@ -49,8 +49,8 @@ pub async fn watch(shared: &Context) {
         write_failed(shared, &error);
     }
     // Who meets damage by chance does not see its end by chance.
-    if shared.conditions.is_blind(ReadBy::Others) && shared.state.verify().await.is_ok() {
-        shared.conditions.reads(ReadBy::Others, Ok(()));
+    if shared.conditions.cannot_read(StateReader::Others) && shared.state.verify().await.is_ok() {
+        shared.conditions.reads(StateReader::Others, Ok(()));
     }
     if shared.state.was_written_back() {
         let announcement = EscalationNotice {
