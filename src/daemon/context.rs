@@ -50,9 +50,9 @@ pub struct Context {
     pub waiters: Waiters<PortalName, RenewalReport>,
     /// Callers that await a candidate's outcome.
     pub proofs: Waiters<(PortalName, Option<Fingerprint>), ImportResult>,
-    /// What is wrong with files of first tokens, so that it is said once.
+    /// Last logged problems with files of first tokens, so that each is logged once.
     pub file_problems: FileProblems,
-    /// What is wrong with files of the secrets of refused clients, likewise.
+    /// Last logged problems with secret files of rejected clients.
     pub secret_problems: FileProblems,
     /// Authorizations under way.
     pub authorizations: Authorizations,

@@ -30,7 +30,7 @@ struct BeginRequest {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct AnswerRequest {
-    /// The address that the browser was sent to, or the bare code.
+    /// The URI that the browser was redirected to, or the bare code.
     answer: String,
 }
 

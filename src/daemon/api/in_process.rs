@@ -31,7 +31,7 @@ pub struct InProcess {
 }
 
 enum Opened {
-    /// The state, under its lock.
+    /// The state, locked.
     State(Core, Arc<InlineDriver>),
     /// A copy of the state, for which nothing was locked, created or changed.
     Copy(ReadOnlyState),

@@ -12,7 +12,7 @@ use crate::daemon::context::Context;
 use crate::daemon::grants::error::OperationError;
 use crate::daemon::grants::introspect;
 use crate::daemon::grants::lookup::{app_of, find};
-use crate::daemon::renewal::carry::{Held, Slot};
+use crate::daemon::renewal::carry::{Slot, UnsavedCopy};
 use crate::daemon::renewal::persist::until_durable;
 use crate::daemon::renewal::publisher::KnownState;
 use crate::domain::candidate::{TokenPair, superseded_hint};
@@ -111,7 +111,7 @@ pub async fn store_grant(
                 .put_pair_aside(name.clone(), Arc::clone(&pair), "foreign", now)
         };
         let unsaved = Unsaved::Aside(name, &pair, now);
-        let held = Held {
+        let held = UnsavedCopy {
             unsaved,
             slot: Slot::default(),
         };
@@ -323,7 +323,7 @@ async fn store(
     if grant.proven.is_none() {
         return shared.state.store_grant(grant).await;
     }
-    let held = Held {
+    let held = UnsavedCopy {
         unsaved: Unsaved::Grant(&grant, sent),
         slot: Slot::default(),
     };

@@ -88,7 +88,7 @@ impl Backends {
 pub(crate) struct Core {
     pub(crate) shared: Arc<Context>,
     workers: JoinSet<()>,
-    /// Threads whose calls may hang: not waited for at the end.
+    /// Threads whose calls may hang: not joined at the end.
     _publisher_threads: JoinSet<()>,
 }
 
