@@ -64,7 +64,7 @@ pub struct Context {
     /// Wakes the task that proves candidates.
     pub candidates: Notify,
     /// Wakes the escalator.
-    pub climb: Notify,
+    pub escalation_wake: Notify,
     current: watch::Sender<Arc<Config>>,
 }
 
@@ -119,7 +119,7 @@ impl Context {
             refusals: Refusals::default(),
             due: Notify::new(),
             candidates: Notify::new(),
-            climb: Notify::new(),
+            escalation_wake: Notify::new(),
             current: watch::Sender::new(config),
         }
     }

@@ -187,7 +187,7 @@ async fn ending(
         _ => match reconciler.left(key) {
             0 if incident.latest.count > 0 => "the portals concerned are well again".to_owned(),
             0 => "it is over".to_owned(),
-            left => format!("{left} of its portals are left, which are told of one by one"),
+            left => format!("{left} of its portals are left, each with an incident of its own"),
         },
     };
     Ok(Some(reason))

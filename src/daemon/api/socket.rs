@@ -131,7 +131,7 @@ impl WatchedSocket {
         match ControlSocket::bind(&self.socket.path, &self.socket.trust).await {
             Ok(socket) => {
                 tracing::warn!(
-                    "the control socket {path} was removed or replaced by somebody, and is made anew; no command reached refreshd \
+                    "the control socket {path} was removed or replaced, and is made anew; no command reached refreshd \
                      meanwhile: find out who removes files there"
                 );
                 (self.socket, self.logged) = (socket, None);
@@ -140,7 +140,7 @@ impl WatchedSocket {
                 let why = error_chain(&error);
                 if self.logged.as_ref() != Some(&why) {
                     tracing::warn!(
-                        "the control socket {path} was removed or replaced by somebody, and cannot be made anew yet, so no command \
+                        "the control socket {path} was removed or replaced, and cannot be made anew yet, so no command \
                          reaches refreshd: {why}"
                     );
                     self.logged = Some(why);
@@ -242,7 +242,7 @@ fn max_body_bytes(head: &Parts) -> usize {
 }
 
 fn busy() -> Response {
-    ApiError::busy("every place of its control socket is taken").into_response()
+    ApiError::busy("all connections of its control socket are in use").into_response()
 }
 
 /// Serves until `stop`.

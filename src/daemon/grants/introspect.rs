@@ -26,7 +26,7 @@ pub async fn introspect(shared: &Context, name: &str) -> Result<Introspection, O
         let url = url.ok_or_else(|| {
             unsupported(
                 &portal,
-                "does not say what a token is worth (no `introspect_url`)",
+                "does not support token introspection (no `introspect_url`)",
             )
         })?;
         let access = own(&portal, app)?.and_then(|grant| grant.tokens.access.as_ref());
@@ -63,7 +63,7 @@ pub async fn revoke(shared: &Context, name: &str) -> Result<bool, OperationError
     let portal = after_renewal(shared, name, config.renewal.timeout).await?;
     let app = app_of(&config, &portal)?;
     let url = app.profile.revoke_url.as_deref();
-    let url = url.ok_or_else(|| unsupported(&portal, "takes nothing back (no `revoke_url`): end the grant there, as by removing the app; to forget it here leave out --revoke"))?;
+    let url = url.ok_or_else(|| unsupported(&portal, "does not support token revocation (no `revoke_url`): end the grant there, as by removing the app; to forget it here leave out --revoke"))?;
     let Some(token) = own(&portal, app)?.and_then(token) else {
         return Ok(false);
     };
@@ -86,14 +86,14 @@ pub async fn revoke(shared: &Context, name: &str) -> Result<bool, OperationError
                 shared,
                 &config,
                 claimed,
-                "it was to be given back, and was not",
+                "it was to be revoked, and was not",
             )
             .await;
             shared.due.notify_one();
         }
         return Err(error);
     }
-    tracing::info!(portal = %portal.name, "{}: the grant was given back to the authorization server", portal.name);
+    tracing::info!(portal = %portal.name, "{}: the grant was revoked at the authorization server", portal.name);
     Ok(true)
 }
 

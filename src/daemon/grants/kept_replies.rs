@@ -218,7 +218,7 @@ pub async fn parse_again(shared: &Context) {
                 continue;
             };
             if let Err(error) = store_recovered(shared, &portal, app, kept, granted).await {
-                tracing::warn!(portal = %name, error = %error_chain(&error), "{name}: a kept reply can be read now, but is not taken in");
+                tracing::warn!(portal = %name, error = %error_chain(&error), "{name}: a kept reply can be read now, but its grant is not stored");
             }
             break;
         }
@@ -282,7 +282,7 @@ async fn store_recovered(
             return Err(refuse(format!("the same refresh token belongs to {other}")));
         }
         RecoverOutcome::Refused(_) => {
-            return Err(refuse("its refresh token was taken in before".to_owned()));
+            return Err(refuse("its refresh token was stored before".to_owned()));
         }
     };
     tracing::info!(portal = %name, generation = generation.0, "{name}: the grant of a kept reply was taken in");
@@ -296,7 +296,7 @@ async fn store_recovered(
     }
     shared.outboxes.wake.notify_one();
     shared.due.notify_one();
-    shared.climb.notify_one();
+    shared.escalation_wake.notify_one();
     Ok(generation)
 }
 

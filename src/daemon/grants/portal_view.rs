@@ -332,11 +332,11 @@ pub fn action_for(portal: &Portal) -> String {
     match portal.kind() {
         Kind::OldState if portal.grant.is_none() => format!(
             "the state has lost its grant: is the state's volume mounted? If it is, and no newer state is to be had: \
-             refreshd authorize {name}, or hand over its newest grant: refreshd import {name}"
+             refreshd authorize {name}, or import its newest grant: refreshd import {name}"
         ),
         Kind::AwaitingAuthorization => {
             format!(
-                "authorize it in a browser: refreshd authorize {name}, or hand over a grant that there is: refreshd import {name}"
+                "authorize it in a browser: refreshd authorize {name}, or import an existing grant: refreshd import {name}"
             )
         }
         Kind::ClientChanged => format!(
@@ -345,11 +345,11 @@ pub fn action_for(portal: &Portal) -> String {
         ),
         Kind::Unconfigured => {
             format!(
-                "name it in the configuration again, or give its grant up: refreshd forget {name}"
+                "name it in the configuration again, or forget its grant: refreshd forget {name}"
             )
         }
         Kind::Unreadable => format!(
-            "put a good state back, or authorize it anew: refreshd authorize {name}, or give it up: refreshd forget {name}"
+            "put a good state back, or authorize it anew: refreshd authorize {name}, or forget it: refreshd forget {name}"
         ),
         Kind::Fresh
         | Kind::Retrying

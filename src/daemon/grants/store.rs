@@ -134,7 +134,7 @@ pub async fn store_grant(
     );
     match store(shared, grant, sent).await? {
         StoreOutcome::Stored(generation) => {
-            tracing::info!(portal = %name, generation = generation.0, source = ?source, "{name}: a grant was taken in");
+            tracing::info!(portal = %name, generation = generation.0, source = ?source, "{name}: a grant was stored");
             if let Some(notice) = &tokens.validity.notice {
                 tracing::warn!(portal = %name, notice, "{name}: {notice}");
             }
@@ -148,7 +148,7 @@ pub async fn store_grant(
                 shared.outboxes.wake.notify_one();
             }
             shared.due.notify_one();
-            shared.climb.notify_one();
+            shared.escalation_wake.notify_one();
             Ok(generation)
         }
         StoreOutcome::HeldBy(other) => Err(held_by_error(name, &other)),

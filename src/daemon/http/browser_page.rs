@@ -135,7 +135,7 @@ async fn redirect(
         );
     }
     if is_ahead_of_its_user(&headers) {
-        let text = "The address was asked for before anybody opened it.";
+        let text = "This is a speculative request; open the address itself.";
         return page(StatusCode::SERVICE_UNAVAILABLE, "Not yet.", text);
     }
     if page_state.clock.elapsed(page_state.began) > VALIDITY {
@@ -147,7 +147,7 @@ async fn redirect(
     }
     if page_state.opened.swap(true, Ordering::SeqCst) {
         page_state.again.notify_one();
-        let text = "This page leads on once, and somebody has been here. The authorization was ended: begin it again.";
+        let text = "This page redirects once, and has been used. The authorization was ended: begin it again.";
         return page(StatusCode::GONE, "This page was opened before.", text);
     }
     let headers = [

@@ -215,7 +215,7 @@ async fn redirected(
         return refused;
     }
     if is_ahead_of_its_user(&headers) {
-        let text = "The address was asked for before anybody opened it.";
+        let text = "This is a speculative request; open the address itself.";
         return page(StatusCode::SERVICE_UNAVAILABLE, "Not yet.", text);
     }
     let (response, ending) = oneshot::channel();
@@ -238,7 +238,7 @@ async fn redirected(
         CallbackResponse::Failed(why) => page(StatusCode::BAD_REQUEST, "That did not work.", &why),
         CallbackResponse::Late => page(
             StatusCode::GONE,
-            "Nobody waits for this any more.",
+            "This authorization is not pending any more.",
             "Begin the authorization again.",
         ),
     }

@@ -46,7 +46,7 @@ const MAX_DISCARDED: usize = 1024 * 1024;
 /// Response when all connections are occupied.
 pub(crate) fn busy() -> Response<Body> {
     let message =
-        "refreshd is busy: every place of this listener is taken; try again in a moment\n";
+        "refreshd is busy: all connections of this listener are in use; try again in a moment\n";
     (
         StatusCode::SERVICE_UNAVAILABLE,
         [(header::RETRY_AFTER, "1")],

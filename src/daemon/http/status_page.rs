@@ -107,7 +107,7 @@ fn page(census: &Census, views: &[PortalView], incidents: &[IncidentView], now: 
 fn open_incidents(incidents: &[IncidentView]) -> Markup {
     html! {
         table.i {
-            thead { tr { th { "Incident" } th { "Severity" } th { "Since" } th { "Told" } th { "What is wrong, and what to do" } } }
+            thead { tr { th { "Incident" } th { "Severity" } th { "Since" } th { "Notified" } th { "What is wrong, and what to do" } } }
             tbody {
                 @for incident in incidents {
                     tr {

@@ -82,6 +82,6 @@ async fn resume_stored_events(
         });
     }
     if count > 0 {
-        tracing::info!(target: "refreshd::install", count, "{count} notices of installs that were taken in before are worked off now");
+        tracing::info!(target: "refreshd::install", count, "{count} notices of installs that were stored before are processed now");
     }
 }

@@ -233,7 +233,7 @@ async fn process_one(
 fn advice_for(kind: Kind) -> String {
     match kind {
         Kind::NeedsAuthorization | Kind::OldState | Kind::Blocked => format!(
-            ", and it does not work ({}): whoever installed the app opens it, or an administrator installs it again",
+            ", and it does not work ({}): the user who installed the app opens it, or an administrator installs it again",
             kind.as_str()
         ),
         _ => String::new(),

@@ -35,7 +35,7 @@ impl Worker {
             .iter()
             .find(|rule| rule.class == Class::Gone)
             .and_then(|rule| rule.remedy.clone());
-        let detail = "the portal told that the app was removed from it".to_owned();
+        let detail = "the portal reported that the app was removed from it".to_owned();
         let problem = Problem {
             remedy,
             ..Problem::new(Class::Gone, detail)
@@ -77,7 +77,7 @@ impl Worker {
                 return (
                     Outcome::Uninstalled,
                     format!(
-                        "a portal told that {} was removed from it{ended}{asked}",
+                        "a portal reported that {} was removed from it{ended}{asked}",
                         app.name
                     ),
                 );
@@ -135,12 +135,12 @@ impl Worker {
                     } else {
                         format!("in {}", human(wait))
                     };
-                    format!("; {portal} is renewed {when}, which tells whether it is true")
+                    format!("; {portal} is renewed {when}, which shows whether it is true")
                 });
                 words.collect()
             }
             Err(error) => format!(
-                "; it could not be seen whether it is true: {}",
+                "; it could not be checked whether it is true: {}",
                 error_chain(&error)
             ),
         }

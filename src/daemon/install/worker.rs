@@ -169,7 +169,7 @@ impl Worker {
             let span = human(ahead);
             tracing::warn!(
                 target: "refreshd::install", app, skew_seconds = ahead.as_secs(),
-                "the clock of whoever sends the events of {app} is {span} ahead of this machine's: they are taken as of now. \
+                "the clock of the sender of the events of {app} is {span} ahead of this machine's: they are taken as of now. \
                  Compare this machine's clock (timedatectl)"
             );
         }
@@ -178,7 +178,7 @@ impl Worker {
     pub(crate) async fn publish(&self, portal: &PortalName) {
         let failing = self.shared.publisher.publish(portal).await;
         self.shared.health.unpublished(failing);
-        self.shared.climb.notify_one();
+        self.shared.escalation_wake.notify_one();
     }
 
     /// Writes to the state, with retries within limits.

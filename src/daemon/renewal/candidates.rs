@@ -373,7 +373,7 @@ pub(crate) async fn finish(
                 log_file_spent(&name, file);
             }
             shared.due.notify_one();
-            shared.climb.notify_one();
+            shared.escalation_wake.notify_one();
             shared.outboxes.wake.notify_one();
         }
         (_, ImportResult::Refused(why)) => {

@@ -218,6 +218,6 @@ impl Carry {
 fn remove(name: &str) {
     if let Err(error) = systemd::unstore(name) {
         // The next start detects that it is stored already.
-        tracing::warn!(name, %error, "the service manager cannot be told that it need not keep {name}: {error}");
+        tracing::warn!(name, %error, "the service manager cannot remove its copy {name}: {error}");
     }
 }

@@ -83,7 +83,7 @@ pub async fn newer(
         .client_changed(fingerprint, shared.clock.now())
         .await
     {
-        tracing::error!(app, error = %error_chain(&error), "app {app}: its portals go on waiting; the state cannot be told");
+        tracing::error!(app, error = %error_chain(&error), "app {app}: its portals go on waiting; the state could not be written");
     }
     shared.due.notify_one();
     Some(config)

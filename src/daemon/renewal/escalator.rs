@@ -62,7 +62,7 @@ pub async fn run(shared: Arc<Context>, stop: CancellationToken) {
             biased;
             () = stop.cancelled() => return,
             () = shared.clock.sleep(wait) => {}
-            () = shared.climb.notified() => shared.clock.sleep(MIN_INTERVAL).await,
+            () = shared.escalation_wake.notified() => shared.clock.sleep(MIN_INTERVAL).await,
         }
     }
 }

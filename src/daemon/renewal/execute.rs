@@ -675,7 +675,7 @@ async fn finish(
             if let Some(old) = renamed {
                 tracing::warn!(portal = %name, from = old, to = grant.tokens.details.endpoint, "{name}: the portal was renamed");
             }
-            shared.climb.notify_one();
+            shared.escalation_wake.notify_one();
             if is_news || mended && !told_before.is_empty() {
                 shared.outboxes.wake.notify_one();
             }

@@ -405,7 +405,7 @@ async fn attempt(shared: &Context, carried: &Carried) -> Result<&'static str, St
                 let failing = shared.publisher.publish_knowing(name, newest).await;
                 shared.health.unpublished(failing);
                 shared.due.notify_one();
-                shared.climb.notify_one();
+                shared.escalation_wake.notify_one();
                 return Ok("is the portal's grant now");
             }
             let access = grant

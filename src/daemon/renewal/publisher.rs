@@ -378,7 +378,7 @@ impl PublisherThread {
             }
         } else {
             tracing::warn!(
-                "the token directory was removed or replaced by somebody; every file is written again"
+                "the token directory was removed or replaced; every file is written again"
             );
             self.sweep(provider_of);
         }

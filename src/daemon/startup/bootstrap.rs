@@ -154,7 +154,7 @@ async fn read_file(
             }
             NewPortal::Uninspectable => {
                 return Err(
-                    "whether it had a grant before cannot be seen: its token files cannot be looked at"
+                    "it is not known whether it had a grant before: its token files cannot be read"
                         .to_owned(),
                 );
             }

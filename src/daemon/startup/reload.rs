@@ -144,7 +144,7 @@ impl Reloader {
         shared.health.unpublished(failing);
         bootstrap::read_files(shared).await;
         shared.due.notify_one();
-        shared.climb.notify_one();
+        shared.escalation_wake.notify_one();
         shared.outboxes.hurry();
         tracing::info!(
             portals = count,

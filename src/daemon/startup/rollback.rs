@@ -50,7 +50,7 @@ pub async fn quarantine_rolled_back(
     let rescued = beside(path, RESCUED);
     if rescued.exists() {
         tracing::warn!(
-            "{} holds what an earlier refreshd had when somebody put another file in place of its state; if this state is the \
+            "{} holds what an earlier refreshd had in memory when another file replaced its state; if this state is the \
              right one, delete it: it holds grants",
             rescued.display()
         );

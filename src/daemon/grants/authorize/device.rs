@@ -166,7 +166,7 @@ pub async fn poll(shared: &Context, name: &str, state: &str) -> Result<Polled, O
         let last = last
             .map(|last| format!(" (the last answer was: {last})"))
             .unwrap_or_default();
-        let reason = format!("nobody typed the code in time{last}; begin again");
+        let reason = format!("the code was not entered in time{last}; begin again");
         return Err(OperationError::CodeRefused {
             portal: portal.name,
             reason,
