@@ -134,10 +134,10 @@ fn incident(incident: &IncidentView) -> Vec<(String, TableStyle)> {
         Severity::Warning => TableStyle::Warning,
         Severity::Error | Severity::Critical => TableStyle::Bad,
     };
-    let notified = if incident.told.is_empty() {
+    let notified = if incident.notified.is_empty() {
         "-".to_owned()
     } else {
-        incident.told.join(", ")
+        incident.notified.join(", ")
     };
     vec![
         (incident.key.clone(), TableStyle::Plain),

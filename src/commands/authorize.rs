@@ -240,7 +240,7 @@ impl AuthorizationClient<'_> {
                     };
                     terminal::eprintln(&format!("a foreign redirect was rejected: {why}{last}"));
                 }
-                arrival.tell(CallbackResponse::Failed(why));
+                arrival.respond(CallbackResponse::Failed(why));
                 return None;
             }
             CallbackEvent::Redirected(arrival) => (format!("?{}", arrival.query), Some(arrival)),
@@ -269,7 +269,7 @@ impl AuthorizationClient<'_> {
             ),
         };
         if let Some(arrival) = arrival {
-            arrival.tell(ending);
+            arrival.respond(ending);
         }
         ended
     }

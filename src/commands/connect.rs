@@ -58,7 +58,7 @@ pub(super) async fn connect_to_read_state(common: &Common) -> Result<Client, Com
 async fn read_state(common: &Common, config: Box<Config>) -> Result<Client, CommandError> {
     let _ = log::start_for_command("warn");
     let socket = config.paths.control_socket.clone();
-    match InProcess::look(*config).await {
+    match InProcess::open_read_only(*config).await {
         Ok(api) => Ok(Client::in_process(api)),
         // A daemon was about to start.
         Err(error) => match daemon(common).await? {

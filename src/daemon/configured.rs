@@ -1,4 +1,4 @@
-//! A configuration in the state's words: its portals, its clients, and where it may send.
+//! Converts a configuration for the state: its portals, its clients, and the endpoints that it allows.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use crate::domain::settings::Configured;
 use refreshd_secrets::Fingerprint;
 use refreshd_token_client::renew_every::RenewEvery;
 
-/// The portals of a configuration in the state's words, taken out of it: memory does not keep them.
+/// Moves the portals out of a configuration, converted for the state: they are not kept in memory.
 #[must_use]
 pub fn configured_portals(config: &mut Config) -> Vec<Configured> {
     let mut urls: HashMap<&str, Arc<[String]>> = HashMap::new();
@@ -37,13 +37,13 @@ pub fn configured_portals(config: &mut Config) -> Vec<Configured> {
         .collect()
 }
 
-/// What each client is, so that a change of it is noticed.
+/// Fingerprints of all clients, by which a change is detected.
 #[must_use]
 pub fn app_fingerprints(config: &Config) -> Vec<AppFingerprint> {
     config.apps.values().map(app_fingerprint).collect()
 }
 
-/// What a client is.
+/// Fingerprint of a client's id, secret and token endpoint.
 #[must_use]
 pub fn app_fingerprint(app: &App) -> AppFingerprint {
     let secret = app

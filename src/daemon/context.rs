@@ -1,6 +1,6 @@
-//! What the daemon's tasks have in common: the doors to the outside, the configuration in force, and health.
+//! Data shared by the daemon's tasks: the adapters, the configuration in force, and health.
 //!
-//! Must not hold a lock across an `await`: the configuration is an `Arc` that readers take and reloads replace.
+//! Must not hold a lock across an `await`: the configuration is an `Arc` that readers clone and reloads replace.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,69 +25,69 @@ use refreshd_secrets::Fingerprint;
 use refreshd_time::clock::Clock;
 use refreshd_token_client::authorization_server::AuthorizationServer;
 
-/// What the daemon's tasks share.
+/// Data shared by the daemon's tasks.
 pub struct Context {
-    /// Time and chance.
+    /// Time and randomness.
     pub clock: Clock,
     /// The private store.
     pub state: State,
-    /// The way to authorization servers.
+    /// HTTP client of authorization servers.
     pub server: AuthorizationServer,
-    /// The token files.
+    /// Publisher of the token files.
     pub publisher: Publisher,
     notifier: Notifier,
-    /// What the service manager keeps for the next process.
+    /// Copies of unsaved pairs at the service manager, for the next process.
     pub carry: Carry,
-    /// What is wrong with this machine.
+    /// Conditions of this machine.
     pub conditions: Arc<Conditions>,
-    /// What people are told.
+    /// Queued notifications.
     pub outboxes: Outboxes,
-    /// What only the daemon can count.
+    /// Counters of this process.
     pub metrics: Metrics,
-    /// Whether it is well.
+    /// Health of the daemon.
     pub health: Health,
-    /// Who waits for a renewal's outcome.
+    /// Callers that await a renewal's outcome.
     pub waiters: Waiters<PortalName, RenewalReport>,
-    /// Who waits for what becomes of a candidate.
+    /// Callers that await a candidate's outcome.
     pub proofs: Waiters<(PortalName, Option<Fingerprint>), ImportResult>,
-    /// What is wrong with files of first tokens, so that it is said once.
+    /// Last logged problems with files of first tokens, so that each is logged once.
     pub file_problems: FileProblems,
-    /// What is wrong with files of the secrets of refused clients, likewise.
+    /// Last logged problems with secret files of rejected clients.
     pub secret_problems: FileProblems,
     /// Authorizations under way.
     pub authorizations: Authorizations,
     undiscovered: Mutex<BTreeMap<String, String>>,
-    /// What was said of notices that were refused.
+    /// Log of rejected install events.
     pub refusals: Refusals,
     /// Wakes the renewer.
     pub due: Notify,
-    /// Wakes who proves candidates.
+    /// Wakes the task that proves candidates.
     pub candidates: Notify,
     /// Wakes the escalator.
-    pub climb: Notify,
+    pub escalation_wake: Notify,
     current: watch::Sender<Arc<Config>>,
 }
 
-/// The doors to the outside, opened.
+/// The opened adapters.
 pub struct ContextParts {
-    /// Time and chance.
+    /// Time and randomness.
     pub clock: Clock,
     /// The private store.
     pub state: State,
-    /// The way to authorization servers.
+    /// HTTP client of authorization servers.
     pub server: AuthorizationServer,
-    /// The way to people.
+    /// Client of the alert channels.
     pub notifier: Notifier,
-    /// The token files.
+    /// Publisher of the token files.
     pub publisher: Publisher,
-    /// What the service manager keeps for the next process.
+    /// Copies of unsaved pairs at the service manager, for the next process.
     pub carry: Carry,
-    /// What is wrong with this machine.
+    /// Conditions of this machine.
     pub conditions: Arc<Conditions>,
 }
 
 impl Context {
-    /// Puts the parts together.
+    /// Creates the context.
     #[must_use]
     pub fn new(parts: ContextParts, metrics: Metrics, config: Arc<Config>) -> Self {
         let ContextParts {
@@ -119,7 +119,7 @@ impl Context {
             refusals: Refusals::default(),
             due: Notify::new(),
             candidates: Notify::new(),
-            climb: Notify::new(),
+            escalation_wake: Notify::new(),
             current: watch::Sender::new(config),
         }
     }
@@ -130,14 +130,14 @@ impl Context {
         Arc::clone(&self.current.borrow())
     }
 
-    /// The way to people, under the name that the configuration in force gives.
+    /// Client of the alert channels, with the instance name of the configuration in force.
     #[must_use]
     pub fn notifier(&self) -> Notifier {
         let alerts = &self.config().alerts;
         self.notifier.named(&alerts.instance, alerts.url.as_deref())
     }
 
-    /// Notes the issuers whose metadata is not known, each with why.
+    /// Records the issuers without metadata, each with the reason.
     pub fn set_undiscovered(&self, issuers: BTreeMap<String, String>) {
         *self
             .undiscovered
@@ -145,7 +145,7 @@ impl Context {
             .unwrap_or_else(PoisonError::into_inner) = issuers;
     }
 
-    /// Why the metadata of an issuer is not known; `None` if it is.
+    /// Reason why the metadata of an issuer is missing; `None` if it is known.
     #[must_use]
     pub fn why_undiscovered(&self, issuer: &str) -> Option<String> {
         self.undiscovered
@@ -155,7 +155,7 @@ impl Context {
             .cloned()
     }
 
-    /// Whether there are issuers whose metadata is not known.
+    /// Whether the metadata of an issuer is missing.
     #[must_use]
     pub fn has_undiscovered(&self) -> bool {
         !self
@@ -182,36 +182,36 @@ impl Context {
     }
 }
 
-/// Problems of files that last, by the portal or the app that needs the file.
+/// Lasting problems with files, by the portal or the app that needs the file.
 #[derive(Default)]
 pub struct FileProblems(Mutex<HashMap<String, String>>);
 
 impl FileProblems {
-    /// Notes what is wrong now; true if that was not known.
+    /// Records the present problem; true if it is new.
     #[must_use]
-    pub fn is_new(&self, whose: &str, problem: Option<&str>) -> bool {
+    pub fn is_new(&self, owner: &str, problem: Option<&str>) -> bool {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match problem {
             Some(problem) => {
                 known
-                    .insert(whose.to_owned(), problem.to_owned())
+                    .insert(owner.to_owned(), problem.to_owned())
                     .as_deref()
                     != Some(problem)
             }
             None => {
-                known.remove(whose);
+                known.remove(owner);
                 false
             }
         }
     }
 
-    /// What was found wrong last.
+    /// Last recorded problem.
     #[must_use]
-    pub fn of(&self, whose: &str) -> Option<String> {
+    pub fn of(&self, owner: &str) -> Option<String> {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .get(whose)
+            .get(owner)
             .cloned()
     }
 }

@@ -1,4 +1,4 @@
-//! Why the daemon did not start, or ended.
+//! Errors that keep the daemon from starting, or end it.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use crate::daemon::api::socket::BindError;
 use crate::daemon::http::listen::ListenError;
 use refreshd_http::TlsError;
 
-/// Why the daemon did not start, or ended.
+/// Error that keeps the daemon from starting, or ends it.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The state said no.
+    /// An error of the state.
     #[error(transparent)]
     State(#[from] StateError),
-    /// The token directory is somebody else's.
+    /// Another user could write to the token directory.
     #[error("the token directory is not used")]
     TokenDirectory(#[source] UntrustedDirectory),
     /// TLS cannot be set up.
@@ -22,19 +22,19 @@ pub enum RunError {
         "cannot set up TLS; are the system's certificate authorities installed (ca-certificates)?"
     )]
     Tls(#[source] TlsError),
-    /// The control socket said no.
+    /// An error of the control socket.
     #[error(transparent)]
     Control(#[from] BindError),
-    /// A listener said no.
+    /// An error of a listener.
     #[error(transparent)]
     Http(#[from] ListenError),
-    /// The kernel said no.
+    /// The signal handlers cannot be installed.
     #[error("cannot listen for signals")]
     Signals(#[source] std::io::Error),
     /// A bug.
     #[error("{0} ended unexpectedly; this is a bug, and a restart loses nothing")]
     TaskEnded(&'static str),
-    /// SIGTERM, and a pair that no disk takes.
+    /// Stopped by SIGTERM while a pair could not be written to disk.
     #[error("stopped after {} s with renewals still under way", .0.as_secs())]
     StopTimedOut(Duration),
 }

@@ -1,4 +1,4 @@
-//! Whether the daemon is well: what `/livez`, `/readyz` and the heartbeat ask.
+//! Health of the daemon, for `/livez`, `/readyz` and the heartbeat.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use refreshd_time::clock::{Clock, Tick};
 
-/// Live means that the scheduler made progress in this time.
-const LIVE: Duration = Duration::from_secs(60);
+/// Live means that the scheduler made progress within this time.
+const LIVE_WITHIN: Duration = Duration::from_secs(60);
 
-/// Writable means that the state took something in about this time; the loop goes round at least twice a minute.
+/// Writable means that the state was written within about this time; the housekeeping probes it at least twice a minute.
 const RECENT_WRITE: Duration = Duration::from_secs(45);
 
-/// Whether the daemon is well. Everything here can be ill.
+/// Health of the daemon.
 pub struct Health {
     clock: Clock,
     progress: Mutex<Tick>,
@@ -23,7 +23,7 @@ pub struct Health {
 }
 
 impl Health {
-    /// Well, as at a start.
+    /// Initially healthy.
     #[must_use]
     pub fn new(clock: Clock) -> Self {
         Self {
@@ -36,19 +36,19 @@ impl Health {
         }
     }
 
-    /// The scheduler went round once more.
+    /// Records an iteration of the scheduler.
     pub fn progress(&self) {
         *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = self.clock.tick();
     }
 
-    /// Whether the scheduler went round within the last minute.
+    /// Whether the scheduler made progress within the last minute.
     #[must_use]
     pub fn is_live(&self) -> bool {
         let progress = *self.progress.lock().unwrap_or_else(PoisonError::into_inner);
-        self.clock.elapsed(progress) < LIVE
+        self.clock.elapsed(progress) < LIVE_WITHIN
     }
 
-    /// Notes whether the state could be written; true if that changed.
+    /// Records whether the state could be written; true if that changed.
     pub fn state_writable(&self, writable: bool) -> bool {
         if writable {
             *self.written.lock().unwrap_or_else(PoisonError::into_inner) = self.clock.tick();
@@ -56,36 +56,36 @@ impl Health {
         self.unwritable.swap(!writable, Ordering::Relaxed) == writable
     }
 
-    /// Whether the last write to the state went well.
+    /// Whether the last write to the state succeeded.
     #[must_use]
     pub fn is_state_writable(&self) -> bool {
         !self.unwritable.load(Ordering::Relaxed)
     }
 
-    /// Whether it must be seen that the state can be written: it could not, or nothing was written for a while.
+    /// Whether a write to the state must be probed: the last one failed, or nothing was written for a while.
     #[must_use]
     pub fn is_state_unproven(&self) -> bool {
         let written = *self.written.lock().unwrap_or_else(PoisonError::into_inner);
         !self.is_state_writable() || self.clock.elapsed(written) >= RECENT_WRITE
     }
 
-    /// Notes how many portals' files could not be written.
+    /// Records the number of portals whose files could not be written.
     pub fn unpublished(&self, portals: u64) {
         self.unpublished.store(portals, Ordering::Relaxed);
     }
 
-    /// How many portals' files could not be written.
+    /// Number of portals whose files could not be written.
     #[must_use]
     pub fn count_unpublished(&self) -> u64 {
         self.unpublished.load(Ordering::Relaxed)
     }
 
-    /// Notes that the daemon is about to end.
+    /// Records that the daemon is about to end.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it is about to end.
+    /// Whether the daemon is about to end.
     #[must_use]
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)

@@ -1,4 +1,4 @@
-//! The running daemon: the only place that spawns, into one `JoinSet`, and that puts the parts together.
+//! The running daemon: assembles the parts, and is the only place that spawns tasks, into one `JoinSet`.
 //!
 //! A task that ends unexpectedly ends the daemon with a reason. Stopping is an argument. Must not print nor exit: the
 //! commands do.
@@ -53,14 +53,14 @@ use startup::core::{Backends, Core};
 use startup::reload::Reloader;
 use startup::{bootstrap, incomplete, metadata_discovery, rollback};
 
-/// What SIGTERM may take, besides the time limit of one token request.
+/// Time limit of stopping, in addition to the timeout of one token request.
 const STOP_GRACE: Duration = Duration::from_secs(50);
-/// While stopping, systemd hears of it this often.
+/// Interval of status updates to systemd while stopping.
 const STOP_STEP: Duration = Duration::from_secs(1);
-/// Files that could not be written, and files with first tokens, are looked at this often.
-const HOUSEKEEPING: Duration = Duration::from_secs(5);
+/// Interval of retries for files that could not be written, and of checks for files with first tokens.
+const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Runs until `stop`, SIGTERM or SIGINT. What was sent is finished first.
+/// Runs until `stop`, SIGTERM or SIGINT. Requests that were sent are finished first.
 ///
 /// # Errors
 /// [`RunError`]: it did not start, a part of it ended, or it could not stop in time.
@@ -71,20 +71,20 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<(), RunError> {
     let timeout = config.renewal.timeout;
-    let (paths, places) = (config.paths.clone(), config.paths.clone());
+    let (paths, own_paths) = (config.paths.clone(), config.paths.clone());
     let listen = config.http.as_ref().map(|http| http.listen);
     let installs = config.install.as_ref().map(|install| install.listen);
     let mut signals = Signals::listen().map_err(RunError::Signals)?;
-    // In a task: a disk that hangs would hold up the signals otherwise. Nothing is sent before the loops run.
+    // In a task: otherwise a disk that hangs would block the signals. Nothing is sent before the loops run.
     let mut starting = JoinSet::new();
-    let world = Backends::machine()?;
-    // Before anything is opened: where there are very few, nothing else may be said.
-    if let Some(shortage) = descriptor_shortage(world.carry.inherited()) {
+    let backends = Backends::machine()?;
+    // Before anything is opened: with very few descriptors, no later log message may be possible.
+    if let Some(shortage) = descriptor_shortage(backends.carry.inherited()) {
         tracing::warn!("{shortage}");
     }
     let trust = Trust::by_configuration(&config.source);
     starting.spawn(async move {
-        let core = Core::start(config, world).await?;
+        let core = Core::start(config, backends).await?;
         let socket = ControlSocket::bind(&paths.control_socket, &trust).await?;
         let listener = match listen {
             Some(address) => Some(listen::bind("http", address).await?),
@@ -112,12 +112,12 @@ pub async fn run(
     let reloader = Arc::new(Reloader::new(read, log));
     let limit = timeout + STOP_GRACE;
     let mut tasks = {
-        // What is done once, and is large, is on the heap.
-        let mut begin = Box::pin(loops(&shared, &stop, HOUSEKEEPING));
+        // Boxed: a large future that runs once.
+        let mut begin = Box::pin(loops(&shared, &stop, HOUSEKEEPING_INTERVAL));
         let begun = tokio::select! {
             biased;
             () = signals.stop.asked() => {
-                // What has been sent by then is finished; nothing else begins.
+                // Requests sent so far are finished; nothing else begins.
                 stop.cancel();
                 shared.clock.within(limit, &mut begin).await
             }
@@ -149,9 +149,9 @@ pub async fn run(
     systemd::ready(&summary);
     tracing::info!(
         pid = std::process::id(),
-        state = %places.state.display(),
-        token_dir = %places.token_dir.display(),
-        control_socket = %places.control_socket.display(),
+        state = %own_paths.state.display(),
+        token_dir = %own_paths.token_dir.display(),
+        control_socket = %own_paths.control_socket.display(),
         http = listen.map(tracing::field::display),
         install = installs.map(tracing::field::display),
         "refreshd {} is ready: {summary}", env!("CARGO_PKG_VERSION")
@@ -169,7 +169,7 @@ pub async fn run(
     stop.cancel();
     systemd::stopping("finishing what was sent");
     let drained = drain(&mut tasks, &shared, limit).await;
-    // Whoever watches sees to the end what is waited for.
+    // The metrics stay available until all tasks have ended.
     end.cancel();
     let _ = shared
         .clock
@@ -178,8 +178,8 @@ pub async fn run(
         })
         .await;
     watched.shutdown().await;
-    // The socket's file is ours as long as we hold the lock; a leftover would only cost the next command a moment.
-    socket::remove(&places.control_socket);
+    // The socket's file belongs to the holder of the lock; a leftover would only cost the next command a moment.
+    socket::remove(&own_paths.control_socket);
     drop(reloader);
     drop(shared);
     if drained {
@@ -195,7 +195,7 @@ pub async fn run(
     }
 }
 
-/// What renews, escalates and keeps house, without the ways in from outside.
+/// Starts the loops that renew, escalate and maintain, without the listeners.
 async fn loops(
     shared: &Arc<Context>,
     stop: &CancellationToken,
@@ -203,7 +203,7 @@ async fn loops(
 ) -> JoinSet<&'static str> {
     let failing = shared.publisher.sweep().await;
     shared.health.unpublished(failing);
-    kept_replies::read_again(shared).await;
+    kept_replies::parse_again(shared).await;
     bootstrap::read_files(shared).await;
     let mut tasks = JoinSet::new();
     tasks.spawn(named(
@@ -222,8 +222,8 @@ async fn loops(
         "the alerter",
         refreshd_alerting::alerter::run(Arc::clone(shared), stop.clone()),
     ));
-    let house = housekeeping(Arc::clone(shared), stop.clone(), housekeeping_every);
-    tasks.spawn(named("the housekeeping", house));
+    let housekeeping = housekeeping(Arc::clone(shared), stop.clone(), housekeeping_every);
+    tasks.spawn(named("the housekeeping", housekeeping));
     tasks
 }
 
@@ -240,28 +240,28 @@ async fn supervise(
     shared: &Arc<Context>,
     stop: &CancellationToken,
 ) -> Option<&'static str> {
-    // Beside the signals, which must not wait for a file or for an issuer. A second one waits for the first; what a third would
-    // find, the second finds.
+    // In tasks, since signals must not wait for a file or an issuer. A second reload waits for the first; a third would
+    // find no more than the second, so it is not queued.
     let mut reloads = JoinSet::new();
     loop {
         tokio::select! {
-            // In this order: a task that ended because it was told to is no surprise.
+            // In this order: a task that ended because of `stop` is expected.
             biased;
             () = stop.cancelled() => return None,
             () = signals.stop.asked() => return None,
-            // Every problem is logged by the reloader.
+            // The reloader logs every problem.
             _ = signals.hangup.recv(), if reloads.len() < 2 => {
                 let (reloader, shared) = (Arc::clone(reloader), Arc::clone(shared));
                 reloads.spawn(async move { drop(reloader.reload(&shared).await) });
             }
             Some(_) = reloads.join_next() => {}
-            ended = tasks.join_next() => return Some(who_ended(ended)),
-            ended = watched.join_next(), if !watched.is_empty() => return Some(who_ended(ended)),
+            ended = tasks.join_next() => return Some(name_of_ended(ended)),
+            ended = watched.join_next(), if !watched.is_empty() => return Some(name_of_ended(ended)),
         }
     }
 }
 
-fn who_ended(ended: Option<Result<&'static str, JoinError>>) -> &'static str {
+fn name_of_ended(ended: Option<Result<&'static str, JoinError>>) -> &'static str {
     match ended {
         Some(Ok(name)) => name,
         Some(Err(error)) => {
@@ -272,7 +272,7 @@ fn who_ended(ended: Option<Result<&'static str, JoinError>>) -> &'static str {
     }
 }
 
-/// Waits for the tasks within a limit; says once a second what it waits for.
+/// Waits for the tasks within a limit; reports once a second what it waits for.
 async fn drain(tasks: &mut JoinSet<&'static str>, shared: &Context, limit: Duration) -> bool {
     let started = shared.clock.tick();
     while !tasks.is_empty() {
@@ -310,7 +310,7 @@ struct Signals {
     hangup: Signal,
 }
 
-/// The signals that end the daemon.
+/// Signals that end the daemon.
 struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
@@ -339,7 +339,7 @@ impl StopSignals {
     }
 }
 
-/// What is done every few seconds besides renewing.
+/// Periodic work besides renewals.
 async fn housekeeping(shared: Arc<Context>, stop: CancellationToken, every: Duration) {
     let mut asked = shared.clock.tick();
     loop {

@@ -1,4 +1,4 @@
-//! Who waits for the outcome of a renewal, or of a candidate's proof.
+//! Callers that await the outcome of a renewal, or of a candidate.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use refreshd_token_client::provider::Class;
 use refreshd_token_client::token::Generation;
 
-/// How a renewal ended, for whoever asked for it.
+/// Outcome of a renewal, for its caller.
 #[derive(Debug, Clone)]
 pub struct RenewalReport {
     /// `None`: renewed.
@@ -18,11 +18,11 @@ pub struct RenewalReport {
     pub generation: Generation,
     /// The generation whose refresh token was sent.
     pub sent: Generation,
-    /// Whether an import or `forget` came first, so that this outcome does not count.
+    /// Whether the outcome was superseded by an import or by `forget`, so that it does not count.
     pub set_aside: bool,
 }
 
-/// Who waits for the outcome of what: of a portal's renewal, or of a candidate's proof.
+/// Callers that await an outcome, by a portal or by a candidate.
 pub struct Waiters<K, T>(Mutex<HashMap<K, Vec<oneshot::Sender<T>>>>);
 
 impl<K, T> Default for Waiters<K, T> {
@@ -32,7 +32,7 @@ impl<K, T> Default for Waiters<K, T> {
 }
 
 impl<K: Clone + Eq + Hash, T: Clone> Waiters<K, T> {
-    /// Waits for the next outcome. Take this before it is asked for.
+    /// Waits for the next outcome. To be called before the renewal is requested.
     #[must_use]
     pub fn wait_for(&self, what: &K) -> oneshot::Receiver<T> {
         let (sender, receiver) = oneshot::channel();
@@ -43,21 +43,21 @@ impl<K: Clone + Eq + Hash, T: Clone> Waiters<K, T> {
         receiver
     }
 
-    /// Tells all who wait for it.
-    pub fn tell(&self, what: &K, report: &T) {
+    /// Notifies all callers that await this outcome.
+    pub fn notify(&self, what: &K, report: &T) {
         let waiting = self
             .0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(what);
         for waiter in waiting.into_iter().flatten() {
-            // Whoever asked may have gone.
+            // The caller may have disconnected.
             let _ = waiter.send(report.clone());
         }
     }
 
-    /// Tells all who wait for one of these.
-    pub fn tell_each(&self, is_meant: impl Fn(&K) -> bool, report: &T) {
+    /// Notifies all callers that await one of these outcomes.
+    pub fn notify_matching(&self, is_meant: impl Fn(&K) -> bool, report: &T) {
         let keys: Vec<K> = self
             .0
             .lock()
@@ -66,10 +66,10 @@ impl<K: Clone + Eq + Hash, T: Clone> Waiters<K, T> {
             .filter(|key| is_meant(key))
             .cloned()
             .collect();
-        keys.iter().for_each(|key| self.tell(key, report));
+        keys.iter().for_each(|key| self.notify(key, report));
     }
 
-    /// Forgets those who gave up.
+    /// Removes callers that have disconnected.
     pub fn tidy(&self) {
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.retain(|_, queue| {

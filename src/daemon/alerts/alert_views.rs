@@ -1,4 +1,4 @@
-//! What the outside may see of alerts, and what it may ask: open incidents, silences, acknowledgements.
+//! Alerts for the API and the commands: open incidents, silences, acknowledgements.
 //!
 //! Must not print, and must not know HTTP.
 
@@ -22,7 +22,7 @@ use refreshd_alerting::message::MessageSubject;
 pub struct AlertsView {
     /// Open incidents, the loudest first.
     pub incidents: Vec<IncidentView>,
-    /// What nobody wants to hear of.
+    /// Active silences.
     pub silences: Vec<SilenceView>,
     /// The channels.
     pub channels: Vec<ChannelView>,
@@ -31,53 +31,55 @@ pub struct AlertsView {
 /// An open incident.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct IncidentView {
-    /// Names it.
+    /// Key of the incident.
     pub key: String,
-    /// How loud.
+    /// Present severity.
     pub severity: Severity,
-    /// `open`, `acknowledged`, or `held`: it has come back, and is told if it stays.
+    /// `open`, `acknowledged`, or `held`: the incident has come back, and is notified if it lasts.
     pub stage: String,
-    /// What it is about.
+    /// Subject of the incident.
     pub subject: MessageSubject,
-    /// What happened.
+    /// Cause, as text for a person.
     pub reason: String,
-    /// What to do.
+    /// Recommended action of the operator.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub action: Option<String>,
-    /// When it began (RFC 3339).
+    /// Beginning of the incident (RFC 3339).
     pub since: String,
-    /// When the newest message about it was written.
-    pub told_at: String,
-    /// Whom it concerns, as many as a message names.
+    /// Time of the newest message about it (RFC 3339).
+    #[serde(rename = "told_at")]
+    pub notified_at: String,
+    /// Portals concerned, at most as many as a message names.
     pub portals: Vec<String>,
-    /// How many portals it concerns.
+    /// Number of portals concerned.
     pub count: u64,
-    /// The channels that were told.
-    pub told: Vec<String>,
+    /// Channels that were notified.
+    #[serde(rename = "told")]
+    pub notified: Vec<String>,
 }
 
 /// A silence.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SilenceView {
-    /// The portal; `*` is everything.
+    /// Name of the portal; `*` is everything.
     pub portal: String,
-    /// Until when (RFC 3339).
+    /// End of the silence (RFC 3339).
     pub until: String,
 }
 
 /// A channel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChannelView {
-    /// Its name.
+    /// Name of the channel.
     pub channel: String,
-    /// What is at its other end.
+    /// Kind of receiver.
     pub kind: String,
-    /// Messages that wait for it.
+    /// Number of queued messages.
     pub waiting: usize,
-    /// Since when it has been failing (RFC 3339).
+    /// Time of the first failure in sequence (RFC 3339).
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub failing_since: Option<String>,
-    /// Why it fails.
+    /// Error of the newest failure.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub why: Option<String>,
 }
@@ -99,15 +101,15 @@ impl IncidentView {
             reason: latest.reason.clone(),
             action: latest.action.clone(),
             since: latest.since.to_string(),
-            told_at: latest.at.to_string(),
+            notified_at: latest.at.to_string(),
             portals: latest.portals.clone(),
             count: latest.count,
-            told: incident.heard.iter().cloned().collect(),
+            notified: incident.heard.iter().cloned().collect(),
         }
     }
 }
 
-/// What is open now.
+/// Open incidents, the most severe first.
 #[must_use]
 pub fn open(shared: &Context) -> Vec<IncidentView> {
     let board = shared.outboxes.board();
@@ -125,7 +127,7 @@ pub fn open(shared: &Context) -> Vec<IncidentView> {
     open
 }
 
-/// All of it.
+/// Incidents, silences and channels.
 ///
 /// # Errors
 /// [`StateError`].
@@ -156,7 +158,8 @@ pub async fn report(shared: &Context) -> Result<AlertsView, StateError> {
     })
 }
 
-/// Nobody hears of a portal (or of anything: `*`) for so long; without a span, its silence ends. Until when.
+/// Suppresses notifications for a portal (or for everything: `*`) during `span`; without a span, ends its silence. Returns
+/// the end of the silence.
 ///
 /// # Errors
 /// [`OperationError`].
@@ -181,7 +184,7 @@ pub async fn silence(
     Ok(until.map(|until| until.to_string()))
 }
 
-/// Somebody takes on an incident, by its key, or those of a portal: how many that were.
+/// Acknowledges an incident, by its key, or those of a portal. Returns how many were acknowledged.
 pub async fn acknowledge(shared: &Context, subject: &str) -> usize {
     let (answer, count) = oneshot::channel();
     if shared

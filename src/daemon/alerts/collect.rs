@@ -1,11 +1,10 @@
-//! One look at all that is wrong: troubled portals from the state, this machine's conditions, channels that do not
-//! deliver. Must not change anything.
+//! Collects findings: portals in an abnormal phase, conditions of this machine, failing channels. Read-only.
 
 use std::collections::BTreeMap;
 
 use crate::adapters::state::StateError;
 use crate::config::Config;
-use crate::daemon::alerts::conditions::ReadBy;
+use crate::daemon::alerts::conditions::StateReader;
 use crate::daemon::context::Context;
 use crate::domain::error_chain::error_chain;
 use crate::domain::finding::{
@@ -22,10 +21,10 @@ use refreshd_time::Timestamp;
 
 /// Portals read at a time.
 const PAGE: usize = 500;
-/// Stands for everything in the list of silences.
+/// Key of everything in the list of silences.
 pub const EVERYTHING: &str = "*";
 
-/// Looks.
+/// Collects all findings and reconciles them with the open incidents.
 pub async fn collect(
     shared: &Context,
     config: &Config,
@@ -33,7 +32,7 @@ pub async fn collect(
     rules: &AlertRules,
 ) -> Collected {
     let now = rules.now;
-    let mut survey = Reconciler::new(incidents, rules.group_threshold, now);
+    let mut reconciler = Reconciler::new(incidents, rules.group_threshold, now);
     let (silences, mut failure) = match shared.state.silences().await {
         Ok(silences) => (silences, None),
         Err(error) => (BTreeMap::new(), Some(error)),
@@ -42,50 +41,50 @@ pub async fn collect(
         .into_iter()
         .filter(|(_, until)| *until > now)
         .collect();
-    let silent = |trouble: &Finding| {
-        let of_portal = trouble
+    let silent = |finding: &Finding| {
+        let of_portal = finding
             .portal
             .as_ref()
             .is_some_and(|portal| silences.contains_key(portal));
         of_portal || silences.contains_key(EVERYTHING)
     };
     if failure.is_none() {
-        failure = portals(shared, config, now, &mut survey, &silent)
+        failure = portals(shared, config, now, &mut reconciler, &silent)
             .await
             .err();
     }
     match shared.state.open_disputes().await {
-        Ok(newcomers) => {
-            for trouble in newcomers
+        Ok(disputes) => {
+            for finding in disputes
                 .iter()
-                .filter_map(|newcomer| of_dispute(newcomer, &config.ladder, now))
+                .filter_map(|dispute| of_dispute(dispute, &config.ladder, now))
             {
-                let silent = silent(&trouble);
-                survey.add(trouble, silent);
+                let silent = silent(&finding);
+                reconciler.add(finding, silent);
             }
         }
         Err(error) => failure = failure.or(Some(error)),
     }
-    for trouble in shared.conditions.findings(&config.ladder, now) {
-        let silent = silent(&trouble);
-        survey.add(trouble, silent);
+    for finding in shared.conditions.findings(&config.ladder, now) {
+        let silent = silent(&finding);
+        reconciler.add(finding, silent);
     }
-    for trouble in channels(shared, config, now) {
-        survey.add(trouble, silences.contains_key(EVERYTHING));
+    for finding in channels(shared, config, now) {
+        reconciler.add(finding, silences.contains_key(EVERYTHING));
     }
     let mut endings = BTreeMap::new();
     if failure.is_none() {
-        for key in survey.unseen() {
-            match ending(shared, config, &key, incidents, &survey).await {
+        for key in reconciler.unseen() {
+            match ending(shared, config, &key, incidents, &reconciler).await {
                 Ok(reason) => endings.extend(reason.map(|reason| (key, reason))),
                 Err(error) => failure = Some(error),
             }
         }
     }
-    let decision = survey.decide(rules, &endings);
+    let decision = reconciler.decide(rules, &endings);
     shared
         .conditions
-        .reads(ReadBy::Alerter, failure.as_ref().map_or(Ok(()), Err));
+        .reads(StateReader::Alerter, failure.as_ref().map_or(Ok(()), Err));
     Collected {
         decision,
         silent_until: silences.into_values().min(),
@@ -97,11 +96,11 @@ async fn portals(
     shared: &Context,
     config: &Config,
     now: Timestamp,
-    survey: &mut Reconciler<'_>,
+    reconciler: &mut Reconciler<'_>,
     silent: &(dyn Fn(&Finding) -> bool + Sync),
 ) -> Result<(), StateError> {
     let refused = shared.state.refused_apps().await?;
-    let circumstances = FindingContext {
+    let context = FindingContext {
         ladder: &config.ladder,
         refused: &refused,
         now,
@@ -109,15 +108,10 @@ async fn portals(
     let mut after = None;
     loop {
         let page = shared.state.troubled(after, PAGE).await?;
-        let of_both = |portal| {
-            [
-                of_portal(portal, circumstances),
-                of_refresh_end(portal, circumstances),
-            ]
-        };
-        for trouble in page.iter().flat_map(of_both).flatten() {
-            let silent = silent(&trouble);
-            survey.add(trouble, silent);
+        let of_both = |portal| [of_portal(portal, context), of_refresh_end(portal, context)];
+        for finding in page.iter().flat_map(of_both).flatten() {
+            let silent = silent(&finding);
+            reconciler.add(finding, silent);
         }
         match page.last() {
             Some(last) if page.len() == PAGE => after = Some(last.name.clone()),
@@ -126,7 +120,7 @@ async fn portals(
     }
 }
 
-/// Channels that deliver nothing.
+/// Findings of channels that do not deliver.
 fn channels(shared: &Context, config: &Config, now: Timestamp) -> Vec<Finding> {
     let broken = |channel: &refreshd_alerting::channel::Channel| {
         let name = &channel.name;
@@ -154,13 +148,13 @@ fn channels(shared: &Context, config: &Config, now: Timestamp) -> Vec<Finding> {
     config.channels.iter().filter_map(broken).collect()
 }
 
-/// Why an incident is over; `None` if it is not, though nothing of it is told at present.
+/// Reason why an incident is resolved; `None` if it is not, though no finding of it is notified at present.
 async fn ending(
     shared: &Context,
     config: &Config,
     key: &str,
     incidents: &Incidents,
-    survey: &Reconciler<'_>,
+    reconciler: &Reconciler<'_>,
 ) -> Result<Option<String>, StateError> {
     if let Some(reason) = shared.conditions.ending(key) {
         return Ok(Some(reason.to_owned()));
@@ -168,16 +162,16 @@ async fn ending(
     let Some(incident) = incidents.get(key) else {
         return Ok(None);
     };
-    if let Some(other) = survey.moved_to(key) {
+    if let Some(other) = reconciler.moved_to(key) {
         return Ok(Some(format!(
             "the app's client is refused, not for this portal only: see the incident {other}"
         )));
     }
     let reason = match (&incident.latest.subject, key.matches('/').count()) {
-        _ if is_refresh_end(key) && survey.left(key) == 0 => {
+        _ if is_refresh_end(key) && reconciler.left(key) == 0 => {
             "the refresh token does not end soon any more".to_owned()
         }
-        _ if is_dispute(key) && survey.left(key) == 0 => {
+        _ if is_dispute(key) && reconciler.left(key) == 0 => {
             "a person has decided about the install, or the grant is another by now".to_owned()
         }
         (MessageSubject::Portal(name), 1) => return of_renewals(shared, name).await,
@@ -190,16 +184,16 @@ async fn ending(
             }
             .to_owned()
         }
-        _ => match survey.left(key) {
+        _ => match reconciler.left(key) {
             0 if incident.latest.count > 0 => "the portals concerned are well again".to_owned(),
             0 => "it is over".to_owned(),
-            left => format!("{left} of its portals are left, which are told of one by one"),
+            left => format!("{left} of its portals are left, each with an incident of its own"),
         },
     };
     Ok(Some(reason))
 }
 
-/// Why a portal's renewals are no incident any more.
+/// Reason why the renewals of a portal are no incident any more.
 async fn of_renewals(shared: &Context, name: &str) -> Result<Option<String>, StateError> {
     let unnamed = || {
         Ok(Some(
@@ -216,7 +210,7 @@ async fn of_renewals(shared: &Context, name: &str) -> Result<Option<String>, Sta
         Kind::Fresh => "the token is fresh again",
         Kind::AwaitingAuthorization => "its grant was forgotten",
         Kind::Unconfigured => return unnamed(),
-        // What it has reached is about to be told anew.
+        // A new finding of this phase is about to be notified.
         Kind::Retrying
         | Kind::InDoubt
         | Kind::ClientRejected

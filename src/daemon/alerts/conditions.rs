@@ -1,7 +1,7 @@
-//! What is wrong with this machine, as the parts of the daemon notice it: begun, and over. The log hears of it at once,
-//! since the state may be what is wrong; the alerter finds it here.
+//! Registry of the conditions of this machine, as the parts of the daemon detect them: begun, ended. Each change is logged
+//! at once, since the state may be what fails; the alerter collects the conditions here.
 //!
-//! Must not wait for anybody: a renewal under way and the publisher's thread call it.
+//! Must not block: a renewal under way and the publisher's thread call it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,10 +18,10 @@ use refreshd_alerting::Severity;
 use refreshd_alerting::incidents::Finding;
 use refreshd_time::Timestamp;
 
-/// Endings that are remembered: of more, as after an hour without a token directory, the rest ends without a reason.
-const REMEMBERED: usize = 1000;
+/// Limit of remembered end reasons. Further conditions, as after an hour without a token directory, end without a reason.
+const MAX_END_REASONS: usize = 1000;
 
-/// What can be wrong.
+/// A fault of this machine.
 #[derive(Debug, Clone, Copy)]
 pub enum Condition<'a> {
     /// The state cannot be written.
@@ -30,26 +30,26 @@ pub enum Condition<'a> {
     Displaced,
     /// The state cannot be read.
     Unread,
-    /// The state has no grant for portals of which there were grants.
+    /// The state lacks the grants of portals that had one.
     Lost,
-    /// The configuration may not be all there, and token files of what it leaves out are kept.
+    /// The configuration may be incomplete; token files of what it leaves out are kept.
     Incomplete,
     /// A portal's new pair is not on disk.
     Unsaved(&'a PortalName),
-    /// The same, and the service manager has a copy of it.
+    /// A portal's new pair is not on disk, but the service manager has a copy of it.
     UnsavedButKept(&'a PortalName),
     /// A portal's token files cannot be written.
     Unpublished(&'a PortalName),
-    /// Token files that are to go cannot be removed.
+    /// Obsolete token files cannot be removed.
     Unremoved(&'a PortalName),
 }
 
 impl Condition<'_> {
-    /// What is to be done about token files that cannot be written.
+    /// Recommended action when token files cannot be written.
     pub const UNPUBLISHED: &'static str =
         "make the token directory writable for refreshd, or free space; it is retried by itself";
 
-    /// What is to be done about token files that cannot be removed.
+    /// Recommended action when token files cannot be removed.
     pub const UNREMOVED: &'static str = "make the token directory writable for refreshd, which tries again by itself, or remove the files: tokens in them may work \
          until they expire";
 
@@ -76,7 +76,7 @@ impl Condition<'_> {
         }
     }
 
-    /// The incident's key.
+    /// Key of the incident.
     fn key(self) -> String {
         match self.portal() {
             None => format!("daemon/{}", self.word()),
@@ -113,7 +113,7 @@ impl Condition<'_> {
     }
 }
 
-/// What is wrong now.
+/// The active conditions.
 #[derive(Default)]
 pub struct Conditions {
     known: Mutex<ActiveConditions>,
@@ -121,23 +121,23 @@ pub struct Conditions {
     pub changed: Notify,
 }
 
-/// Who reads the state.
+/// Component that reads the state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ReadBy {
-    /// Whoever writes the token files.
+pub enum StateReader {
+    /// The publisher of the token files.
     Publisher,
-    /// Whoever looks for incidents.
+    /// The alerter.
     Alerter,
-    /// Anybody else, who met damage.
+    /// Any other component that met damage.
     Others,
 }
 
 #[derive(Default)]
 struct ActiveConditions {
-    /// Who cannot read the state.
-    blind: BTreeSet<ReadBy>,
-    lasting: BTreeMap<String, ActiveCondition>,
-    /// What the end of each was.
+    /// Components that cannot read the state.
+    failing_readers: BTreeSet<StateReader>,
+    active: BTreeMap<String, ActiveCondition>,
+    /// Reason of each end, until the alerter collects it.
     ended: BTreeMap<String, &'static str>,
 }
 
@@ -146,48 +146,48 @@ struct ActiveCondition {
     portal: Option<PortalName>,
     reason: String,
     action: &'static str,
-    /// Known once the alerter has seen it: those who notice have no clock.
+    /// Set by the alerter: the components that detect conditions have no clock.
     since: Option<Timestamp>,
 }
 
 impl Conditions {
-    /// It is wrong from now on.
+    /// Begins a condition and logs it.
     pub fn begin(&self, what: Condition<'_>, reason: String) {
-        say(
+        log(
             what,
             what.word(),
             Severity::Critical,
             &reason,
             what.action(),
         );
-        self.begin_unsaid(what, reason);
+        self.begin_unlogged(what, reason);
     }
 
-    /// The same for the alerter alone: whoever notices says it, with what else it noticed.
-    pub fn begin_unsaid(&self, what: Condition<'_>, reason: String) {
-        let lasting = ActiveCondition {
+    /// Begins a condition without logging it: the caller logs it together with what else it found.
+    pub fn begin_unlogged(&self, what: Condition<'_>, reason: String) {
+        let active = ActiveCondition {
             word: what.word(),
             portal: what.portal().cloned(),
             reason,
             action: what.action(),
             since: None,
         };
-        self.known().lasting.insert(what.key(), lasting);
+        self.known().active.insert(what.key(), active);
         self.changed.notify_one();
     }
 
-    /// Notes whether one of those who read the state could do so; it is wrong while one of them cannot.
-    pub fn reads(&self, who: ReadBy, read: Result<(), &StateError>) {
+    /// Records whether a component could read the state. The condition `Unread` lasts while one of them cannot.
+    pub fn reads(&self, reader: StateReader, read: Result<(), &StateError>) {
         let (was, is) = {
             let mut known = self.known();
-            let was = !known.blind.is_empty();
+            let was = !known.failing_readers.is_empty();
             match read {
-                Ok(()) => drop(known.blind.remove(&who)),
-                // The daemon ends, and nobody reads.
+                Ok(()) => drop(known.failing_readers.remove(&reader)),
+                // The daemon is shutting down.
                 Err(StateError::Stopped) => {}
-                Err(_) => drop(known.blind.insert(who)),
+                Err(_) => drop(known.failing_readers.insert(reader)),
             }
-            (was, !known.blind.is_empty())
+            (was, !known.failing_readers.is_empty())
         };
         match (was, is, read) {
             (false, true, Err(error)) => {
@@ -202,69 +202,69 @@ impl Conditions {
         }
     }
 
-    /// Whether this one could not read the state.
-    pub fn is_blind(&self, who: ReadBy) -> bool {
-        self.known().blind.contains(&who)
+    /// Whether this component cannot read the state.
+    pub fn cannot_read(&self, reader: StateReader) -> bool {
+        self.known().failing_readers.contains(&reader)
     }
 
-    /// Whether it is wrong now.
+    /// Whether the condition is active.
     pub fn is_active(&self, what: Condition<'_>) -> bool {
-        self.known().lasting.contains_key(&what.key())
+        self.known().active.contains_key(&what.key())
     }
 
-    /// Why it is wrong now; `None` if it is not.
+    /// Reason of an active condition.
     pub fn reason(&self, what: Condition<'_>) -> Option<String> {
         self.known()
-            .lasting
+            .active
             .get(&what.key())
-            .map(|lasting| lasting.reason.clone())
+            .map(|active| active.reason.clone())
     }
 
-    /// Of how many portals token files that are to go cannot be removed.
+    /// Number of portals whose obsolete token files cannot be removed.
     pub fn count_unremoved(&self) -> u64 {
         let known = self.known();
         let unremoved = known
-            .lasting
+            .active
             .values()
-            .filter(|lasting| lasting.word == "unremoved");
+            .filter(|active| active.word == "unremoved");
         unremoved.count() as u64
     }
 
-    /// It is well again, if it was wrong.
+    /// Ends a condition if it is active.
     pub fn end_any(&self, what: Condition<'_>, reason: &'static str) {
         if self.is_active(what) {
             self.end(what, reason);
         }
     }
 
-    /// It is well again.
+    /// Ends a condition and logs it.
     pub fn end(&self, what: Condition<'_>, reason: &'static str) {
-        say(what, "resolved", Severity::Notice, reason, "none");
-        self.end_unsaid(what, reason);
+        log(what, "resolved", Severity::Notice, reason, "none");
+        self.end_unlogged(what, reason);
     }
 
-    /// The same for the alerter alone.
-    pub fn end_unsaid(&self, what: Condition<'_>, reason: &'static str) {
+    /// Ends a condition without logging it.
+    pub fn end_unlogged(&self, what: Condition<'_>, reason: &'static str) {
         let key = what.key();
         let mut known = self.known();
-        known.lasting.remove(&key);
-        if known.ended.len() < REMEMBERED {
+        known.active.remove(&key);
+        if known.ended.len() < MAX_END_REASONS {
             known.ended.insert(key, reason);
         }
         drop(known);
         self.changed.notify_one();
     }
 
-    /// What is wrong, as troubles.
+    /// Active conditions as findings.
     pub fn findings(&self, ladder: &[Step], now: Timestamp) -> Vec<Finding> {
-        let trouble = |(key, lasting): (&String, &mut ActiveCondition)| {
+        let finding = |(key, active): (&String, &mut ActiveCondition)| {
             let ActiveCondition {
                 word,
                 portal,
                 reason,
                 action,
                 since,
-            } = lasting;
+            } = active;
             let since = *since.get_or_insert(now);
             Finding {
                 key: key.clone(),
@@ -277,10 +277,10 @@ impl Conditions {
                 ..blank(portal.as_ref(), now)
             }
         };
-        self.known().lasting.iter_mut().map(trouble).collect()
+        self.known().active.iter_mut().map(finding).collect()
     }
 
-    /// How it ended, if it ended while this process ran. Told once.
+    /// Reason why a condition ended, if it ended while this process ran. Returned once.
     pub fn ending(&self, key: &str) -> Option<&'static str> {
         self.known().ended.remove(key)
     }
@@ -290,8 +290,8 @@ impl Conditions {
     }
 }
 
-fn say(what: Condition<'_>, step: &str, severity: Severity, reason: &str, action: &str) {
-    let announcement = EscalationNotice {
+fn log(what: Condition<'_>, step: &str, severity: Severity, reason: &str, action: &str) {
+    let notice = EscalationNotice {
         step: step.to_owned(),
         severity,
         reason: reason.to_owned(),
@@ -301,6 +301,6 @@ fn say(what: Condition<'_>, step: &str, severity: Severity, reason: &str, action
     log_escalation(
         what.portal()
             .map_or(EscalationSubject::Daemon, EscalationSubject::Portal),
-        &announcement,
+        &notice,
     );
 }

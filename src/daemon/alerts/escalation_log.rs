@@ -1,6 +1,6 @@
-//! The one place from which escalations reach the log, each portal's by itself. People hear of incidents: `alerts`.
+//! Writes escalations to the log, each portal's by itself. People are notified of incidents instead: `alerts`.
 //!
-//! Must not decide what is said: `domain::escalation` does. What is said here was made durable before.
+//! Must not decide what to log: `domain::escalation` does. The step was persisted before it is logged.
 
 use crate::adapters::log::{CRITICAL, ESCALATION};
 use crate::domain::escalation::EscalationNotice;
@@ -8,12 +8,12 @@ use crate::domain::name::PortalName;
 use refreshd_alerting::Severity;
 use refreshd_time::human;
 
-/// What an escalation is about.
+/// Subject of an escalation.
 #[derive(Debug, Clone, Copy)]
 pub enum EscalationSubject<'a> {
     /// One portal.
     Portal(&'a PortalName),
-    /// An app: all its portals are left alone.
+    /// An app: no portal of it is renewed.
     App(&'a str),
     /// A channel that does not deliver.
     Channel(&'a str),
@@ -21,43 +21,43 @@ pub enum EscalationSubject<'a> {
     Daemon,
 }
 
-/// Says it, with the fields of the contract (4.6).
-pub fn log_escalation(subject: EscalationSubject<'_>, announcement: &EscalationNotice) {
+/// Logs an escalation, with the fields documented for `refreshd.escalation`.
+pub fn log_escalation(subject: EscalationSubject<'_>, notice: &EscalationNotice) {
     let EscalationNotice {
         step,
         severity,
         reason,
         action,
         remaining,
-    } = announcement;
+    } = notice;
     let (portal, app) = match subject {
         EscalationSubject::Portal(portal) => (Some(portal.as_str()), None),
         EscalationSubject::App(app) => (None, Some(app)),
         EscalationSubject::Channel(_) | EscalationSubject::Daemon => (None, None),
     };
-    let whom = match subject {
+    let name = match subject {
         EscalationSubject::Portal(portal) => portal.as_str().to_owned(),
         EscalationSubject::App(app) => format!("app {app}"),
         EscalationSubject::Channel(name) => format!("channel {name}"),
         EscalationSubject::Daemon => "refreshd".to_owned(),
     };
-    // The journal shows the message alone, so it says all that a person needs.
+    // The journal shows the message alone, so the message must be complete without the fields.
     let message = match (action.as_str(), remaining) {
-        ("none", _) => format!("{whom}: {reason}"),
+        ("none", _) => format!("{name}: {reason}"),
         (_, Some(left)) if left.is_zero() => {
-            format!("{whom}: {reason}. No token works now. To do: {action}")
+            format!("{name}: {reason}. No token works now. To do: {action}")
         }
         (_, Some(left)) => {
             format!(
-                "{whom}: {reason}. The token works for {} more. To do: {action}",
+                "{name}: {reason}. The token works for {} more. To do: {action}",
                 human(*left)
             )
         }
-        (_, None) => format!("{whom}: {reason}. To do: {action}"),
+        (_, None) => format!("{name}: {reason}. To do: {action}"),
     };
     let remaining = remaining.map(human);
     // The level is part of a call site, so there is one for each severity.
-    macro_rules! say {
+    macro_rules! log {
         ($level:expr, $name:expr) => {
             tracing::event!(
                 name: $name,
@@ -75,9 +75,9 @@ pub fn log_escalation(subject: EscalationSubject<'_>, announcement: &EscalationN
         };
     }
     match severity {
-        Severity::Notice => say!(tracing::Level::INFO, "escalation"),
-        Severity::Warning => say!(tracing::Level::WARN, "escalation"),
-        Severity::Error => say!(tracing::Level::ERROR, "escalation"),
-        Severity::Critical => say!(tracing::Level::ERROR, CRITICAL),
+        Severity::Notice => log!(tracing::Level::INFO, "escalation"),
+        Severity::Warning => log!(tracing::Level::WARN, "escalation"),
+        Severity::Error => log!(tracing::Level::ERROR, "escalation"),
+        Severity::Critical => log!(tracing::Level::ERROR, CRITICAL),
     }
 }

@@ -1,6 +1,6 @@
-//! The daemon as the host of the alerter: its state, its configuration, its log and its metrics.
+//! Implements the alerter's host with the daemon's state, configuration, log and metrics.
 //!
-//! Must not decide what is told: `refreshd_alerting::incidents` does.
+//! Must not decide about notifications: `refreshd_alerting::incidents` does.
 
 use refreshd_alerting::channel::Channel;
 use refreshd_alerting::channels::Notifier;
@@ -22,7 +22,7 @@ use crate::domain::escalation::EscalationNotice;
 use crate::domain::finding::is_refresh_end;
 use crate::domain::portal::Kind;
 
-/// When the channels were tested last.
+/// Mark in the state: time of the last test of the channels.
 const SELF_TEST: &str = "self-test";
 
 impl AlertingHost for Context {
@@ -82,7 +82,7 @@ impl AlertingHost for Context {
     }
 
     fn fails_heartbeat(&self, incident: &Incident) -> bool {
-        // A refresh token that ends in a month is no reason to be taken for dead until then.
+        // A refresh token that ends in a month must not make the heartbeat fail until then.
         let least = if is_refresh_end(&incident.key) {
             Severity::Critical
         } else {
@@ -112,8 +112,7 @@ impl AlertingHost for Context {
     }
 }
 
-/// The channels that are to be tested now, if the configuration wants that now and then: whether they work is known
-/// before they must.
+/// Channels that are due for the periodic self-test, if it is configured.
 async fn self_tests_due(shared: &Context, config: &Config, now: Timestamp) -> Vec<String> {
     let Some(every) = config.alerts.self_test else {
         return Vec::new();
@@ -123,7 +122,7 @@ async fn self_tests_due(shared: &Context, config: &Config, now: Timestamp) -> Ve
         Ok(_) => {}
         Err(_) => return Vec::new(),
     }
-    // Marked first: without the mark it would be done again at each look.
+    // Marked first: without the mark the test would be repeated at each collection.
     if shared.state.mark(SELF_TEST, now).await.is_err() {
         return Vec::new();
     }

@@ -1,6 +1,6 @@
-//! What the daemon gives the alerter: what is wrong with portals and with this machine, and where it is stored.
+//! The daemon's side of alerting: findings about portals and this machine, and their storage.
 //!
-//! Must not decide what is told, nor deliver: `refreshd_alerting` does.
+//! Must not decide about notifications, nor deliver them: `refreshd_alerting` does.
 
 pub mod alert_views;
 mod collect;
@@ -8,4 +8,4 @@ pub mod conditions;
 pub mod escalation_log;
 mod host;
 
-pub use conditions::{Condition, Conditions, ReadBy};
+pub use conditions::{Condition, Conditions, StateReader};

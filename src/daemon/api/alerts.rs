@@ -1,6 +1,6 @@
-//! The part of the control socket that is about alerts: what is open, what is silenced, what somebody takes on.
+//! Routes of alerts: list, silence, acknowledge, test.
 //!
-//! Must not decide: `alerts::report` does.
+//! Must not decide: `alert_views` does.
 
 use std::time::Duration;
 
@@ -19,10 +19,10 @@ use crate::daemon::api::peer::Peer;
 use crate::daemon::grants::error::OperationError;
 use refreshd_alerting::channel_test;
 
-/// Nobody can mean to silence alerts for longer.
-const LONGEST_SILENCE: Duration = Duration::from_secs(30 * 86_400);
+/// A longer silence is taken for a mistake.
+const MAX_SILENCE: Duration = Duration::from_secs(30 * 86_400);
 
-/// `GET /v1/alerts`, and what changes them.
+/// Routes of alerts.
 pub(crate) fn routes() -> Router<Control> {
     Router::new()
         .route("/v1/alerts", get(show))
@@ -49,7 +49,7 @@ struct Silence {
     r#for: String,
 }
 
-/// As curl sends it, whatever it calls it.
+/// The body as text, whatever its content type: curl sends a form's.
 type Body = Result<String, StringRejection>;
 
 fn parse<T: serde::de::DeserializeOwned>(body: Body) -> Result<T, ApiError> {
@@ -63,7 +63,7 @@ fn span(body: Body) -> Result<Duration, ApiError> {
     let span = humantime::parse_duration(text.trim()).map_err(|error| {
         ApiError::bad_request(format!("`for` is no duration such as 2h: {error}"))
     })?;
-    if span.is_zero() || span > LONGEST_SILENCE {
+    if span.is_zero() || span > MAX_SILENCE {
         return Err(ApiError::bad_request(
             "`for` must be more than nothing and at most 30 days",
         ));
@@ -123,11 +123,11 @@ async fn change(
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Test {
-    /// Without one, every channel.
+    /// Default: every channel.
     channel: Option<String>,
 }
 
-/// Whoever asks waits; one who leaves ends it, and whatever program was started for it.
+/// The caller waits for the result. Disconnecting cancels the test, and ends the program that was started for it.
 async fn test(
     Extract(control): Extract<Control>,
     Extension(peer): Extension<Peer>,

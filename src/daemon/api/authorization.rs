@@ -1,4 +1,4 @@
-//! Authorizations over the control socket: begun, answered with what a browser brought, or polled for a device.
+//! Routes of authorizations: begin, answer with the browser's redirect, poll for a device.
 //!
 //! Must not decide: `authorize` does.
 
@@ -20,18 +20,17 @@ use crate::daemon::api::outcomes::authorized;
 use crate::daemon::api::peer::Peer;
 use crate::daemon::grants::authorize::{self, Polled};
 
-/// What a caller says who begins.
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 struct BeginRequest {
-    /// Where it listens for the redirect; used where the configuration says nothing else.
+    /// URI on which the caller listens for the redirect; used if the configuration sets none.
     redirect_uri: Option<String>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct AnswerRequest {
-    /// The address that the browser was sent to, or the bare code.
+    /// The URI that the browser was redirected to, or the bare code.
     answer: String,
 }
 
@@ -74,7 +73,7 @@ async fn answer(
     control.may_change(peer)?;
     let AnswerRequest { answer } = parse(body)?;
     let shared = Arc::clone(&control.shared);
-    // The code is spent once it has left: nobody who goes away may stop this.
+    // The code can be used once: a disconnecting caller must not cancel the exchange.
     let change = async move {
         let generation = authorize::answer(&shared, &portal, &answer).await?;
         Ok(authorized(&shared, &portal, generation).await?)
@@ -105,7 +104,7 @@ async fn poll(
 fn parse<T: DeserializeOwned>(body: Result<String, StringRejection>) -> Result<T, ApiError> {
     let body = body.map_err(|rejection| ApiError::of_body(ErrorCode::BadRequest, &rejection))?;
     let body = if body.trim().is_empty() { "{}" } else { &body };
-    // serde_json's own words may quote what was sent.
+    // serde_json's own message may quote the body.
     serde_json::from_str(body).map_err(|error| {
         let (line, column) = (error.line(), error.column());
         let message = format!(

@@ -1,4 +1,4 @@
-//! What the handlers of the API need, whoever calls them: a daemon's socket, or a command in its own process.
+//! Shared data of the API's handlers, for a daemon's socket and for a command in its own process.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,32 +12,36 @@ use crate::daemon::context::Context;
 use crate::daemon::grants::driver::Driver;
 use crate::daemon::startup::reload::Reloader;
 
-/// Listings under way at a time, for others than root and the daemon's own user.
-const LISTING: usize = 8;
-/// How long one of them waits for its turn.
-const TURN: Duration = Duration::from_secs(10);
+/// Limit of concurrent listings, for callers other than root and the daemon's own user.
+const MAX_LISTINGS: usize = 8;
+/// Timeout of the wait for a listing.
+const LISTING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What the handlers need.
+/// Shared data of the API's handlers.
 #[derive(Clone)]
 pub struct Control {
     pub(crate) shared: Arc<Context>,
     /// `None` where no daemon runs.
     pub(crate) reloader: Option<Arc<Reloader>>,
-    /// Who carries renewals out.
+    /// Executor of renewals.
     pub(crate) driver: Driver,
     changes: Arc<Mutex<JoinSet<()>>>,
-    /// Three quarters of the places may wait for renewals at a time; the others are kept for reading.
+    /// Three quarters of the connections may wait for renewals at a time; the others are reserved for reading.
     waiting: Arc<Semaphore>,
     listing: Arc<Semaphore>,
 }
 
 impl Control {
-    /// For this daemon, whose socket has so many places.
+    /// For this daemon, whose socket has `max_connections`.
     #[must_use]
-    pub fn of_daemon(shared: Arc<Context>, reloader: Arc<Reloader>, places: usize) -> Self {
+    pub fn of_daemon(
+        shared: Arc<Context>,
+        reloader: Arc<Reloader>,
+        max_connections: usize,
+    ) -> Self {
         Self {
             reloader: Some(reloader),
-            waiting: Arc::new(Semaphore::new(places * 3 / 4)),
+            waiting: Arc::new(Semaphore::new(max_connections * 3 / 4)),
             ..Self::without_daemon(shared, Driver::Daemon)
         }
     }
@@ -51,7 +55,7 @@ impl Control {
             driver,
             changes: Arc::default(),
             waiting: Arc::new(Semaphore::new(1)),
-            listing: Arc::new(Semaphore::new(LISTING)),
+            listing: Arc::new(Semaphore::new(MAX_LISTINGS)),
         }
     }
 
@@ -59,7 +63,7 @@ impl Control {
         &self.shared
     }
 
-    /// Whether this caller may change something here.
+    /// Checks that this caller may change something here.
     pub(crate) fn may_change(&self, peer: Peer) -> Result<(), ApiError> {
         peer.may_change()?;
         match self.driver {
@@ -78,7 +82,7 @@ impl Control {
         while changes.join_next().await.is_some() {}
     }
 
-    /// The right to wait for a renewal. Root, and the daemon's own user, always have it.
+    /// Permit to wait for a renewal. Root and the daemon's own user need none.
     pub(crate) fn wait(&self, peer: Peer) -> Result<Option<SemaphorePermit<'_>>, ApiError> {
         if peer.may_change().is_ok() {
             return Ok(None);
@@ -89,7 +93,7 @@ impl Control {
             .map_err(|_| ApiError::busy("its callers wait for renewals"))
     }
 
-    /// The right to be sent a listing, which holds memory until it is taken. Who may always, as for [`Self::wait`].
+    /// Permit for a listing, which occupies memory until the client has read it. Root and the daemon's own user need none.
     pub(crate) async fn turn(&self, peer: Peer) -> Result<Option<OwnedSemaphorePermit>, ApiError> {
         if peer.may_change().is_ok() {
             return Ok(None);
@@ -97,14 +101,14 @@ impl Control {
         let turn = self
             .shared
             .clock
-            .within(TURN, Arc::clone(&self.listing).acquire_owned())
+            .within(LISTING_TIMEOUT, Arc::clone(&self.listing).acquire_owned())
             .await;
         turn.and_then(Result::ok)
             .map(Some)
             .ok_or_else(|| ApiError::busy("other listings are under way"))
     }
 
-    /// Carries a change out to its end, though whoever asked for it may go away meanwhile.
+    /// Runs a change to completion, even if the caller disconnects.
     pub(crate) async fn change<T: Send + 'static>(
         &self,
         change: impl Future<Output = Result<T, ApiError>> + Send + 'static,
@@ -114,7 +118,7 @@ impl Control {
             let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
             while changes.try_join_next().is_some() {}
             changes.spawn(async move {
-                // Whoever asked may have gone.
+                // The caller may have disconnected.
                 let _ = done.send(change.await);
             });
         }

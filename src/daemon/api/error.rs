@@ -1,6 +1,6 @@
-//! How a caller is told that something was not done: `{"error": {"code": …, "message": …}}`.
+//! Error response of the API: `{"error": {"code": …, "message": …}}`.
 //!
-//! [`ErrorCode`] is the one table: the HTTP status is read off it here, the exit code of a command in `commands::exit`.
+//! [`ErrorCode`] is the one table: it determines the HTTP status here, and the exit code of a command in `commands::exit`.
 
 use axum::extract::rejection::{BytesRejection, QueryRejection, StringRejection};
 use axum::http::StatusCode;
@@ -11,19 +11,19 @@ use serde_json::json;
 use crate::daemon::grants::error::OperationError;
 use crate::domain::error_chain::error_chain;
 
-/// What went wrong, as a script can tell it.
+/// Machine-readable code of an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ErrorCode {
-    /// The request is not understood.
+    /// The request is malformed.
     BadRequest,
     /// There is no such path.
     NotFound,
     /// The path does not have that method.
     MethodNotAllowed,
-    /// The caller may not do that.
+    /// The caller has no permission.
     NotPermitted,
-    /// Too many callers do that now.
+    /// Too many requests of this kind are under way.
     Busy,
     /// The configuration names no such portal.
     UnknownPortal,
@@ -31,25 +31,25 @@ pub enum ErrorCode {
     UnknownIncident,
     /// No such channel is configured.
     UnknownChannel,
-    /// Nothing of that kind is stored.
+    /// No such item is stored.
     NothingKept,
     /// The portal has no usable grant.
     NoGrant,
     /// The token must be renewed, and this is a copy of the state.
     NeedsRenewal,
-    /// It did not work now; it may later.
+    /// A temporary failure; retry later.
     NotNow,
-    /// The grant was refused.
+    /// The grant was rejected.
     Refused,
-    /// The text is no grant.
+    /// The text is not a grant.
     NotAGrant,
-    /// Nobody authorizes this portal in a browser.
+    /// This portal has no authorization in a browser.
     NoAuthorization,
-    /// The provider does not do this.
+    /// The provider does not support this.
     NotThere,
-    /// What came back from the browser is no answer.
+    /// The redirect of the browser is no authorization response.
     NotAnAnswer,
-    /// The authorization server refused the code.
+    /// The authorization server rejected the code.
     CodeRefused,
     /// The configuration has problems.
     Configuration,
@@ -63,7 +63,7 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
-    /// The HTTP status that goes with it.
+    /// HTTP status of the code.
     #[must_use]
     pub const fn status(self) -> StatusCode {
         match self {
@@ -88,7 +88,7 @@ impl ErrorCode {
     }
 }
 
-/// Why something was not done.
+/// An error response.
 pub(crate) struct ApiError {
     code: ErrorCode,
     status: StatusCode,
@@ -104,18 +104,18 @@ impl ApiError {
         }
     }
 
-    /// The request is not understood.
+    /// The request is malformed.
     pub(crate) fn bad_request(message: impl Into<String>) -> Self {
         Self::new(ErrorCode::BadRequest, message)
     }
 
-    /// Too many do that now.
+    /// Too many requests of this kind are under way.
     pub(crate) fn busy(what: &str) -> Self {
         let message = format!("the daemon is busy: {what}; try again in a moment");
         Self::new(ErrorCode::Busy, message)
     }
 
-    /// A body that could not be taken: too long, or not all there.
+    /// A body that could not be read: too long, or incomplete.
     pub(crate) fn of_bytes(code: ErrorCode, rejection: &BytesRejection) -> Self {
         Self {
             code,
@@ -124,7 +124,7 @@ impl ApiError {
         }
     }
 
-    /// The same where it has to be text.
+    /// A body that could not be read as text.
     pub(crate) fn of_body(code: ErrorCode, rejection: &StringRejection) -> Self {
         Self {
             code,

@@ -1,6 +1,7 @@
-//! The API without a daemon: a command's own process takes the state's lock, or looks at a copy, and answers itself.
+//! The API without a daemon: the command's own process locks the state, or opens a copy of it, and handles the requests
+//! itself.
 //!
-//! Must not run the loops: a command touches the portal it names and no other.
+//! Must not run the loops: a command affects only the portal that it names.
 
 use std::sync::Arc;
 
@@ -22,23 +23,22 @@ use crate::daemon::startup::core::{Backends, Core};
 use crate::daemon::startup::read_only::ReadOnlyState;
 use crate::domain::error_chain::error_chain;
 
-/// The API over what this process has opened.
+/// The API over the state that this process has opened.
 pub struct InProcess {
     control: Control,
     routes: Router,
     opened: Opened,
 }
 
-/// What is behind it.
 enum Opened {
-    /// The state, under its lock.
+    /// The state, locked.
     State(Core, Arc<InlineDriver>),
-    /// A copy of the state, of which nothing was locked, made or changed.
+    /// A copy of the state, for which nothing was locked, created or changed.
     Copy(ReadOnlyState),
 }
 
 impl InProcess {
-    /// Opens the state. A daemon that runs is an error that names it.
+    /// Opens and locks the state. A running daemon is an error that names it.
     ///
     /// # Errors
     /// [`RunError`].
@@ -57,11 +57,11 @@ impl InProcess {
         })
     }
 
-    /// Looks at the state. A daemon that has it is an error that names it.
+    /// Opens a copy of the state, read-only. A daemon that has locked the state is an error that names it.
     ///
     /// # Errors
     /// [`RunError`].
-    pub async fn look(config: Config) -> Result<Self, RunError> {
+    pub async fn open_read_only(config: Config) -> Result<Self, RunError> {
         let copy = ReadOnlyState::at(config).await?;
         let control = Control::without_daemon(Arc::clone(copy.shared()), Driver::ReadOnly);
         Ok(Self {
@@ -71,10 +71,10 @@ impl InProcess {
         })
     }
 
-    /// Answers a request, as a daemon would.
+    /// Handles a request like a daemon.
     ///
     /// # Errors
-    /// In words, where the answer breaks off.
+    /// As text, where the response breaks off.
     pub async fn request(
         &self,
         method: Method,
@@ -95,7 +95,7 @@ impl InProcess {
         }
     }
 
-    /// Finishes what was sent and closes what was opened.
+    /// Finishes pending requests and closes the state.
     pub async fn close(self) {
         let Self {
             control,

@@ -1,6 +1,6 @@
-//! Installs of another user, over the control socket: which wait for a decision, and the decision.
+//! Routes of disputed installs: list those that await a decision, and decide.
 //!
-//! Must not decide, nor let anybody but root and the daemon's own user do so.
+//! Must not let anybody but root and the daemon's own user decide.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ pub(crate) fn routes() -> Router<Control> {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Of {
-    /// Only if it is this user who waits.
+    /// Decide only if the dispute is about this user.
     user: Option<String>,
 }
 

@@ -1,5 +1,5 @@
-//! The API of refreshd: HTTP with JSON, over the control socket of a daemon, or in the process of a command where none runs.
-//! A command is a route here and a printer there.
+//! The API of refreshd: HTTP with JSON, over the control socket of a daemon, or in the process of a command where no daemon
+//! runs. A command is a route here and its output in `commands`.
 //!
 //! Must not decide: `grants`, `alerts` and `startup` do.
 

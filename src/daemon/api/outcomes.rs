@@ -1,4 +1,4 @@
-//! What operations came to, in JSON: over the socket, and from `--json` of the commands.
+//! JSON of outcomes: for the socket, and for `--json` of the commands.
 
 use axum::http::StatusCode;
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use crate::daemon::grants::portal_view::PortalView;
 use crate::domain::candidate::ImportResult;
 use refreshd_token_client::token::Generation;
 
-/// What `renew` says, in JSON: over the socket, and from `renew --json` without a daemon.
+/// Outcome of `renew`.
 #[must_use]
 pub fn outcome_json(renewal: &RenewalResult, view: &PortalView, reply: Option<&Value>) -> Value {
     let (outcome, detail) = match renewal {
@@ -36,7 +36,7 @@ pub(crate) const fn status_of(imported: &ImportOutcome) -> StatusCode {
     }
 }
 
-/// What `import` says, in JSON: over the socket, and from `import --json` without a daemon.
+/// Outcome of `import`.
 #[must_use]
 pub fn imported_json(imported: &ImportOutcome, view: &PortalView) -> Value {
     let ImportOutcome {
@@ -57,7 +57,7 @@ pub fn imported_json(imported: &ImportOutcome, view: &PortalView) -> Value {
     })
 }
 
-/// What an authorization comes to, in JSON: over the socket, and from `authorize --json`.
+/// Outcome of an authorization.
 ///
 /// # Errors
 /// As `find`.
@@ -72,7 +72,7 @@ pub async fn authorized(
     }))
 }
 
-/// What a recovery comes to, in JSON: over the socket, and from `recover --json`.
+/// Outcome of a recovery.
 ///
 /// # Errors
 /// As `find`.

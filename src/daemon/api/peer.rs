@@ -1,11 +1,10 @@
-//! Who is at the other end of the API, and what they may do. Must not know any route.
+//! Credentials of the API's caller, and its permissions. Must not know any route.
 
 use tokio::net::UnixStream;
 
 use crate::daemon::api::error::{ApiError, ErrorCode};
 use crate::daemon::http::server::PeerExtensions;
 
-/// Who is at the other end.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Peer {
     uid: Option<u32>,
@@ -26,17 +25,17 @@ impl Peer {
     }
 
     pub(crate) fn peer_extensions(stream: &UnixStream) -> PeerExtensions {
-        let mut introduction = PeerExtensions::new();
-        introduction.insert(Self::of(stream));
-        introduction
+        let mut extensions = PeerExtensions::new();
+        extensions.insert(Self::of(stream));
+        extensions
     }
 
-    /// Places are kept for who may change something.
+    /// Whether the reserved connections are for this caller: one that may change something.
     pub(crate) fn is_important(stream: &UnixStream) -> bool {
         Self::of(stream).may_change().is_ok()
     }
 
-    /// Root, or the user this daemon runs as.
+    /// Checks that the caller is root or the user that this daemon runs as.
     pub(crate) fn may_change(self) -> Result<(), ApiError> {
         let own = rustix::process::geteuid().as_raw();
         if self.uid.is_some_and(|uid| uid == 0 || uid == own) {

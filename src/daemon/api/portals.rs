@@ -1,7 +1,7 @@
-//! Portals over the API: listed, shown, renewed, imported, forgotten; and the configuration reloaded.
+//! Routes of portals: list, show, renew, import, forget; and reload of the configuration.
 //!
-//! Must not decide: `grants` does. Whoever can open the socket may look, take a token and ask for a renewal; only root and the
-//! daemon's own user may hand over or forget a grant, or reload.
+//! Must not decide: `grants` does. Whoever can open the socket may read, get a token and request a renewal; only root and
+//! the daemon's own user may import or forget a grant, or reload.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,8 +34,8 @@ use crate::domain::token_format::TokenFormat;
 
 /// Portals read at a time.
 const PAGE: usize = 100;
-/// Portals in one reply, unless asked for fewer or more; and the most that may be asked for.
-pub const LISTED: (usize, usize) = (1000, 10_000);
+/// Portals in one response: the default, and the maximum of `limit`.
+pub const LISTING_LIMITS: (usize, usize) = (1000, 10_000);
 
 pub(crate) fn routes() -> Router<Control> {
     Router::new()
@@ -55,8 +55,8 @@ struct ListQuery {
     after: Option<String>,
 }
 
-/// Portals in the order of their names, those after `after`, at most `limit`; `next` is there if there are more. Sent piece
-/// by piece: memory grows neither with their number nor with `limit`.
+/// Lists portals ordered by name, those after `after`, at most `limit`; `next` is present if there are more. Streamed in
+/// pages: memory grows neither with the number of portals nor with `limit`.
 async fn list(
     Extract(control): Extract<Control>,
     Extension(peer): Extension<Peer>,
@@ -64,7 +64,7 @@ async fn list(
 ) -> Result<Response, ApiError> {
     let bad = |message: String| ApiError::bad_request(message);
     let Query(ListQuery { limit, after }) = query?;
-    let (usual, most) = LISTED;
+    let (usual, most) = LISTING_LIMITS;
     let limit = limit.unwrap_or(usual);
     if !(1..=most).contains(&limit) {
         return Err(bad(format!("limit is a number from 1 to {most}")));
@@ -84,7 +84,7 @@ async fn list(
         left: limit,
         first: true,
     };
-    // The turn is over when the last piece has been taken.
+    // The permit is released when the last page has been read.
     let pieces = stream::unfold((begin, turn), |(listing, turn)| async move {
         let (piece, rest) = next_piece(listing).await?;
         Some((piece, (rest, turn)))
@@ -96,7 +96,7 @@ async fn list(
         .into_response())
 }
 
-/// A piece of a listing, and how it goes on.
+/// Next page of a listing, and its continuation.
 async fn next_piece(listing: PortalStream) -> Option<(Result<String, StateError>, PortalStream)> {
     let PortalStream::At {
         shared,
@@ -108,10 +108,10 @@ async fn next_piece(listing: PortalStream) -> Option<(Result<String, StateError>
         return None;
     };
     let size = left.min(PAGE);
-    // One more than is sent tells whether there are more.
+    // One portal more than is sent shows whether there are more.
     let mut page = match shared.state.page(after, size + 1).await {
         Ok(page) => page,
-        // A reply that breaks off is no JSON, and that is the truth.
+        // A truncated response is no valid JSON, so the client notices the error.
         Err(error) => return Some((Err(error), PortalStream::Ended)),
     };
     let more = page.len() > size;
@@ -148,7 +148,7 @@ async fn next_piece(listing: PortalStream) -> Option<(Result<String, StateError>
     })
 }
 
-/// How far a listing has come.
+/// Position of a listing.
 enum PortalStream {
     At {
         shared: Arc<Context>,
@@ -260,10 +260,10 @@ async fn import(
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ImportQuery {
-    /// Whether the grant may be another owner's than the present one.
+    /// Whether the grant may belong to another owner than the present one.
     #[serde(default)]
     replace: bool,
-    /// The portal at which the pair was put aside that is to be taken in, instead of what the body holds.
+    /// Portal at which the superseded pair is stored that is to be imported, instead of the body.
     aside_of: Option<String>,
 }
 
@@ -278,11 +278,11 @@ async fn forget(
     let (shared, name) = (Arc::clone(&control.shared), portal.clone());
     let forget = async move { Ok(store::forget(&shared, &name, revoke).await?) };
     let Forgotten { had_grant, left } = control.change(forget).await?;
-    let mut said = json!({"portal": portal, "forgotten": had_grant});
-    if let (Some(left), Some(said)) = (left, said.as_object_mut()) {
-        said.insert("left".to_owned(), left.into());
+    let mut reply = json!({"portal": portal, "forgotten": had_grant});
+    if let (Some(left), Some(reply)) = (left, reply.as_object_mut()) {
+        reply.insert("left".to_owned(), left.into());
     }
-    Ok(axum::Json(said).into_response())
+    Ok(axum::Json(reply).into_response())
 }
 
 #[derive(Deserialize)]

@@ -1,4 +1,4 @@
-//! Replies that could not be read, over the control socket.
+//! Routes of stored responses that could not be parsed.
 //!
 //! Must not put a byte of one into JSON; the bytes themselves go to root and the daemon's own user only.
 
@@ -37,7 +37,7 @@ async fn show(
     Extension(peer): Extension<Peer>,
     UrlPath((portal, number)): UrlPath<(String, usize)>,
 ) -> Result<Response, ApiError> {
-    // A secret: for whoever may change something, though nothing is.
+    // A secret: only for callers that may change something, though nothing is changed.
     peer.may_change()?;
     let body = kept_replies::body(&control.shared, &portal, number).await?;
     let headers = [
@@ -53,7 +53,7 @@ async fn recover(
     UrlPath(portal): UrlPath<String>,
 ) -> Result<Response, ApiError> {
     peer.may_change()?;
-    // Where nothing can be taken in, a copy of the state is enough to say why.
+    // Where nothing can be recovered, a copy of the state suffices to report why.
     kept_replies::recoverable(&control.shared, &portal).await?;
     control.may_change(peer)?;
     let shared = Arc::clone(&control.shared);

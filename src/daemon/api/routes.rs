@@ -8,13 +8,13 @@ use crate::daemon::api::error::{ApiError, ErrorCode};
 use crate::daemon::api::{alerts, authorization, installs, portals, replies};
 use crate::domain::import;
 
-/// The longest body of a request.
+/// Maximum length of a request's body.
 pub(crate) const MAX_BODY_BYTES: usize = 64 * 1024;
-/// The same where a grant is handed over: one more than one may have, so that it is the reader of grants who says that one is
-/// too long.
+/// Maximum length of the body of an import: one byte more than a grant may have, so that the parser of grants reports one
+/// that is too long.
 pub(crate) const MAX_GRANT_BYTES: usize = import::MAX_LENGTH + 1;
 
-/// All of them, for whoever calls.
+/// All routes.
 pub(crate) fn routes(control: Control) -> Router {
     Router::new()
         .merge(portals::routes())

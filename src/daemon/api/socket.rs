@@ -22,62 +22,62 @@ use crate::daemon::api::routes::{MAX_BODY_BYTES, MAX_GRANT_BYTES, routes};
 use crate::daemon::context::Context;
 use crate::daemon::http::connection_limits::ConnectionLimits;
 use crate::daemon::http::descriptors;
-use crate::daemon::http::server::{Kept, Server, serve};
+use crate::daemon::http::server::{Reservation, Server, serve};
 use crate::daemon::startup::reload::Reloader;
 use crate::domain::error_chain::error_chain;
 use refreshd_time::clock::{Clock, Tick};
 
-/// Connections at a time.
+/// Maximum number of concurrent connections.
 const MAX_CONNECTIONS: usize = 128;
-/// Besides these, for root and the daemon's own user: `refreshd renew --all` has 32.
-const SPARE: usize = 40;
-/// What waits for the daemon to accept it.
+/// Additional connections for root and the daemon's own user: `refreshd renew --all` uses 32.
+const RESERVED_CONNECTIONS: usize = 40;
+/// Length of the queue of connections that the daemon has not accepted yet.
 const BACKLOG: i32 = 1024;
-/// It is looked this often whether it still is where commands look for it.
-const LOOK: Duration = Duration::from_secs(2);
+/// Interval of the check that the socket is still at its path.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// The owner and the group of the socket may connect.
 const SOCKET_MODE: u32 = 0o660;
 
-/// Why the socket could not be made.
+/// Reason why the socket could not be created.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// Somebody answers there.
+    /// Another process listens there.
     #[error("another process listens on the control socket {}", path.display())]
     InUse {
         /// The socket.
         path: PathBuf,
     },
-    /// Something else lies there, which is not for a daemon to remove.
+    /// Something else is at the path, which a daemon must not remove.
     #[error("control_socket = \"{}\" is there and is no socket; it was left as it is", path.display())]
     NotASocket {
-        /// What lies there.
+        /// Path of that file.
         path: PathBuf,
     },
-    /// Its directory is somebody else's.
+    /// Another user could write to its directory.
     #[error("the directory of the control socket is not used")]
     Directory(#[source] UntrustedDirectory),
-    /// The file system said no.
+    /// An error of the file system.
     #[error("cannot make the control socket {}", path.display())]
     Io {
         /// The socket.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: std::io::Error,
     },
 }
 
-/// A socket, and where it must stay.
+/// A listening socket, and the path at which it must stay.
 pub struct ControlSocket {
     listener: UnixListener,
     path: PathBuf,
     trust: Trust,
-    /// Of its file: device and inode.
+    /// Device and inode of its file.
     identity: Option<(u64, u64)>,
 }
 
 impl ControlSocket {
-    /// Makes the socket, in place of one that a dead process left. Who has its directory could listen in its place: that must
-    /// be somebody who is trusted.
+    /// Creates the socket, in place of one that a dead process left. The owner of its directory could listen in its place,
+    /// so the directory must belong to a trusted user.
     ///
     /// # Errors
     /// [`BindError`].
@@ -90,16 +90,16 @@ impl ControlSocket {
         })
     }
 
-    /// Whether no command finds it any more.
+    /// Whether commands cannot find the socket at its path any more.
     fn is_displaced(&self) -> bool {
         self.identity.is_some() && identity(&self.path) != self.identity
     }
 }
 
-/// Removes the file of a socket; what else may lie there is somebody else's.
+/// Removes the file of a socket; any other file at the path is left.
 pub fn remove(path: &Path) {
     if std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
-        // One that is left only costs the next command a moment.
+        // A socket that is left behind only costs the next command a moment.
         let _ = std::fs::remove_file(path);
     }
 }
@@ -110,19 +110,20 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
     Some((found.dev(), found.ino()))
 }
 
-/// A socket that is made anew where somebody took its file away.
+/// A socket that is recreated after its file was removed or replaced.
 struct WatchedSocket {
     socket: ControlSocket,
     clock: Clock,
-    looked: Tick,
-    /// Why it could not be made anew, as it was told.
-    told: Option<String>,
+    checked: Tick,
+    /// Last logged reason why it could not be recreated.
+    logged: Option<String>,
 }
 
 impl WatchedSocket {
-    /// In a place that fails nothing is known, and nothing is told.
-    async fn look(&mut self) {
-        self.looked = self.clock.tick();
+    /// Recreates the socket if its file is not at its path any more. If the path cannot be inspected, nothing is known, and
+    /// nothing is logged.
+    async fn check(&mut self) {
+        self.checked = self.clock.tick();
         if !self.socket.is_displaced() {
             return;
         }
@@ -130,19 +131,19 @@ impl WatchedSocket {
         match ControlSocket::bind(&self.socket.path, &self.socket.trust).await {
             Ok(socket) => {
                 tracing::warn!(
-                    "the control socket {path} was removed or replaced by somebody, and is made anew; no command reached refreshd \
+                    "the control socket {path} was removed or replaced, and is made anew; no command reached refreshd \
                      meanwhile: find out who removes files there"
                 );
-                (self.socket, self.told) = (socket, None);
+                (self.socket, self.logged) = (socket, None);
             }
             Err(error) => {
                 let why = error_chain(&error);
-                if self.told.as_ref() != Some(&why) {
+                if self.logged.as_ref() != Some(&why) {
                     tracing::warn!(
-                        "the control socket {path} was removed or replaced by somebody, and cannot be made anew yet, so no command \
+                        "the control socket {path} was removed or replaced, and cannot be made anew yet, so no command \
                          reaches refreshd: {why}"
                     );
-                    self.told = Some(why);
+                    self.logged = Some(why);
                 }
             }
         }
@@ -155,10 +156,10 @@ impl Listener for WatchedSocket {
 
     async fn accept(&mut self) -> (UnixStream, SocketAddr) {
         loop {
-            // Whoever asks may stop waiting and ask again: that must not put it off.
-            let left = LOOK.saturating_sub(self.clock.elapsed(self.looked));
+            // The caller may cancel this call and repeat it: that must not delay the check.
+            let left = CHECK_INTERVAL.saturating_sub(self.clock.elapsed(self.checked));
             if left.is_zero() {
-                self.look().await;
+                self.check().await;
                 continue;
             }
             tokio::select! {
@@ -206,14 +207,14 @@ async fn bind(path: &Path, trust: &Trust) -> Result<UnixListener, BindError> {
     Ok(listener)
 }
 
-/// Binds and listens. A socket is made with the mode of its descriptor, so nobody whom the mode keeps out can connect at
+/// Binds and listens. A socket is created with the mode of its descriptor, so a user excluded by the mode cannot connect at
 /// any moment, whatever the umask.
 fn listen(path: &Path, directory: &Directory) -> std::io::Result<UnixListener> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     rustix::fs::fchmod(&socket, rustix::fs::Mode::from_raw_mode(SOCKET_MODE))?;
     rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
-    // A strict umask took away more than was asked for.
+    // A strict umask may have removed more permissions than intended.
     let name = path
         .file_name()
         .ok_or(std::io::ErrorKind::InvalidFilename)?;
@@ -222,13 +223,13 @@ fn listen(path: &Path, directory: &Directory) -> std::io::Result<UnixListener> {
     UnixListener::from_std(socket.into())
 }
 
-fn places() -> ConnectionLimits {
-    descriptors::for_clients(MAX_CONNECTIONS, SPARE)
+fn connection_limits() -> ConnectionLimits {
+    descriptors::for_clients(MAX_CONNECTIONS, RESERVED_CONNECTIONS)
 }
 
-/// Told to whoever finds every place taken.
-/// A grant may be as long as a reply. Who may not hand one over cannot have so much memory used for it.
-fn longest_body(head: &Parts) -> usize {
+/// Maximum length of a request's body. A grant may be as long as a token response; a caller without permission to import
+/// must not occupy that much memory.
+fn max_body_bytes(head: &Parts) -> usize {
     let may_change = || {
         let peer = head.extensions.get::<Peer>();
         peer.is_some_and(|peer| peer.may_change().is_ok())
@@ -241,7 +242,7 @@ fn longest_body(head: &Parts) -> usize {
 }
 
 fn busy() -> Response {
-    ApiError::busy("every place of its control socket is taken").into_response()
+    ApiError::busy("all connections of its control socket are in use").into_response()
 }
 
 /// Serves until `stop`.
@@ -255,15 +256,15 @@ pub async fn run(
     let listener = WatchedSocket {
         socket,
         clock,
-        looked: clock.tick(),
-        told: None,
+        checked: clock.tick(),
+        logged: None,
     };
-    let control = Control::of_daemon(shared, reloader, places().open);
+    let control = Control::of_daemon(shared, reloader, connection_limits().open);
     let server = Server {
         routes: routes(control.clone()),
-        places: places(),
-        kept: Some(Kept::ClientConnections(Peer::is_important)),
-        longest_body,
+        limits: connection_limits(),
+        reserved_for: Some(Reservation::ClientConnections(Peer::is_important)),
+        max_body_bytes,
         peer_extensions_of: Peer::peer_extensions,
         busy,
         clock,

@@ -1,7 +1,7 @@
-//! What a person decides about newcomers: a verified install of another user takes the place of the grant that a portal has,
-//! once it has proved itself, or is refused.
+//! Disputed installs: an operator accepts a verified install of another user, whose grant replaces the portal's after it
+//! was proved, or refuses it.
 //!
-//! Must not touch the grant that is there: an accepted newcomer is a candidate, and `candidates` proves it.
+//! Must not touch the present grant: an accepted grant is a candidate, and `candidates` proves it.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,53 +18,53 @@ use crate::domain::install::EventKind;
 use crate::domain::portal::Portal;
 use refreshd_token_client::token::{Credential, Tokens, Validity};
 
-/// A newcomer as commands show it.
+/// A disputed install as commands show it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DisputeView {
-    /// The portal.
+    /// Name of the portal.
     pub portal: String,
-    /// The app.
+    /// Name of the app.
     pub app: String,
-    /// The newcomer's user id.
+    /// User id of the install.
     pub user: String,
-    /// The user id of the grant that is kept.
+    /// User id of the present grant.
     pub holder: Option<String>,
     /// `installed` or `opened`.
     pub occasion: String,
-    /// Whether the newcomer is an administrator, says the portal; null: it did not say.
+    /// Whether that user is an administrator, according to the portal; null: unknown.
     pub administrator: Option<bool>,
-    /// The same of the user whose grant is kept.
+    /// The same for the user of the present grant.
     pub holder_administrator: Option<bool>,
-    /// When it came first.
+    /// Time of the first event.
     pub since: String,
-    /// It was accepted, and its grant is being proved.
+    /// Whether it was accepted, and its grant is being proved.
     pub accepted: bool,
-    /// What happened.
+    /// Description for a person.
     pub reason: String,
 }
 
 impl DisputeView {
-    fn of(newcomer: &Dispute) -> Self {
-        let occasion = match newcomer.occasion {
+    fn of(dispute: &Dispute) -> Self {
+        let occasion = match dispute.occasion {
             EventKind::Opened => "opened",
             EventKind::Installed | EventKind::SystemUser => "installed",
         };
         Self {
-            portal: newcomer.portal.to_string(),
-            app: newcomer.app.clone(),
-            user: newcomer.user.clone(),
-            holder: newcomer.holder.clone(),
+            portal: dispute.portal.to_string(),
+            app: dispute.app.clone(),
+            user: dispute.user.clone(),
+            holder: dispute.holder.clone(),
             occasion: occasion.to_owned(),
-            administrator: newcomer.is_admin,
-            holder_administrator: newcomer.holder_is_admin,
-            since: newcomer.since.to_string(),
-            accepted: newcomer.is_accepted,
-            reason: newcomer.reason(),
+            administrator: dispute.is_admin,
+            holder_administrator: dispute.holder_is_admin,
+            since: dispute.since.to_string(),
+            accepted: dispute.is_accepted,
+            reason: dispute.reason(),
         }
     }
 }
 
-/// The newcomers that wait for a decision.
+/// Disputes that await a decision.
 ///
 /// # Errors
 /// [`OperationError::State`].
@@ -78,7 +78,7 @@ pub async fn list(shared: &Context) -> Result<Vec<DisputeView>, OperationError> 
         .collect())
 }
 
-/// The newcomer of a portal; with `user`, that user's only.
+/// The dispute of a portal; with `user`, that user's only.
 async fn waiting(
     shared: &Context,
     portal: &Portal,
@@ -107,7 +107,7 @@ async fn waiting(
     }
 }
 
-/// Has the newcomer's grant prove itself and take the place of the one that is there, with the proof of its installation.
+/// Accepts a disputed install: its grant becomes a candidate that replaces the present one once it is proved.
 ///
 /// # Errors
 /// [`OperationError`]; nothing is changed then.
@@ -119,17 +119,17 @@ pub async fn accept(
 ) -> Result<ImportOutcome, OperationError> {
     let portal = find(shared, name).await?;
     let OpenDispute {
-        newcomer,
+        newcomer: dispute,
         member_id,
         refresh,
         details,
         server,
     } = waiting(shared, &portal, user).await?;
     let now = shared.clock.now();
-    // First of all: the outcome of its proof may come after a crash.
+    // First, since the outcome of its proof may be recorded after a crash.
     if !shared
         .state
-        .accept_claimant(portal.name.clone(), newcomer.user.clone(), now)
+        .accept_claimant(portal.name.clone(), dispute.user.clone(), now)
         .await?
     {
         let reason = "it was decided about meanwhile; see: refreshd install list".to_owned();
@@ -146,24 +146,24 @@ pub async fn accept(
         details,
         validity: Validity::default(),
     };
-    let intake = ImportedGrant {
+    let imported = ImportedGrant {
         tokens,
         identity: Some(member_id),
         server,
         client_id: None,
         host: None,
     };
-    store_candidate(shared, &portal, intake, Origin::Install, true).await?;
+    store_candidate(shared, &portal, imported, Origin::Install, true).await?;
     shared.conditions.changed.notify_one();
     tracing::info!(
         portal = %portal.name,
         "{}: a person has accepted the install of user {}, in the place of user {}'s",
-        portal.name, newcomer.user, newcomer.holder.as_deref().unwrap_or("unknown")
+        portal.name, dispute.user, dispute.holder.as_deref().unwrap_or("unknown")
     );
     proof(shared, &portal, fingerprint, by).await
 }
 
-/// Drops the newcomer; no further install of that user is told of.
+/// Refuses a disputed install; further installs of that user are not reported.
 ///
 /// # Errors
 /// [`OperationError`]; nothing is changed then.
@@ -173,8 +173,8 @@ pub async fn refuse(
     user: Option<&str>,
 ) -> Result<DisputeView, OperationError> {
     let portal = find(shared, name).await?;
-    let newcomer = waiting(shared, &portal, user).await?.newcomer;
-    if newcomer.is_accepted && portal.candidate.is_some() {
+    let dispute = waiting(shared, &portal, user).await?.newcomer;
+    if dispute.is_accepted && portal.candidate.is_some() {
         let reason = "it was accepted and is being proved; see: refreshd status".to_owned();
         return Err(OperationError::NotNow {
             portal: portal.name,
@@ -184,12 +184,12 @@ pub async fn refuse(
     let now = shared.clock.now();
     shared
         .state
-        .refuse_claimant(portal.name.clone(), newcomer.user.clone(), now)
+        .refuse_claimant(portal.name.clone(), dispute.user.clone(), now)
         .await?;
     shared.conditions.changed.notify_one();
     tracing::info!(
         portal = %portal.name,
-        "{}: a person has refused the install of user {}; the grant stays as it is", portal.name, newcomer.user
+        "{}: a person has refused the install of user {}; the grant stays as it is", portal.name, dispute.user
     );
-    Ok(DisputeView::of(&newcomer))
+    Ok(DisputeView::of(&dispute))
 }

@@ -1,4 +1,4 @@
-//! Who carries out a renewal that a command asks for: the loops of a running daemon, or this process where none runs.
+//! Executor of renewals that a command requests: the loops of a running daemon, or this process where none runs.
 
 use std::sync::Arc;
 
@@ -11,25 +11,25 @@ use crate::daemon::renewal::candidates;
 use crate::daemon::renewal::execute::{ClaimedGrant, exchange};
 use crate::domain::name::PortalName;
 
-/// Who carries a renewal out.
+/// Executor of a renewal.
 #[derive(Clone)]
 pub enum Driver {
     /// The loops of this daemon.
     Daemon,
-    /// This process, which has the state's lock.
+    /// This process, which has locked the state.
     Inline(Arc<InlineDriver>),
-    /// Nobody: this is a copy of the state.
+    /// None: this is a copy of the state.
     ReadOnly,
 }
 
-/// Carries out what it is asked for, each in a task that no interrupted wait cancels.
+/// Runs each requested exchange in a task, which a cancelled caller does not cancel.
 pub struct InlineDriver {
     shared: Arc<Context>,
     exchanges: Mutex<JoinSet<()>>,
 }
 
 impl InlineDriver {
-    /// Over this state.
+    /// Creates a driver for this state.
     #[must_use]
     pub fn new(shared: Arc<Context>) -> Self {
         Self {
@@ -57,7 +57,7 @@ impl InlineDriver {
         Ok(())
     }
 
-    /// Claims a portal's candidate and has it proved; renews the portal's grant if it has none.
+    /// Claims a portal's candidate and proves it; renews the portal's grant if there is no candidate.
     ///
     /// # Errors
     /// [`StateError`]; nothing was sent then.
@@ -75,7 +75,7 @@ impl InlineDriver {
         Ok(())
     }
 
-    /// Waits for everything that was sent.
+    /// Waits for every exchange that was begun.
     pub async fn finish(&self) {
         let mut exchanges = std::mem::take(&mut *self.exchanges.lock().await);
         while exchanges.join_next().await.is_some() {}

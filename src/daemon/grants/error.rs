@@ -1,4 +1,4 @@
-//! Why an operation that a command asks for was not done.
+//! Errors of operations that commands request.
 
 use crate::adapters::state::StateError;
 use crate::domain::authorization::AnswerError;
@@ -6,98 +6,98 @@ use crate::domain::import::ImportError;
 use crate::domain::name::PortalName;
 use crate::domain::portal::Kind;
 
-/// Why an operation was not done. `Display` is for an operator.
+/// Error of an operation. `Display` is for an operator.
 #[derive(Debug, thiserror::Error)]
 pub enum OperationError {
-    /// The configuration does not name it.
+    /// The configuration does not name the portal.
     #[error("no portal is named {name}{}", suggestion.as_ref().map(|other| format!("; did you mean {other}?")).unwrap_or_default())]
     UnknownPortal {
-        /// What was asked for.
+        /// The requested name.
         name: String,
-        /// The nearest name there is.
+        /// The nearest existing name.
         suggestion: Option<String>,
     },
-    /// There is no grant to use.
+    /// The portal has no usable grant.
     #[error("{portal} has no usable grant ({}): {action}", kind.as_str())]
     NoGrant {
         /// The portal.
         portal: PortalName,
-        /// What it has instead.
+        /// Its present phase.
         kind: Kind,
-        /// What to do.
+        /// Recommended action.
         action: String,
     },
-    /// Its token must be renewed first, and this is a copy of the state.
+    /// The token must be renewed first, and this is a copy of the state.
     #[error("{portal}: its token must be renewed first")]
     NeedsRenewal {
         /// The portal.
         portal: PortalName,
     },
-    /// It did not work now; it may later.
+    /// A temporary failure; retry later.
     #[error("{portal}: {reason}")]
     NotNow {
         /// The portal.
         portal: PortalName,
-        /// Why not.
+        /// The cause.
         reason: String,
     },
-    /// The grant was refused.
+    /// The grant was rejected.
     #[error("{portal}: not taken in: {reason}")]
     Refused {
         /// The portal.
         portal: PortalName,
-        /// Why not.
+        /// The cause.
         reason: String,
     },
-    /// Nobody can authorize it.
+    /// The portal cannot be authorized in a browser.
     #[error("{portal} is not authorized in a browser: {reason}")]
     NoAuthorization {
         /// The portal.
         portal: PortalName,
-        /// Why not.
+        /// The cause.
         reason: String,
     },
-    /// Its provider does not do this.
+    /// The provider does not support the operation.
     #[error("{portal}: {reason}")]
     NotThere {
         /// The portal.
         portal: PortalName,
-        /// What is missing.
+        /// The missing feature.
         reason: String,
     },
-    /// What came back from the browser is no answer.
+    /// The redirect of the browser is no authorization response.
     #[error("{portal}: not authorized")]
     NotAnAnswer {
         /// The portal.
         portal: PortalName,
-        /// Why not.
+        /// The cause.
         source: AnswerError,
     },
-    /// The authorization server refused.
+    /// The authorization server rejected the code.
     #[error("{portal}: not authorized: {reason}")]
     CodeRefused {
         /// The portal.
         portal: PortalName,
-        /// What it said.
+        /// The server's error.
         reason: String,
     },
-    /// The text was no grant.
+    /// The text is not a grant.
     #[error("{portal}: not taken in")]
     NotAGrant {
         /// The portal.
         portal: PortalName,
-        /// Why not.
+        /// The cause.
         source: ImportError,
     },
-    /// The state has no such reply.
+    /// The state has no such item.
     #[error("{portal}: {what}")]
     NothingKept {
         /// The portal.
         portal: PortalName,
-        /// What is not there.
+        /// The missing item.
         what: String,
     },
-    /// The state said no.
+    /// An error of the state.
     #[error("the state could not be used")]
     State(#[from] StateError),
 }

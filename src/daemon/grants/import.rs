@@ -1,7 +1,7 @@
-//! Grants that are handed over: `refreshd import` and `refresh_token_file`. Where the portal has a grant, the new one is
-//! a candidate first; where it has none, it is stored and renewed at once. Either way the outcome is reported.
+//! Imports of grants: `refreshd import` and `refresh_token_file`. Where the portal has a grant, the imported one is a
+//! candidate first; where it has none, it is stored and renewed at once. Either way the outcome is reported.
 //!
-//! Must not send what cannot be a refresh token, nor touch a living grant: `candidates` does, once the proof is there.
+//! Must not send what cannot be a refresh token, nor replace a valid grant: `candidates` does, once the import is proved.
 
 use std::time::Duration;
 
@@ -32,26 +32,26 @@ use refreshd_token_client::import_token;
 use refreshd_token_client::provider::Class;
 use refreshd_token_client::token::{Credential, Generation};
 
-/// Longer than this nobody waits for an outcome, in addition to the request's own limit.
+/// Limit of the wait for an outcome, in addition to the request's timeout.
 const GRACE: Duration = Duration::from_secs(10);
-/// While an app's client is refused, its portals are not tried; so long it is seen whether this one is.
-const WHILE_REFUSED: Duration = Duration::from_secs(2);
+/// Limit of that wait while the app's client is rejected, since the portals of the app are not renewed then.
+const WAIT_WHILE_REJECTED: Duration = Duration::from_secs(2);
 
-/// What an import came to.
+/// Outcome of an import.
 #[derive(Debug)]
 pub struct ImportOutcome {
-    /// What became of the grant.
+    /// Result of the proof.
     pub proof: ImportResult,
-    /// The portal's generation now.
+    /// Present generation of the portal.
     pub generation: Generation,
-    /// Whether the portal had a grant before, which stays unless the new one took its place.
+    /// Whether the portal had a grant before, which stays unless the new one replaced it.
     pub had_grant: bool,
 }
 
-/// Takes a grant in from its bytes and waits for what becomes of it. `replace` is the way past another owner's grant.
+/// Imports a grant from its bytes and waits for the outcome. `replace` allows a grant of another owner.
 ///
 /// # Errors
-/// [`OperationError`]: it is no grant, another portal's, or known; nothing was sent or changed then.
+/// [`OperationError`]: it is not a grant, or it is another portal's, or known; nothing was sent or changed then.
 pub async fn import(
     shared: &Context,
     name: &str,
@@ -62,15 +62,15 @@ pub async fn import(
     let portal = find(shared, name).await?;
     let config = shared.config();
     let app = app_of(&config, &portal)?;
-    let intake = parse(grant, &app.profile, shared.clock.now())
+    let imported = parse(grant, &app.profile, shared.clock.now())
         .map_err(|source| not_a_grant_error(&portal, source))?;
-    if let Some(what) = known_secret(&config, &portal, &intake) {
+    if let Some(what) = known_secret(&config, &portal, &imported) {
         return Err(not_a_grant_error(
             &portal,
             ImportError::NotARefreshToken(what),
         ));
     }
-    let token = intake
+    let token = imported
         .tokens
         .credential
         .refresh()
@@ -85,14 +85,14 @@ pub async fn import(
         });
     }
     if has_no_living_grant(&portal) && !replace {
-        return import_first(shared, &portal, intake, by).await;
+        return import_first(shared, &portal, imported, by).await;
     }
-    let fingerprint = intake
+    let fingerprint = imported
         .tokens
         .credential
         .refresh()
         .map(RefreshToken::fingerprint);
-    match store_candidate(shared, &portal, intake, Origin::Import, replace).await? {
+    match store_candidate(shared, &portal, imported, Origin::Import, replace).await? {
         Offered::Same if portal.kind() == Kind::ClientChanged => {
             let parsed = parse(grant, &app.profile, shared.clock.now());
             import_first(
@@ -108,10 +108,11 @@ pub async fn import(
     }
 }
 
-/// Takes in for a portal the pair that was put aside last at another, or at itself: that is meant, whoever owns it.
+/// Imports the newest superseded pair of another portal, or of the portal itself: the operator means it, whoever its owner
+/// is.
 ///
 /// # Errors
-/// As [`import`]; [`OperationError::NothingKept`] if none was put aside.
+/// As [`import`]; [`OperationError::NothingKept`] if there is no superseded pair.
 pub async fn import_superseded(
     shared: &Context,
     name: &str,
@@ -148,7 +149,7 @@ pub async fn import_superseded(
         imported.proof,
         ImportResult::Imported | ImportResult::Waits { .. }
     ) {
-        // Left there it is spent, and refused as such.
+        // If it stays stored, it is spent, and rejected as such.
         if let Err(error) = shared.state.delete_superseded(aside.id).await {
             state_health::write_failed(shared, &error);
         }
@@ -156,8 +157,8 @@ pub async fn import_superseded(
     Ok(imported)
 }
 
-/// Whether there is no grant that an unproved one could harm: none at all, nor one that the state has lost, whose token files
-/// may work still.
+/// Whether there is no grant that an unproved one could harm: none at all, and none that the state has lost, whose token
+/// files may still work.
 pub(crate) fn has_no_living_grant(portal: &Portal) -> bool {
     portal
         .grant
@@ -174,13 +175,13 @@ fn not_a_grant_error(portal: &Portal, source: ImportError) -> OperationError {
     }
 }
 
-/// What a refresh token is by what this machine knows, if it is something else.
+/// Description of what the token is, if this machine knows it as something other than a refresh token.
 pub(crate) fn known_secret(
     config: &Config,
     portal: &Portal,
-    intake: &ImportedGrant,
+    imported: &ImportedGrant,
 ) -> Option<&'static str> {
-    let token = intake.tokens.credential.refresh()?.expose();
+    let token = imported.tokens.credential.refresh()?.expose();
     let is = |text: &str| text == token;
     let holds = |secret: &str| import_token::is_made_of(token, secret);
     let settings = portal.settings.as_ref();
@@ -214,14 +215,14 @@ pub(crate) fn known_secret(
     }
 }
 
-/// Stores a candidate, after what it says of itself was compared with what the portal is.
+/// Stores a candidate, after its claimed identity was compared with the portal's.
 ///
 /// # Errors
 /// [`OperationError`]; nothing is stored then.
 pub(crate) async fn store_candidate(
     shared: &Context,
     portal: &Portal,
-    intake: ImportedGrant,
+    imported: ImportedGrant,
     origin: Origin,
     replace: bool,
 ) -> Result<Offered, OperationError> {
@@ -230,16 +231,16 @@ pub(crate) async fn store_candidate(
     let name = &portal.name;
     let known = ExpectedIdentity::of(portal, &app.profile);
     let known = if replace { known.pinned_only() } else { known };
-    check_not_held(shared, name, &intake).await?;
-    check_identity(portal, known, &intake, &|another| {
+    check_not_held(shared, name, &imported).await?;
+    check_identity(portal, known, &imported, &|another| {
         format!("; {}", replace_hint(another, name.as_str()))
     })?;
-    let fingerprint = intake
+    let fingerprint = imported
         .tokens
         .credential
         .refresh()
         .map(RefreshToken::fingerprint);
-    let grant = new_grant(portal, app, intake, false, shared.clock.now())?;
+    let grant = new_grant(portal, app, imported, false, shared.clock.now())?;
     let offered = shared
         .state
         .offer(Offer {
@@ -254,7 +255,9 @@ pub(crate) async fn store_candidate(
                 let others = |(of, which): &(PortalName, Option<Fingerprint>)| {
                     of == name && *which != fingerprint
                 };
-                shared.proofs.tell_each(others, &ImportResult::SetAside);
+                shared
+                    .proofs
+                    .notify_matching(others, &ImportResult::SetAside);
                 tracing::warn!(
                     portal = %name,
                     "{name}: a grant that was handed over before was not proved yet and is dropped for this one"
@@ -297,7 +300,7 @@ pub(crate) async fn store_candidate(
     Ok(offered)
 }
 
-/// Has a stored candidate proved, and waits for it.
+/// Has a stored candidate proved, and waits for the outcome.
 pub(crate) async fn proof(
     shared: &Context,
     portal: &Portal,
@@ -305,20 +308,20 @@ pub(crate) async fn proof(
     by: &Driver,
 ) -> Result<ImportOutcome, OperationError> {
     let ended = shared.proofs.wait_for(&(portal.name.clone(), fingerprint));
-    carry_out(portal, by, &shared.candidates).await?;
+    execute(portal, by, &shared.candidates).await?;
     let limit = shared.config().renewal.timeout + GRACE;
     let proof = match shared.clock.within(limit, ended).await {
         Some(Ok(proof)) => proof,
         Some(Err(_)) | None => not_ended(limit),
     };
-    imported(shared, portal, proof).await
+    import_outcome(shared, portal, proof).await
 }
 
-/// A portal's first grant: stored, then renewed at once.
+/// Stores a portal's first grant and renews it at once.
 async fn import_first(
     shared: &Context,
     portal: &Portal,
-    intake: ImportedGrant,
+    imported: ImportedGrant,
     by: &Driver,
 ) -> Result<ImportOutcome, OperationError> {
     let name = &portal.name;
@@ -327,14 +330,14 @@ async fn import_first(
         shared,
         name,
         StoreRequest {
-            intake,
+            imported,
             source: GrantSource::Import,
         },
     )
     .await?;
-    carry_out(portal, by, &shared.due).await?;
+    execute(portal, by, &shared.due).await?;
     let limit = shared.config().renewal.timeout + GRACE;
-    // While an app's client is refused, its portals wait for that to end.
+    // While an app's client is rejected, its portals are not renewed.
     let app = portal
         .settings
         .as_ref()
@@ -342,11 +345,11 @@ async fn import_first(
         .unwrap_or_default();
     let waits = shared.state.refused_apps().await?.contains_key(app);
     let limit = if waits {
-        limit.min(WHILE_REFUSED)
+        limit.min(WAIT_WHILE_REJECTED)
     } else {
         limit
     };
-    // The outcome of a request that was under way before is another grant's.
+    // A request that was under way before has the outcome of another grant.
     let own = async {
         loop {
             let next = shared.waiters.wait_for(name);
@@ -365,10 +368,10 @@ async fn import_first(
         },
         Some(Err(_)) | None => not_ended(limit),
     };
-    imported(shared, portal, proof).await
+    import_outcome(shared, portal, proof).await
 }
 
-/// The very refresh token that the portal has: it is renewed, once.
+/// The imported refresh token is the portal's present one: it is renewed once.
 async fn import_same(
     shared: &Context,
     portal: &Portal,
@@ -378,10 +381,10 @@ async fn import_same(
         RenewalResult::FreshAlready { .. } => ImportResult::Imported,
         RenewalResult::Ended(report) => by_report(shared, portal, report).await?,
     };
-    imported(shared, portal, proof).await
+    import_outcome(shared, portal, proof).await
 }
 
-async fn carry_out(portal: &Portal, by: &Driver, wake: &Notify) -> Result<(), OperationError> {
+async fn execute(portal: &Portal, by: &Driver, wake: &Notify) -> Result<(), OperationError> {
     match by {
         Driver::Daemon => wake.notify_one(),
         Driver::Inline(driver) => driver.prove(&portal.name).await?,
@@ -402,7 +405,7 @@ fn not_ended(limit: Duration) -> ImportResult {
     }
 }
 
-/// The outcome of a renewal, as that of a proof.
+/// Outcome of a renewal, as that of a proof.
 async fn by_report(
     shared: &Context,
     portal: &Portal,
@@ -432,7 +435,7 @@ async fn by_report(
     })
 }
 
-async fn imported(
+async fn import_outcome(
     shared: &Context,
     before: &Portal,
     proof: ImportResult,

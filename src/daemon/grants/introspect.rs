@@ -1,6 +1,6 @@
-//! Asks an authorization server what a portal's token is worth (RFC 7662), and gives grants back (RFC 7009).
+//! Token introspection (RFC 7662), and revocation of grants (RFC 7009).
 //!
-//! Must not give back what a renewal is about to replace: it waits for one that is under way.
+//! Must not revoke what a renewal is about to replace: it waits for a renewal under way.
 
 use crate::config::App;
 use crate::daemon::context::Context;
@@ -13,7 +13,7 @@ use refreshd_token_client::introspection::{self, Introspection};
 use refreshd_token_client::provider::at_domain;
 use refreshd_token_client::request::{RequestKind, Token};
 
-/// What the server says of a portal's access token.
+/// Introspection of a portal's access token.
 ///
 /// # Errors
 /// [`OperationError`].
@@ -24,14 +24,14 @@ pub async fn introspect(shared: &Context, name: &str) -> Result<Introspection, O
         let app = app_of(&config, &portal)?;
         let url = app.profile.introspect_url.as_deref();
         let url = url.ok_or_else(|| {
-            nowhere(
+            unsupported(
                 &portal,
-                "does not say what a token is worth (no `introspect_url`)",
+                "does not support token introspection (no `introspect_url`)",
             )
         })?;
         let access = own(&portal, app)?.and_then(|grant| grant.tokens.access.as_ref());
         let access = access.ok_or_else(|| no_grant(&portal))?;
-        let (status, body) = ask(
+        let (status, body) = request(
             shared,
             app,
             &portal,
@@ -39,64 +39,65 @@ pub async fn introspect(shared: &Context, name: &str) -> Result<Introspection, O
             RequestKind::Introspection(&access.token),
         )
         .await?;
-        let said = introspection::read(status, &body, &secrets(&portal, app));
-        let said = said.map_err(|reason| not_now(&portal, reason))?;
-        if said.active {
-            return Ok(said);
+        let result = introspection::read(status, &body, &secrets(&portal, app));
+        let result = result.map_err(|reason| not_now(&portal, reason))?;
+        if result.active {
+            return Ok(result);
         }
-        // At some providers a token dies the moment a renewal brings the next: that is the one to ask about then.
-        let now = settled(shared, name, config.renewal.timeout).await?;
+        // Some providers invalidate a token as soon as a renewal returns the next: that one is introspected then.
+        let now = after_renewal(shared, name, config.renewal.timeout).await?;
         let generation = |portal: &Portal| portal.grant.as_ref().map(|grant| grant.generation);
         if generation(&now) == generation(&portal) {
-            return Ok(said);
+            return Ok(result);
         }
         portal = now;
     }
 }
 
-/// Gives a portal's grant back to the server; false if there is none.
+/// Revokes a portal's grant at the server; false if there is none.
 ///
 /// # Errors
-/// [`OperationError`]; the grant is as it was then, as far as the server says.
+/// [`OperationError`]; the grant is unchanged then, as far as the server reports.
 pub async fn revoke(shared: &Context, name: &str) -> Result<bool, OperationError> {
     let config = shared.config();
-    let portal = settled(shared, name, config.renewal.timeout).await?;
+    let portal = after_renewal(shared, name, config.renewal.timeout).await?;
     let app = app_of(&config, &portal)?;
     let url = app.profile.revoke_url.as_deref();
-    let url = url.ok_or_else(|| nowhere(&portal, "takes nothing back (no `revoke_url`): end the grant there, as by removing the app; to forget it here leave out --revoke"))?;
+    let url = url.ok_or_else(|| unsupported(&portal, "does not support token revocation (no `revoke_url`): end the grant there, as by removing the app; to forget it here leave out --revoke"))?;
     let Some(token) = own(&portal, app)?.and_then(token) else {
         return Ok(false);
     };
-    // A renewal would bring a pair that nobody gives back. What may not be renewed cannot be claimed, and is not.
+    // A renewal would return a pair that is not revoked. A grant that may not be renewed cannot be claimed, and needs no
+    // claim.
     let claimed = shared
         .state
         .claim_one(portal.name.clone(), shared.clock.now())
         .await?;
-    let given_back = match ask(shared, app, &portal, url, RequestKind::Revocation(token)).await {
+    let revoked = match request(shared, app, &portal, url, RequestKind::Revocation(token)).await {
         Ok((status, body)) => {
-            let taken = introspection::revoked(status, &body, &secrets(&portal, app));
-            taken.map_err(|reason| not_now(&portal, reason))
+            let result = introspection::revoked(status, &body, &secrets(&portal, app));
+            result.map_err(|reason| not_now(&portal, reason))
         }
         Err(error) => Err(error),
     };
-    if let Err(error) = given_back {
+    if let Err(error) = revoked {
         if let Some(claimed) = claimed.and_then(ClaimedGrant::from) {
             release(
                 shared,
                 &config,
                 claimed,
-                "it was to be given back, and was not",
+                "it was to be revoked, and was not",
             )
             .await;
             shared.due.notify_one();
         }
         return Err(error);
     }
-    tracing::info!(portal = %portal.name, "{}: the grant was given back to the authorization server", portal.name);
+    tracing::info!(portal = %portal.name, "{}: the grant was revoked at the authorization server", portal.name);
     Ok(true)
 }
 
-/// The grant, if it is of the client and server that the configuration names: no other may see its tokens.
+/// The grant, if it is bound to the configured client and server: no other may see its tokens.
 fn own<'p>(portal: &'p Portal, app: &App) -> Result<Option<&'p Grant>, OperationError> {
     let domain = portal
         .settings
@@ -108,7 +109,7 @@ fn own<'p>(portal: &'p Portal, app: &App) -> Result<Option<&'p Grant>, Operation
     }
 }
 
-/// What the server must not be let repeat.
+/// Secrets to mask in texts of the server.
 fn secrets<'a>(portal: &'a Portal, app: &'a App) -> Vec<&'a str> {
     portal
         .grant
@@ -133,8 +134,8 @@ fn token(grant: &Grant) -> Option<Token<'_>> {
         .or_else(access)
 }
 
-/// The portal once no renewal of it is under way.
-async fn settled(
+/// The portal after the end of a renewal under way.
+async fn after_renewal(
     shared: &Context,
     name: &str,
     timeout: std::time::Duration,
@@ -162,7 +163,7 @@ async fn settled(
     Ok(portal)
 }
 
-async fn ask(
+async fn request(
     shared: &Context,
     app: &App,
     portal: &Portal,
@@ -170,12 +171,12 @@ async fn ask(
     purpose: RequestKind<'_>,
 ) -> Result<(u16, Vec<u8>), OperationError> {
     let fields = std::collections::BTreeMap::new();
-    let request_builder = app.request_builder(portal.settings.as_ref(), &fields, "");
-    let request = request_builder.request(&at_domain(url, request_builder.domain), purpose);
+    let builder = app.request_builder(portal.settings.as_ref(), &fields, "");
+    let token_request = builder.request(&at_domain(url, builder.domain), purpose);
     match shared
         .server
         .exchange(
-            &request,
+            &token_request,
             shared.config().renewal.timeout,
             shared.clock.now(),
         )
@@ -188,7 +189,7 @@ async fn ask(
     }
 }
 
-fn nowhere(portal: &Portal, what: &str) -> OperationError {
+fn unsupported(portal: &Portal, what: &str) -> OperationError {
     let reason = format!("its provider {what}");
     OperationError::NotThere {
         portal: portal.name.clone(),

@@ -1,7 +1,8 @@
-//! Replies that could not be read: kept as they came, read again by a newer version or another profile, and taken in as
-//! proven grants once they can be.
+//! Stored responses that could not be parsed: kept unchanged, parsed again by a newer version or with another profile, and
+//! stored as proven grants once they can be parsed.
 //!
-//! Must not take one in whose portal has moved on since, and must not show a byte of one but to who asks for just that.
+//! Must not store a grant whose portal has another by now, and must not show a byte of a response except on explicit
+//! request.
 
 use serde::{Deserialize, Serialize};
 
@@ -27,14 +28,14 @@ use refreshd_token_client::renew_every::RenewEvery;
 use refreshd_token_client::reply::{GrantedTokens, Verdict};
 use refreshd_token_client::token::Generation;
 
-/// A kept reply, without its body: as `GET /v1/portals/PORTAL/replies` shows it.
+/// A stored response, without its body: as `GET /v1/portals/PORTAL/replies` shows it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct KeptReplyView {
-    /// From 1, the first one first.
+    /// Number from 1, the oldest first.
     pub number: usize,
-    /// When its request was sent (RFC 3339).
+    /// Time of the request (RFC 3339).
     pub at: String,
-    /// What it answers: `renewal` or `authorization`.
+    /// Kind of request: `renewal` or `authorization`.
     pub answers: String,
     /// The HTTP status.
     pub status: u16,
@@ -44,17 +45,17 @@ pub struct KeptReplyView {
     /// `Content-Encoding`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub content_encoding: Option<String>,
-    /// Whether all of it arrived.
+    /// Whether it arrived completely.
     pub whole: bool,
-    /// The length of the body in bytes.
+    /// Length of the body in bytes.
     pub bytes: usize,
-    /// Whether the portal has still the grant that it answers.
+    /// Whether the portal still has the grant that was sent.
     pub current: bool,
-    /// Whether a pair can be read out of it now.
+    /// Whether a pair can be parsed from it now.
     pub readable: bool,
 }
 
-/// What is kept of a portal.
+/// Stored responses of a portal.
 ///
 /// # Errors
 /// [`OperationError`].
@@ -103,7 +104,7 @@ pub async fn list(shared: &Context, name: &str) -> Result<Vec<KeptReplyView>, Op
         .collect())
 }
 
-/// The bytes of a kept reply, by its number from 1.
+/// Bytes of a stored response, by its number from 1.
 ///
 /// # Errors
 /// [`OperationError`].
@@ -122,7 +123,7 @@ pub async fn body(
         .ok_or_else(|| nothing(&portal, Some(number)))
 }
 
-/// Removes what is kept of a portal; how many there were.
+/// Deletes the stored responses of a portal; returns how many there were.
 ///
 /// # Errors
 /// [`OperationError`].
@@ -135,21 +136,21 @@ pub async fn discard(shared: &Context, name: &str) -> Result<usize, OperationErr
     Ok(discarded)
 }
 
-/// Reads the kept replies of a portal again and takes in the grant of the newest that can be read.
+/// Parses the stored responses of a portal again and stores the grant of the newest that can be parsed.
 ///
 /// # Errors
-/// [`OperationError`]: nothing is kept, none can be read, or the portal's grant is another one by now.
+/// [`OperationError`]: nothing is stored, none can be parsed, or the portal has another grant by now.
 pub async fn recover(shared: &Context, name: &str) -> Result<Generation, OperationError> {
     let (portal, kept, granted) = recoverable(shared, name).await?;
     let config = shared.config();
     let app = app_of(&config, &portal)?;
-    take(shared, &portal, app, &kept, granted).await
+    store_recovered(shared, &portal, app, &kept, granted).await
 }
 
-/// The newest kept reply of a portal that can be read, and what it holds.
+/// The newest stored response of a portal that can be parsed, and its tokens.
 ///
 /// # Errors
-/// [`OperationError`]: nothing is kept, none can be read, or the portal's grant is another one by now.
+/// [`OperationError`]: nothing is stored, none can be parsed, or the portal has another grant by now.
 pub async fn recoverable(
     shared: &Context,
     name: &str,
@@ -188,8 +189,9 @@ pub async fn recoverable(
     ))
 }
 
-/// Reads every kept reply again, as after an upgrade; what can be read now is taken in. Problems are logged: the others go on.
-pub async fn read_again(shared: &Context) {
+/// Parses every stored response again, as after an upgrade, and stores the grants found. Problems are logged: the other
+/// portals are processed.
+pub async fn parse_again(shared: &Context) {
     let portals = match shared.state.kept_counts(None).await {
         Ok(portals) => portals,
         Err(error) => {
@@ -215,8 +217,8 @@ pub async fn read_again(shared: &Context) {
             let Some(granted) = pair(&kept.reply, portal.grant.as_ref(), app, now) else {
                 continue;
             };
-            if let Err(error) = take(shared, &portal, app, kept, granted).await {
-                tracing::warn!(portal = %name, error = %error_chain(&error), "{name}: a kept reply can be read now, but is not taken in");
+            if let Err(error) = store_recovered(shared, &portal, app, kept, granted).await {
+                tracing::warn!(portal = %name, error = %error_chain(&error), "{name}: a kept reply can be read now, but its grant is not stored");
             }
             break;
         }
@@ -244,7 +246,7 @@ fn nothing(portal: &Portal, number: Option<usize>) -> OperationError {
     }
 }
 
-async fn take(
+async fn store_recovered(
     shared: &Context,
     portal: &Portal,
     app: &App,
@@ -257,7 +259,7 @@ async fn take(
         reason,
     };
     let now = shared.clock.now();
-    let grant = grant_of(portal, app, kept, granted, now).map_err(refuse)?;
+    let grant = grant_from(portal, app, kept, granted, now).map_err(refuse)?;
     let before = portal
         .grant
         .as_ref()
@@ -280,26 +282,26 @@ async fn take(
             return Err(refuse(format!("the same refresh token belongs to {other}")));
         }
         RecoverOutcome::Refused(_) => {
-            return Err(refuse("its refresh token was taken in before".to_owned()));
+            return Err(refuse("its refresh token was stored before".to_owned()));
         }
     };
     tracing::info!(portal = %name, generation = generation.0, "{name}: the grant of a kept reply was taken in");
     let newest = KnownState::pair(portal.settings.as_ref(), generation, &tokens);
     let failing = shared.publisher.publish_knowing(name, newest).await;
     shared.health.unpublished(failing);
-    if let Some((told, since)) = before
-        && let Some(good) = resolved(&told, since, now)
+    if let Some((notified, since)) = before
+        && let Some(notice) = resolved(&notified, since, now)
     {
-        log_escalation(EscalationSubject::Portal(name), &good);
+        log_escalation(EscalationSubject::Portal(name), &notice);
     }
     shared.outboxes.wake.notify_one();
     shared.due.notify_one();
-    shared.climb.notify_one();
+    shared.escalation_wake.notify_one();
     Ok(generation)
 }
 
-/// The grant that a kept reply brings, as if it had been read when it came.
-fn grant_of(
+/// The grant of a stored response, as if it had been parsed on arrival.
+fn grant_from(
     portal: &Portal,
     app: &App,
     kept: &KeptReply,
@@ -349,17 +351,17 @@ fn grant_of(
             }
         }
         (before, _) => {
-            let intake = from_granted(*granted, at).ok_or("it has no refresh token")?;
+            let imported = from_granted(*granted, at).ok_or("it has no refresh token")?;
             let known = before
                 .as_ref()
                 .and_then(|grant: &Grant| grant.identity.as_ref());
             let known = known.or_else(|| settings.and_then(|settings| settings.identity.as_ref()));
-            if let (Some(known), Some(got)) = (known, &intake.identity)
+            if let (Some(known), Some(got)) = (known, &imported.identity)
                 && known != got
             {
                 return Err(foreign(got, known));
             }
-            let named = intake.server.and_then(|server| {
+            let named = imported.server.and_then(|server| {
                 app.profile
                     .renewal_url_on_host_of(&server)
                     .map(str::to_owned)
@@ -367,14 +369,14 @@ fn grant_of(
             let url = named
                 .or_else(|| portal.config_url.clone())
                 .unwrap_or_else(|| app.profile.renewal_url_for(None, domain));
-            intake
+            imported
                 .tokens
                 .access
                 .as_ref()
                 .ok_or("it has no access token")?;
-            let standing = granted_status(name, &intake.tokens, every, now);
-            let identity = intake.identity.clone().or_else(|| known.cloned());
-            (intake.tokens, identity, url, standing)
+            let standing = granted_status(name, &imported.tokens, every, now);
+            let identity = imported.identity.clone().or_else(|| known.cloned());
+            (imported.tokens, identity, url, standing)
         }
     };
     let proven = Some(app.name.clone());

@@ -1,4 +1,4 @@
-//! Finds what a command names: the portal, or the name that was probably meant, and the portal's app.
+//! Lookup of the portal that a command names, or of the nearest name, and of the portal's app.
 
 use crate::config::{App, Config};
 use crate::daemon::context::Context;
@@ -7,7 +7,7 @@ use crate::daemon::grants::portal_view::action_for;
 use crate::domain::name::PortalName;
 use crate::domain::portal::Portal;
 
-/// A portal of the state, or the name that was probably meant.
+/// Finds a portal in the state. The error contains the nearest existing name.
 ///
 /// # Errors
 /// [`OperationError::UnknownPortal`], [`OperationError::State`].

@@ -1,5 +1,5 @@
-//! What commands ask for about grants: list, renew, import, authorize, introspect, forget. The same with a running daemon and
-//! without.
+//! Operations on grants that commands request: list, renew, import, authorize, introspect, forget. The same with a running
+//! daemon and without.
 //!
 //! Must not print, and must not know HTTP or exit codes.
 

@@ -1,6 +1,6 @@
-//! What commands ask for, with or without a running daemon: the same code behind the control socket and the CLI.
+//! Status, renewal and tokens, with or without a running daemon: the same code behind the control socket and the CLI.
 //!
-//! Must not print, and must not know HTTP or exit codes: an [`OperationError`] says what is wrong in its own words.
+//! Must not print, and must not know HTTP or exit codes: an [`OperationError`] describes the problem in its own words.
 
 use std::time::Duration;
 
@@ -20,25 +20,25 @@ use crate::domain::portal::{Kind, Portal};
 use crate::domain::token_format::TokenFormat;
 use refreshd_time::{Timestamp, human};
 
-/// Longer than this nobody waits for a renewal to end, in addition to the request's own limit.
+/// Limit of the wait for a renewal, in addition to the request's timeout.
 const RENEWAL_GRACE: Duration = Duration::from_secs(10);
 
-/// Portals listed at a time.
-const LISTED: usize = 1000;
+/// Portals in one page.
+const PAGE: usize = 1000;
 
-/// What `renew` did.
+/// Result of `renew`.
 #[derive(Debug)]
 pub enum RenewalResult {
-    /// A request was sent and this is how it ended.
+    /// A request was sent, with this outcome.
     Ended(RenewalReport),
-    /// Nothing was sent: it was renewed a moment ago.
+    /// Nothing was sent: the token was renewed a moment ago.
     FreshAlready {
-        /// From then on it may be renewed again.
+        /// Earliest time of the next renewal.
         not_before: Timestamp,
     },
 }
 
-/// The status of one portal.
+/// Status of one portal.
 ///
 /// # Errors
 /// As [`find`].
@@ -52,7 +52,7 @@ async fn one_view(shared: &Context, portal: &Portal) -> Result<PortalView, Opera
     Ok(view.unwrap_or_else(|| PortalView::of(portal, &shared.config(), shared.clock.now())))
 }
 
-/// The statuses of the portals after this one, some at a time; and the last of them, if there are more.
+/// A page of statuses, of the portals after `after`; and the name of the last one, if there are more.
 ///
 /// # Errors
 /// [`OperationError::State`].
@@ -61,9 +61,9 @@ pub async fn page(
     after: Option<&str>,
 ) -> Result<(Vec<PortalView>, Option<String>), OperationError> {
     let after = after.and_then(|after| PortalName::parse(after).ok());
-    let mut portals = shared.state.page(after, LISTED + 1).await?;
-    let more = portals.len() > LISTED;
-    portals.truncate(LISTED);
+    let mut portals = shared.state.page(after, PAGE + 1).await?;
+    let more = portals.len() > PAGE;
+    portals.truncate(PAGE);
     let next = portals
         .last()
         .map(|last| last.name.to_string())
@@ -71,7 +71,7 @@ pub async fn page(
     Ok((views_of(shared, &portals).await?, next))
 }
 
-/// The status of every portal, or of one.
+/// Status of every portal, or of one.
 ///
 /// # Errors
 /// As [`find`].
@@ -93,7 +93,7 @@ pub async fn views(
     }
 }
 
-/// A portal's status, and its grant as the server's own reply if a token of it works.
+/// Status of a portal, and its grant in the form of the server's response, if its access token is valid.
 ///
 /// # Errors
 /// As [`find`].
@@ -120,7 +120,7 @@ pub async fn outcome(
     Ok((one_view(shared, &portal).await?, reply))
 }
 
-/// Asks for a renewal and waits for its end. `by` carries it out: the loop of a running daemon, or this process.
+/// Requests a renewal and waits for its end. `by` executes it: the loop of a running daemon, or this process.
 ///
 /// # Errors
 /// [`OperationError`].
@@ -170,10 +170,10 @@ pub async fn renew(
     }
 }
 
-/// The access token in one form, with at least `min_valid` left; renews first if need be.
+/// The access token in one format, with at least `min_valid` left; renews it first if necessary.
 ///
 /// # Errors
-/// [`OperationError`]; [`OperationError::NotNow`] if the token cannot be had with that much left.
+/// [`OperationError`]; [`OperationError::NotNow`] if no token with that much time left can be obtained.
 pub async fn token(
     shared: &Context,
     name: &str,
@@ -190,7 +190,7 @@ pub async fn token(
             portal: portal.name,
         });
     }
-    // What a person must mend is not sent again for a reader's sake.
+    // A reader's request must not repeat what only an operator can fix.
     if matches!(
         portal.kind(),
         Kind::NeedsAuthorization | Kind::Gone | Kind::OldState
@@ -199,7 +199,7 @@ pub async fn token(
     }
     let ended = renew(shared, name, by).await?;
     let portal = find(shared, name).await?;
-    // More than the whole life cannot be had; what was renewed this moment is as fresh as it gets.
+    // No token is valid for longer than its lifetime, so one that was just renewed is accepted.
     let min_valid = match &ended {
         RenewalResult::Ended(RenewalReport { failure: None, .. })
         | RenewalResult::FreshAlready { .. } => {

@@ -1,4 +1,4 @@
-//! Authorizations that were begun and not finished.
+//! Pending authorizations.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -6,32 +6,32 @@ use crate::domain::authorization::{AuthorizationFlow, PendingAuthorization};
 use crate::domain::portal::Portal;
 use refreshd_time::Timestamp;
 
-/// Authorizations that can be open at a time, of all portals: the oldest goes.
-const MOST: usize = 1000;
+/// Maximum number of pending authorizations, of all portals: the oldest is dropped.
+const MAX_PENDING: usize = 1000;
 
-/// Authorizations that were begun and not finished. They do not outlive the process.
+/// Authorizations that were begun and not completed. They do not outlive the process.
 #[derive(Default)]
 pub struct Authorizations(Mutex<Vec<PendingAuthorization>>);
 
 impl Authorizations {
-    /// Adds one; where too many are open the oldest goes.
+    /// Adds an authorization; if too many are pending, drops the oldest.
     pub(crate) fn add(&self, pending: PendingAuthorization) {
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|other| other.is_open(pending.begun_at));
-        if open.len() >= MOST {
+        if open.len() >= MAX_PENDING {
             open.remove(0);
         }
         open.push(pending);
     }
 
-    /// Whether this state is that of an authorization of the portal which is open.
+    /// Whether the portal has a pending authorization with this state.
     pub(crate) fn has(&self, portal: &Portal, state: &str, now: Timestamp) -> bool {
         let open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         open.iter()
             .any(|pending| pending.is(&portal.name, state, now))
     }
 
-    /// Takes the authorization with this state, or a portal's newest; it can be finished once.
+    /// Removes and returns the authorization with this state, or a portal's newest; it can be completed once.
     pub(crate) fn take(
         &self,
         portal: &Portal,

@@ -1,4 +1,4 @@
-//! What the outside may see of a portal: for the status, the page and the control socket. Must not hold a secret.
+//! Public view of a portal: for the status, the page and the control socket. Must not contain a secret.
 
 use std::time::Duration;
 
@@ -21,106 +21,106 @@ use refreshd_token_client::problem::Problem;
 /// A portal as `GET /v1/portals` shows it. Fields are only ever added.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PortalView {
-    /// Its name.
+    /// Name of the portal.
     pub portal: String,
-    /// Its provider.
+    /// Name of the provider.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub provider: Option<String>,
     /// Its app.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub app: Option<String>,
-    /// Where it stands.
+    /// Present phase.
     pub phase: Kind,
-    /// Whether readers have a token that works and nothing is wrong.
+    /// Whether readers have a valid token and there is no problem.
     pub fresh: bool,
-    /// Counts its pairs.
+    /// Number of its pairs.
     pub generation: u64,
-    /// When the access token ends (RFC 3339).
+    /// Expiry of the access token (RFC 3339).
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub expires_at: Option<String>,
     /// Seconds until then; 0 once expired.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub expires_in: Option<u64>,
-    /// When the refresh token ends of itself (RFC 3339), if the server says so.
+    /// Expiry of the refresh token (RFC 3339), if the server reports it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub refresh_expires_at: Option<String>,
     /// Seconds until then; 0 once it has ended.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub refresh_expires_in: Option<u64>,
-    /// What renewals do to that end: `moves`, `fixed`, or `unknown` before the first.
+    /// Effect of renewals on that expiry: `moves`, `fixed`, or `unknown` before the first.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub refresh_end: Option<String>,
-    /// When the newest pair came.
+    /// Time of the newest pair.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub renewed_at: Option<String>,
     /// Seconds since then.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub renewed_ago: Option<u64>,
-    /// When something is sent next.
+    /// Time of the next request.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub next_renewal: Option<String>,
     /// Seconds until then; 0 if it is due.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub next_renewal_in: Option<u64>,
-    /// Whether the renewal is late by 30 % of the time it had.
+    /// Whether the renewal is late by 30 % of its available time.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub overdue: bool,
-    /// Where its API is.
+    /// URL of its API.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub endpoint: Option<String>,
-    /// What went wrong last, unless fresh.
+    /// Most recent error, unless fresh.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub last_error: Option<Problem>,
-    /// Whose grant it is, once known.
+    /// Identity of the grant's owner, once known.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub identity: Option<String>,
-    /// A grant that was handed over and has not proved itself yet.
+    /// An imported grant that is not proved yet.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub candidate: Option<CandidateView>,
-    /// The escalation steps told and not resolved yet.
+    /// Logged escalation steps that are not resolved yet.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub incident: Vec<String>,
-    /// What should be known besides: a life in the reply that could not be read.
+    /// Further notice: an unparsable lifetime in the response.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub notice: Option<String>,
-    /// What a person must do, unless all is well.
+    /// Recommended action of the operator, unless nothing is wrong.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub action: Option<String>,
-    /// Why and until when nothing is sent for it: its app's client is refused, or is for this portal alone.
+    /// Reason why nothing is sent, and until when: its app's client is rejected, or rejected for this portal alone.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub waits: Option<String>,
-    /// Replies that may hold a pair and could not be read; none while nothing is kept.
+    /// Stored responses that may contain a pair and could not be parsed; absent if there are none.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub unread_replies: Option<UnreadReplies>,
 }
 
-/// Replies that are kept.
+/// Stored responses that could not be parsed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnreadReplies {
-    /// How many.
+    /// Number of them.
     pub count: u64,
-    /// When the request of the newest was sent (RFC 3339).
+    /// Time of the newest one's request (RFC 3339).
     pub newest: String,
-    /// What looks at them and takes in what can be read.
+    /// Command that parses them again.
     pub action: String,
 }
 
 /// A candidate as [`PortalView`] shows it. Fields are only ever added.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CandidateView {
-    /// How it came: `import` or `refresh_token_file`.
+    /// Origin: `import` or `refresh_token_file`.
     pub origin: String,
-    /// When it came (RFC 3339).
+    /// Time of the import (RFC 3339).
     pub since: String,
-    /// Where its proof stands, in the words of [`PortalView::phase`]: `fresh` until it was tried.
+    /// Status of its proof, with the values of [`PortalView::phase`]: `fresh` until the first attempt.
     pub phase: Kind,
-    /// When it is tried next.
+    /// Time of the next attempt.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub next_try: Option<String>,
     /// Seconds until then; 0 if it is due.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub next_try_in: Option<u64>,
-    /// Why it is not proved yet.
+    /// Reason why it is not proved yet.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub last_error: Option<Problem>,
 }
@@ -147,7 +147,7 @@ impl CandidateView {
         }
     }
 
-    /// A line for people.
+    /// One-line text for people.
     #[must_use]
     pub fn text(&self) -> String {
         let Self {
@@ -170,7 +170,7 @@ impl CandidateView {
 }
 
 impl PortalView {
-    /// What may be seen of a portal now.
+    /// Public view of a portal now.
     #[must_use]
     pub fn of(portal: &Portal, config: &Config, now: Timestamp) -> Self {
         let kind = portal.kind();
@@ -192,7 +192,7 @@ impl PortalView {
             .client_refused
             .as_ref()
             .map(|refused| refused.retry_at);
-        // A dead grant waits for a person, and is asked about again by itself only once its client may try.
+        // A dead grant awaits an operator, and is retried automatically only once its client may be used again.
         let is_held = waits.is_some() || kind == Kind::NeedsAuthorization;
         let act_at = act_at.map(|at| {
             if is_held {
@@ -226,7 +226,7 @@ impl PortalView {
             next_renewal_in: act_at.map(|at| seconds(at.until(now))),
             overdue: overdue && portal.settings.is_some(),
             endpoint: grant.and_then(|grant| grant.tokens.details.endpoint.clone()),
-            // What mends it is the action, filled in.
+            // The remedy is part of the action, with its placeholders filled in.
             last_error: grant
                 .and_then(|grant| grant.standing.phase.problem())
                 .map(|problem| Problem {
@@ -249,7 +249,7 @@ impl PortalView {
                 }
                 (Kind::Fresh, _) => None,
                 (Kind::InDoubt | Kind::NeedsAuthorization, Some(grant)) => {
-                    Some(action_now(about_of(portal), grant, now))
+                    Some(action_now(hint_context(portal), grant, now))
                 }
                 _ => Some(action_for(portal)),
             },
@@ -258,7 +258,7 @@ impl PortalView {
         }
     }
 
-    /// With what is kept of it.
+    /// Adds the stored responses.
     #[must_use]
     pub fn with_kept(mut self, kept: Option<&KeptCount>) -> Self {
         self.unread_replies = kept.map(|KeptCount { count, newest }| UnreadReplies {
@@ -269,7 +269,7 @@ impl PortalView {
         self
     }
 
-    /// With why the portal's `refresh_token_file` is not used, while it would be.
+    /// Adds the reason why the portal's `refresh_token_file` is not used, if it is needed.
     #[must_use]
     pub fn with_file_problem(mut self, portal: &Portal, problem: Option<&str>) -> Self {
         let file = portal
@@ -281,18 +281,18 @@ impl PortalView {
             Kind::AwaitingAuthorization | Kind::NeedsAuthorization
         );
         if let (true, Some(file), Some(problem)) = (is_wanted, file, problem) {
-            let said = format!(
+            let notice = format!(
                 "refresh_token_file {} is not used: {problem}",
                 file.display()
             );
-            self.notice.get_or_insert(said);
+            self.notice.get_or_insert(notice);
         }
         self
     }
 }
 
 impl UnreadReplies {
-    /// The same in a sentence.
+    /// One sentence for people.
     #[must_use]
     pub fn text(&self) -> String {
         let Self {
@@ -309,7 +309,7 @@ impl UnreadReplies {
     }
 }
 
-/// Whether anything is sent for a portal of this kind.
+/// Whether requests are sent for a portal of this kind.
 const fn sends(kind: Kind) -> bool {
     match kind {
         Kind::Fresh
@@ -327,18 +327,18 @@ const fn sends(kind: Kind) -> bool {
     }
 }
 
-/// What a person must do about a portal.
+/// Recommended action of the operator.
 #[must_use]
 pub fn action_for(portal: &Portal) -> String {
     let name = &portal.name;
     match portal.kind() {
         Kind::OldState if portal.grant.is_none() => format!(
             "the state has lost its grant: is the state's volume mounted? If it is, and no newer state is to be had: \
-             refreshd authorize {name}, or hand over its newest grant: refreshd import {name}"
+             refreshd authorize {name}, or import its newest grant: refreshd import {name}"
         ),
         Kind::AwaitingAuthorization => {
             format!(
-                "authorize it in a browser: refreshd authorize {name}, or hand over a grant that there is: refreshd import {name}"
+                "authorize it in a browser: refreshd authorize {name}, or import an existing grant: refreshd import {name}"
             )
         }
         Kind::ClientChanged => format!(
@@ -347,11 +347,11 @@ pub fn action_for(portal: &Portal) -> String {
         ),
         Kind::Unconfigured => {
             format!(
-                "name it in the configuration again, or give its grant up: refreshd forget {name}"
+                "name it in the configuration again, or forget its grant: refreshd forget {name}"
             )
         }
         Kind::Unreadable => format!(
-            "put a good state back, or authorize it anew: refreshd authorize {name}, or give it up: refreshd forget {name}"
+            "put a good state back, or authorize it anew: refreshd authorize {name}, or forget it: refreshd forget {name}"
         ),
         Kind::Fresh
         | Kind::Retrying
@@ -361,7 +361,7 @@ pub fn action_for(portal: &Portal) -> String {
         | Kind::NeedsAuthorization
         | Kind::Gone
         | Kind::OldState => action(
-            about_of(portal),
+            hint_context(portal),
             portal
                 .grant
                 .as_ref()
@@ -370,12 +370,12 @@ pub fn action_for(portal: &Portal) -> String {
     }
 }
 
-fn about_of(portal: &Portal) -> HintContext<'_> {
+fn hint_context(portal: &Portal) -> HintContext<'_> {
     let about = HintContext::of(&portal.name, portal.settings.as_ref());
     portal.grant.as_ref().map_or(about, |grant| about.at(grant))
 }
 
-/// The views of these portals, whose names are in order.
+/// Views of these portals, which are ordered by name.
 ///
 /// # Errors
 /// If the state cannot be read.

@@ -1,6 +1,6 @@
-//! Grants that come in and go: imported, authorized, forgotten. With or without a running daemon.
+//! Storage of imported and authorized grants, and their removal. With or without a running daemon.
 //!
-//! Must not publish what is not durable, nor lose what an authorization server has just handed out.
+//! Must not publish what is not durable, nor lose what an authorization server has just issued.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::daemon::context::Context;
 use crate::daemon::grants::error::OperationError;
 use crate::daemon::grants::introspect;
 use crate::daemon::grants::lookup::{app_of, find};
-use crate::daemon::renewal::carry::{Held, Slot};
+use crate::daemon::renewal::carry::{Slot, UnsavedCopy};
 use crate::daemon::renewal::persist::until_durable;
 use crate::daemon::renewal::publisher::KnownState;
 use crate::domain::candidate::{TokenPair, superseded_hint};
@@ -27,7 +27,7 @@ use refreshd_time::Timestamp;
 use refreshd_token_client::renew_every::RenewEvery;
 use refreshd_token_client::token::Generation;
 
-/// Where a grant came from, for the log.
+/// Origin of a grant, for the log.
 #[derive(Debug, Clone, Copy)]
 pub enum GrantSource {
     /// `refreshd import`.
@@ -40,31 +40,31 @@ pub enum GrantSource {
     Client,
 }
 
-/// A grant, and where it came from.
+/// A grant to store, and its origin.
 pub struct StoreRequest {
     /// The grant.
-    pub intake: ImportedGrant,
-    /// How it came.
+    pub imported: ImportedGrant,
+    /// Its origin.
     pub source: GrantSource,
 }
 
-/// Stores a grant in the portal's place, publishes what it brought, and makes it due at once. For a grant that the
-/// authorization server itself has just given out, and for portals that have none to lose: see `import` for others.
+/// Stores a grant for a portal, publishes its tokens, and makes it due at once. For a grant that the authorization server
+/// has just issued, and for portals that have no grant to lose: see `import` for others.
 ///
 /// # Errors
 /// [`OperationError`]; nothing is stored then.
 pub async fn store_grant(
     shared: &Context,
     name: &PortalName,
-    StoreRequest { intake, source }: StoreRequest,
+    StoreRequest { imported, source }: StoreRequest,
 ) -> Result<Generation, OperationError> {
     let portal = find(shared, name.as_str()).await?;
     let config = shared.config();
     let app = app_of(&config, &portal)?;
-    // A grant that we had a moment ago from the server itself need not be proved.
+    // A grant that the server has just issued need not be proved.
     let proven = matches!(source, GrantSource::Authorization);
     let known = ExpectedIdentity::of(&portal, &app.profile);
-    // A person who authorizes says who it is, where nobody else does.
+    // Where nothing else states the owner, the user who authorizes decides.
     let known = if proven {
         ExpectedIdentity {
             host: None,
@@ -73,8 +73,8 @@ pub async fn store_grant(
     } else {
         known
     };
-    check_not_held(shared, name, &intake).await?;
-    let own = check_identity(&portal, known, &intake, &|another| {
+    check_not_held(shared, name, &imported).await?;
+    let own = check_identity(&portal, known, &imported, &|another| {
         let advice = match another {
             IdentityMismatch::ThanLiving { .. } if !proven => {
                 format!("; if you mean it, first: refreshd forget {name}")
@@ -86,7 +86,7 @@ pub async fn store_grant(
                     .to_owned()
             }
         };
-        // A code works once: what it bought is all there is of that grant.
+        // A code works once: its tokens exist nowhere else.
         if proven {
             format!("{advice}; {}", superseded_hint(name.as_str()))
         } else {
@@ -96,7 +96,7 @@ pub async fn store_grant(
     if let (Err(_), true) = (&own, proven) {
         let ImportedGrant {
             tokens, identity, ..
-        } = &intake;
+        } = &imported;
         let access = tokens.access.as_ref().map(|access| access.token.clone());
         let refresh = tokens.credential.refresh().cloned();
         let pair = Arc::new(TokenPair {
@@ -105,17 +105,17 @@ pub async fn store_grant(
             identity: identity.clone(),
         });
         let now = shared.clock.now();
-        let put_aside = || {
+        let write = || {
             shared
                 .state
                 .put_pair_aside(name.clone(), Arc::clone(&pair), "foreign", now)
         };
         let unsaved = Unsaved::Aside(name, &pair, now);
-        let held = Held {
+        let held = UnsavedCopy {
             unsaved,
             slot: Slot::default(),
         };
-        until_durable(shared, name, Some(held), put_aside).await;
+        until_durable(shared, name, Some(held), write).await;
     }
     own?;
     let now = shared.clock.now();
@@ -123,8 +123,8 @@ pub async fn store_grant(
         .grant
         .as_ref()
         .map(|grant| (grant.notified.clone(), grant.standing.phase.since()));
-    let take = new_grant(&portal, app, intake, proven, now)?;
-    let tokens = take.tokens.clone();
+    let grant = new_grant(&portal, app, imported, proven, now)?;
+    let tokens = grant.tokens.clone();
     let sent = portal.grant.as_ref().map_or(
         SentToken {
             generation: Generation(0),
@@ -132,23 +132,23 @@ pub async fn store_grant(
         },
         SentToken::of,
     );
-    match store(shared, take, sent).await? {
+    match store(shared, grant, sent).await? {
         StoreOutcome::Stored(generation) => {
-            tracing::info!(portal = %name, generation = generation.0, source = ?source, "{name}: a grant was taken in");
+            tracing::info!(portal = %name, generation = generation.0, source = ?source, "{name}: a grant was stored");
             if let Some(notice) = &tokens.validity.notice {
                 tracing::warn!(portal = %name, notice, "{name}: {notice}");
             }
             let newest = KnownState::pair(portal.settings.as_ref(), generation, &tokens);
             let failing = shared.publisher.publish_knowing(name, newest).await;
             shared.health.unpublished(failing);
-            if let Some((told, since)) = before.filter(|_| proven)
-                && let Some(good) = resolved(&told, since, now)
+            if let Some((notified, since)) = before.filter(|_| proven)
+                && let Some(notice) = resolved(&notified, since, now)
             {
-                log_escalation(EscalationSubject::Portal(name), &good);
+                log_escalation(EscalationSubject::Portal(name), &notice);
                 shared.outboxes.wake.notify_one();
             }
             shared.due.notify_one();
-            shared.climb.notify_one();
+            shared.escalation_wake.notify_one();
             Ok(generation)
         }
         StoreOutcome::HeldBy(other) => Err(held_by_error(name, &other)),
@@ -160,13 +160,13 @@ pub async fn store_grant(
     }
 }
 
-/// Refuses a refresh token that another portal has, or was given once.
+/// Rejects a refresh token that another portal has or had.
 pub(crate) async fn check_not_held(
     shared: &Context,
     name: &PortalName,
-    intake: &ImportedGrant,
+    imported: &ImportedGrant,
 ) -> Result<(), OperationError> {
-    let Some(token) = intake.tokens.credential.refresh() else {
+    let Some(token) = imported.tokens.credential.refresh() else {
         return Ok(());
     };
     match shared
@@ -179,31 +179,31 @@ pub(crate) async fn check_not_held(
     }
 }
 
-/// Refuses a grant that says that it is another portal's; `replace_hint` is what to do if it is meant.
+/// Rejects a grant that claims to be another portal's; `hint` describes how to import it nevertheless.
 pub(crate) fn check_identity(
     portal: &Portal,
     known: ExpectedIdentity<'_>,
-    intake: &ImportedGrant,
-    way_past: &dyn Fn(&IdentityMismatch) -> String,
+    imported: &ImportedGrant,
+    hint: &dyn Fn(&IdentityMismatch) -> String,
 ) -> Result<(), OperationError> {
-    let said = ClaimedIdentity {
-        identity: intake.identity.as_deref(),
-        host: intake.host.as_deref(),
+    let claimed = ClaimedIdentity {
+        identity: imported.identity.as_deref(),
+        host: imported.host.as_deref(),
     };
-    compare(portal.name.as_str(), known, said).map_err(|another| OperationError::Refused {
+    compare(portal.name.as_str(), known, claimed).map_err(|another| OperationError::Refused {
         portal: portal.name.clone(),
-        reason: format!("{another}{}", way_past(&another)),
+        reason: format!("{another}{}", hint(&another)),
     })
 }
 
-/// A grant as the state takes it.
+/// Converts a grant for the state.
 ///
 /// # Errors
-/// [`OperationError::Refused`]: it is another client's.
+/// [`OperationError::Refused`]: it belongs to another client.
 pub(crate) fn new_grant(
     portal: &Portal,
     app: &App,
-    intake: ImportedGrant,
+    imported: ImportedGrant,
     proven: bool,
     now: Timestamp,
 ) -> Result<NewGrant, OperationError> {
@@ -215,7 +215,7 @@ pub(crate) fn new_grant(
         server,
         client_id,
         host: _,
-    } = intake;
+    } = imported;
     if client_id.is_some_and(|client_id| client_id != app.client_id) {
         let reason = "it says that it belongs to another client than the app's; its refresh token would be refused";
         return Err(OperationError::Refused {
@@ -252,7 +252,7 @@ pub(crate) fn new_grant(
     })
 }
 
-/// The refresh token is another portal's.
+/// Error: the refresh token belongs to another portal.
 pub(crate) fn held_by_error(name: &PortalName, other: &str) -> OperationError {
     let reason = format!(
         "the same refresh token belongs to {other}; two portals with one grant would kill it at the next rotation"
@@ -263,7 +263,7 @@ pub(crate) fn held_by_error(name: &PortalName, other: &str) -> OperationError {
     }
 }
 
-/// The refresh token was the portal's before.
+/// Error: the refresh token belonged to the portal before.
 pub(crate) fn spent_error(name: &PortalName) -> OperationError {
     let reason = format!(
         "this refresh token has been exchanged for a newer one, which stays in force; nothing was sent; \
@@ -275,16 +275,16 @@ pub(crate) fn spent_error(name: &PortalName) -> OperationError {
     }
 }
 
-/// What forgetting came to.
+/// Outcome of `forget`.
 #[derive(Debug)]
 pub struct Forgotten {
-    /// There was a grant.
+    /// Whether there was a grant.
     pub had_grant: bool,
-    /// Which token files could not be removed, and why.
+    /// Token files that could not be removed, and the reason.
     pub left: Option<String>,
 }
 
-/// Forgets a grant and removes its token files. With `revoke` it is given back to the authorization server first.
+/// Forgets a grant and removes its token files. With `revoke`, revokes it at the authorization server first.
 ///
 /// # Errors
 /// [`OperationError`]; nothing is forgotten then.
@@ -306,26 +306,27 @@ pub async fn forget(
     let left = shared.conditions.reason(Condition::Unremoved(&portal.name));
     if had_grant {
         let name = &portal.name;
-        // Those that are left are told by themselves.
+        // Remaining files are logged as a condition of their own.
         let files = left.as_ref().map_or(" and its token files removed", |_| "");
         tracing::info!(portal = %name, "{name}: the grant was forgotten{files}");
     }
     Ok(Forgotten { had_grant, left })
 }
 
-/// Stores a grant. One that was proven is nowhere else: while the disk refuses it, it is held and everybody hears of it.
+/// Stores a grant. A proven grant exists nowhere else: while the write fails, it is kept in memory, retried, and reported
+/// as critical.
 async fn store(
     shared: &Context,
-    take: NewGrant,
+    grant: NewGrant,
     sent: SentToken,
 ) -> Result<StoreOutcome, StateError> {
-    if take.proven.is_none() {
-        return shared.state.store_grant(take).await;
+    if grant.proven.is_none() {
+        return shared.state.store_grant(grant).await;
     }
-    let held = Held {
-        unsaved: Unsaved::Grant(&take, sent),
+    let held = UnsavedCopy {
+        unsaved: Unsaved::Grant(&grant, sent),
         slot: Slot::default(),
     };
-    let write = || shared.state.store_grant(take.clone());
-    Ok(until_durable(shared, &take.portal, Some(held), write).await)
+    let write = || shared.state.store_grant(grant.clone());
+    Ok(until_durable(shared, &grant.portal, Some(held), write).await)
 }

@@ -1,4 +1,4 @@
-//! Says which portals the state has in a form that cannot be understood.
+//! Reports portals whose row in the state cannot be parsed.
 
 use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
 use crate::daemon::grants::portal_view::action_for;
@@ -6,9 +6,9 @@ use crate::domain::escalation::EscalationNotice;
 use crate::domain::portal::Portal;
 use refreshd_alerting::Severity;
 
-/// Says which portal it is, and what to do.
-pub fn say_unreadable(portal: &Portal) {
-    let announcement = EscalationNotice {
+/// Logs the portal and the recommended action.
+pub fn report_unreadable(portal: &Portal) {
+    let notice = EscalationNotice {
         step: "unreadable".to_owned(),
         severity: Severity::Critical,
         reason: format!(
@@ -18,5 +18,5 @@ pub fn say_unreadable(portal: &Portal) {
         action: action_for(portal),
         remaining: None,
     };
-    log_escalation(EscalationSubject::Portal(&portal.name), &announcement);
+    log_escalation(EscalationSubject::Portal(&portal.name), &notice);
 }

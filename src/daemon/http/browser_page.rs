@@ -1,8 +1,8 @@
-//! The page at which a browser is opened: it leads on to where a person authorizes, and works once.
+//! The page at which a browser is opened: it redirects to the authorization URL, and works once.
 //!
-//! Every user of a machine can read the arguments of a browser that is started, and whoever knows an authorization's `state` can
-//! answer it with a grant of his own. So the browser is given this page's address instead. Must not show the other address to
-//! a second client: who comes second, or first, may be somebody else, and whoever waits is told.
+//! Every user of a machine can read the arguments of a process, such as a browser, and whoever knows an authorization's
+//! `state` can complete it with a grant of his own. So the browser is given the URL of this page instead. Must not redirect
+//! a second client: either of the two may be another user, so the caller is notified.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -26,100 +26,100 @@ use crate::daemon::http::host_header::only_this_machine;
 use crate::daemon::http::server::{PeerExtensions, Server, busy, serve};
 use refreshd_time::clock::{Clock, Tick};
 
-/// A browser that takes longer to start finds nothing.
-const SHORT_LIFE: Duration = Duration::from_secs(120);
-/// Connections at a time.
+/// Validity of the page; a browser that takes longer to start gets an error.
+const VALIDITY: Duration = Duration::from_secs(120);
+/// Maximum number of concurrent connections.
 const MAX_CONNECTIONS: ConnectionLimits = ConnectionLimits { open: 16, spare: 0 };
 
-/// A page that leads on once.
+/// A page that redirects once.
 pub struct BrowserPage {
-    /// Its address on this machine.
+    /// URL of the page on this machine.
     pub url: String,
-    way: Arc<RedirectPath>,
+    page_state: Arc<PageState>,
     stop: CancellationToken,
     serving: JoinSet<()>,
 }
 
-/// What handlers share.
-struct RedirectPath {
+/// Shared data of the handlers.
+struct PageState {
     path: String,
     to: HeaderValue,
-    taken: AtomicBool,
+    opened: AtomicBool,
     again: Notify,
     began: Tick,
     clock: Clock,
 }
 
 impl BrowserPage {
-    /// Listens on loopback for a browser that is to be led to this address.
+    /// Listens on loopback for a browser, which is redirected to `to`.
     ///
     /// # Errors
-    /// The operating system's; or the address cannot stand in a header.
+    /// An error of the operating system; or `to` is not a valid header value.
     pub async fn listen(to: &str) -> io::Result<Self> {
         let clock = Clock::system();
         let to = HeaderValue::from_str(to).map_err(io::Error::other)?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let path = format!("/open/{}", clock.random_token());
         let url = format!("http://{}{path}", listener.local_addr()?);
-        let (taken, again) = (AtomicBool::new(false), Notify::new());
-        let way = Arc::new(RedirectPath {
+        let (opened, again) = (AtomicBool::new(false), Notify::new());
+        let page_state = Arc::new(PageState {
             path,
             to,
-            taken,
+            opened,
             again,
             began: clock.tick(),
             clock,
         });
         let routes = Router::new()
-            .fallback(lead_on)
+            .fallback(redirect)
             .layer(middleware::from_fn(only_this_machine))
-            .with_state(Arc::clone(&way));
+            .with_state(Arc::clone(&page_state));
         let peer_extensions_of = |_: &TcpStream| PeerExtensions::new();
-        let house = Server {
+        let server = Server {
             routes,
-            places: MAX_CONNECTIONS,
-            kept: None,
-            longest_body: |_| 0,
+            limits: MAX_CONNECTIONS,
+            reserved_for: None,
+            max_body_bytes: |_| 0,
             peer_extensions_of,
             busy,
             clock,
         };
         let (stop, mut serving) = (CancellationToken::new(), JoinSet::new());
-        serving.spawn(serve(listener, house, stop.clone()));
+        serving.spawn(serve(listener, server, stop.clone()));
         Ok(Self {
             url,
-            way,
+            page_state,
             stop,
             serving,
         })
     }
 
-    /// Waits until somebody has opened the page again.
+    /// Waits until the page has been opened a second time.
     pub async fn opened_again(&self) {
-        self.way.again.notified().await;
+        self.page_state.again.notified().await;
     }
 
-    /// Ends.
+    /// Shuts the listener down.
     pub async fn close(mut self) {
         self.stop.cancel();
         while self.serving.join_next().await.is_some() {}
     }
 }
 
-async fn lead_on(
-    Extract(way): Extract<Arc<RedirectPath>>,
+async fn redirect(
+    Extract(page_state): Extract<Arc<PageState>>,
     method: Method,
     uri: Uri,
     headers: HeaderMap,
 ) -> Response {
-    if uri.path() != way.path {
+    if uri.path() != page_state.path {
         return page(
             StatusCode::NOT_FOUND,
             "There is nothing here.",
             "refreshd waits for a browser.",
         );
     }
-    // Whoever only looks must not use it up: a preview, a scanner, a browser's guess.
+    // A preview, a scanner or a speculative request must not use the page up.
     if method == Method::HEAD {
         return page(
             StatusCode::OK,
@@ -135,23 +135,23 @@ async fn lead_on(
         );
     }
     if is_ahead_of_its_user(&headers) {
-        let text = "The address was asked for before anybody opened it.";
+        let text = "This is a speculative request; open the address itself.";
         return page(StatusCode::SERVICE_UNAVAILABLE, "Not yet.", text);
     }
-    if way.clock.elapsed(way.began) > SHORT_LIFE {
+    if page_state.clock.elapsed(page_state.began) > VALIDITY {
         return page(
             StatusCode::GONE,
             "This page has ended.",
             "Open the address that the terminal shows.",
         );
     }
-    if way.taken.swap(true, Ordering::SeqCst) {
-        way.again.notify_one();
-        let text = "This page leads on once, and somebody has been here. The authorization was ended: begin it again.";
+    if page_state.opened.swap(true, Ordering::SeqCst) {
+        page_state.again.notify_one();
+        let text = "This page redirects once, and has been used. The authorization was ended: begin it again.";
         return page(StatusCode::GONE, "This page was opened before.", text);
     }
     let headers = [
-        (header::LOCATION, way.to.clone()),
+        (header::LOCATION, page_state.to.clone()),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
         (
             header::REFERRER_POLICY,

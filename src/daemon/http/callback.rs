@@ -1,7 +1,7 @@
-//! Listens where a browser is sent after an authorization (RFC 8252 section 7.3), and tells its user how it ended.
+//! Listener for the redirect of an authorization (RFC 8252 section 7.3), which shows the outcome to the user.
 //!
-//! Must not exchange anything: whoever waits does, and says what came of it. A redirect that was not asked for is
-//! turned away and the wait goes on.
+//! Must not exchange the code: the caller does, and returns the outcome. An unexpected redirect is rejected and the wait
+//! goes on.
 
 use std::io;
 use std::net::SocketAddr;
@@ -24,49 +24,49 @@ use crate::daemon::http::host_header::only_this_machine;
 use crate::daemon::http::server::{PeerExtensions, Server, busy, serve};
 use refreshd_time::clock::Clock;
 
-/// Browsers ask for icons and more besides, and bring the same redirect more than once.
+/// Browsers request icons as well, and may send the same redirect more than once.
 const MAX_CONNECTIONS: usize = 64;
 
-/// A redirect: its query, and how its browser is told what came of it.
+/// A redirect: its query, and the channel for its response.
 pub struct CallbackRequest {
-    /// The query as it came, `code=…&state=…`.
+    /// The query, `code=…&state=…`.
     pub query: String,
-    told: oneshot::Sender<CallbackResponse>,
+    response: oneshot::Sender<CallbackResponse>,
 }
 
-/// What a browser's user is told.
+/// Response to the user.
 #[derive(Clone, Debug)]
 pub enum CallbackResponse {
-    /// It worked, for this portal.
+    /// Success, for this portal.
     Done(String),
-    /// It did not, and why.
+    /// Failure, with its cause.
     Failed(String),
-    /// Nobody waits for it.
+    /// The authorization is not pending any more.
     Late,
 }
 
 impl CallbackRequest {
-    /// Tells the browser's user.
-    pub fn tell(self, ending: CallbackResponse) {
-        // Whoever closed the window meanwhile knows enough.
-        let _ = self.told.send(ending);
+    /// Responds to the browser.
+    pub fn respond(self, response: CallbackResponse) {
+        // The user may have closed the window.
+        let _ = self.response.send(response);
     }
 }
 
-/// How the wait ended, for copies of the redirect that ended it.
+/// Outcome of the wait, for copies of the redirect that ended it.
 struct CallbackEnd {
     state: String,
     ending: CallbackResponse,
 }
 
-/// What handlers share.
+/// Shared data of the handlers.
 struct CallbackState {
-    tell: mpsc::Sender<CallbackRequest>,
+    requests: mpsc::Sender<CallbackRequest>,
     ended: Mutex<Option<CallbackEnd>>,
 }
 
 impl CallbackState {
-    /// What the user of a redirect is told after the wait.
+    /// Response to a redirect after the end of the wait.
     fn after(&self, query: &str) -> CallbackResponse {
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         let same = ended
@@ -86,16 +86,16 @@ pub fn has_state(query: &str, state: &str) -> bool {
 /// A listener for redirects.
 pub struct Callback {
     arrivals: mpsc::Receiver<CallbackRequest>,
-    door: Arc<CallbackState>,
+    state: Arc<CallbackState>,
     stop: CancellationToken,
     serving: JoinSet<()>,
-    /// Where it listens.
+    /// Addresses of the listeners.
     pub addresses: Vec<SocketAddr>,
 }
 
 impl Callback {
-    /// Listens at these addresses, for a redirect to any path there; with port 0, at one port on all. Those that could not be
-    /// had come back; `None` where none could be.
+    /// Listens on these addresses, for a redirect to any path; with port 0, on one port for all. Returns the addresses that
+    /// could not be bound, and `None` if none could be.
     pub async fn listen(wanted: &[SocketAddr]) -> (Option<Self>, Vec<(SocketAddr, io::Error)>) {
         let (mut listeners, mut addresses, mut missing) =
             (Vec::new(), Vec::<SocketAddr>::new(), Vec::new());
@@ -118,9 +118,9 @@ impl Callback {
         if listeners.is_empty() {
             return (None, missing);
         }
-        let (tell, arrivals) = mpsc::channel(MAX_CONNECTIONS);
-        let door = Arc::new(CallbackState {
-            tell,
+        let (requests, arrivals) = mpsc::channel(MAX_CONNECTIONS);
+        let state = Arc::new(CallbackState {
+            requests,
             ended: Mutex::default(),
         });
         let stop = CancellationToken::new();
@@ -129,25 +129,25 @@ impl Callback {
             let routes = Router::new()
                 .fallback(redirected)
                 .layer(middleware::from_fn(only_this_machine))
-                .with_state(Arc::clone(&door));
+                .with_state(Arc::clone(&state));
             let peer_extensions_of = |_: &TcpStream| PeerExtensions::new();
-            let house = Server {
+            let server = Server {
                 routes,
-                places: ConnectionLimits {
+                limits: ConnectionLimits {
                     open: MAX_CONNECTIONS,
                     spare: 0,
                 },
-                kept: None,
-                longest_body: |_| 0,
+                reserved_for: None,
+                max_body_bytes: |_| 0,
                 peer_extensions_of,
                 busy,
                 clock: Clock::system(),
             };
-            serving.spawn(serve(listener, house, stop.clone()));
+            serving.spawn(serve(listener, server, stop.clone()));
         }
         let callback = Self {
             arrivals,
-            door,
+            state,
             stop,
             serving,
             addresses,
@@ -160,22 +160,23 @@ impl Callback {
         self.arrivals.recv().await
     }
 
-    /// Tells every browser that waits how it ended, lets them take it, and ends. `state` is that of the authorization.
+    /// Responds to every waiting browser with the outcome, and shuts the listener down. `state` is that of the
+    /// authorization.
     pub async fn close(mut self, state: &str, ending: CallbackResponse) {
         let ended = CallbackEnd {
             state: state.to_owned(),
             ending,
         };
         *self
-            .door
+            .state
             .ended
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = Some(ended);
-        // Copies of the redirect that came while the code was exchanged.
+        // Copies of the redirect that arrived while the code was exchanged.
         self.arrivals.close();
         while let Some(copy) = self.arrivals.recv().await {
-            let ending = self.door.after(&copy.query);
-            copy.tell(ending);
+            let ending = self.state.after(&copy.query);
+            copy.respond(ending);
         }
         self.stop.cancel();
         while self.serving.join_next().await.is_some() {}
@@ -183,13 +184,13 @@ impl Callback {
 }
 
 async fn redirected(
-    Extract(door): Extract<Arc<CallbackState>>,
+    Extract(state): Extract<Arc<CallbackState>>,
     method: Method,
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Response {
     let query = query.unwrap_or_default();
-    // A browser asks for icons besides.
+    // Browsers request icons as well.
     if !["code=", "error="].iter().any(|sign| query.contains(sign)) {
         return page(
             StatusCode::NOT_FOUND,
@@ -197,7 +198,7 @@ async fn redirected(
             "refreshd waits for an authorization.",
         );
     }
-    // Whoever only looks at a link must not spend its code: a preview, a scanner, a browser's guess.
+    // A preview, a scanner or a speculative request must not spend the code.
     if method == Method::HEAD {
         return page(
             StatusCode::OK,
@@ -214,17 +215,17 @@ async fn redirected(
         return refused;
     }
     if is_ahead_of_its_user(&headers) {
-        let text = "The address was asked for before anybody opened it.";
+        let text = "This is a speculative request; open the address itself.";
         return page(StatusCode::SERVICE_UNAVAILABLE, "Not yet.", text);
     }
-    let (told, ending) = oneshot::channel();
+    let (response, ending) = oneshot::channel();
     let arrival = CallbackRequest {
         query: query.clone(),
-        told,
+        response,
     };
-    let ending = match door.tell.send(arrival).await {
-        Ok(()) => ending.await.unwrap_or_else(|_| door.after(&query)),
-        Err(_) => door.after(&query),
+    let ending = match state.requests.send(arrival).await {
+        Ok(()) => ending.await.unwrap_or_else(|_| state.after(&query)),
+        Err(_) => state.after(&query),
     };
     match ending {
         CallbackResponse::Done(portal) => page(
@@ -237,13 +238,13 @@ async fn redirected(
         CallbackResponse::Failed(why) => page(StatusCode::BAD_REQUEST, "That did not work.", &why),
         CallbackResponse::Late => page(
             StatusCode::GONE,
-            "Nobody waits for this any more.",
+            "This authorization is not pending any more.",
             "Begin the authorization again.",
         ),
     }
 }
 
-/// Whether a browser loads it ahead, in case its user goes there (`Sec-RequestKind`, and what came before it).
+/// Whether a browser loads the page speculatively (`Sec-Purpose`, and its predecessors).
 pub(crate) fn is_ahead_of_its_user(headers: &HeaderMap) -> bool {
     ["sec-purpose", "purpose", "x-purpose", "x-moz"]
         .iter()
@@ -277,7 +278,7 @@ pub(crate) fn page(status: StatusCode, title: &str, text: &str) -> Response {
     let headers = [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
         (header::CACHE_CONTROL, "no-store"),
-        // The address holds the code.
+        // The URL contains the code.
         (header::REFERRER_POLICY, "no-referrer"),
         (
             header::CONTENT_SECURITY_POLICY,

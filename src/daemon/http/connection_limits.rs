@@ -1,5 +1,6 @@
-//! The limit on connections of a listener: which client is accepted, and which is disconnected in its favour. Some places are
-//! spare, for requests that must be answered while clients have taken all the others. Must not know what is served.
+//! Connection limit of a listener: decides which client is accepted, and which idle client is disconnected to make room.
+//! Some connections are reserved, for requests that must be served while clients occupy all others. Must not know the
+//! routes.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,51 +10,51 @@ use tokio_util::sync::CancellationToken;
 
 use refreshd_time::clock::{Clock, Tick};
 
-/// A client may be disconnected after this time, if its socket was looked at and held nothing: whoever connects is about to ask.
-const SETTLED: Duration = Duration::from_millis(50);
-/// One that was not looked at, since it does not take its answer, after this time.
-const STALLED: Duration = Duration::from_secs(1);
-/// While nobody has been there for so long, it is looked again after this time.
+/// Age after which a client may be disconnected, if a read from its socket found no data: a new client is about to send.
+const IDLE_AFTER: Duration = Duration::from_millis(50);
+/// Age after which a client may be disconnected without such a read, since it does not read its response.
+const STALLED_AFTER: Duration = Duration::from_secs(1);
+/// Interval of attempts to accept a client while no other is old enough to be disconnected.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_millis(5);
 
-/// How many clients there may be.
+/// Maximum numbers of connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ConnectionLimits {
-    /// For everybody.
+    /// For every client.
     pub(crate) open: usize,
-    /// Once those are taken: only what is kept for is served there, and anything else is told to come again.
+    /// Reserved connections, used when all others are occupied: requests that they are not reserved for get a 503.
     pub(crate) spare: usize,
 }
 
 /// One connection.
 pub(crate) struct ClientConnection {
-    /// A request of it is being carried out.
+    /// Whether a request of it is being handled.
     served: AtomicBool,
-    gone: AtomicBool,
-    /// Its socket was looked at, and held nothing.
-    waits: AtomicBool,
-    /// When it last sent or took something.
-    heard: Mutex<Tick>,
-    came: Tick,
+    ended: AtomicBool,
+    /// Whether the last read from its socket found no data.
+    idle: AtomicBool,
+    /// Time of the last read or write.
+    touched: Mutex<Tick>,
+    connected_at: Tick,
     clock: Clock,
-    /// Places are kept for it.
+    /// Whether the reserved connections are for this client.
     pub(crate) is_important: bool,
-    /// It has a spare place.
+    /// Whether it occupies a reserved connection.
     pub(crate) is_spare: bool,
     pub(crate) leave: CancellationToken,
 }
 
 impl ClientConnection {
     fn new(clock: Clock, is_important: bool, is_spare: bool) -> Self {
-        let came = clock.tick();
-        let [served, gone, waits] = [const { AtomicBool::new(false) }; 3];
-        let heard = Mutex::new(came);
+        let connected_at = clock.tick();
+        let [served, ended, idle] = [const { AtomicBool::new(false) }; 3];
+        let touched = Mutex::new(connected_at);
         Self {
             served,
-            gone,
-            waits,
-            heard,
-            came,
+            ended,
+            idle,
+            touched,
+            connected_at,
             clock,
             is_important,
             is_spare,
@@ -65,32 +66,32 @@ impl ClientConnection {
         self.served.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn hear(&self) {
-        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = self.clock.tick();
+    pub(crate) fn touch(&self) {
+        *self.touched.lock().unwrap_or_else(PoisonError::into_inner) = self.clock.tick();
     }
 
-    /// Its socket was looked at: whether it held nothing.
-    pub(crate) fn wait(&self, waits: bool) {
-        self.waits.store(waits, Ordering::Relaxed);
+    /// Records whether a read from its socket found no data.
+    pub(crate) fn set_idle(&self, idle: bool) {
+        self.idle.store(idle, Ordering::Relaxed);
     }
 
-    fn has_had_its_time(&self) -> bool {
-        let stayed = self.clock.elapsed(self.came);
-        stayed >= STALLED || stayed >= SETTLED && self.waits.load(Ordering::Relaxed)
+    fn is_replaceable(&self) -> bool {
+        let stayed = self.clock.elapsed(self.connected_at);
+        stayed >= STALLED_AFTER || stayed >= IDLE_AFTER && self.idle.load(Ordering::Relaxed)
     }
 
-    /// Its connection has ended.
-    pub(crate) fn go(&self) {
-        self.gone.store(true, Ordering::Relaxed);
+    /// Records the end of its connection.
+    pub(crate) fn end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
     }
 
-    fn silence(&self) -> Duration {
+    fn idle_for(&self) -> Duration {
         self.clock
-            .elapsed(*self.heard.lock().unwrap_or_else(PoisonError::into_inner))
+            .elapsed(*self.touched.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// Marks a client as being served for as long as it lives.
+/// Guard that marks a client as being served.
 pub(crate) struct Served<'a>(&'a ClientConnection);
 
 impl<'a> Served<'a> {
@@ -102,57 +103,57 @@ impl<'a> Served<'a> {
 
 impl Drop for Served<'_> {
     fn drop(&mut self) {
-        // From now on it has time to take the answer.
-        self.0.hear();
+        // From now on the client has time to read the response.
+        self.0.touch();
         self.0.served.store(false, Ordering::Relaxed);
     }
 }
 
-/// What is done with somebody who comes.
+/// Result of a connection attempt.
 pub(crate) enum Admission {
-    In(Arc<ClientConnection>),
-    /// Somebody has come only now, and may be disconnected in a moment.
+    Accepted(Arc<ClientConnection>),
+    /// Another client is too new to be disconnected; retry in a moment.
     Wait,
     Full,
 }
 
-/// Who is there.
+/// The connected clients.
 pub(crate) struct ClientConnections {
     clock: Clock,
-    places: ConnectionLimits,
+    limits: ConnectionLimits,
     all: Vec<Arc<ClientConnection>>,
 }
 
 impl ClientConnections {
-    pub(crate) const fn new(clock: Clock, places: ConnectionLimits) -> Self {
+    pub(crate) const fn new(clock: Clock, limits: ConnectionLimits) -> Self {
         Self {
             clock,
-            places,
+            limits,
             all: Vec::new(),
         }
     }
 
-    /// Lets somebody in, in place of the one who has been silent longest if need be. An important one is disconnected for
-    /// another important one alone, and nobody who is being served is.
+    /// Accepts a client, disconnecting the one that has been idle idle_longest if necessary. An important client is disconnected
+    /// only for another important one, and a client that is being served never is.
     pub(crate) fn admit(&mut self, is_important: bool) -> Admission {
         self.all
-            .retain(|client| !client.gone.load(Ordering::Relaxed));
+            .retain(|client| !client.ended.load(Ordering::Relaxed));
         let mut wait = false;
         for is_spare in [false, true] {
-            let most = if is_spare {
-                self.places.spare
+            let limit = if is_spare {
+                self.limits.spare
             } else {
-                self.places.open
+                self.limits.open
             };
             let taken = self
                 .all
                 .iter()
                 .filter(|client| client.is_spare == is_spare)
                 .count();
-            if most > 0 && (taken < most || self.make_room(is_important, is_spare, &mut wait)) {
+            if limit > 0 && (taken < limit || self.make_room(is_important, is_spare, &mut wait)) {
                 let client = Arc::new(ClientConnection::new(self.clock, is_important, is_spare));
                 self.all.push(Arc::clone(&client));
-                return Admission::In(client);
+                return Admission::Accepted(client);
             }
         }
         if wait {
@@ -168,18 +169,18 @@ impl ClientConnections {
                 && !client.is_served()
                 && (is_important || !client.is_important)
         };
-        let silent = self
+        let idle = self
             .all
             .iter()
             .enumerate()
             .filter(|(_, client)| may_go(client));
-        let (ripe, young): (Vec<_>, Vec<_>) =
-            silent.partition(|(_, client)| client.has_had_its_time());
-        let longest = ripe
+        let (replaceable, too_new): (Vec<_>, Vec<_>) =
+            idle.partition(|(_, client)| client.is_replaceable());
+        let idle_longest = replaceable
             .into_iter()
-            .max_by_key(|(_, client)| (!client.is_important, client.silence()));
-        let Some((index, _)) = longest else {
-            *wait |= !young.is_empty();
+            .max_by_key(|(_, client)| (!client.is_important, client.idle_for()));
+        let Some((index, _)) = idle_longest else {
+            *wait |= !too_new.is_empty();
             return false;
         };
         self.all.swap_remove(index).leave.cancel();

@@ -1,38 +1,38 @@
-//! Who gets the file descriptors of this process (`RLIMIT_NOFILE`). Where there are few, clients of the listeners have to do with
-//! fewer before renewals do, and the state and the token files always have theirs.
+//! Distribution of this process's file descriptors (`RLIMIT_NOFILE`). If they are scarce, the listeners accept fewer
+//! clients before renewals are restricted, and the state and the token files always have theirs.
 //!
-//! Must not change the limit: the process raises it as far as it may when it begins.
+//! Must not change the limit: the process raises it as far as permitted at its start.
 
 use crate::daemon::http::connection_limits::ConnectionLimits;
 use rustix::process::{Resource, getrlimit};
 
 /// For the state, the token files, the log, the sockets themselves, name resolution and the runtime.
 const RESERVED: usize = 64;
-/// Fewer requests at a time than this are told.
-const FEW: usize = 16;
-/// With so many descriptors nobody waits who has fewer than a hundred portals.
-const ENOUGH: usize = 256;
-/// Where a limit is not known to be one.
+/// Fewer concurrent requests than this are logged.
+const MIN_REQUESTS: usize = 16;
+/// Number of descriptors with which fewer than a hundred portals never wait.
+const RECOMMENDED: usize = 256;
+/// Substitute for an unknown or infinite limit.
 const UNLIMITED: usize = 1 << 20;
 
-/// Requests in flight over all authorization servers together, at least 1, where so many descriptors are in use for good.
+/// Concurrent requests to all authorization servers together, at least 1; `in_use` descriptors are permanently occupied.
 pub(crate) fn for_requests(in_use: usize) -> usize {
     requests(limit().saturating_sub(in_use))
 }
 
-/// Connections of a listener that would like so many, and so many spare ones; at least 4.
+/// Connection limits of a listener that requests `open` and `spare`; at least 4.
 pub(crate) fn for_clients(open: usize, spare: usize) -> ConnectionLimits {
     clients(limit(), open, spare)
 }
 
-/// What is to be said if there are so few that renewals wait for each other.
+/// Warning for the log if there are so few that renewals wait for each other.
 pub(crate) fn shortage(in_use: usize) -> Option<String> {
     let (limit, requests) = (limit(), for_requests(in_use));
-    (requests < FEW).then(|| {
+    (requests < MIN_REQUESTS).then(|| {
         format!(
             "this process may have only {limit} file descriptors open, and refreshd needs {RESERVED} for itself, some for clients and 2 \
              for each token request: it sends {requests} at a time, and many portals are renewed late. Raise LimitNOFILE= of the unit, \
-             or ulimit -n, to {ENOUGH} or more"
+             or ulimit -n, to {RECOMMENDED} or more"
         )
     })
 }
@@ -44,13 +44,13 @@ fn limit() -> usize {
         .unwrap_or(UNLIMITED)
 }
 
-/// Half of what is not reserved, and all of it but 512 where there is more. An idle connection may still be open for each.
+/// Half of what is not reserved, and all of it but 512 where that is more. Each request may leave an idle connection open.
 fn requests(limit: usize) -> usize {
     let free = limit.saturating_sub(RESERVED);
     (free / 2).max(free.saturating_sub(512)).max(1)
 }
 
-/// An eighth of what is not reserved: there are three listeners. Each has one descriptor more than it has places.
+/// An eighth of what is not reserved: there are three listeners. Each needs one descriptor more than its connections.
 fn clients(limit: usize, open: usize, spare: usize) -> ConnectionLimits {
     let all = (limit.saturating_sub(RESERVED) / 8)
         .saturating_sub(1)
@@ -73,11 +73,11 @@ mod tests {
                 [(128, 40), (64, 16), (256, 0)].map(|(open, spare)| clients(limit, open, spare));
             let clients: usize = listeners
                 .iter()
-                .map(|places| places.open + places.spare + 1)
+                .map(|limits| limits.open + limits.spare + 1)
                 .sum();
             let all = requests(limit) + clients;
             assert!(limit < 128 || all + RESERVED <= limit, "{limit}: {all}");
-            assert!(requests(limit) >= 1 && listeners.iter().all(|places| places.open >= 3));
+            assert!(requests(limit) >= 1 && listeners.iter().all(|limits| limits.open >= 3));
             assert!(listeners[0].spare >= 1 && listeners[1].spare >= 1);
         }
         assert!(

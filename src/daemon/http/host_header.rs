@@ -1,5 +1,5 @@
-//! Whether a request's `Host` names this machine (RFC 9110 section 7.2). Must not resolve names: whoever controls a name
-//! controls what it resolves to.
+//! Check that a request's `Host` names this machine (RFC 9110 section 7.2). Must not resolve names: the owner of a name
+//! controls its addresses.
 
 use std::net::IpAddr;
 
@@ -22,8 +22,8 @@ pub(crate) fn is_allowed_host<'n>(host: &str, names: impl IntoIterator<Item = &'
     is_name(machine) || is_name(short) || names.into_iter().any(is_name)
 }
 
-/// Answers only requests to this machine by an address or a name of its own: for listeners that nothing but a browser on it is
-/// to reach, and no web page whose name was made to point here (DNS rebinding).
+/// Middleware that accepts only requests to this machine by an address or a name of its own: protects listeners for local
+/// browsers from web pages whose name resolves to this machine (DNS rebinding).
 pub(crate) async fn only_this_machine(request: Request, next: Next) -> Response {
     let host = request
         .headers()

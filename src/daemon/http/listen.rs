@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use tokio::net::TcpListener;
 
-/// Why a listener could not be made.
+/// Error of a listener.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on [{table}] listen = \"{address}\"")]
 pub struct ListenError {

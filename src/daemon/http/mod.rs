@@ -1,4 +1,4 @@
-//! The TCP listeners: the server that they share, metrics, health and status page, and the callbacks of `authorize`.
+//! TCP listeners: their common server, metrics, health and status page, and the callbacks of `authorize`.
 
 pub mod browser_page;
 pub mod callback;

@@ -1,8 +1,9 @@
-//! HTTP for clients who may be slow, many or hostile: bounded in connections, memory and time, and nobody waits for another.
+//! HTTP server for clients that may be slow, many or hostile: bounded in connections, memory and time; no client delays
+//! another.
 //!
-//! A client is given [`IO_TIMEOUT`] for a request, and for each step of taking its answer. Where every place is taken, the
-//! client that has been silent longest gives up its own; one whose request is being carried out never does. Where all are
-//! being served, there are spare places ([`Kept`]). Must not know what is served.
+//! A client has [`IO_TIMEOUT`] for a request, and for each step of reading its response. When all connections are occupied,
+//! the client that has been idle max_bytes is disconnected, but never one whose request is being handled. When all are being
+//! served, there are reserved connections ([`Reservation`]). Must not know the routes.
 
 use std::convert::Infallible;
 use std::io;
@@ -33,19 +34,19 @@ use crate::daemon::http::connection_limits::{
 };
 use refreshd_time::clock::Clock;
 
-/// How long a request may take to arrive, a connection to stay idle, and an answer to make no progress.
+/// Timeout of a request's arrival, of an idle connection, and of a response without progress.
 pub(crate) const IO_TIMEOUT: Duration = Duration::from_secs(10);
-/// After the daemon was told to stop, clients who are not being served have this long to take their answers.
+/// Time after a shutdown request in which clients that are not being served can read their responses.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
-/// The longest head of a request, in bytes and in lines.
+/// Maximum size of a request's head, in bytes and in lines.
 const MAX_HEAD_BYTES: (usize, usize) = (16 * 1024, 64);
-/// A body that is too long is read and thrown away up to here, so that its sender gets to see the answer.
+/// Limit up to which an oversized body is read and discarded, so that its sender receives the response.
 const MAX_DISCARDED: usize = 1024 * 1024;
 
-/// Told to whoever finds every place taken.
+/// Response when all connections are occupied.
 pub(crate) fn busy() -> Response<Body> {
     let message =
-        "refreshd is busy: every place of this listener is taken; try again in a moment\n";
+        "refreshd is busy: all connections of this listener are in use; try again in a moment\n";
     (
         StatusCode::SERVICE_UNAVAILABLE,
         [(header::RETRY_AFTER, "1")],
@@ -54,41 +55,41 @@ pub(crate) fn busy() -> Response<Body> {
         .into_response()
 }
 
-/// What a listener serves.
+/// Configuration of a listener.
 pub(crate) struct Server<I> {
-    /// What answers.
+    /// The routes.
     pub(crate) routes: Router,
-    /// The most connections at a time.
-    pub(crate) places: ConnectionLimits,
-    /// What the spare places are for.
-    pub(crate) kept: Option<Kept<I>>,
-    /// The longest body of a request that the routes get to see, in bytes; they are handed one byte more of a longer one.
-    pub(crate) longest_body: fn(&Parts) -> usize,
-    /// What the routes are told of who is at the other end, as an extension of the request.
+    /// Maximum numbers of connections.
+    pub(crate) limits: ConnectionLimits,
+    /// Requests that the reserved connections are for.
+    pub(crate) reserved_for: Option<Reservation<I>>,
+    /// Maximum length of a body in bytes; of a longer one, the routes receive one byte more than that.
+    pub(crate) max_body_bytes: fn(&Parts) -> usize,
+    /// Request extensions that describe the peer.
     pub(crate) peer_extensions_of: fn(&I) -> PeerExtensions,
-    /// What is answered in a spare place to whoever it is not kept for.
+    /// Response on a reserved connection to any other request.
     pub(crate) busy: fn() -> Response<Body>,
-    /// For time limits.
+    /// Clock of the timeouts.
     pub(crate) clock: Clock,
 }
 
-/// What is served in a spare place.
-pub(crate) enum Kept<I> {
+/// Requests that are served on a reserved connection.
+pub(crate) enum Reservation<I> {
     /// Requests of these clients.
     ClientConnections(fn(&I) -> bool),
-    /// Requests for these paths, whoever makes them.
+    /// Requests for these paths, by any client.
     Paths(&'static [&'static str]),
 }
 
-impl<I> Clone for Kept<I> {
+impl<I> Clone for Reservation<I> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<I> Copy for Kept<I> {}
+impl<I> Copy for Reservation<I> {}
 
-impl<I> Kept<I> {
+impl<I> Reservation<I> {
     fn is_for(&self, stream: &I) -> bool {
         match self {
             Self::ClientConnections(is_one) => is_one(stream),
@@ -110,38 +111,40 @@ pub(crate) type PeerExtensions = axum::http::Extensions;
 /// Serves until `stop`, then finishes the requests under way.
 pub(crate) async fn serve<L: Listener>(
     mut listener: L,
-    house: Server<L::Io>,
+    server: Server<L::Io>,
     stop: CancellationToken,
 ) {
-    let (clock, places) = (house.clock, house.places);
-    let house = Arc::new(house);
-    let mut clients = ClientConnections::new(clock, places);
+    let (clock, limits) = (server.clock, server.limits);
+    let server = Arc::new(server);
+    let mut clients = ClientConnections::new(clock, limits);
     let mut connections = JoinSet::new();
-    // One descriptor more than there are places: whoever was disconnected has it until the connection is closed.
-    let seats = Arc::new(Semaphore::new(places.open + places.spare + 1));
+    // One descriptor more than the connections: a disconnected client occupies it until the connection is closed.
+    let permits = Arc::new(Semaphore::new(limits.open + limits.spare + 1));
     loop {
         let arrival = async {
-            let seat = Arc::clone(&seats).acquire_owned().await;
-            (listener.accept().await.0, seat)
+            let permit = Arc::clone(&permits).acquire_owned().await;
+            (listener.accept().await.0, permit)
         };
-        let (stream, seat) = tokio::select! {
+        let (stream, permit) = tokio::select! {
             () = stop.cancelled() => break,
             Some(_) = connections.join_next() => continue,
             arrived = arrival => arrived,
         };
-        let is_important = house.kept.is_some_and(|kept| kept.is_for(&stream));
+        let is_important = server
+            .reserved_for
+            .is_some_and(|reserved| reserved.is_for(&stream));
         let client = loop {
             match clients.admit(is_important) {
-                Admission::In(client) => break Some(client),
+                Admission::Accepted(client) => break Some(client),
                 Admission::Full => break None,
                 Admission::Wait => clock.sleep(RETRY_AFTER).await,
             }
         };
         let Some(client) = client else { continue };
-        let attended = serve_connection(stream, Arc::clone(&house), client, stop.clone());
+        let connection = serve_connection(stream, Arc::clone(&server), client, stop.clone());
         connections.spawn(async move {
-            attended.await;
-            drop(seat);
+            connection.await;
+            drop(permit);
         });
     }
     drop(listener);
@@ -151,29 +154,29 @@ pub(crate) async fn serve<L: Listener>(
 /// Serves one connection to its end.
 async fn serve_connection<I>(
     stream: I,
-    house: Arc<Server<I>>,
+    server: Arc<Server<I>>,
     client: Arc<ClientConnection>,
     stop: CancellationToken,
 ) where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let clock = house.clock;
-    let introduction = (house.peer_extensions_of)(&stream);
-    let wire = TimeoutStream {
+    let clock = server.clock;
+    let extensions = (server.peer_extensions_of)(&stream);
+    let socket = TimeoutStream {
         stream,
         client: Arc::clone(&client),
         clock,
         stalled: None,
     };
-    let service = service_fn(|request| answer(&house, &client, introduction.clone(), request));
+    let service = service_fn(|request| answer(&server, &client, extensions.clone(), request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(IO_TIMEOUT)
         .max_buf_size(MAX_HEAD_BYTES.0)
         .max_headers(MAX_HEAD_BYTES.1)
-        .serve_connection(TokioIo::new(wire), service);
+        .serve_connection(TokioIo::new(socket), service);
     let mut connection = std::pin::pin!(connection);
-    // How a connection ends is its client's business.
+    // Errors of a connection concern only its client.
     tokio::select! {
         _ = &mut connection => {}
         () = client.leave.cancelled() => {}
@@ -185,48 +188,48 @@ async fn serve_connection<I>(
             } {}
         }
     }
-    client.go();
+    client.end();
 }
 
-/// Has a request answered once it is there as a whole.
+/// Handles a request once it has arrived completely.
 async fn answer<I>(
-    house: &Server<I>,
+    server: &Server<I>,
     client: &ClientConnection,
-    introduction: PeerExtensions,
+    extensions: PeerExtensions,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     if client.is_spare {
-        let is_kept_for = house
-            .kept
-            .is_some_and(|kept| kept.serves(client.is_important, request.uri().path()));
-        let mut answer = if is_kept_for {
-            carry_out(house, client, introduction, request).await
+        let is_reserved_for = server
+            .reserved_for
+            .is_some_and(|reserved| reserved.serves(client.is_important, request.uri().path()));
+        let mut answer = if is_reserved_for {
+            handle(server, client, extensions, request).await
         } else {
-            (house.busy)()
+            (server.busy)()
         };
         answer
             .headers_mut()
             .insert(header::CONNECTION, HeaderValue::from_static("close"));
         return Ok(answer);
     }
-    Ok(carry_out(house, client, introduction, request).await)
+    Ok(handle(server, client, extensions, request).await)
 }
 
-async fn carry_out<I>(
-    house: &Server<I>,
+async fn handle<I>(
+    server: &Server<I>,
     client: &ClientConnection,
-    introduction: PeerExtensions,
+    extensions: PeerExtensions,
     request: Request<Incoming>,
 ) -> Response<Body> {
     let (mut head, body) = request.into_parts();
-    head.extensions.extend(introduction);
-    let longest = (house.longest_body)(&head);
-    let Some(Ok(body)) = house.clock.within(IO_TIMEOUT, read(body, longest)).await else {
+    head.extensions.extend(extensions);
+    let max_bytes = (server.max_body_bytes)(&head);
+    let Some(Ok(body)) = server.clock.within(IO_TIMEOUT, read(body, max_bytes)).await else {
         let message = "the body of the request did not arrive in time\n";
         return (StatusCode::REQUEST_TIMEOUT, message).into_response();
     };
     let served = Served::begin(client);
-    let routes = TowerToHyperService::new(house.routes.clone());
+    let routes = TowerToHyperService::new(server.routes.clone());
     let Ok(answer) = routes
         .call(Request::from_parts(head, Body::from(body)))
         .await;
@@ -235,22 +238,22 @@ async fn carry_out<I>(
 }
 
 /// Reads a body, at most one byte more of it than is allowed.
-async fn read(mut body: Incoming, longest: usize) -> Result<Bytes, hyper::Error> {
+async fn read(mut body: Incoming, max_bytes: usize) -> Result<Bytes, hyper::Error> {
     let (mut kept, mut read) = (Vec::new(), 0);
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame?.into_data() else {
             continue;
         };
         read += data.len();
-        kept.extend_from_slice(&data[..data.len().min(longest + 1 - kept.len())]);
-        if read > longest + MAX_DISCARDED {
+        kept.extend_from_slice(&data[..data.len().min(max_bytes + 1 - kept.len())]);
+        if read > max_bytes + MAX_DISCARDED {
             break;
         }
     }
     Ok(kept.into())
 }
 
-/// A connection's socket, which breaks when its client does not take what it asked for.
+/// A connection's socket, which fails when its client does not read the response.
 struct TimeoutStream<S> {
     stream: S,
     client: Arc<ClientConnection>,
@@ -259,7 +262,7 @@ struct TimeoutStream<S> {
 }
 
 impl<S> TimeoutStream<S> {
-    /// Watches over the progress of a write.
+    /// Applies the timeout to a write.
     fn progress<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -267,7 +270,7 @@ impl<S> TimeoutStream<S> {
     ) -> Poll<io::Result<T>> {
         if step.is_ready() {
             self.stalled = None;
-            self.client.hear();
+            self.client.touch();
             return step;
         }
         let clock = self.clock;
@@ -288,9 +291,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for TimeoutStream<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        self.client.wait(read.is_pending());
+        self.client.set_idle(read.is_pending());
         if read.is_ready() {
-            self.client.hear();
+            self.client.touch();
         }
         read
     }

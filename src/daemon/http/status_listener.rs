@@ -1,6 +1,6 @@
-//! `[http] listen`: metrics, health and the status page. Read-only, and nothing secret.
+//! `[http] listen`: metrics, health and the status page. Read-only, without secrets.
 //!
-//! Must not change renewal: everything here reads snapshots.
+//! Must not influence renewals: everything here reads snapshots.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,22 +22,22 @@ use crate::daemon::alerts::Condition;
 use crate::daemon::context::Context;
 use crate::daemon::http::descriptors;
 use crate::daemon::http::host_header::is_allowed_host;
-use crate::daemon::http::server::{Kept, PeerExtensions, Server, busy, serve};
+use crate::daemon::http::server::{PeerExtensions, Reservation, Server, busy, serve};
 use crate::daemon::http::status_page;
 use crate::domain::error_chain::error_chain;
 use crate::domain::portal::Portal;
 use refreshd_token_client::provider::host_of;
 
-/// Connections at a time.
+/// Maximum number of concurrent connections.
 const MAX_CONNECTIONS: usize = 64;
-/// Besides these, for health.
-const SPARE: usize = 16;
-/// Answers that read much of the state, at a time.
-const RENDERED: usize = 4;
-/// How long one of them waits for its turn.
-const TURN: Duration = Duration::from_secs(10);
+/// Additional connections for health checks.
+const RESERVED_CONNECTIONS: usize = 16;
+/// Maximum number of concurrent responses that read much of the state.
+const MAX_RENDERED: usize = 4;
+/// Timeout of the wait for such a response.
+const RENDER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The page has no script, and is nobody's frame.
+/// The page has no script, and must not be framed.
 const PAGE_HEADERS: [(header::HeaderName, &str); 4] = [
     (header::CONTENT_TYPE, "text/html; charset=utf-8"),
     (header::CACHE_CONTROL, "no-store"),
@@ -51,11 +51,11 @@ const PAGE_HEADERS: [(header::HeaderName, &str); 4] = [
 /// Serves until `stop`.
 pub async fn run(shared: Arc<Context>, listener: TcpListener, stop: CancellationToken) {
     let clock = shared.clock;
-    let rendered = Arc::new(Semaphore::new(RENDERED));
+    let rendered = Arc::new(Semaphore::new(MAX_RENDERED));
     let in_turn = middleware::from_fn(move |request: Request, next: Next| {
         let rendered = Arc::clone(&rendered);
         async move {
-            let Some(Ok(_turn)) = clock.within(TURN, rendered.acquire()).await else {
+            let Some(Ok(_turn)) = clock.within(RENDER_TIMEOUT, rendered.acquire()).await else {
                 return busy();
             };
             next.run(request).await
@@ -77,9 +77,9 @@ pub async fn run(shared: Arc<Context>, listener: TcpListener, stop: Cancellation
         listener,
         Server {
             routes,
-            places: descriptors::for_clients(MAX_CONNECTIONS, SPARE),
-            kept: Some(Kept::Paths(&["/livez", "/readyz"])),
-            longest_body: |_| 0,
+            limits: descriptors::for_clients(MAX_CONNECTIONS, RESERVED_CONNECTIONS),
+            reserved_for: Some(Reservation::Paths(&["/livez", "/readyz"])),
+            max_body_bytes: |_| 0,
             peer_extensions_of,
             busy,
             clock,
@@ -89,8 +89,8 @@ pub async fn run(shared: Arc<Context>, listener: TcpListener, stop: Cancellation
     .await;
 }
 
-/// Answers only requests to a host name that is this machine's: a web page whose name was made to point here (DNS
-/// rebinding) reads nothing.
+/// Middleware that accepts only requests to a host name of this machine: a web page whose name resolves to this machine
+/// (DNS rebinding) can read nothing.
 async fn only_own_hosts(
     Extract(shared): Extract<Arc<Context>>,
     request: Request,
@@ -134,7 +134,7 @@ async fn metrics(Extract(shared): Extract<Arc<Context>>) -> Response {
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()
 }
 
-/// What only the state knows.
+/// Values that only the state has.
 async fn known_by_state(
     shared: &Context,
 ) -> Result<(Option<Census>, Vec<Portal>, usize), StateError> {

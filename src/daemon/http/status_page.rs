@@ -1,4 +1,4 @@
-//! The status page: one look says whether all is well, and if not, what to do. Must not show a secret or need a script.
+//! The status page: shows at a glance whether anything is wrong, and what to do. Must not show a secret or need a script.
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
@@ -10,8 +10,8 @@ use crate::domain::portal::Kind;
 use refreshd_alerting::Severity;
 use refreshd_time::human;
 
-/// Portals listed at most; the rest is in `refreshd status`.
-const LISTED: usize = 500;
+/// Maximum number of portals listed; `refreshd status` lists the rest.
+const MAX_LISTED: usize = 500;
 
 const STYLE: &str = "\
 :root{color-scheme:light dark;font:15px/1.5 system-ui,sans-serif}\
@@ -24,20 +24,20 @@ td.n{white-space:nowrap;font-variant-numeric:tabular-nums}\
 .good{background:#18794e}.warn{background:#ad5700}.bad{background:#c62a2f}.idle{background:#60646c}\
 .why{font-size:.88rem;opacity:.85}code{font-size:.92em}footer{margin-top:1.5rem;font-size:.88rem;opacity:.75}";
 
-/// The page, as of now.
+/// Renders the page as of now.
 ///
 /// # Errors
 /// If the state cannot be read.
 pub async fn render(shared: &Context) -> Result<String, StateError> {
     let now = shared.clock.now();
     let census = shared.state.census(now).await?;
-    let portals = shared.state.page(None, LISTED).await?;
+    let portals = shared.state.page(None, MAX_LISTED).await?;
     let mut views = portal_view::views(shared, &portals).await?;
     views.sort_by_key(|view| (rank(view), view.portal.clone()));
     Ok(page(&census, &views, &open(shared), &now.to_string()).into_string())
 }
 
-/// Troubled portals first.
+/// Sorts portals with problems first.
 fn rank(view: &PortalView) -> u8 {
     match badge(view) {
         "bad" => 0,
@@ -103,18 +103,18 @@ fn page(census: &Census, views: &[PortalView], incidents: &[IncidentView], now: 
     }
 }
 
-/// What people were told of, the loudest first.
+/// Open incidents, the most severe first.
 fn open_incidents(incidents: &[IncidentView]) -> Markup {
     html! {
         table.i {
-            thead { tr { th { "Incident" } th { "Severity" } th { "Since" } th { "Told" } th { "What is wrong, and what to do" } } }
+            thead { tr { th { "Incident" } th { "Severity" } th { "Since" } th { "Notified" } th { "What is wrong, and what to do" } } }
             tbody {
                 @for incident in incidents {
                     tr {
                         td { strong { (incident.key) } @if incident.count > 1 { br; span.why { (incident.count) " portals" } } }
                         td { span class={ "b " (loudness(incident.severity)) } { (incident.severity.as_str()) } @if incident.stage != "open" { br; span.why { (incident.stage) } } }
                         td.n { (incident.since) }
-                        td { @if incident.told.is_empty() { "the log" } @else { (incident.told.join(", ")) } }
+                        td { @if incident.notified.is_empty() { "the log" } @else { (incident.notified.join(", ")) } }
                         td { div { (incident.reason) } @if let Some(action) = &incident.action { div.why { "→ " (action) } } }
                     }
                 }
@@ -131,7 +131,7 @@ const fn loudness(severity: Severity) -> &'static str {
     }
 }
 
-/// How long the refresh token lives, and whether renewals move that.
+/// Remaining lifetime of the refresh token, and whether renewals extend it.
 fn refresh_end(view: &PortalView) -> String {
     let fixed = if view.refresh_end.as_deref() == Some("fixed") {
         ", whatever is renewed"

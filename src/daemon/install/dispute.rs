@@ -1,7 +1,7 @@
-//! Installs of another user than the one whose grant a portal has: who of the two is right is a person's to decide.
+//! Disputed installs: of another user than the one whose grant a portal has. An operator decides which grant is right.
 //!
-//! Must not touch the grant that is there. Must not send a token anywhere but to the portal that the authorization server
-//! has named for it: it is asked whether its user is an administrator.
+//! Must not touch the present grant. Must not send a token anywhere but to the portal that the authorization server has
+//! named for it, to query whether its user is an administrator.
 
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -19,16 +19,16 @@ use crate::domain::token_owner::{admin_url, read_is_admin};
 use refreshd_alerting::Severity;
 use refreshd_secrets::AccessToken;
 
-/// How long a portal has to say whether a user is an administrator.
-const QUESTION: Duration = Duration::from_secs(5);
-/// So long its answer, or that there was none, is remembered.
-const REMEMBERED: Duration = Duration::from_secs(600);
-/// Answers that are remembered at a time.
-const MOST_ANSWERS: usize = 1000;
+/// Timeout of the query whether a user is an administrator.
+const ADMIN_QUERY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for which its result, or its failure, is cached.
+const ADMIN_CACHE_TTL: Duration = Duration::from_secs(600);
+/// Maximum number of cached results.
+const MAX_CACHED_ADMINS: usize = 1000;
 
 impl Worker {
-    /// Has a person decide, where what was found is a matter for one. `by` is the authorization server that vouched for
-    /// the newcomer's `token`. `None`: it is not, and is told of as what it is.
+    /// Opens a dispute, if the outcome calls for one. `by` is the authorization server that verified the `token` of the
+    /// install. `None`: there is no dispute, and the outcome is reported as it is.
     pub(crate) async fn open_dispute(
         &self,
         app: &App,
@@ -50,13 +50,13 @@ impl Worker {
             } => portal,
             _ => return None,
         };
-        // The portal may take its time, and others wait for the place.
+        // The portal may respond slowly, and other events wait for this worker's slot.
         self.turn.leave();
         let place = admin_url(&app.profile, &install.owner, by);
         let place = place.as_deref();
         let who = (portal.to_string(), install.owner.user_id.clone());
         let is_admin = self.is_admin(place, who, token).await;
-        // Most visits are of employees: nothing more is asked about them.
+        // Most visits are of employees: no further query is made about them.
         if install.occasion == EventKind::Opened && is_admin != Some(true) {
             return None;
         }
@@ -74,16 +74,16 @@ impl Worker {
             ))
         };
         match noted {
-            RecordedDispute::New(newcomer) => {
-                let (reason, action) = (newcomer.reason(), newcomer.action(portal.as_str()));
-                let announcement = EscalationNotice {
+            RecordedDispute::New(dispute) => {
+                let (reason, action) = (dispute.reason(), dispute.action(portal.as_str()));
+                let notice = EscalationNotice {
                     step: "disputed".to_owned(),
                     severity: Severity::Critical,
                     reason,
                     action,
                     remaining: None,
                 };
-                log_escalation(EscalationSubject::Portal(portal), &announcement);
+                log_escalation(EscalationSubject::Portal(portal), &notice);
                 self.shared.conditions.changed.notify_one();
                 words("another user's grant is kept; a person decides whose: refreshd install list")
             }
@@ -106,7 +106,7 @@ impl Worker {
         (is_admin, holder_is_admin): (Option<bool>, Option<bool>),
     ) -> Option<RecordedDispute> {
         let now = self.shared.clock.now();
-        let newcomer = NewDispute {
+        let dispute = NewDispute {
             newcomer: Dispute {
                 portal: portal.clone(),
                 app: app.name.clone(),
@@ -127,7 +127,7 @@ impl Worker {
             now,
         };
         match self
-            .until_durable(|| self.shared.state.record_dispute(newcomer.clone()))
+            .until_durable(|| self.shared.state.record_dispute(dispute.clone()))
             .await
         {
             Ok(noted) => Some(noted),
@@ -138,7 +138,7 @@ impl Worker {
         }
     }
 
-    /// Whether the user of the grant that is kept is an administrator, as far as its access token still works.
+    /// Whether the user of the present grant is an administrator, if its access token is still valid.
     async fn holder_is_admin(&self, place: Option<&str>, portal: &PortalName) -> Option<bool> {
         let grant = self
             .shared
@@ -158,7 +158,7 @@ impl Worker {
         self.is_admin(place, who, &access.token).await
     }
 
-    /// What a portal says of a user; `None` if it does not say.
+    /// Queries the portal whether a user is an administrator; `None` if it does not respond.
     async fn is_admin(
         &self,
         place: Option<&str>,
@@ -168,17 +168,21 @@ impl Worker {
         let (place, clock) = (place?, self.shared.clock);
         {
             let mut admins = self.admins.lock().unwrap_or_else(PoisonError::into_inner);
-            admins.retain(|_, (at, _)| clock.elapsed(*at) < REMEMBERED);
+            admins.retain(|_, (at, _)| clock.elapsed(*at) < ADMIN_CACHE_TTL);
             if let Some((_, known)) = admins.get(&who) {
                 return *known;
             }
         }
-        let answer = self.shared.server.whose(place, token, QUESTION).await;
+        let answer = self
+            .shared
+            .server
+            .whose(place, token, ADMIN_QUERY_TIMEOUT)
+            .await;
         let is_admin = answer
             .ok()
             .and_then(|(status, body)| read_is_admin((status, &body)));
         let mut admins = self.admins.lock().unwrap_or_else(PoisonError::into_inner);
-        if admins.len() < MOST_ANSWERS {
+        if admins.len() < MAX_CACHED_ADMINS {
             admins.insert(who, (clock.tick(), is_admin));
         }
         is_admin

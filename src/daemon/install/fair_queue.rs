@@ -1,26 +1,27 @@
-//! Which notice is worked off next. Each app has lanes of its own, a lane for each sender (or claimed portal, where the sender
-//! is not known), and senders whose notices were refused wait behind the others.
+//! Order in which install events are processed. Each app has queues of its own, one for each sender (or claimed portal,
+//! where the sender is unknown), and senders whose events were rejected wait behind the others.
 //!
-//! Of a flood nobody knows which one is genuine, so the newest and the oldest are taken in turn: one that comes behind
-//! hundreds of forged ones waits for one of them, and one that came before them is not forgotten. Must not read a clock.
+//! In a flood, genuine events cannot be recognised, so the newest and the oldest are processed in turn: one that arrives
+//! behind hundreds of forged ones waits for one of them, and one that arrived before them is not starved. Must not read a
+//! clock.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-/// Senders that are remembered because of a refusal.
+/// Maximum number of suspect senders.
 const MAX_SUSPECTS: usize = 10_000;
-/// Every so many turns one of a suspect is taken though others wait.
-const TURN_OF_SUSPECTS: u32 = 8;
+/// One in so many turns is a suspect's, even if other senders wait.
+const SUSPECT_TURN_INTERVAL: u32 = 8;
 
-/// Who sent it, as far as that can be told.
+/// Sender of an event, as far as it is known.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum EventSender {
-    /// By the proxy in front.
+    /// Address that the proxy in front reports.
     Known(u128),
-    /// By what the notice claims: anybody can claim it, so nobody is punished for it.
+    /// Claim of the event: anyone can make it, so it never makes a suspect.
     Claimed(String),
 }
 
-/// The notices of one app that wait.
+/// Waiting events of one app.
 #[derive(Debug)]
 pub(crate) struct FairQueue<T> {
     clean: Lanes<T>,
@@ -50,10 +51,10 @@ impl<T> FairQueue<T> {
         lanes.put(sender, waiting);
     }
 
-    /// The next one of those that `may` be taken now.
+    /// Removes the next event for which `may` returns true.
     pub(crate) fn take(&mut self, mut may: impl FnMut(&EventSender, &T) -> bool) -> Option<T> {
         self.turn = self.turn.wrapping_add(1);
-        let (first, second) = if self.turn.is_multiple_of(TURN_OF_SUSPECTS) {
+        let (first, second) = if self.turn.is_multiple_of(SUSPECT_TURN_INTERVAL) {
             (&mut self.suspected, &mut self.clean)
         } else {
             (&mut self.clean, &mut self.suspected)
@@ -63,7 +64,7 @@ impl<T> FairQueue<T> {
             .or_else(|| second.take(self.turn, &mut may))
     }
 
-    /// A notice of this sender was refused, or was genuine.
+    /// Records whether an event of this sender was rejected or genuine.
     pub(crate) fn judge(&mut self, sender: &EventSender, refused: bool) {
         let EventSender::Known(number) = sender else {
             return;
@@ -89,7 +90,7 @@ impl<T> FairQueue<T> {
 #[derive(Debug)]
 struct Lanes<T> {
     lanes: HashMap<EventSender, VecDeque<T>>,
-    /// Senders of whom none was taken yet, and those whose turn comes round.
+    /// Senders without a processed event, and those that were served before.
     fresh: VecDeque<EventSender>,
     served: VecDeque<EventSender>,
     len: usize,
@@ -173,7 +174,7 @@ mod tests {
         EventSender::Claimed(name.to_owned())
     }
 
-    /// After how many others this one is taken.
+    /// Number of other events that are processed before this one.
     fn place_of(fair: &mut FairQueue<&str>, wanted: &str) -> usize {
         (0..)
             .find(|_| fair.take(|_, _| true) == Some(wanted))

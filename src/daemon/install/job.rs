@@ -1,4 +1,4 @@
-//! A notice that was taken in, and whose share of the queue it uses.
+//! A stored install event, and its share of the queue.
 
 use std::net::IpAddr;
 
@@ -7,26 +7,26 @@ use crate::daemon::install::fair_queue::EventSender;
 use crate::daemon::install::queue_shares::{QueueSlot, ShareOf};
 use crate::domain::install_event::InstallEvent;
 
-/// A notice that was taken in.
+/// A stored install event.
 pub(crate) struct InstallJob {
     /// Its row in the state.
     pub(crate) row: i64,
     /// The app's name.
     pub(crate) app: String,
     pub(crate) notice: InstallEvent,
-    /// Who sent it, if the proxy in front says so.
+    /// Sender's address, if the proxy in front reports it.
     pub(crate) source: Option<IpAddr>,
-    /// Its place in the queue.
+    /// Its slot in the queue.
     pub(crate) place: QueueSlot,
 }
 
 impl InstallJob {
-    /// Whose turn it takes.
+    /// Sender whose turn the event uses.
     pub(crate) fn sender(&self) -> EventSender {
         self.place.sender().clone()
     }
 
-    /// Whether it is of a portal that has the app.
+    /// Whether the event is of a portal that has the app.
     pub(crate) fn is_known(&self) -> bool {
         self.place.is_known()
     }
@@ -60,8 +60,8 @@ impl EventSender {
     }
 }
 
-/// Whose share of the queue and of the questions a notice uses.
-pub(crate) async fn whose(
+/// Share of the queue and of the verification budget that an event uses.
+pub(crate) async fn share_of(
     shared: &Context,
     app: &str,
     source: Option<IpAddr>,
@@ -83,13 +83,13 @@ pub(crate) async fn whose(
     ShareOf {
         app: app.to_owned(),
         sender: EventSender::of(source, notice),
-        // A state that cannot be read decides nothing here.
+        // If the state cannot be read, the portal counts as unknown.
         is_known: is_known.unwrap_or_default(),
         bytes,
     }
 }
 
-/// A sender as a number; who has one address of version 6 has 2^64 of them.
+/// A sender as a number. Of an IPv6 address only the upper 64 bits count, since one sender has all of the others.
 pub(crate) fn number(source: IpAddr) -> u128 {
     match source {
         IpAddr::V4(address) => address.to_ipv6_mapped().into(),

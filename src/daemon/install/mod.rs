@@ -1,7 +1,8 @@
-//! `[install] listen`: takes in what portals tell of installed apps, answers at once, and works it off in the background.
+//! `[install] listen`: webhook receiver for install events of portals. Acknowledges an event at once, and processes it in
+//! the background.
 //!
-//! What is answered with 200 is in the state before, so that neither a stop nor a crash loses it; it is no portal's there until
-//! it was verified. Must not believe what comes: `work` asks the authorization server.
+//! An event is stored before it is acknowledged with 200, so that neither a stop nor a crash loses it; it changes no portal
+//! until it was verified. Must not trust an event: `process` queries the authorization server.
 
 mod dispute;
 mod fair_queue;
@@ -28,10 +29,10 @@ use crate::daemon::context::Context;
 use crate::domain::error_chain::error_chain;
 use crate::domain::install_event;
 
-use job::{InstallJob, whose};
+use job::{InstallJob, share_of};
 use queue_shares::{QUEUE, QueueShares};
 
-/// Serves until `stop`, and then until what was taken in is worked off.
+/// Serves until `stop`, and then until the stored events are processed.
 pub async fn run(shared: Arc<Context>, listener: TcpListener, stop: CancellationToken) {
     let (queue, jobs) = mpsc::channel(QUEUE);
     let shares = Arc::default();
@@ -43,7 +44,7 @@ pub async fn run(shared: Arc<Context>, listener: TcpListener, stop: Cancellation
     );
 }
 
-/// Takes up what an earlier process had taken in.
+/// Resumes the events that an earlier process had stored.
 async fn resume_stored_events(
     shared: &Context,
     queue: &mpsc::Sender<InstallJob>,
@@ -65,22 +66,22 @@ async fn resume_stored_events(
     } in kept
     {
         let Ok(notice) = install_event::read(&query, &body) else {
-            // Of another version, which understood it. Not removed now, it is at the next start.
+            // An event of another version, which could parse it. If it cannot be removed now, the next start removes it.
             let _ = shared.state.event_done(row).await;
             continue;
         };
         let source = source.and_then(|source| source.parse().ok());
-        let whose = whose(shared, &app, source, &notice, body.len()).await;
-        // There are no more than the queue holds.
+        let share = share_of(shared, &app, source, &notice, body.len()).await;
+        // The queue has room for all stored events.
         let _ = queue.try_send(InstallJob {
             row,
             app,
             notice,
             source,
-            place: shares.take(whose),
+            place: shares.take(share),
         });
     }
     if count > 0 {
-        tracing::info!(target: "refreshd::install", count, "{count} notices of installs that were taken in before are worked off now");
+        tracing::info!(target: "refreshd::install", count, "{count} notices of installs that were stored before are processed now");
     }
 }

@@ -1,6 +1,6 @@
-//! What the browser of whoever installs an app is shown: a page that finishes the installation.
+//! Page for the browser of the user who installs an app: completes the installation.
 //!
-//! Must not show anything of the notice, and must not run anything but what the profile names.
+//! Must not show anything of the event, and must not run any script but the profile's.
 
 use aws_lc_rs::digest;
 use axum::http::{HeaderValue, header};
@@ -11,7 +11,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use refreshd_token_client::provider::origin_of;
 use refreshd_token_client::quirks::InstallFields;
 
-/// A page without anything on it but a sentence.
+/// A page with one sentence.
 pub(crate) fn plain(sentence: &str) -> Html<String> {
     Html(document(sentence, &html! {}).into_string())
 }
@@ -26,7 +26,7 @@ fn document(sentence: &str, scripts: &Markup) -> Markup {
     }
 }
 
-/// The page of an app that was opened or is being installed at `host`, which may frame it.
+/// Page of an app that was opened or is being installed at `host`, which may frame it.
 pub(crate) fn finish(form: &InstallFields, host: Option<&str>) -> Response {
     let InstallFields {
         check: _,
@@ -57,7 +57,8 @@ pub(crate) fn finish(form: &InstallFields, host: Option<&str>) -> Response {
     response
 }
 
-/// Permits the two scripts, and the portal to frame the page. A host was read as one, so it holds no other directive.
+/// Content security policy that permits the two scripts, and the portal to frame the page. The host was parsed as one, so
+/// it cannot contain another directive.
 fn policy(script: Option<&str>, run: Option<&str>, host: Option<&str>) -> String {
     let from = script.and_then(origin_of).unwrap_or_default();
     let hash = run.map(|run| {
@@ -86,7 +87,7 @@ fn policy(script: Option<&str>, run: Option<&str>, host: Option<&str>) -> String
 mod tests {
     use super::*;
 
-    // The digest is openssl's.
+    // The digest was computed with openssl.
     #[test]
     fn the_policy_names_the_script_and_the_portal() {
         let policy = policy(

@@ -1,4 +1,5 @@
-//! Works notices off: asks whose the token is, keeps the grant, tells of it. Some at a time of each app, in the order of `fair_queue`.
+//! Processes install events: verifies the token's owner, stores the grant, logs the outcome. Several at a time for each
+//! app, in the order of `fair_queue`.
 //!
 //! Must not send a token anywhere but to an authorization server of the profile.
 
@@ -20,7 +21,7 @@ use crate::daemon::install::job::InstallJob;
 use crate::daemon::install::queue_shares::QUEUE;
 use crate::daemon::install::result_log::{LogContext, log_results};
 use crate::daemon::install::verify::{NewInstallation, Unverified};
-use crate::daemon::install::worker::{EventResult, FIRST_WAIT, QueueTurn, TRIES, Worker};
+use crate::daemon::install::worker::{EventResult, FIRST_WAIT, MAX_ATTEMPTS, QueueTurn, Worker};
 use crate::domain::error_chain::error_chain;
 use crate::domain::escalation::resolved;
 use crate::domain::import;
@@ -35,24 +36,24 @@ use crate::domain::token_owner::{
 use crate::domain::verification_budget::{APP_BUDGET, VerificationBudget};
 use refreshd_time::Timestamp;
 
-/// Notices of one app that are worked off at a time, for the first time and again: whoever is asked about twice waits with his
-/// like, and not before others.
+/// Concurrent events of one app, first attempts and retries: retries have slots of their own, so that they do not delay
+/// first attempts.
 const WORKERS: usize = 12;
-const WORKERS_AGAIN: usize = 4;
-/// Notices under way, those included that wait for their next try.
+const RETRY_WORKERS: usize = 4;
+/// Maximum number of events in progress, including those that wait for a retry.
 const UNDER_WAY: usize = 4096;
-/// What was refused without a line is said so often.
-const SUMMARY: Duration = Duration::from_secs(10);
-/// While an app's questions are used up, it is seen so often whether more may be asked.
-const BUDGET_AGAIN: Duration = Duration::from_millis(250);
-/// That notices wait for it is said so often.
-const HELD_LINE: Duration = Duration::from_secs(60);
-/// So often every server must refuse a token before it is refused.
-const REFUSALS: u32 = 2;
-/// After the daemon was told to stop, servers have this long to answer for what was taken in.
+/// Interval of the summary of rejections without a line of their own.
+const SUMMARY_INTERVAL: Duration = Duration::from_secs(10);
+/// Interval of the check whether an exhausted verification budget has been refilled.
+const BUDGET_CHECK_INTERVAL: Duration = Duration::from_millis(250);
+/// Minimum interval between log lines about events that wait for the budget.
+const THROTTLED_LOG_INTERVAL: Duration = Duration::from_secs(60);
+/// Number of rejections by every server after which a token is rejected.
+const REQUIRED_REJECTIONS: u32 = 2;
+/// Time limit of verifications after the shutdown request.
 const STOP_GRACE: Duration = Duration::from_secs(30);
 
-/// Works off what comes until the queue ends.
+/// Processes events until the queue ends.
 pub(crate) async fn run(
     shared: Arc<Context>,
     jobs: mpsc::Receiver<InstallJob>,
@@ -60,43 +61,43 @@ pub(crate) async fn run(
 ) {
     let (clock, enough) = (shared.clock, CancellationToken::new());
     let mut work = std::pin::pin!(process_one(shared, jobs, (stop.clone(), enough.clone())));
-    let patience = async {
+    let timeout = async {
         stop.cancelled().await;
         clock.sleep(STOP_GRACE).await;
     };
     tokio::select! {
         () = &mut work => return,
-        () = patience => enough.cancel(),
+        () = timeout => enough.cancel(),
     }
     work.await;
 }
 
-/// What waits of an app, how many are asked about at a time, and how many questions are left.
+/// Waiting events of an app, its concurrency limits, and its verification budget.
 struct AppQueue {
     waiting: FairQueue<InstallJob>,
     first: Arc<Semaphore>,
     again: Arc<Semaphore>,
     questions: Arc<Mutex<VerificationBudget<EventSender>>>,
-    /// When it was said that notices wait for more questions.
-    held_said: Option<Tick>,
+    /// Time of the last log line about events that wait for the budget.
+    throttled_logged_at: Option<Tick>,
 }
 
 impl AppQueue {
     fn new(now: Timestamp) -> Self {
         let permits = |count| Arc::new(Semaphore::new(count));
         let questions = Arc::new(Mutex::new(VerificationBudget::new(now)));
-        let (first, again) = (permits(WORKERS), permits(WORKERS_AGAIN));
+        let (first, again) = (permits(WORKERS), permits(RETRY_WORKERS));
         Self {
             waiting: FairQueue::default(),
             first,
             again,
             questions,
-            held_said: None,
+            throttled_logged_at: None,
         }
     }
 
-    /// The next one, of those about which may be asked now, with the questions that are counted for it already: so many as
-    /// a refusal takes.
+    /// The next event that the budget permits, and the number of verifications charged for it in advance: as many as a
+    /// rejection needs.
     fn take(&mut self, now: Timestamp) -> Option<(InstallJob, u32)> {
         let mut questions = self
             .questions
@@ -107,20 +108,24 @@ impl AppQueue {
             is_free(job) || questions.may_request(sender, job.is_known(), now)
         };
         let job = self.waiting.take(may)?;
-        let counted = if is_free(&job) { 0 } else { REFUSALS };
+        let counted = if is_free(&job) {
+            0
+        } else {
+            REQUIRED_REJECTIONS
+        };
         (0..counted).for_each(|_| questions.asked(&job.sender(), now));
         Some((job, counted))
     }
 
-    /// Says now and then that notices wait.
-    fn say_held(&mut self, app: &str, clock: Clock) {
+    /// Logs, at most once in the interval, that events wait for the budget.
+    fn log_throttled(&mut self, app: &str, clock: Clock) {
         if self
-            .held_said
-            .is_some_and(|said| clock.elapsed(said) < HELD_LINE)
+            .throttled_logged_at
+            .is_some_and(|at| clock.elapsed(at) < THROTTLED_LOG_INTERVAL)
         {
             return;
         }
-        self.held_said = Some(clock.tick());
+        self.throttled_logged_at = Some(clock.tick());
         let (count, rate) = (self.waiting.len(), APP_BUDGET.1);
         tracing::warn!(
             target: "refreshd::install", app, count,
@@ -149,7 +154,7 @@ async fn process_one(
                     break;
                 };
                 let Some((job, counted)) = of_app.take(shared.clock.now()) else {
-                    of_app.say_held(name, shared.clock);
+                    of_app.log_throttled(name, shared.clock);
                     is_held = true;
                     break;
                 };
@@ -188,7 +193,7 @@ async fn process_one(
                     }
                 }
                 Err(error) => {
-                    // Ends the listener, and so the daemon with a reason.
+                    // Ends the listener, and thereby the daemon, with a reason.
                     return tracing::error!(%error, "working an install off panicked");
                 }
             },
@@ -201,7 +206,7 @@ async fn process_one(
                 None => is_open = false,
             },
             () = free.notified() => {}
-            () = shared.clock.sleep(if is_held { BUDGET_AGAIN } else { SUMMARY }) => {}
+            () = shared.clock.sleep(if is_held { BUDGET_CHECK_INTERVAL } else { SUMMARY_INTERVAL }) => {}
         }
         log_results(&shared, false);
     }
@@ -224,19 +229,19 @@ async fn process_one(
     }
 }
 
-/// What a person can do about a grant that does not work and is not replaced.
-fn process_queue(kind: Kind) -> String {
+/// Recommended action for a grant that does not work and is not replaced.
+fn advice_for(kind: Kind) -> String {
     match kind {
         Kind::NeedsAuthorization | Kind::OldState | Kind::Blocked => format!(
-            ", and it does not work ({}): whoever installed the app opens it, or an administrator installs it again",
+            ", and it does not work ({}): the user who installed the app opens it, or an administrator installs it again",
             kind.as_str()
         ),
         _ => String::new(),
     }
 }
 
-/// Puts what the authorization server says in the place of what the notice claims, which is published otherwise: which
-/// server it is, what the token may do, and when it ends. `by` is the address that was asked.
+/// Replaces claims of the event, which would be published, with the authorization server's values: the server, the token's
+/// scope, and its expiry. `by` is the queried URL.
 fn adopt(presented: &mut PresentedGrant, by: &str, token: PresentedToken) {
     let directory = by.rfind('/').map(|end| by[..=end].to_owned());
     presented.claims.server = directory;
@@ -254,7 +259,7 @@ fn unverified(why: &str) -> EventResult {
 impl Worker {
     async fn work(&self, job: InstallJob) -> (String, EventSender, Outcome) {
         let sender = job.sender();
-        // Its place in the queue is free once it is done with.
+        // The slot is released at the end of this function.
         let InstallJob {
             row,
             app: name,
@@ -288,7 +293,7 @@ impl Worker {
         };
         self.budget()
             .refund(&self.sender, self.counted.swap(0, Ordering::Relaxed));
-        // What was not verified because the daemon stops is worked off after the next start.
+        // An event that was not verified because the daemon stops is processed after the next start.
         let is_left =
             self.stop.is_cancelled() && matches!(outcome, Outcome::Unverified | Outcome::NotStored);
         if is_left {
@@ -315,20 +320,20 @@ impl Worker {
         };
         let mut presented = presented;
         adopt(&mut presented, &by, token);
-        self.say_skew(&app.name, presented.sent_at);
+        self.log_skew(&app.name, presented.sent_at);
         let Some(terms) = app.install_context() else {
             return (Outcome::Ignored, String::new());
         };
         let now = self.shared.clock.now();
-        let intake = match import::from_install_event(&presented, &owner, &app.profile, now) {
-            Ok(intake) => intake,
+        let imported = match import::from_install_event(&presented, &owner, &app.profile, now) {
+            Ok(imported) => imported,
             Err(error) => return (Outcome::Malformed, error.to_string()),
         };
         let install = InstalledGrant {
             terms,
             occasion,
             owner,
-            intake,
+            intake: imported,
             application_token: presented.application_token,
             sent_at: presented.sent_at,
             unprovable: false,
@@ -341,14 +346,14 @@ impl Worker {
                 token_url,
                 may_live,
             }) => {
-                let newcomer = NewInstallation {
+                let installation = NewInstallation {
                     app,
                     owner: &install.owner,
-                    intake: &install.intake,
+                    imported: &install.intake,
                 };
-                let intake = match self.verify(newcomer, &portal, &token_url).await {
-                    Ok(intake) => intake,
-                    // A server that does not answer says nothing of it, and the grant that is there does not work.
+                let imported = match self.verify(installation, &portal, &token_url).await {
+                    Ok(imported) => imported,
+                    // A server that does not respond proves nothing, and the present grant does not work.
                     Err(Unverified::Unanswered(_)) if !may_live => {
                         let member_id = install.owner.member_id.clone();
                         let kept = self
@@ -367,7 +372,7 @@ impl Worker {
                 let now = self.shared.clock.now();
                 let member_id = install.owner.member_id.clone();
                 let kept = self.store(InstalledGrant {
-                    intake,
+                    intake: imported,
                     proven_by: Some(presented.refresh.fingerprint()),
                     now,
                     ..install
@@ -375,9 +380,10 @@ impl Worker {
                 let kept = kept.await;
                 if let (Ok(InstallOutcome::Stored { portal, .. }), Some(grant)) =
                     (&kept, before.and_then(|portal| portal.grant))
-                    && let Some(good) = resolved(&grant.notified, grant.standing.phase.since(), now)
+                    && let Some(notice) =
+                        resolved(&grant.notified, grant.standing.phase.since(), now)
                 {
-                    log_escalation(EscalationSubject::Portal(portal), &good);
+                    log_escalation(EscalationSubject::Portal(portal), &notice);
                     self.shared.outboxes.wake.notify_one();
                 }
                 self.end(app, &member_id, kept).await
@@ -398,7 +404,7 @@ impl Worker {
             .await
     }
 
-    /// What is told of a notice that was kept, or was not.
+    /// Outcome and log message of an install after the attempt to store its grant.
     async fn end(
         &self,
         app: &App,
@@ -457,7 +463,7 @@ impl Worker {
                 };
                 (
                     Outcome::OtherUser,
-                    format!("the grant of {portal} {whose}{}", process_queue(kind)),
+                    format!("the grant of {portal} {whose}{}", advice_for(kind)),
                 )
             }
             Ok(InstallOutcome::OtherInstallation {
@@ -491,8 +497,8 @@ impl Worker {
         }
     }
 
-    /// Whose the token is and who said so, asked as often as it takes within bounds: a refusal counts once every server has repeated it,
-    /// and that the app is not installed once there was time for its installation to end.
+    /// Verifies the token's owner; returns the server that confirmed it. Retries within limits: a rejection counts once
+    /// every server has repeated it, and "not installed" only after enough time for the installation to complete.
     async fn owner(
         &self,
         app: &App,
@@ -506,18 +512,18 @@ impl Worker {
             ));
         }
         let mut wait = FIRST_WAIT;
-        let (mut refusals, mut refused, mut why, mut asked) = (0, None, String::new(), 0);
-        for attempt in 1..=TRIES {
+        let (mut rejections, mut refused, mut why, mut asked) = (0, None, String::new(), 0);
+        for attempt in 1..=MAX_ATTEMPTS {
             refused = None;
             let mut all_refuse = true;
             for url in &urls {
                 asked += 1;
-                let Some(heard) = self.verify_owner_at(url, app, presented).await else {
+                let Some(verification) = self.verify_owner_at(url, app, presented).await else {
                     return Err(unverified(&why));
                 };
-                match heard {
+                match verification {
                     Verification::Owner(owner, token) => {
-                        // Those that were counted and not asked are given back by the end of the work.
+                        // Verifications that were charged in advance and not made are refunded at the end of processing.
                         self.budget().refund(&self.sender, asked);
                         return Ok((owner, token, url.clone()));
                     }
@@ -525,7 +531,7 @@ impl Worker {
                         return Err((Outcome::Forged, forgery.to_string()));
                     }
                     Verification::Forged(forgery) => {
-                        // That it is not installed there was said by a server that knows the token.
+                        // Only a server that knows the token reports that the app is not installed.
                         if refused.is_none() || forgery == VerifyError::NotInstalled {
                             refused = Some(forgery);
                         }
@@ -536,16 +542,21 @@ impl Worker {
                     }
                 }
             }
-            refusals += u32::from(all_refuse);
-            if all_refuse && refusals >= REFUSALS && refused != Some(VerifyError::NotInstalled) {
+            rejections += u32::from(all_refuse);
+            if all_refuse
+                && rejections >= REQUIRED_REJECTIONS
+                && refused != Some(VerifyError::NotInstalled)
+            {
                 break;
             }
-            if attempt < TRIES && !self.pause(&mut wait).await {
+            if attempt < MAX_ATTEMPTS && !self.pause(&mut wait).await {
                 break;
             }
         }
         match refused {
-            Some(forgery) if refusals >= REFUSALS => Err((Outcome::Forged, forgery.to_string())),
+            Some(forgery) if rejections >= REQUIRED_REJECTIONS => {
+                Err((Outcome::Forged, forgery.to_string()))
+            }
             Some(forgery) if why.is_empty() => Err(unverified(&format!(
                 "it was asked once only, and said: {forgery}"
             ))),

@@ -1,19 +1,19 @@
-//! Who has how much of the queue of notices that wait: each app, portals that are not known, and each sender have a share,
-//! so that a flood leaves room for others.
+//! Shares of the event queue: each app, unknown portals, and each sender have a limit, so that a flood leaves room for
+//! others.
 //!
-//! Must not refuse what was answered before: what an earlier process took in is counted, whatever it is.
+//! Must not reject what was acknowledged before: events that an earlier process stored are counted without a limit.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::daemon::install::fair_queue::EventSender;
 
-/// Notices that may wait to be worked off; one takes about a thousand bytes.
+/// Maximum number of waiting events; one occupies about a thousand bytes.
 pub(crate) const QUEUE: usize = 4096;
-/// Bytes of forms that may wait; what the state keeps of them is bounded by as much.
+/// Maximum bytes of waiting forms; the state stores at most as many.
 const BYTES: usize = 32 * 1024 * 1024;
 
-/// What waits, by app.
+/// Waiting events by app.
 #[derive(Debug, Default)]
 pub(crate) struct QueueShares(Mutex<HashMap<String, AppShare>>);
 
@@ -30,29 +30,29 @@ struct Load {
     bytes: usize,
 }
 
-/// Whose share it is.
+/// Owner of a share.
 #[derive(Debug, Clone)]
 pub(crate) struct ShareOf {
     pub(crate) app: String,
     pub(crate) sender: EventSender,
-    /// It is of a portal that has the app.
+    /// Whether the event is of a portal that has the app.
     pub(crate) is_known: bool,
     pub(crate) bytes: usize,
 }
 
-/// A place in the queue, until it is dropped.
+/// A slot in the queue, released when it is dropped.
 #[derive(Debug)]
 pub(crate) struct QueueSlot {
     shares: Arc<QueueShares>,
-    whose: ShareOf,
+    owner: ShareOf,
 }
 
 impl QueueShares {
-    /// A place, where there are so many apps that take installs; `None` if a share is used up.
-    pub(crate) fn place(self: &Arc<Self>, whose: ShareOf, apps: usize) -> Option<QueueSlot> {
+    /// Acquires a slot, where `apps` apps receive installs; `None` if a share is used up.
+    pub(crate) fn place(self: &Arc<Self>, owner: ShareOf, apps: usize) -> Option<QueueSlot> {
         {
             let mut of_apps = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let of_app = of_apps.entry(whose.app.clone()).or_default();
+            let of_app = of_apps.entry(owner.app.clone()).or_default();
             let share = Load {
                 count: QUEUE,
                 bytes: BYTES,
@@ -60,47 +60,47 @@ impl QueueShares {
             .part(1, apps.max(1));
             let of_sender = of_app
                 .senders
-                .get(&whose.sender)
+                .get(&owner.sender)
                 .copied()
                 .unwrap_or_default();
-            let fits = of_app.all.fits(whose.bytes, share)
-                && (whose.is_known || of_app.unknown.fits(whose.bytes, share.part(3, 4)))
-                && of_sender.fits(whose.bytes, share.part(1, 4));
+            let fits = of_app.all.fits(owner.bytes, share)
+                && (owner.is_known || of_app.unknown.fits(owner.bytes, share.part(3, 4)))
+                && of_sender.fits(owner.bytes, share.part(1, 4));
             if !fits {
                 return None;
             }
         }
-        Some(self.take(whose))
+        Some(self.take(owner))
     }
 
-    /// A place, whatever is taken.
-    pub(crate) fn take(self: &Arc<Self>, whose: ShareOf) -> QueueSlot {
+    /// Acquires a slot without a limit.
+    pub(crate) fn take(self: &Arc<Self>, owner: ShareOf) -> QueueSlot {
         let mut of_apps = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         of_apps
-            .entry(whose.app.clone())
+            .entry(owner.app.clone())
             .or_default()
-            .change(&whose, |load| {
+            .change(&owner, |load| {
                 load.count += 1;
-                load.bytes += whose.bytes;
+                load.bytes += owner.bytes;
             });
         drop(of_apps);
         QueueSlot {
             shares: Arc::clone(self),
-            whose,
+            owner,
         }
     }
 }
 
 impl AppShare {
-    fn change(&mut self, whose: &ShareOf, change: impl Fn(&mut Load)) {
+    fn change(&mut self, owner: &ShareOf, change: impl Fn(&mut Load)) {
         change(&mut self.all);
-        if !whose.is_known {
+        if !owner.is_known {
             change(&mut self.unknown);
         }
-        let of_sender = self.senders.entry(whose.sender.clone()).or_default();
+        let of_sender = self.senders.entry(owner.sender.clone()).or_default();
         change(of_sender);
         if of_sender.count == 0 {
-            self.senders.remove(&whose.sender);
+            self.senders.remove(&owner.sender);
         }
     }
 }
@@ -120,21 +120,21 @@ impl Load {
 
 impl QueueSlot {
     pub(crate) const fn sender(&self) -> &EventSender {
-        &self.whose.sender
+        &self.owner.sender
     }
 
     pub(crate) const fn is_known(&self) -> bool {
-        self.whose.is_known
+        self.owner.is_known
     }
 }
 
 impl Drop for QueueSlot {
     fn drop(&mut self) {
         let mut of_apps = self.shares.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(of_app) = of_apps.get_mut(&self.whose.app) {
-            of_app.change(&self.whose, |load| {
+        if let Some(of_app) = of_apps.get_mut(&self.owner.app) {
+            of_app.change(&self.owner, |load| {
                 load.count = load.count.saturating_sub(1);
-                load.bytes = load.bytes.saturating_sub(self.whose.bytes);
+                load.bytes = load.bytes.saturating_sub(self.owner.bytes);
             });
         }
     }
@@ -144,7 +144,7 @@ impl Drop for QueueSlot {
 mod tests {
     use super::*;
 
-    fn whose(app: &str, sender: &str, is_known: bool, bytes: usize) -> ShareOf {
+    fn share_of(app: &str, sender: &str, is_known: bool, bytes: usize) -> ShareOf {
         ShareOf {
             app: app.to_owned(),
             sender: EventSender::Claimed(sender.to_owned()),
@@ -153,8 +153,8 @@ mod tests {
         }
     }
 
-    /// The places that are had of these, in turn, until one is refused.
-    fn places(
+    /// The slots that are acquired for these, in turn, until one is refused.
+    fn slots(
         shares: &Arc<QueueShares>,
         next: impl Fn(usize) -> ShareOf,
         apps: usize,
@@ -165,17 +165,23 @@ mod tests {
     #[test]
     fn a_sender_an_unknown_portal_and_an_app_have_a_share() {
         let shares = Arc::new(QueueShares::default());
-        let one = places(&shares, |_| whose("crm", "acme", true, 1), 1);
+        let one = slots(&shares, |_| share_of("crm", "acme", true, 1), 1);
         assert_eq!(one.len(), QUEUE / 4);
-        let unknown = places(&shares, |n| whose("crm", &format!("p{n}"), false, 1), 1);
+        let unknown = slots(&shares, |n| share_of("crm", &format!("p{n}"), false, 1), 1);
         assert_eq!(unknown.len(), QUEUE / 4 * 3);
         assert!(
-            shares.place(whose("crm", "globex", true, 1), 1).is_none(),
+            shares
+                .place(share_of("crm", "globex", true, 1), 1)
+                .is_none(),
             "all of it is taken"
         );
         drop(one);
-        assert!(shares.place(whose("crm", "new", false, 1), 1).is_none());
-        assert!(shares.place(whose("crm", "globex", true, 1), 1).is_some());
+        assert!(shares.place(share_of("crm", "new", false, 1), 1).is_none());
+        assert!(
+            shares
+                .place(share_of("crm", "globex", true, 1), 1)
+                .is_some()
+        );
         drop(unknown);
         assert_eq!(shares.0.lock().unwrap()["crm"].all, Load::default());
         assert!(shares.0.lock().unwrap()["crm"].senders.is_empty());
@@ -185,11 +191,15 @@ mod tests {
     fn one_app_leaves_the_other_its_part_in_notices_and_in_bytes() {
         for bytes in [1, 64 * 1024] {
             let shares = Arc::new(QueueShares::default());
-            let flood = places(&shares, |n| whose("crm", &format!("p{n}"), true, bytes), 2);
+            let flood = slots(
+                &shares,
+                |n| share_of("crm", &format!("p{n}"), true, bytes),
+                2,
+            );
             assert_eq!(flood.len(), (QUEUE / 2).min(BYTES / 2 / bytes));
             assert!(
                 shares
-                    .place(whose("shop", "acme", false, bytes), 2)
+                    .place(share_of("shop", "acme", false, bytes), 2)
                     .is_some()
             );
         }

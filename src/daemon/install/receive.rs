@@ -1,4 +1,4 @@
-//! The door: who may come in, how much, and what they are told. Must not send anything anywhere: answers come at once.
+//! Webhook receiver: admission control, parsing and responses. Must not send requests: it responds at once.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +18,7 @@ use crate::config::{App, Config, InstallListener};
 use crate::daemon::context::Context;
 use crate::daemon::http::descriptors;
 use crate::daemon::http::server::{PeerExtensions, Server, busy, serve};
-use crate::daemon::install::job::{InstallJob, number, whose};
+use crate::daemon::install::job::{InstallJob, number, share_of};
 use crate::daemon::install::page;
 use crate::daemon::install::queue_shares::QueueShares;
 use crate::daemon::install::result_log::LogContext;
@@ -29,29 +29,29 @@ use crate::domain::install_form::as_form;
 use crate::domain::throttle::Throttle;
 use refreshd_time::clock::Tick;
 
-/// Connections at a time; a proxy keeps a few open.
+/// Maximum number of concurrent connections; a proxy keeps a few open.
 const MAX_CONNECTIONS: usize = 256;
-/// What is refused because it is too much is logged this often at most.
-const FLOOD_LINE: Duration = Duration::from_secs(10);
-/// When to come again if too much waits.
-const BUSY: Duration = Duration::from_secs(30);
+/// Minimum interval between log lines about throttled events.
+const THROTTLED_LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// `Retry-After` when too many events wait.
+const BUSY_RETRY_AFTER: Duration = Duration::from_secs(30);
 
 struct InstallHandler {
     shared: Arc<Context>,
     queue: mpsc::Sender<InstallJob>,
     shares: Arc<QueueShares>,
     throttle: Mutex<Throttle>,
-    flood: Mutex<Flood>,
+    throttled: Mutex<ThrottledEvents>,
 }
 
-/// What was refused since the last line about it.
+/// Throttled events since the last log line about them.
 #[derive(Default)]
-struct Flood {
-    said: Option<Tick>,
-    unsaid: u64,
+struct ThrottledEvents {
+    logged_at: Option<Tick>,
+    unlogged: u64,
 }
 
-/// Serves until `stop`; the queue ends with it.
+/// Serves until `stop`; then the queue ends.
 pub(crate) async fn serve_install_events(
     shared: Arc<Context>,
     listener: TcpListener,
@@ -61,22 +61,22 @@ pub(crate) async fn serve_install_events(
     let clock = shared.clock;
     let (rate, of_source) = rates(&shared.config());
     let throttle = Mutex::new(Throttle::new(rate, of_source, clock.now()));
-    let door = Arc::new(InstallHandler {
+    let handler = Arc::new(InstallHandler {
         shared,
         queue,
         shares,
         throttle,
-        flood: Mutex::default(),
+        throttled: Mutex::default(),
     });
-    let routes = Router::new().fallback(receive_event).with_state(door);
+    let routes = Router::new().fallback(receive_event).with_state(handler);
     let peer_extensions_of = |_: &TcpStream| PeerExtensions::new();
     serve(
         listener,
         Server {
             routes,
-            places: descriptors::for_clients(MAX_CONNECTIONS, 0),
-            kept: None,
-            longest_body: |_| MAX_LENGTH,
+            limits: descriptors::for_clients(MAX_CONNECTIONS, 0),
+            reserved_for: None,
+            max_body_bytes: |_| MAX_LENGTH,
             peer_extensions_of,
             busy,
             clock,
@@ -86,7 +86,7 @@ pub(crate) async fn serve_install_events(
     .await;
 }
 
-/// Without the table nothing is listened to; a reload that takes it out has no effect before a restart.
+/// Without the table there is no listener; a reload that removes it takes effect at the next restart.
 fn rates(config: &Config) -> (f64, f64) {
     config
         .install
@@ -94,15 +94,15 @@ fn rates(config: &Config) -> (f64, f64) {
         .map_or((1.0, 1.0), |install| (install.rate, install.source_rate))
 }
 
-/// One notice.
+/// Handles one event.
 async fn receive_event(
-    Extract(door): Extract<Arc<InstallHandler>>,
+    Extract(handler): Extract<Arc<InstallHandler>>,
     method: Method,
     uri: Uri,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let config = door.shared.config();
+    let config = handler.shared.config();
     let Some(app) = app_at(&config, uri.path()) else {
         return (StatusCode::NOT_FOUND, "nothing is here\n").into_response();
     };
@@ -127,10 +127,10 @@ async fn receive_event(
             source,
             reason,
         }
-        .log_result(&door.shared);
+        .log_result(&handler.shared);
     };
-    if let Err(wait) = door.admit(&config, source) {
-        door.too_many(app, source, "more came than [install] rate allows");
+    if let Err(wait) = handler.admit(&config, source) {
+        handler.too_many(app, source, "more came than [install] rate allows");
         return retry_later(StatusCode::TOO_MANY_REQUESTS, wait);
     }
     if body.len() > MAX_LENGTH {
@@ -173,7 +173,7 @@ async fn receive_event(
                 source,
                 reason,
             }
-            .log_at_info(&door.shared);
+            .log_at_info(&handler.shared);
             return format!("ignored: {missing} is missing\n").into_response();
         }
         InstallEvent::Other => {
@@ -187,21 +187,23 @@ async fn receive_event(
         .filter(|app| app.install.is_some())
         .count();
     let length = body.len();
-    let whose = whose(&door.shared, &app.name, source, &notice, length).await;
-    let (Some(share), Ok(queue)) = (door.shares.place(whose, apps), door.queue.try_reserve())
-    else {
-        door.too_many(app, source, "too many wait to be worked off");
-        return retry_later(StatusCode::SERVICE_UNAVAILABLE, BUSY);
+    let owner = share_of(&handler.shared, &app.name, source, &notice, length).await;
+    let (Some(share), Ok(queue)) = (
+        handler.shares.place(owner, apps),
+        handler.queue.try_reserve(),
+    ) else {
+        handler.too_many(app, source, "too many wait to be worked off");
+        return retry_later(StatusCode::SERVICE_UNAVAILABLE, BUSY_RETRY_AFTER);
     };
-    // Whoever is answered with 200 does not send it again.
+    // A sender does not repeat an event that was acknowledged with 200.
     let kept = NewEvent {
         app: app.name.clone(),
         query: uri.query().unwrap_or_default().to_owned(),
         body,
         source: source.map(|source| source.to_string()),
-        now: door.shared.clock.now(),
+        now: handler.shared.clock.now(),
     };
-    match door.shared.state.store_event(kept).await {
+    match handler.shared.state.store_event(kept).await {
         Ok(Some(row)) => {
             queue.send(InstallJob {
                 row,
@@ -213,13 +215,13 @@ async fn receive_event(
             answer
         }
         Ok(None) => {
-            door.too_many(app, source, "too many wait to be worked off");
-            retry_later(StatusCode::SERVICE_UNAVAILABLE, BUSY)
+            handler.too_many(app, source, "too many wait to be worked off");
+            retry_later(StatusCode::SERVICE_UNAVAILABLE, BUSY_RETRY_AFTER)
         }
         Err(error) => {
             let reason = format!("the state does not take it: {}", error_chain(&error));
-            door.too_many(app, source, &reason);
-            retry_later(StatusCode::SERVICE_UNAVAILABLE, BUSY)
+            handler.too_many(app, source, &reason);
+            retry_later(StatusCode::SERVICE_UNAVAILABLE, BUSY_RETRY_AFTER)
         }
     }
 }
@@ -234,7 +236,7 @@ fn app_at<'c>(config: &'c Config, path: &str) -> Option<&'c App> {
     config.apps.values().find(is_there)
 }
 
-/// Who the proxy in front says it is: the last address of the header is the one that the proxy itself has seen.
+/// Client address according to the proxy in front: only the last address of the header is the proxy's own observation.
 fn source(install: &InstallListener, headers: &HeaderMap) -> Option<IpAddr> {
     let value = headers
         .get_all(install.source_header.as_deref()?)
@@ -263,25 +265,28 @@ impl InstallHandler {
         throttle.admit(source.map(number), self.shared.clock.now())
     }
 
-    /// Counts each, and says so now and then: a flood must not fill the log.
+    /// Counts each throttled event, and logs at most one line in the interval: a flood must not fill the log.
     fn too_many(&self, app: &App, source: Option<IpAddr>, reason: &str) {
         let clock = self.shared.clock;
-        let unsaid = {
-            let mut flood = self.flood.lock().unwrap_or_else(PoisonError::into_inner);
-            if flood
-                .said
-                .is_some_and(|said| clock.elapsed(said) < FLOOD_LINE)
+        let unlogged = {
+            let mut throttled = self
+                .throttled
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            if throttled
+                .logged_at
+                .is_some_and(|at| clock.elapsed(at) < THROTTLED_LOG_INTERVAL)
             {
-                flood.unsaid += 1;
-                drop(flood);
+                throttled.unlogged += 1;
+                drop(throttled);
                 return self.shared.metrics.install(&app.name, Outcome::TooMany);
             }
-            flood.said = Some(clock.tick());
-            std::mem::take(&mut flood.unsaid)
+            throttled.logged_at = Some(clock.tick());
+            std::mem::take(&mut throttled.unlogged)
         };
-        let reason = match unsaid {
+        let reason = match unlogged {
             0 => reason.to_owned(),
-            _ => format!("{reason}; {unsaid} more since this was said last"),
+            _ => format!("{reason}; {unlogged} more since this was said last"),
         };
         LogContext {
             app: &app.name,

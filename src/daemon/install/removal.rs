@@ -1,6 +1,6 @@
-//! Removals: what a portal, or somebody else, tells of an app that was taken out.
+//! Uninstall events: claims, by the portal or anyone else, that an app was removed.
 //!
-//! Must not end a grant that may live because of what was sent: a renewal decides, once an hour at most.
+//! Must not end a grant that may be valid because of an event: a renewal decides, once an hour at most.
 
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -17,8 +17,9 @@ use refreshd_time::{Timestamp, human};
 use refreshd_token_client::problem::Problem;
 use refreshd_token_client::provider::Class;
 
-/// A removal has a portal renewed this often at most, counted apart for those that have the proof of the installation.
-const ASK_AGAIN: Duration = Duration::from_secs(3600);
+/// Minimum interval of renewals because of removals, counted separately for removals with the installation's application
+/// token.
+const RENEW_AGAIN_AFTER: Duration = Duration::from_secs(3600);
 
 impl Worker {
     pub(crate) async fn remove(&self, app: &App, removal: Removal) -> EventResult {
@@ -34,7 +35,7 @@ impl Worker {
             .iter()
             .find(|rule| rule.class == Class::Gone)
             .and_then(|rule| rule.remedy.clone());
-        let detail = "the portal told that the app was removed from it".to_owned();
+        let detail = "the portal reported that the app was removed from it".to_owned();
         let problem = Problem {
             remedy,
             ..Problem::new(Class::Gone, detail)
@@ -64,7 +65,7 @@ impl Worker {
                 return (Outcome::Replayed, text.to_owned());
             }
             Ok(Uninstalled::Proven { gone }) => {
-                self.say_skew(&app.name, sent_at);
+                self.log_skew(&app.name, sent_at);
                 for portal in &gone {
                     self.publish(portal).await;
                 }
@@ -72,11 +73,11 @@ impl Worker {
                     .iter()
                     .map(|portal| format!("; {portal} did not work and is gone"));
                 let ended: String = ended.collect();
-                let asked = self.ask_for(app, member_id, true).await;
+                let asked = self.request_renewal(app, member_id, true).await;
                 return (
                     Outcome::Uninstalled,
                     format!(
-                        "a portal told that {} was removed from it{ended}{asked}",
+                        "a portal reported that {} was removed from it{ended}{asked}",
                         app.name
                     ),
                 );
@@ -92,19 +93,22 @@ impl Worker {
         };
         (
             Outcome::Forged,
-            format!("{unproven}{}", self.ask_for(app, member_id, false).await),
+            format!(
+                "{unproven}{}",
+                self.request_renewal(app, member_id, false).await
+            ),
         )
     }
 
-    /// Whether the app was removed is decided by a renewal, once an hour at most, since anybody can tell of removals, and
-    /// whoever was first at an installation knows its proof. What is done, in words.
-    async fn ask_for(&self, app: &App, member_id: String, is_proven: bool) -> String {
+    /// Requests a renewal, which shows whether the app was removed: once an hour at most, since anyone can send removals,
+    /// and whoever was first at an installation knows its application token. Returns a description for the log.
+    async fn request_renewal(&self, app: &App, member_id: String, is_proven: bool) -> String {
         let clock = self.shared.clock;
-        let of = (app.name.clone(), member_id.clone(), is_proven);
+        let key = (app.name.clone(), member_id.clone(), is_proven);
         {
             let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-            asked.retain(|_, at| clock.elapsed(*at) < ASK_AGAIN);
-            if asked.contains_key(&of) {
+            asked.retain(|_, at| clock.elapsed(*at) < RENEW_AGAIN_AFTER);
+            if asked.contains_key(&key) {
                 return "; a renewal was asked for in the last hour already".to_owned();
             }
         }
@@ -114,9 +118,9 @@ impl Worker {
                 self.asked
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
-                    .insert(of, clock.tick());
+                    .insert(key, clock.tick());
                 let waits = portals.iter().any(|(_, at)| *at > clock.now());
-                // Where the server denies the portal's token as well, the renewal is not left for later.
+                // If the server rejects the portal's access token as well, the renewal is made due at once.
                 if is_proven && waits && self.is_denied(app, &member_id, &portals).await {
                     portals = self
                         .renew_of(app, &member_id, true)
@@ -131,12 +135,12 @@ impl Worker {
                     } else {
                         format!("in {}", human(wait))
                     };
-                    format!("; {portal} is renewed {when}, which tells whether it is true")
+                    format!("; {portal} is renewed {when}, which shows whether it is true")
                 });
                 words.collect()
             }
             Err(error) => format!(
-                "; it could not be seen whether it is true: {}",
+                "; it could not be checked whether it is true: {}",
                 error_chain(&error)
             ),
         }
@@ -155,8 +159,8 @@ impl Worker {
             .await
     }
 
-    /// Whether the authorization server does not take an access token of one of these portals any more: then a renewal,
-    /// which says the same of the grant, need not wait.
+    /// Whether the authorization server rejects an access token of one of these portals: then the renewal, which decides
+    /// about the grant, need not wait.
     async fn is_denied(
         &self,
         app: &App,
@@ -192,7 +196,7 @@ impl Worker {
         false
     }
 
-    /// A new grant: the next removal is looked into at once.
+    /// Called for a new grant: the next removal is checked at once.
     pub(crate) fn forget_removals(&self, app: &App, member_id: &str) {
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         asked.retain(|(of, member, _), _| of != &app.name || member != member_id);

@@ -1,21 +1,21 @@
-//! What is told of notices: a line and a count for each, and one line for many refusals of one kind. Must not tell a secret.
+//! Log of install events: a line and a count for each, and one line for many rejections of one kind. Must not log a secret.
 
 use crate::daemon::context::Context;
 use crate::daemon::install::refusals::FoldedRefusals;
 use crate::domain::install::Outcome;
 
-/// What is told of one notice: a line in the log, and a count. Nothing of it may be secret.
+/// Loggable result of one event. Must not contain a secret.
 pub(crate) struct LogContext<'t> {
     pub(crate) app: &'t str,
     pub(crate) outcome: Outcome,
-    /// The host that the notice names. Nobody has verified it.
+    /// The host that the event names. It is not verified.
     pub(crate) host: Option<&'t str>,
     pub(crate) source: Option<std::net::IpAddr>,
     pub(crate) reason: &'t str,
 }
 
 impl LogContext<'_> {
-    /// Of an event that should have brought a grant: other events that are left alone are common, and not worth a line.
+    /// Logs an event that should have contained a grant: other ignored events are common, and logged at debug level.
     pub(crate) fn log_at_info(&self, shared: &Context) {
         self.log_result(shared);
         let Self {
@@ -74,7 +74,7 @@ impl LogContext<'_> {
     }
 }
 
-/// Says what was refused and had no line of its own.
+/// Logs the summaries of rejections without a line of their own.
 pub(crate) fn log_results(shared: &Context, all: bool) {
     for FoldedRefusals {
         app,

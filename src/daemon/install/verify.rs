@@ -1,10 +1,10 @@
-//! Has a grant prove itself before it takes the place of one that may still be good: its refresh token is exchanged, and
-//! what comes of it is kept.
+//! Verifies a grant before it replaces one that may still be valid: its refresh token is exchanged, and the resulting pair
+//! is used.
 //!
-//! Must not touch the grant that is there: whatever fails here, that one goes on.
+//! Must not touch the present grant: on any failure, that one stays in force.
 
 use crate::config::App;
-use crate::daemon::install::worker::{EventResult, FIRST_WAIT, TRIES, Worker};
+use crate::daemon::install::worker::{EventResult, FIRST_WAIT, MAX_ATTEMPTS, Worker};
 use crate::daemon::renewal::unreadable_reply;
 use crate::domain::import::{ImportedGrant, from_granted};
 use crate::domain::install::Outcome;
@@ -17,39 +17,39 @@ use refreshd_token_client::provider::Class;
 use refreshd_token_client::reply::{ErrorContext, Verdict};
 use refreshd_token_client::request::RequestKind;
 
-/// A grant that an install brought, and whose it is by the authorization server.
+/// A grant of an install event, and its verified owner.
 #[derive(Clone, Copy)]
 pub(crate) struct NewInstallation<'a> {
     pub(crate) app: &'a App,
     pub(crate) owner: &'a TokenOwner,
-    pub(crate) intake: &'a ImportedGrant,
+    pub(crate) imported: &'a ImportedGrant,
 }
 
-/// Why a newcomer is not proved, and what is told of its notice.
+/// Reason why a grant is not verified, and the outcome of its event.
 pub(crate) enum Unverified {
-    /// The server does not take it, or it is another portal's.
+    /// The server rejects it, or it is another portal's.
     Refused(EventResult),
-    /// The server cannot be asked now.
+    /// The server does not respond now.
     Unanswered(EventResult),
 }
 
 impl Worker {
-    /// Exchanges the newcomer's refresh token at `token_url`, one of the profile's own.
+    /// Exchanges the new grant's refresh token at `token_url`, one of the profile's own.
     ///
     /// # Errors
-    /// What is told of the notice: refused, or not to be proved now.
+    /// Outcome of the event: rejected, or not verifiable now.
     pub(crate) async fn verify(
         &self,
-        newcomer: NewInstallation<'_>,
+        installation: NewInstallation<'_>,
         portal: &PortalName,
         token_url: &str,
     ) -> Result<ImportedGrant, Unverified> {
-        let owner = newcomer.owner;
+        let owner = installation.owner;
         let stays = |why: &str| format!("{why}; the grant of {portal} stays as it was");
         let (mut wait, mut in_doubt) = (FIRST_WAIT, false);
         let mut attempt = 1;
         loop {
-            let (why, sent) = match self.exchange(newcomer, portal, token_url).await {
+            let (why, sent) = match self.exchange(installation, portal, token_url).await {
                 Exchanged::Granted(proven)
                     if proven
                         .identity
@@ -62,7 +62,7 @@ impl Worker {
                     )));
                 }
                 Exchanged::Granted(proven) => return Ok(*proven),
-                // The server may have given out what never came: then this says nothing about the grant.
+                // The server may have issued a pair that was lost: then this proves nothing about the grant.
                 Exchanged::Refused(problem) if in_doubt => {
                     let why = format!(
                         "its refresh token was refused after an answer was lost ({})",
@@ -80,7 +80,7 @@ impl Worker {
                 Exchanged::Later { why, sent } => (why, sent),
             };
             in_doubt |= sent;
-            if attempt >= TRIES || !self.pause(&mut wait).await {
+            if attempt >= MAX_ATTEMPTS || !self.pause(&mut wait).await {
                 let why = format!("its refresh token could not be tried ({why})");
                 return Err(Unverified::Unanswered((Outcome::Unverified, stays(&why))));
             }
@@ -90,16 +90,19 @@ impl Worker {
 
     async fn exchange(
         &self,
-        newcomer: NewInstallation<'_>,
+        installation: NewInstallation<'_>,
         portal: &PortalName,
         token_url: &str,
     ) -> Exchanged {
-        let NewInstallation { app, owner, intake } = newcomer;
+        let NewInstallation {
+            app,
+            owner,
+            imported,
+        } = installation;
         let clock = self.shared.clock;
         let (random, sent_at) = (clock.random_token(), clock.now());
-        let request_builder = app.request_builder(None, &intake.tokens.details.fields, &random);
-        let request =
-            request_builder.request(token_url, RequestKind::Renewal(&intake.tokens.credential));
+        let builder = app.request_builder(None, &imported.tokens.details.fields, &random);
+        let request = builder.request(token_url, RequestKind::Renewal(&imported.tokens.credential));
         let timeout = self.shared.config().renewal.timeout;
         let (reply, cut) = match self
             .shared
@@ -112,7 +115,7 @@ impl Worker {
             TokenResponse::Cut(reply, why) => (reply, Some(why)),
             TokenResponse::Whole(reply) => (reply, None),
         };
-        let mut secrets: Vec<_> = intake
+        let mut secrets: Vec<_> = imported
             .tokens
             .credential
             .refresh()
@@ -120,7 +123,7 @@ impl Worker {
             .map(|token| token.expose())
             .collect();
         secrets.extend(
-            intake
+            imported
                 .tokens
                 .access
                 .as_ref()
@@ -144,14 +147,14 @@ impl Worker {
             (Verdict::Refused(_), Some(why)) => return Exchanged::Later { why, sent: true },
             (Verdict::Refused(refusal), None) => return Exchanged::of(refusal.problem),
         };
-        // A server that does not rotate gives no other refresh token.
+        // A server that does not rotate returns no new refresh token.
         let mut granted = *granted;
         if granted.refresh.is_none() {
-            granted.refresh = intake.tokens.credential.refresh().cloned();
+            granted.refresh = imported.tokens.credential.refresh().cloned();
         }
         match from_granted(granted, sent_at) {
             Some(mut proven) => {
-                let known = &intake.tokens.details;
+                let known = &imported.tokens.details;
                 for (field, value) in &known.fields {
                     proven
                         .tokens
@@ -163,7 +166,7 @@ impl Worker {
                 if proven.tokens.details.endpoint.is_none() {
                     proven.tokens.details.endpoint = Some(owner.endpoint.clone());
                 }
-                proven.server = proven.server.or_else(|| intake.server.clone());
+                proven.server = proven.server.or_else(|| imported.server.clone());
                 Exchanged::Granted(Box::new(proven))
             }
             None => Exchanged::Later {
@@ -174,11 +177,11 @@ impl Worker {
     }
 }
 
-/// What came of an exchange.
+/// Result of an exchange.
 enum Exchanged {
     Granted(Box<ImportedGrant>),
     Refused(Problem),
-    /// It may work later; `sent`: the server may have carried it out.
+    /// A temporary failure; `sent`: the server may have processed the request.
     Later {
         why: String,
         sent: bool,

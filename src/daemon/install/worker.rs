@@ -1,5 +1,5 @@
-//! What working a notice off needs, whatever it is: its turn among the others, questions that are counted, and waits that end
-//! when the daemon stops.
+//! Common parts of processing an event: its slot among the others, the verification budget, and waits that end when the
+//! daemon stops.
 //!
 //! Must not send a token anywhere but to an authorization server of the profile.
 
@@ -24,17 +24,17 @@ use refreshd_secrets::AccessToken;
 use refreshd_time::clock::Tick;
 use refreshd_time::{Timestamp, human};
 
-/// The authorization server is asked so often, and the state too, with the first wait doubled each time.
-pub(crate) const TRIES: u32 = 5;
+/// Maximum number of attempts, for queries of the authorization server and for writes; the wait doubles each time.
+pub(crate) const MAX_ATTEMPTS: u32 = 5;
 
 pub(crate) const FIRST_WAIT: Duration = Duration::from_secs(1);
 
-/// How long one question may take.
-const QUESTION: Duration = Duration::from_secs(10);
-/// A clock that is ahead is said again when this changes.
+/// Timeout of one query.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Minimum change after which clock skew is logged again.
 const SKEW_CHANGE: Duration = Duration::from_secs(30);
 
-/// The place of a notice among those that are asked about.
+/// Slot of an event among those in progress.
 pub(crate) struct QueueTurn {
     pub(crate) place: Mutex<Option<OwnedSemaphorePermit>>,
     pub(crate) again: Arc<Semaphore>,
@@ -42,7 +42,7 @@ pub(crate) struct QueueTurn {
 }
 
 impl QueueTurn {
-    /// Lets others go first while this one waits.
+    /// Releases the slot while this event waits.
     pub(crate) fn leave(&self) {
         drop(
             self.place
@@ -60,33 +60,33 @@ impl QueueTurn {
     }
 }
 
-/// By app, member, and whether the removal had its proof.
+/// Time of the last renewal request, by app, member, and whether the removal had the application token.
 pub(crate) type Removals = HashMap<(String, String, bool), Tick>;
 
-/// By portal and user.
+/// Cached query results, by portal and user.
 pub(crate) type Admins = HashMap<(String, String), (Tick, Option<bool>)>;
 
-/// What became of a notice, and the sentence that is told of it.
+/// Outcome of an event, and its log message.
 pub(crate) type EventResult = (Outcome, String);
 
-/// Works one notice off.
+/// Processes one event.
 #[derive(Clone)]
 pub(crate) struct Worker {
     pub(crate) shared: Arc<Context>,
     /// The daemon stops: what is not verified is left for the next start.
     pub(crate) stop: CancellationToken,
-    /// Nothing is waited for any more.
+    /// The time limit of the shutdown is over.
     pub(crate) enough: CancellationToken,
-    /// By how much the clock of whoever sends events was ahead when it was said last.
+    /// Clock skew of the sender of events when it was last logged.
     pub(crate) ahead: Arc<Mutex<Duration>>,
-    /// When a renewal was asked for because of a removal: of which app's member, and whether it had its proof.
+    /// Renewals requested because of removals.
     pub(crate) asked: Arc<Mutex<Removals>>,
-    /// What portals said of users: of which, when, and whether he is an administrator.
+    /// Cached query results of portals about users.
     pub(crate) admins: Arc<Mutex<Admins>>,
-    /// The app's budget of questions, and whose share of it is used.
+    /// The app's verification budget, and the sender that it is charged to.
     pub(crate) questions: Arc<Mutex<VerificationBudget<EventSender>>>,
     pub(crate) sender: EventSender,
-    /// Questions that are counted and not asked yet.
+    /// Verifications that are charged and not made yet.
     pub(crate) counted: Arc<AtomicU32>,
     pub(crate) turn: Arc<QueueTurn>,
 }
@@ -98,7 +98,7 @@ impl Worker {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What one server says; `None` if nothing is waited for any more.
+    /// Queries one server; `None` after the time limit of the shutdown.
     pub(crate) async fn verify_owner_at(
         &self,
         url: &str,
@@ -110,7 +110,7 @@ impl Worker {
             .await
     }
 
-    /// The same of a token that the state has.
+    /// The same for a token that the state has.
     pub(crate) async fn verify_owner_of(
         &self,
         url: &str,
@@ -139,7 +139,7 @@ impl Worker {
             self.budget().asked(&self.sender, self.shared.clock.now());
         }
         self.shared.metrics.install_verification(&app.name);
-        let question = self.shared.server.whose(url, token, QUESTION);
+        let question = self.shared.server.whose(url, token, QUERY_TIMEOUT);
         let answer = tokio::select! {
             biased;
             answer = question => answer,
@@ -157,8 +157,8 @@ impl Worker {
         })
     }
 
-    /// Says once for each change of it that the clock of whoever sends events is ahead.
-    pub(crate) fn say_skew(&self, app: &str, sent_at: Option<Timestamp>) {
+    /// Logs, once for each change, that the sender's clock is ahead.
+    pub(crate) fn log_skew(&self, app: &str, sent_at: Option<Timestamp>) {
         let Some(sent_at) = sent_at else { return };
         let ahead = ahead(sent_at, self.shared.clock.now()).unwrap_or_default();
         let before = std::mem::replace(
@@ -169,7 +169,7 @@ impl Worker {
             let span = human(ahead);
             tracing::warn!(
                 target: "refreshd::install", app, skew_seconds = ahead.as_secs(),
-                "the clock of whoever sends the events of {app} is {span} ahead of this machine's: they are taken as of now. \
+                "the clock of the sender of the events of {app} is {span} ahead of this machine's: they are taken as of now. \
                  Compare this machine's clock (timedatectl)"
             );
         }
@@ -178,10 +178,10 @@ impl Worker {
     pub(crate) async fn publish(&self, portal: &PortalName) {
         let failing = self.shared.publisher.publish(portal).await;
         self.shared.health.unpublished(failing);
-        self.shared.climb.notify_one();
+        self.shared.escalation_wake.notify_one();
     }
 
-    /// Writes to the state, again and again within bounds.
+    /// Writes to the state, with retries within limits.
     pub(crate) async fn until_durable<T, F>(&self, write: impl Fn() -> F) -> Result<T, StateError>
     where
         F: Future<Output = Result<T, StateError>>,
@@ -190,13 +190,13 @@ impl Worker {
         let mut attempt = 1;
         loop {
             match write().await {
-                Err(_) if attempt < TRIES && self.pause(&mut wait).await => attempt += 1,
+                Err(_) if attempt < MAX_ATTEMPTS && self.pause(&mut wait).await => attempt += 1,
                 done => return done,
             }
         }
     }
 
-    /// False if nothing is to be waited for any more.
+    /// Waits before a retry; false after the time limit of the shutdown.
     pub(crate) async fn pause(&self, wait: &mut Duration) -> bool {
         let span = wait.mul_f64(0.75 + self.shared.clock.chance() / 2.0);
         *wait *= 2;
@@ -212,7 +212,7 @@ impl Worker {
     }
 }
 
-/// What a server must not be let repeat of what it was sent.
+/// Secrets to mask in texts of the server.
 pub(crate) fn secrets_of<'a>(app: &'a App, presented: &'a PresentedGrant) -> Vec<&'a str> {
     let tokens = [presented.access.expose(), presented.refresh.expose()];
     tokens
@@ -221,7 +221,7 @@ pub(crate) fn secrets_of<'a>(app: &'a App, presented: &'a PresentedGrant) -> Vec
         .collect()
 }
 
-/// The same, where nothing but this token is sent.
+/// The same, where only this token is sent.
 pub(crate) fn secrets_with<'a>(app: &'a App, token: &'a AccessToken) -> Vec<&'a str> {
     std::iter::once(token.expose())
         .chain(app.client_secret.as_ref().map(|secret| secret.expose()))

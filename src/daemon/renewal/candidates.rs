@@ -1,8 +1,8 @@
-//! Proves candidates: claims those that are due, exchanges each with its authorization server, and puts it in the portal's
-//! place or takes it away.
+//! Proves candidates: claims those that are due, exchanges each with its authorization server, and replaces the portal's
+//! grant with it or removes it.
 //!
-//! Must never cancel an exchange that has begun: not by a reload, not by SIGTERM. Must not touch a portal's grant before the
-//! proof is durable.
+//! Must never cancel an exchange that has begun: not by a reload, not by SIGTERM. Must not touch a portal's grant before
+//! the proof is durable.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::adapters::state::{
 };
 use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
 use crate::daemon::context::Context;
-use crate::daemon::renewal::carry::{Held, Slot};
+use crate::daemon::renewal::carry::{Slot, UnsavedCopy};
 use crate::daemon::renewal::execute::{
     AttemptResult, ClaimedGrant, announce_client, send_renewal, usable_app,
 };
@@ -46,14 +46,14 @@ use refreshd_token_client::provider::{Class, Profile, host_of};
 use refreshd_token_client::renew_every::RenewEvery;
 use refreshd_token_client::token::Generation;
 
-/// Candidates exchanged at a time.
-const AT_ONCE: usize = 8;
-/// While the state cannot be written, it is tried this often.
-const STATE_AGAIN: Duration = Duration::from_secs(2);
-/// The wait where the configuration keeps a candidate from being sent.
-const UNUSABLE_AGAIN: Duration = Duration::from_secs(300);
+/// Maximum number of concurrent exchanges.
+const MAX_CONCURRENT: usize = 8;
+/// Delay before a failed access to the state is retried.
+const STATE_RETRY_AFTER: Duration = Duration::from_secs(2);
+/// Delay before a candidate is retried that the configuration keeps from being sent.
+const UNUSABLE_RETRY_AFTER: Duration = Duration::from_secs(300);
 
-/// Proves candidates until `stop`, then waits for what was sent.
+/// Proves candidates until `stop`, then waits for the exchanges that were begun.
 pub async fn run(shared: Arc<Context>, stop: CancellationToken) {
     let mut exchanges = JoinSet::new();
     loop {
@@ -61,14 +61,14 @@ pub async fn run(shared: Arc<Context>, stop: CancellationToken) {
             end(done);
         }
         let now = shared.clock.now();
-        let free = AT_ONCE.saturating_sub(exchanges.len());
-        // Looked at first: where nothing is due nothing is written.
+        let free = MAX_CONCURRENT.saturating_sub(exchanges.len());
+        // Queried first, so that nothing is written if nothing is due.
         let wake_at = match shared.state.next_candidate().await {
             Ok(Some(at)) if at <= now && free > 0 => {
                 match shared.state.claim_candidates(now, free).await {
                     Ok(claimed) => {
                         let wait = if claimed.is_empty() {
-                            STATE_AGAIN
+                            STATE_RETRY_AFTER
                         } else {
                             Duration::ZERO
                         };
@@ -79,16 +79,16 @@ pub async fn run(shared: Arc<Context>, stop: CancellationToken) {
                     }
                     Err(error) => {
                         state_health::write_failed(&shared, &error);
-                        now + STATE_AGAIN
+                        now + STATE_RETRY_AFTER
                     }
                 }
             }
             Ok(Some(at)) if at > now => at,
-            // One that ends makes room, and wakes this.
+            // The end of an exchange frees a slot, and wakes this loop.
             Ok(_) => now + MAX_SLEEP,
             Err(error) => {
                 tracing::error!(error = %error_chain(&error), "cannot look for candidates");
-                now + STATE_AGAIN
+                now + STATE_RETRY_AFTER
             }
         };
         let sleep = wake_at.until(shared.clock.now()).min(MAX_SLEEP);
@@ -107,12 +107,12 @@ pub async fn run(shared: Arc<Context>, stop: CancellationToken) {
 
 fn end(done: Result<(), tokio::task::JoinError>) {
     if let Err(error) = done {
-        // Its claim stays: it is in doubt, and the next start sends it again.
+        // The claim stays: the candidate is in doubt, and the next start sends it again.
         tracing::error!(%error, "a candidate's exchange ended by a bug; it is in doubt until refreshd restarts");
     }
 }
 
-/// Carries out a claimed candidate's exchange, and tells whoever waits what became of it.
+/// Performs a claimed candidate's exchange, and notifies the callers of the outcome.
 pub async fn prove(shared: Arc<Context>, candidate: Candidate) {
     let Candidate {
         mut portal,
@@ -120,7 +120,7 @@ pub async fn prove(shared: Arc<Context>, candidate: Candidate) {
         replaces,
     } = candidate;
     let config = shared.config();
-    // The living grant as it is now: whose it is cannot change while the candidate is there.
+    // The present grant: its owner cannot change while the candidate is stored.
     let living = shared
         .state
         .portal(portal.name.clone())
@@ -128,7 +128,7 @@ pub async fn prove(shared: Arc<Context>, candidate: Candidate) {
         .ok()
         .flatten();
     let fallback = portal.config_url.take();
-    // What is known of the living grant's requests holds for the candidate's: they are of one kind.
+    // Results of the present grant's requests apply to the candidate's: they are of one kind.
     if let (Some(of), Some(candidate)) = (&living, &mut portal.grant) {
         portal.bought_by = of.bought_by;
         candidate.generation = of
@@ -143,7 +143,7 @@ pub async fn prove(shared: Arc<Context>, candidate: Candidate) {
     if usable_app(&config, &claimed).is_none()
         && let Some(url) = fallback
     {
-        // Its server is not one of the profile's any more.
+        // The provider's profile no longer lists the candidate's server.
         claimed.grant.token_url = url;
     }
     let now = shared.clock.now();
@@ -160,7 +160,7 @@ pub async fn prove(shared: Arc<Context>, candidate: Candidate) {
         let standing = GrantStatus {
             phase,
             renew_at: None,
-            next_attempt_at: Some(now + UNUSABLE_AGAIN),
+            next_attempt_at: Some(now + UNUSABLE_RETRY_AFTER),
         };
         return finish(
             &shared,
@@ -184,9 +184,9 @@ pub async fn prove(shared: Arc<Context>, candidate: Candidate) {
         ..
     } = asked;
     let took = shared.clock.elapsed(started);
-    // What came and cannot be read is kept before anything else: it may be the pair.
+    // An unparsable response is stored before anything else: it may contain the pair.
     if let Some(mut unread) = unread {
-        // No generation of the portal's: its renewals say nothing of this token.
+        // Without the portal's generation: its renewals are unrelated to this token.
         if let ReplyTo::Renewal(sent) = &mut unread.answers {
             sent.generation = Generation::default();
         }
@@ -201,7 +201,7 @@ pub async fn prove(shared: Arc<Context>, candidate: Candidate) {
         every,
     };
     let times = AttemptTimes { sent_at, now };
-    let settled = apply_outcome(
+    let transition = apply_outcome(
         &claimed.name,
         &claimed.grant,
         rules,
@@ -209,9 +209,9 @@ pub async fn prove(shared: Arc<Context>, candidate: Candidate) {
         times,
         shared.clock.chance(),
     );
-    let judged = match candidate::judge(settled) {
+    let verdict = match candidate::judge(transition) {
         CandidateVerdict::Proved(renewed) => compared(&living, &profile, replaces, renewed),
-        judged => judged,
+        verdict => verdict,
     };
     let slot = Slot::default();
     finish(
@@ -219,14 +219,14 @@ pub async fn prove(shared: Arc<Context>, candidate: Candidate) {
         FinishedCandidate::of(claimed),
         origin,
         Some(&living),
-        judged,
+        verdict,
         (now, took),
         slot,
     )
     .await;
 }
 
-/// Sees that the pair is the portal's own before it takes its place.
+/// Checks that the pair belongs to the portal before it replaces the portal's grant.
 fn compared(
     living: &Portal,
     profile: &Profile,
@@ -249,12 +249,12 @@ fn compared(
     }
 }
 
-/// Which candidate has been exchanged.
+/// A candidate whose exchange has ended.
 pub(crate) struct FinishedCandidate {
     pub(crate) name: PortalName,
     pub(crate) app: String,
     pub(crate) claim: (ClaimId, Timestamp),
-    /// Of the refresh token that was handed over.
+    /// Fingerprint of the imported refresh token.
     pub(crate) fingerprint: Option<Fingerprint>,
 }
 
@@ -281,7 +281,7 @@ impl FinishedCandidate {
     }
 }
 
-/// Records, publishes and says what became of a candidate.
+/// Records, publishes and logs the outcome of a candidate.
 pub(crate) async fn finish(
     shared: &Context,
     FinishedCandidate {
@@ -292,11 +292,11 @@ pub(crate) async fn finish(
     }: FinishedCandidate,
     origin: Origin,
     living: Option<&Portal>,
-    judged: CandidateVerdict,
+    verdict: CandidateVerdict,
     (now, took): (Timestamp, Duration),
     slot: Slot,
 ) {
-    let (outcome, proof) = match judged {
+    let (outcome, proof) = match verdict {
         CandidateVerdict::Proved(renewed) => {
             (CandidateOutcome::Proved(renewed), ImportResult::Imported)
         }
@@ -328,7 +328,7 @@ pub(crate) async fn finish(
         outcome,
         now,
     });
-    let held = Unsaved::of_candidate(&record).map(|unsaved| Held { unsaved, slot });
+    let held = Unsaved::of_candidate(&record).map(|unsaved| UnsavedCopy { unsaved, slot });
     let recorded = until_durable(shared, &name, held, || {
         shared.state.record_candidate(Arc::clone(&record))
     })
@@ -362,10 +362,10 @@ pub(crate) async fn finish(
                 announce_client(&app, None, ClientVerdict::Accepted);
             }
             let before = living.and_then(|living| living.grant.as_ref());
-            if let Some(good) = before
+            if let Some(notice) = before
                 .and_then(|grant| resolved(&grant.notified, grant.standing.phase.since(), now))
             {
-                log_escalation(EscalationSubject::Portal(&name), &good);
+                log_escalation(EscalationSubject::Portal(&name), &notice);
             }
             let file =
                 living.and_then(|living| living.settings.as_ref()?.refresh_token_file.as_deref());
@@ -373,7 +373,7 @@ pub(crate) async fn finish(
                 log_file_spent(&name, file);
             }
             shared.due.notify_one();
-            shared.climb.notify_one();
+            shared.escalation_wake.notify_one();
             shared.outboxes.wake.notify_one();
         }
         (_, ImportResult::Refused(why)) => {
@@ -395,7 +395,7 @@ pub(crate) async fn finish(
         (CandidateRecorded::Kept, _) => {}
     }
     shared.candidates.notify_one();
-    shared.proofs.tell(&(name, fingerprint), &proof);
+    shared.proofs.notify(&(name, fingerprint), &proof);
 }
 
 fn refused(origin: Origin, why: &str) -> EscalationNotice {
@@ -411,7 +411,7 @@ fn refused(origin: Origin, why: &str) -> EscalationNotice {
     }
 }
 
-/// Candidates of a process that is gone have no known outcome: they are sent again.
+/// Candidates of a process that ended have no known outcome: they are sent again.
 ///
 /// # Errors
 /// [`StateError`].
@@ -451,7 +451,7 @@ pub async fn recover(shared: &Context) -> Result<(), StateError> {
     Ok(())
 }
 
-/// Says once that a file is of no use any more: what it holds works once.
+/// Logs once that a file is obsolete: its token works once.
 pub fn log_file_spent(portal: &PortalName, file: &Path) {
     let file = file.display();
     tracing::info!(

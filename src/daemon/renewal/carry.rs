@@ -1,6 +1,7 @@
-//! What the state refuses is given to the service manager, which keeps it for the next process (`FDSTORE`, sd_notify(3)).
+//! Copies of pairs that the state could not store, kept by the service manager for the next process (`FDSTORE`,
+//! sd_notify(3)).
 //!
-//! Must not let go of a copy before what it holds is durable or void.
+//! Must not remove a copy before its content is durable or obsolete.
 
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,33 +16,33 @@ use crate::domain::name::PortalName;
 use crate::domain::portal::{ClaimId, Portal};
 use refreshd_time::clock::Clock;
 
-/// What a kept reply is called in a sentence.
+/// Name of a stored response in log messages.
 pub(crate) const UNREADABLE_REPLY: &str = "a reply that could not be read";
-/// How the names of what is ours begin in the service manager's store.
+/// Prefix of this program's names in the service manager's store.
 pub(crate) const PREFIX: &str = "pair-";
 
-/// Where the service manager has a copy.
+/// Location of the service manager's copy.
 #[derive(Debug, Default)]
 pub(crate) enum Slot {
-    /// It has none.
+    /// There is no copy.
     #[default]
     Empty,
-    /// It has none, and why not was said.
+    /// There is no copy, and the reason was logged.
     Refused,
-    /// It has one, under this name.
+    /// There is a copy, with this name.
     At(String),
 }
 
-/// What is held until it is durable.
-pub(crate) struct Held<'h> {
-    /// The same for the next process.
+/// Data kept in memory until it is durable.
+pub(crate) struct UnsavedCopy<'h> {
+    /// The data, in the form for the next process.
     pub(crate) unsaved: Unsaved<'h>,
-    /// Where the service manager has a copy.
+    /// The service manager's copy.
     pub(crate) slot: Slot,
 }
 
-impl Held<'_> {
-    /// What it is, in a sentence.
+impl UnsavedCopy<'_> {
+    /// Name of the data in log messages.
     pub(crate) const fn what(&self) -> &'static str {
         match self.unsaved {
             Unsaved::Reply(..) => UNREADABLE_REPLY,
@@ -49,7 +50,7 @@ impl Held<'_> {
         }
     }
 
-    /// What is said once it is durable.
+    /// Log message once it is durable.
     pub(crate) const fn stored(&self) -> &'static str {
         match self.unsaved {
             Unsaved::Reply(..) => "the reply is on disk now",
@@ -58,7 +59,7 @@ impl Held<'_> {
     }
 }
 
-/// The copies that the service manager has.
+/// Copies at the service manager.
 pub struct Carry {
     keeps: FdStore,
     copies: AtomicUsize,
@@ -66,16 +67,16 @@ pub struct Carry {
     found: Mutex<Vec<Found>>,
 }
 
-/// What was found and is not stored yet.
+/// A copy that was found and is not stored yet.
 pub(crate) struct Found {
     pub(crate) slot: Slot,
     pub(crate) carried: Carried,
-    pub(crate) how: How,
+    pub(crate) how: StoreMethod,
 }
 
-/// How it is to be stored.
-pub(crate) enum How {
-    /// A renewal's pair, under its claim or to be put aside.
+/// Method of storing a copy.
+pub(crate) enum StoreMethod {
+    /// A renewal's pair, recorded under its claim or stored as a superseded pair.
     Renewal(Option<Box<Portal>>),
     /// A candidate's pair.
     Candidate(Option<Box<Candidate>>),
@@ -84,7 +85,7 @@ pub(crate) enum How {
 }
 
 impl Carry {
-    /// Nobody keeps anything.
+    /// Without a service manager.
     #[must_use]
     pub const fn nowhere() -> Self {
         Self {
@@ -106,14 +107,14 @@ impl Carry {
         }
     }
 
-    /// How many descriptors the service manager has handed over.
+    /// Number of descriptors that the service manager has passed to this process.
     pub(crate) const fn inherited(&self) -> usize {
         self.inherited
     }
 
-    /// Gives a copy to the service manager, unless it has one. What cannot be given now may be later.
-    pub(crate) fn keep(&self, held: &mut Held<'_>, portal: &PortalName, clock: Clock) {
-        let Held { unsaved, slot } = held;
+    /// Stores a copy at the service manager, unless there is one. A failure is retried with the next write.
+    pub(crate) fn keep(&self, held: &mut UnsavedCopy<'_>, portal: &PortalName, clock: Clock) {
+        let UnsavedCopy { unsaved, slot } = held;
         let has_room = match self.keeps {
             FdStore::Nothing => false,
             FdStore::Unknown => true,
@@ -122,7 +123,7 @@ impl Carry {
         if matches!(slot, Slot::At(_)) || !has_room {
             return;
         }
-        // A name of its own for each: who removes a name removes all that bear it.
+        // Each copy has a name of its own: removal by name removes all copies with that name.
         let name = format!("{PREFIX}{portal}-{}", clock.random_token());
         let bytes = unsaved.encode();
         let kept = sealed::seal("refreshd-unsaved", bytes.expose())
@@ -132,7 +133,7 @@ impl Carry {
                 self.copies.fetch_add(1, Ordering::Relaxed);
                 *slot = Slot::At(name);
             }
-            // It is tried again with the next write.
+            // Retried with the next write.
             Err(_) if matches!(slot, Slot::Refused) => {}
             Err(error) => {
                 *slot = Slot::Refused;
@@ -141,27 +142,27 @@ impl Carry {
         }
     }
 
-    /// The copy is not needed any more.
+    /// Removes a copy that is not needed any more.
     pub(crate) fn release(&self, slot: Slot) {
         let Slot::At(name) = slot else { return };
         self.copies.fetch_sub(1, Ordering::Relaxed);
         remove(&name);
     }
 
-    /// Notes how many copies the service manager has handed over: it has them still.
+    /// Records the number of copies that the service manager has passed to this process: it still has them.
     pub(crate) fn set_copies(&self, copies: usize) {
         self.copies.store(copies, Ordering::Relaxed);
     }
 
-    /// How many copies the service manager was given.
+    /// Number of copies at the service manager.
     pub(crate) fn copies(&self) -> usize {
         self.copies.load(Ordering::Relaxed)
     }
 
-    /// Says that something is not on disk, and whether a restart loses it.
+    /// Reports that data is not on disk, and whether a restart loses it.
     pub(crate) fn announce(
         &self,
-        held: &Held<'_>,
+        held: &UnsavedCopy<'_>,
         portal: &PortalName,
         conditions: &Conditions,
         error: &StateError,
@@ -187,18 +188,18 @@ impl Carry {
         conditions.begin(what, reason);
     }
 
-    /// Whether a portal's claim is one whose pair is here: it has not lost its owner.
+    /// Whether the pair of a portal's claim was found: then the claim is not orphaned.
     pub(crate) fn has_claim(&self, portal: &PortalName, claim: ClaimId) -> bool {
         self.found
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .iter()
             .any(|Found { carried, .. }| {
-                let its = match &carried.load {
+                let claim_of_copy = match &carried.load {
                     Load::Renewal(pair, _) | Load::Candidate(pair) => Some(pair.claim.0),
                     Load::Grant(..) | Load::Reply(_) | Load::Aside(..) => None,
                 };
-                carried.portal == *portal && its == Some(claim)
+                carried.portal == *portal && claim_of_copy == Some(claim)
             })
     }
 
@@ -216,7 +217,7 @@ impl Carry {
 
 fn remove(name: &str) {
     if let Err(error) = systemd::unstore(name) {
-        // The next start finds that it is stored.
-        tracing::warn!(name, %error, "the service manager cannot be told that it need not keep {name}: {error}");
+        // The next start detects that it is stored already.
+        tracing::warn!(name, %error, "the service manager cannot remove its copy {name}: {error}");
     }
 }

@@ -1,6 +1,6 @@
-//! Reads a client's secret again when the authorization server refuses the client: it may have been replaced meanwhile.
+//! Reads a client's secret again when the authorization server rejects the client: it may have been replaced meanwhile.
 //!
-//! Must not show a secret, nor put anything in force but the secret of one app.
+//! Must not show a secret, nor change anything of the configuration but the secret of one app.
 
 use std::sync::Arc;
 
@@ -12,10 +12,10 @@ use crate::daemon::context::Context;
 use crate::domain::error_chain::error_chain;
 use refreshd_secrets::ClientSecret;
 
-/// Looks whether the secrets of refused clients were replaced: their portals need not wait for the next try then.
+/// Checks whether the secrets of rejected clients were replaced: their portals are retried at once then.
 pub async fn tend(shared: &Context) {
     let config = shared.config();
-    // Where the state cannot be read, others say so.
+    // A state that cannot be read is reported elsewhere.
     for app in shared
         .state
         .refused_apps()
@@ -29,7 +29,7 @@ pub async fn tend(shared: &Context) {
     }
 }
 
-/// The configuration in force, if the secret of `app` in it is another than `sent`, or can be read and is another.
+/// The configuration in force, if its secret of `app` differs from `sent`, or if the secret can be read again and differs.
 pub async fn newer(
     shared: &Context,
     app: &str,
@@ -83,13 +83,13 @@ pub async fn newer(
         .client_changed(fingerprint, shared.clock.now())
         .await
     {
-        tracing::error!(app, error = %error_chain(&error), "app {app}: its portals go on waiting; the state cannot be told");
+        tracing::error!(app, error = %error_chain(&error), "app {app}: its portals go on waiting; the state could not be written");
     }
     shared.due.notify_one();
     Some(config)
 }
 
-/// A reload may come at the same time: then the secret is put into the configuration that it brought.
+/// Puts the secret in force, also in a configuration that a concurrent reload has brought.
 fn put_in_force(shared: &Context, app: &str, secret: &ClientSecret) -> Option<Arc<Config>> {
     loop {
         let before = shared.config();

@@ -1,7 +1,7 @@
-//! Climbs the ladder with time: steps that come because nothing happened. Must not send anything to anybody itself.
+//! Evaluates escalation steps that become due with time. Must not send notifications itself.
 //!
-//! What a failed or finished renewal makes due at once is said by `exchange`; both remember it in the state first, so
-//! a restart neither forgets nor repeats.
+//! Steps that a failed or finished renewal makes due at once are logged by `exchange`. Both persist a step before they log
+//! it, so a restart neither forgets nor repeats one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::adapters::state::StateError;
 use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
 use crate::daemon::context::Context;
-use crate::daemon::grants::unreadable_state::say_unreadable;
+use crate::daemon::grants::unreadable_state::report_unreadable;
 use crate::domain::error_chain::error_chain;
 use crate::domain::escalation::evaluate;
 use crate::domain::hint::HintContext;
@@ -19,23 +19,23 @@ use crate::domain::portal::Portal;
 use refreshd_time::clock::{CLOCK_STEP_MILLIS, MAX_SLEEP};
 use refreshd_token_client::provider::Class;
 
-/// Grants looked at together.
+/// Grants evaluated together.
 const BATCH: usize = 256;
-/// After a start the renewals that fell due meanwhile come first: what they mend is not worth an alarm.
-const SETTLING: Duration = Duration::from_secs(3);
-/// Steps are not looked for more often.
-const SHORTEST_WAIT: Duration = Duration::from_millis(50);
-/// A wait that is over so late has stood still, and so has the renewer.
+/// Delay after a start, in which renewals that became due meanwhile are tried first: what they resolve needs no alert.
+const START_DELAY: Duration = Duration::from_secs(3);
+/// Minimum interval of evaluations.
+const MIN_INTERVAL: Duration = Duration::from_millis(50);
+/// Delay of a wake-up that indicates that this process was suspended, and the renewal loop with it.
 const STANDSTILL: Duration = Duration::from_secs(5);
-/// After a clock step, or a sleep of the machine, the renewer comes first: what looks overdue has had no chance yet.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Delay after a clock step or a suspension, in which renewals are tried first: overdue renewals have had no chance yet.
+const RESUME_DELAY: Duration = Duration::from_secs(10);
 
-/// Announces steps as they come, until `stop`.
+/// Logs steps as they become due, until `stop`.
 pub async fn run(shared: Arc<Context>, stop: CancellationToken) {
     tokio::select! {
         biased;
         () = stop.cancelled() => return,
-        () = shared.clock.sleep(SETTLING) => {}
+        () = shared.clock.sleep(START_DELAY) => {}
     }
     let mut before = shared.clock.reading();
     loop {
@@ -48,10 +48,10 @@ pub async fn run(shared: Arc<Context>, stop: CancellationToken) {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                () = shared.clock.sleep(PATIENCE) => continue,
+                () = shared.clock.sleep(RESUME_DELAY) => continue,
             }
         }
-        let wait = match climb_all(&shared).await {
+        let wait = match evaluate_due(&shared).await {
             Ok(wait) => wait,
             Err(error) => {
                 tracing::error!(error = %error_chain(&error), "cannot look for escalations; trying again");
@@ -62,13 +62,13 @@ pub async fn run(shared: Arc<Context>, stop: CancellationToken) {
             biased;
             () = stop.cancelled() => return,
             () = shared.clock.sleep(wait) => {}
-            () = shared.climb.notified() => shared.clock.sleep(SHORTEST_WAIT).await,
+            () = shared.escalation_wake.notified() => shared.clock.sleep(MIN_INTERVAL).await,
         }
     }
 }
 
-/// Announces what is due and says how long nothing will be.
-async fn climb_all(shared: &Context) -> Result<Duration, StateError> {
+/// Logs the steps that are due, and returns the time until the next one.
+async fn evaluate_due(shared: &Context) -> Result<Duration, StateError> {
     let config = shared.config();
     loop {
         let now = shared.clock.now();
@@ -80,7 +80,7 @@ async fn climb_all(shared: &Context) -> Result<Duration, StateError> {
                     .quarantine_unreadable(portal.name.clone())
                     .await?
                 {
-                    say_unreadable(portal);
+                    report_unreadable(portal);
                 }
                 continue;
             }
@@ -99,9 +99,9 @@ async fn climb_all(shared: &Context) -> Result<Duration, StateError> {
                     next: None,
                 }
             };
-            // A renewal that ends at this moment may have told the same step.
+            // A renewal that ends at this moment may have notified the same step.
             let seen = (grant.standing.clone(), grant.notified.clone());
-            let told = shared
+            let is_stored = shared
                 .state
                 .set_notified(
                     portal.name.clone(),
@@ -111,10 +111,10 @@ async fn climb_all(shared: &Context) -> Result<Duration, StateError> {
                     evaluation.next,
                 )
                 .await?;
-            if let Some(announcement) = evaluation.announce.filter(|_| told) {
-                // That a client is refused for all was said of its app.
+            if let Some(notice) = evaluation.announce.filter(|_| is_stored) {
+                // The rejection of a client was logged for its app.
                 if !is_of_app(portal) {
-                    log_escalation(EscalationSubject::Portal(&portal.name), &announcement);
+                    log_escalation(EscalationSubject::Portal(&portal.name), &notice);
                 }
                 shared.outboxes.wake.notify_one();
             }
@@ -123,12 +123,12 @@ async fn climb_all(shared: &Context) -> Result<Duration, StateError> {
             let next = shared.state.next_escalation().await?;
             return Ok(next
                 .map_or(MAX_SLEEP, |next| next.until(now))
-                .max(SHORTEST_WAIT));
+                .max(MIN_INTERVAL));
         }
     }
 }
 
-/// Whether what is wrong with a portal is that its app's client is refused for all.
+/// Whether the problem of a portal is that its app's client is rejected for all portals.
 fn is_of_app(portal: &Portal) -> bool {
     let problem = portal
         .grant

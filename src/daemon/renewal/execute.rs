@@ -1,7 +1,7 @@
-//! One claimed renewal from sending to publishing: send, settle, record, publish, then tell. In this order only.
+//! One claimed renewal from sending to publishing: send, apply, record, publish, then notify. In this order only.
 //!
-//! Must never be cancelled once it runs: not by a reload, not by SIGTERM. A pair that the disk refuses is held here,
-//! tried again and shouted about until it is stored.
+//! Must never be cancelled once it runs: not by a reload, not by SIGTERM. A pair that cannot be written is kept in memory,
+//! retried, and reported as critical until it is stored.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::adapters::state::{
 use crate::config::{App, Config};
 use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
 use crate::daemon::context::Context;
-use crate::daemon::renewal::carry::{Held, Slot};
+use crate::daemon::renewal::carry::{Slot, UnsavedCopy};
 use crate::daemon::renewal::client_secret;
 use crate::daemon::renewal::persist::until_durable;
 use crate::daemon::renewal::publisher::KnownState;
@@ -41,7 +41,7 @@ use refreshd_token_client::reply::{ErrorContext, PresentedCredential, Verdict};
 use refreshd_token_client::request::RequestKind;
 use refreshd_token_client::token::Generation;
 
-/// A server's clock may differ by this much.
+/// Maximum difference of a server's clock in seconds.
 const SKEW_LIMIT: f64 = 30.0;
 
 /// A portal under a claim.
@@ -50,14 +50,14 @@ pub struct ClaimedGrant {
     pub(crate) settings: Settings,
     pub(crate) grant: Grant,
     pub(crate) claim: (ClaimId, Timestamp),
-    /// The kind of the request that bought its pair.
+    /// Fingerprint of the kind of request that obtained its pair.
     bought_by: Option<Fingerprint>,
-    /// Whether its app's client is refused, for all portals or for this one.
+    /// Whether its app's client is rejected, for all portals or for this one.
     pub(crate) client_refused: bool,
 }
 
 impl ClaimedGrant {
-    /// Takes a claimed portal apart; `None` if it has no claim.
+    /// Converts a claimed portal; `None` if it has no claim.
     #[must_use]
     pub fn from(portal: Portal) -> Option<Self> {
         let Portal {
@@ -83,14 +83,14 @@ impl ClaimedGrant {
         })
     }
 
-    /// The token endpoint it goes to.
+    /// Token endpoint of the request.
     #[must_use]
     pub fn token_url(&self) -> &str {
         &self.grant.token_url
     }
 }
 
-/// Carries out a claimed renewal. When the portal is due next.
+/// Performs a claimed renewal. Returns when the portal is due next.
 pub async fn exchange(shared: Arc<Context>, claimed: ClaimedGrant) -> Option<Timestamp> {
     let mut config = shared.config();
     if claimed.client_refused
@@ -106,7 +106,7 @@ pub async fn exchange(shared: Arc<Context>, claimed: ClaimedGrant) -> Option<Tim
         return release(&shared, &config, claimed, why).await;
     };
     let profile = Arc::clone(&app.profile);
-    let asked = send_renewal(&shared, &config, app, &claimed).await;
+    let result = send_renewal(&shared, &config, app, &claimed).await;
     let AttemptResult {
         mut attempt,
         mut unread,
@@ -114,7 +114,7 @@ pub async fn exchange(shared: Arc<Context>, claimed: ClaimedGrant) -> Option<Tim
         now,
         skew,
         kind,
-    } = asked;
+    } = result;
     if attempt.is_dead_grant() {
         match unreadable_reply::pair_of_kept_reply(&shared, &claimed.name, &claimed.grant, app)
             .await
@@ -144,8 +144,8 @@ pub async fn exchange(shared: Arc<Context>, claimed: ClaimedGrant) -> Option<Tim
         profile: &profile,
         every,
     };
-    let (failure, let_in) = (attempt.failure(), attempt.client_answer());
-    let settled = match (foreign_host(&claimed, &profile, &attempt), attempt) {
+    let (failure, client_answer) = (attempt.failure(), attempt.client_answer());
+    let transition = match (foreign_host(&claimed, &profile, &attempt), attempt) {
         (Some(detail), Attempt::Answered(Verdict::Granted(granted))) => {
             let problem = Problem::new(Class::NeedsAuthorization, detail);
             let phase = Phase::NeedsAuthorization {
@@ -178,12 +178,13 @@ pub async fn exchange(shared: Arc<Context>, claimed: ClaimedGrant) -> Option<Tim
     let planned = claimed.grant.standing.renew_at;
     let known = RecordContext {
         now,
-        let_in,
+        client_answer,
         bought_by: Some(kind),
         slot: Slot::default(),
     };
-    let mut ended = finish(&shared, &config, claimed, (settled, unread), known).await;
-    // Where a grant stands may be unmoved by how the request ended: what was too early, and a grant that is dead already.
+    let mut ended = finish(&shared, &config, claimed, (transition, unread), known).await;
+    // The outcome of the request may leave the grant's status unchanged: after `too_early`, and if the grant is dead
+    // already.
     if let Some((class, detail)) = failure.filter(|(class, _)| ended.class != Some(*class)) {
         let stays = class == Class::TooEarly || ended.class == Some(Class::NeedsAuthorization);
         if stays && !ended.report.set_aside {
@@ -197,7 +198,7 @@ pub async fn exchange(shared: Arc<Context>, claimed: ClaimedGrant) -> Option<Tim
     }
     if let Some((server, seconds)) = host_of(ended.url.as_str()).zip(skew) {
         let before = shared.metrics.skew(server, seconds);
-        // Once for each change of it, not at every renewal.
+        // Once for each change, not at every renewal.
         if seconds.abs() > SKEW_LIMIT && (seconds - before).abs() > SKEW_LIMIT {
             tracing::warn!(
                 server,
@@ -207,11 +208,11 @@ pub async fn exchange(shared: Arc<Context>, claimed: ClaimedGrant) -> Option<Tim
         }
     }
     ended.log(took);
-    shared.waiters.tell(&ended.portal, &ended.report);
+    shared.waiters.notify(&ended.portal, &ended.report);
     ended.next
 }
 
-/// Records the pair of a renewal that a process before could not store. When the portal is due next.
+/// Records the pair of a renewal that an earlier process could not store. Returns when the portal is due next.
 pub(crate) async fn carried(
     shared: &Context,
     claimed: ClaimedGrant,
@@ -226,11 +227,11 @@ pub(crate) async fn carried(
         now,
     } = pair;
     let (config, took) = (shared.config(), shared.clock.now().since(now));
-    // The times of the pair are of the clock that its own claim is of.
+    // The times of the pair are of the clock of its own claim.
     let claimed = ClaimedGrant { claim, ..claimed };
     let known = RecordContext {
         now,
-        let_in: Some(ClientAnswer::Works),
+        client_answer: Some(ClientAnswer::Works),
         bought_by,
         slot,
     };
@@ -247,11 +248,11 @@ pub(crate) async fn carried(
         tracing::info!(%portal, "{portal}: the pair that the service manager has kept since the last process is in the state now");
     }
     ended.log(took);
-    shared.waiters.tell(portal, &ended.report);
+    shared.waiters.notify(portal, &ended.report);
     ended.next
 }
 
-/// The app, if it still is the one whose grant this is and its server is one of its own.
+/// The app, if the grant is still bound to it and the profile still lists the grant's server.
 pub(crate) fn usable_app<'c>(config: &'c Config, claimed: &ClaimedGrant) -> Option<&'c App> {
     let app = config.apps.get(&claimed.settings.app)?;
     let domain = claimed.settings.domain.as_deref();
@@ -263,35 +264,35 @@ pub(crate) fn usable_app<'c>(config: &'c Config, claimed: &ClaimedGrant) -> Opti
     (bound && listed).then_some(app)
 }
 
-/// What became of one request.
+/// Result of one request.
 pub(crate) struct AttemptResult {
     pub(crate) attempt: Attempt,
-    /// What is to be kept of a reply that could not be read.
+    /// Response to be stored, since it could not be parsed.
     pub(crate) unread: Option<Box<UnreadableReply>>,
     pub(crate) sent_at: Timestamp,
     pub(crate) now: Timestamp,
     skew: Option<f64>,
-    /// The kind of the request, should it have bought a pair.
+    /// Kind of the request, if it obtained a pair.
     kind: Fingerprint,
 }
 
-/// Sends the request and reads what comes back; once more where the client is refused and its secret has been replaced
-/// meanwhile: a client that is refused has spent nothing.
+/// Sends the request and parses the response. Repeats it if the client was rejected and its secret has been replaced
+/// meanwhile: a rejected client has spent nothing.
 pub(crate) async fn send_renewal(
     shared: &Context,
     config: &Config,
     app: &App,
     claimed: &ClaimedGrant,
 ) -> AttemptResult {
-    let asked = send_once(shared, config, app, claimed).await;
-    if asked.attempt.is_client_refused()
+    let result = send_once(shared, config, app, claimed).await;
+    if result.attempt.is_client_refused()
         && let Some(newer) =
             client_secret::newer(shared, &app.name, app.client_secret.as_ref()).await
         && let Some(changed) = usable_app(&newer, claimed)
     {
         return send_once(shared, &newer, changed, claimed).await;
     }
-    asked
+    result
 }
 
 async fn send_once(
@@ -305,7 +306,7 @@ async fn send_once(
     let answer = send(shared, config, app, claimed, sent_at).await;
     let took = shared.clock.elapsed(started);
     let skew = skew_of(&answer, sent_at, shared.clock.now());
-    // A clock that was set back meanwhile must not bring the outcome before its cause; see `RenewalRecord::claim`.
+    // A clock that was set back meanwhile must not put the outcome before the claim; see `RenewalRecord::claim`.
     let now = shared.clock.now().max(sent_at + took);
     let Grant {
         tokens,
@@ -313,8 +314,8 @@ async fn send_once(
         generation,
         ..
     } = &claimed.grant;
-    let request_builder = app.request_builder(Some(&claimed.settings), &tokens.details.fields, "");
-    let kind = |buys| request_builder.kind_of_renewal(token_url, &tokens.credential, buys);
+    let builder = app.request_builder(Some(&claimed.settings), &tokens.details.fields, "");
+    let kind = |buys| builder.kind_of_renewal(token_url, &tokens.credential, buys);
     let worked_before = claimed.bought_by == Some(kind(*generation));
     let (attempt, unread) = judge(
         answer,
@@ -343,22 +344,21 @@ async fn send(
     let Grant {
         tokens, token_url, ..
     } = &claimed.grant;
-    let chance = app.profile.request.renewal_needs_random();
-    let random = if chance {
+    let needs_random = app.profile.request.renewal_needs_random();
+    let random = if needs_random {
         shared.clock.random_token()
     } else {
         String::new()
     };
-    let request_builder =
-        app.request_builder(Some(&claimed.settings), &tokens.details.fields, &random);
-    let request = request_builder.request(token_url, RequestKind::Renewal(&tokens.credential));
+    let builder = app.request_builder(Some(&claimed.settings), &tokens.details.fields, &random);
+    let request = builder.request(token_url, RequestKind::Renewal(&tokens.credential));
     shared
         .server
         .exchange(&request, config.renewal.timeout, now)
         .await
 }
 
-/// What a server must not be let repeat of what it may have been sent.
+/// Secrets to mask in texts of the server.
 pub(crate) fn secrets_of<'a>(grant: &'a Grant, app: &'a App) -> Vec<&'a str> {
     let mut secrets: Vec<_> = grant
         .tokens
@@ -378,7 +378,7 @@ pub(crate) fn secrets_of<'a>(grant: &'a Grant, app: &'a App) -> Vec<&'a str> {
     secrets
 }
 
-/// What became of the request, and what is to be kept of its reply where no pair could be read.
+/// Result of the request, and the response to be stored if no pair could be parsed.
 fn judge(
     answer: TokenResponse,
     app: &App,
@@ -403,7 +403,7 @@ fn judge(
     let (verdict, unread) =
         unreadable_reply::judge(&reply, &app.profile, &secrets, times.now, context);
     let attempt = match (verdict, cut) {
-        // A whole token object is a reply, whatever became of the bytes after it.
+        // A complete token object is a response, even if the connection broke after it.
         (verdict @ Verdict::Granted(_), _) | (verdict, None) => Attempt::Answered(verdict),
         (Verdict::Refused(_), Some(why)) => Attempt::InDoubt(why),
     };
@@ -414,8 +414,8 @@ fn judge(
     (attempt, unread)
 }
 
-/// The first reply says whose a grant is that nobody knew of: one of another host than the configured one is another
-/// portal's, unless the grant was known to be there. What is wrong then.
+/// Problem if the first response, which reveals the owner of the grant, names another host than the configured one, and the
+/// grant was not known to belong there: then it is another portal's.
 fn foreign_host(claimed: &ClaimedGrant, profile: &Profile, attempt: &Attempt) -> Option<String> {
     let ClaimedGrant {
         name,
@@ -466,7 +466,7 @@ fn skew_of(answer: &TokenResponse, sent_at: Timestamp, now: Timestamp) -> Option
     }
 }
 
-/// A renewal that is over.
+/// A finished renewal.
 struct FinishedRenewal {
     portal: PortalName,
     url: String,
@@ -478,7 +478,7 @@ struct FinishedRenewal {
 }
 
 impl FinishedRenewal {
-    /// One event a renewal, with the fields of the contract (4.6).
+    /// Logs one event for each renewal, with its documented fields.
     fn log(&self, took: Duration) {
         let Self {
             portal,
@@ -503,39 +503,39 @@ impl FinishedRenewal {
         } else {
             let generation = report.generation.0;
             // The journal shows the message alone.
-            let said = detail
+            let suffix = detail
                 .as_ref()
                 .map(|detail| format!(", {detail}"))
                 .unwrap_or_default();
             tracing::info!(
                 %portal, generation, outcome, took_ms, expires_at, next_renewal = next, detail,
-                "{portal}: {outcome}{said}"
+                "{portal}: {outcome}{suffix}"
             );
         }
     }
 }
 
-/// What is known of an outcome besides where the grant stands then.
+/// Further data of an outcome, besides the grant's status.
 struct RecordContext {
     now: Timestamp,
-    /// Whether the server let the client in, as far as it said so.
-    let_in: Option<ClientAnswer>,
+    /// Whether the server accepted the client, as far as it revealed that.
+    client_answer: Option<ClientAnswer>,
     bought_by: Option<Fingerprint>,
-    /// Where the service manager has the pair already.
+    /// Copy of the pair at the service manager.
     slot: Slot,
 }
 
-/// Records, publishes and announces what became of a claimed renewal.
+/// Records, publishes and logs the outcome of a claimed renewal.
 async fn finish(
     shared: &Context,
     config: &Config,
     claimed: ClaimedGrant,
-    (settled, unread): (Transition, Option<Box<UnreadableReply>>),
+    (transition, unread): (Transition, Option<Box<UnreadableReply>>),
     known: RecordContext,
 ) -> FinishedRenewal {
     let RecordContext {
         now,
-        let_in,
+        client_answer,
         bought_by,
         slot,
     } = known;
@@ -553,11 +553,11 @@ async fn finish(
     let end_before = refresh_end_of(&grant).map(|end| end.at);
     let mut told_meanwhile = KeepNotified::All;
     let url = grant.token_url.clone();
-    let (outcome, renamed) = match settled {
+    let (outcome, renamed) = match transition {
         Transition::Renewed(renewed) => {
             grant.tokens = renewed.tokens.clone();
             grant.standing = renewed.standing.clone();
-            // A token that had ended when it came mends nothing; nor does a renewal move every end.
+            // A token that was expired on arrival resolves nothing; nor does a renewal extend every expiry.
             if matches!(grant.standing.phase, Phase::Fresh) {
                 grant.notified = still_notified(&grant, now);
                 let is_unmoved = refresh_end_of(&grant).map(|end| end.at) == end_before;
@@ -585,7 +585,7 @@ async fn finish(
     };
     let renewed = matches!(outcome, RecordOutcome::Renewed(_));
     let problem = grant.standing.phase.problem().cloned();
-    let client = match let_in {
+    let client = match client_answer {
         None => ClientVerdict::Unknown,
         Some(ClientAnswer::Works) => ClientVerdict::Accepted,
         Some(ClientAnswer::GrantRefused) => ClientVerdict::GrantRefused,
@@ -593,23 +593,23 @@ async fn finish(
             ClientVerdict::Refused(grant.standing.next_attempt_at.unwrap_or(now))
         }
     };
-    let anew = reset_notified(
+    let reset_steps = reset_notified(
         &mut grant.notified,
         &config.ladder,
         &before,
         &grant.standing.phase,
     );
     let about = HintContext::of(&name, Some(&settings));
-    let climbed = evaluate(&config.ladder, about, &grant, now);
+    let evaluation = evaluate(&config.ladder, about, &grant, now);
     let Evaluation {
-        announce: said,
+        announce: notice,
         notified: mut told,
         next: mut climb_at,
-    } = climbed;
-    // Whose the refusal of a client is, is known only when it is recorded, or when another portal has been asked: the
-    // escalator says it then.
-    let put_off = let_in == Some(ClientAnswer::Refused) && anew.is_empty();
-    if put_off {
+    } = evaluation;
+    // Whether the rejection of a client concerns the app or this portal is known only once it is recorded, or once another
+    // portal was tried: the escalator logs it then.
+    let is_deferred = client_answer == Some(ClientAnswer::Refused) && reset_steps.is_empty();
+    if is_deferred {
         told.clone_from(&grant.notified);
         climb_at = Some(now);
     }
@@ -649,24 +649,24 @@ async fn finish(
                 let failing = shared.publisher.publish_knowing(&name, newest).await;
                 shared.health.unpublished(failing);
             }
-            // What is as it was is looked at now and then.
-            let is_news = said.is_some() && !put_off
+            // An unchanged status is evaluated by the periodic collection.
+            let is_news = notice.is_some() && !is_deferred
                 || client_changed
                 || before.kind() != grant.standing.phase.kind();
             if client_changed {
-                announce_client(&settings.app, said.as_ref(), client);
+                announce_client(&settings.app, notice.as_ref(), client);
             }
             let about_client = client_changed && matches!(client, ClientVerdict::Refused(_));
-            // The escalator may have come first while the request was under way.
-            let is_told = |step: &String| told_before.contains(step) && !anew.contains(step);
-            if let Some(said) =
-                said.filter(|said| !put_off && !about_client && !is_told(&said.step))
+            // The escalator may have logged the step while the request was under way.
+            let is_told = |step: &String| told_before.contains(step) && !reset_steps.contains(step);
+            if let Some(notice) =
+                notice.filter(|notice| !is_deferred && !about_client && !is_told(&notice.step))
             {
-                log_escalation(EscalationSubject::Portal(&name), &said);
+                log_escalation(EscalationSubject::Portal(&name), &notice);
             }
             let mended = renewed && problem.is_none();
-            if mended && let Some(good) = resolved(&told_before, before.since(), now) {
-                log_escalation(EscalationSubject::Portal(&name), &good);
+            if mended && let Some(notice) = resolved(&told_before, before.since(), now) {
+                log_escalation(EscalationSubject::Portal(&name), &notice);
             }
             let notice = grant.tokens.validity.notice.as_ref().filter(|_| renewed);
             if let Some(notice) = notice.filter(|notice| noticed_before.as_ref() != Some(notice)) {
@@ -675,7 +675,7 @@ async fn finish(
             if let Some(old) = renamed {
                 tracing::warn!(portal = %name, from = old, to = grant.tokens.details.endpoint, "{name}: the portal was renamed");
             }
-            shared.climb.notify_one();
+            shared.escalation_wake.notify_one();
             if is_news || mended && !told_before.is_empty() {
                 shared.outboxes.wake.notify_one();
             }
@@ -705,43 +705,43 @@ async fn finish(
     }
 }
 
-/// Tries until it is durable. While it is not, the pair lives here only, and everybody hears of it.
+/// Retries until the record is durable. Until then the pair exists only in memory, which is reported as critical.
 async fn record_until_durable(
     shared: &Context,
     record: Arc<RenewalRecord>,
     sent: SentToken,
     slot: Slot,
 ) -> Recorded {
-    let holds = match &record.outcome {
+    let copy = match &record.outcome {
         RecordOutcome::Renewed(renewed) => Some(Unsaved::Renewal(&record, renewed, sent)),
         RecordOutcome::Unread(_, reply) => Some(Unsaved::Reply(&record.portal, reply)),
         RecordOutcome::Kept(_) | RecordOutcome::Foreign(..) => None,
     };
-    let holds = holds.map(|unsaved| Held { unsaved, slot });
-    until_durable(shared, &record.portal, holds, || {
+    let copy = copy.map(|unsaved| UnsavedCopy { unsaved, slot });
+    until_durable(shared, &record.portal, copy, || {
         shared.state.record(Arc::clone(&record))
     })
     .await
 }
 
-/// One incident for the app, not one for each of its portals.
-pub(crate) fn announce_client(app: &str, said: Option<&EscalationNotice>, client: ClientVerdict) {
-    match (client, said) {
-        (ClientVerdict::Refused(_), Some(said)) => {
-            log_escalation(EscalationSubject::App(app), said);
+/// Logs one escalation for the app instead of one for each of its portals.
+pub(crate) fn announce_client(app: &str, notice: Option<&EscalationNotice>, client: ClientVerdict) {
+    match (client, notice) {
+        (ClientVerdict::Refused(_), Some(notice)) => {
+            log_escalation(EscalationSubject::App(app), notice);
         }
         (ClientVerdict::Accepted, _) => {
-            let announcement = EscalationNotice {
+            let notice = EscalationNotice {
                 step: "resolved".to_owned(),
                 severity: Severity::Notice,
                 reason: "the authorization server accepts the app's client again".to_owned(),
                 action: "none".to_owned(),
                 remaining: None,
             };
-            log_escalation(EscalationSubject::App(app), &announcement);
+            log_escalation(EscalationSubject::App(app), &notice);
         }
         (ClientVerdict::GrantRefused, _) => {
-            let announcement = EscalationNotice {
+            let notice = EscalationNotice {
                 step: "person".to_owned(),
                 severity: Severity::Critical,
                 reason: "the authorization server refuses the app's client, and no other portal of the app succeeds"
@@ -752,13 +752,13 @@ pub(crate) fn announce_client(app: &str, said: Option<&EscalationNotice>, client
                 ),
                 remaining: None,
             };
-            log_escalation(EscalationSubject::App(app), &announcement);
+            log_escalation(EscalationSubject::App(app), &notice);
         }
         (ClientVerdict::Refused(_) | ClientVerdict::Unknown, _) => {}
     }
 }
 
-/// Ends a claim without a renewal, for this reason; what was due is due again a second later.
+/// Ends a claim without a renewal, for the given reason; a due portal is due again a second later.
 pub async fn release(
     shared: &Context,
     config: &Config,
@@ -772,13 +772,13 @@ pub async fn release(
     let act_at = standing
         .next_attempt_at
         .map(|at| at.max(now + Duration::from_secs(1)));
-    let held = GrantStatus {
+    let unchanged = GrantStatus {
         next_attempt_at: act_at,
         ..standing
     };
     let known = RecordContext {
         now,
-        let_in: None,
+        client_answer: None,
         bought_by: None,
         slot: Slot::default(),
     };
@@ -786,10 +786,10 @@ pub async fn release(
         shared,
         config,
         claimed,
-        (Transition::Kept(held), None),
+        (Transition::Kept(unchanged), None),
         known,
     )
     .await;
-    shared.waiters.tell(&ended.portal, &ended.report);
+    shared.waiters.notify(&ended.portal, &ended.report);
     ended.next
 }

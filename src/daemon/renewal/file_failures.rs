@@ -1,7 +1,7 @@
-//! Portals whose token files cannot be written or removed, and what the log says of them: one line for each cause with a count and a
-//! few names, at most one a minute while it lasts, and one when it is over.
+//! Portals whose token files cannot be written or removed, and their log: one line for each cause with a count and a few
+//! names, at most one a minute while it lasts, and one when it is resolved.
 //!
-//! The incidents are each portal's own; the alerter folds them. Must not write files, nor wait for anybody.
+//! The incidents are each portal's own; the alerter groups them. Must not write files, nor block.
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
@@ -17,20 +17,20 @@ use crate::domain::name::PortalName;
 use refreshd_alerting::Severity;
 use refreshd_time::clock::{Clock, Tick};
 
-/// Between two lines about one cause.
-const PAUSE: Duration = Duration::from_secs(60);
-/// Names in a line.
-const NAMED: usize = 5;
-/// Causes that are told apart; what else there is counts as one.
-const CAUSES: usize = 8;
+/// Minimum interval between two lines about one cause.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
+/// Maximum number of names in a line.
+const MAX_NAMES: usize = 5;
+/// Maximum number of distinct causes; all others are counted as one.
+const MAX_CAUSES: usize = 8;
 const MANY_CAUSES: &str = "several causes";
 
-/// What was to be done with a portal's files.
+/// Task for a portal's files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum FileTask {
-    /// Readers are to have the newest token.
+    /// Write the newest token.
     Write,
-    /// They are to have none any more.
+    /// Remove the files.
     Remove,
 }
 
@@ -72,7 +72,7 @@ impl FileTask {
         }
     }
 
-    /// What it means that they are left so at the end.
+    /// Consequence if the files remain so at the end.
     const fn left(self) -> &'static str {
         match self {
             Self::Write => "not written: the state has the tokens, and the next start writes them",
@@ -83,22 +83,22 @@ impl FileTask {
     }
 }
 
-/// The portals whose files fail.
+/// Portals with failing files.
 pub(crate) struct FileFailures {
     clock: Clock,
     conditions: Arc<Conditions>,
     failing: BTreeMap<PortalName, FileTask>,
     causes: BTreeMap<(FileTask, String), FailureCause>,
-    /// Portals that have failed since all were well, and the first of them.
+    /// Number of portals that have failed since the last time without failures, and the first of them.
     concerned: u64,
     first: Option<(FileTask, PortalName)>,
-    is_said: bool,
+    is_logged: bool,
 }
 
 #[derive(Default)]
 struct FailureCause {
-    said_at: Option<Tick>,
-    /// Since the last line: how many portals, the first of them, and why the first.
+    logged_at: Option<Tick>,
+    /// Since the last line: number of portals, the first names, and the error of the first.
     count: u64,
     names: Vec<PortalName>,
     why: String,
@@ -113,17 +113,17 @@ impl FileFailures {
             causes: BTreeMap::new(),
             concerned: 0,
             first: None,
-            is_said: false,
+            is_logged: false,
         }
     }
 
-    /// The portals whose files fail now.
+    /// Portals with failing files.
     pub(crate) const fn failing(&self) -> &BTreeMap<PortalName, FileTask> {
         &self.failing
     }
 
-    /// At the end: says whose files are not as they should be.
-    pub(crate) fn say_left(&self) {
+    /// Logs at the end of the process the portals whose files are not up to date.
+    pub(crate) fn log_remaining(&self) {
         for task in [FileTask::Write, FileTask::Remove] {
             let left = self.failing.iter().filter(|(_, failing)| **failing == task);
             let mut names: Vec<_> = left.map(|(portal, _)| portal.as_str()).collect();
@@ -131,8 +131,8 @@ impl FileFailures {
             if count == 0 {
                 continue;
             }
-            names.truncate(NAMED);
-            if count > NAMED {
+            names.truncate(MAX_NAMES);
+            if count > MAX_NAMES {
                 names.push("…");
             }
             let of = if count == 1 { "portal" } else { "portals" };
@@ -141,7 +141,7 @@ impl FileFailures {
         }
     }
 
-    /// Notes whether it could be done with a portal's files. Nothing is said before [`Self::say`].
+    /// Records the result of a task. Nothing is logged before [`Self::log`].
     pub(crate) fn note(
         &mut self,
         portal: &PortalName,
@@ -152,7 +152,7 @@ impl FileFailures {
             Ok(()) => {
                 if let Some(failed) = self.failing.remove(portal) {
                     self.conditions
-                        .end_unsaid(failed.condition(portal), task.done());
+                        .end_unlogged(failed.condition(portal), task.done());
                 }
             }
             Err(error) => {
@@ -162,11 +162,11 @@ impl FileFailures {
                 }
                 if let Some(other) = failed {
                     self.conditions
-                        .end_unsaid(other.condition(portal), task.of_one());
+                        .end_unlogged(other.condition(portal), task.of_one());
                 }
                 let why = format!("{}: {}", task.of_one(), error_chain(&error));
                 self.conditions
-                    .begin_unsaid(task.condition(portal), why.clone());
+                    .begin_unlogged(task.condition(portal), why.clone());
                 self.count(portal, task, &error, why);
             }
         }
@@ -176,7 +176,7 @@ impl FileFailures {
         self.concerned += 1;
         self.first.get_or_insert_with(|| (task, portal.clone()));
         let root = (task, root(error));
-        let known = self.causes.contains_key(&root) || self.causes.len() < CAUSES;
+        let known = self.causes.contains_key(&root) || self.causes.len() < MAX_CAUSES;
         let cause = self
             .causes
             .entry(if known {
@@ -186,7 +186,7 @@ impl FileFailures {
             })
             .or_default();
         cause.count += 1;
-        if cause.names.len() < NAMED {
+        if cause.names.len() < MAX_NAMES {
             cause.names.push(portal.clone());
         }
         if cause.count == 1 {
@@ -194,22 +194,22 @@ impl FileFailures {
         }
     }
 
-    /// Says what is new, where the pause is over; and that it is over, if it is.
-    pub(crate) fn say(&mut self) {
+    /// Logs new failures, if the interval has elapsed, and the end of all failures.
+    pub(crate) fn log(&mut self) {
         for ((task, root), cause) in &mut self.causes {
             let pauses = cause
-                .said_at
-                .is_some_and(|at| self.clock.elapsed(at) < PAUSE);
+                .logged_at
+                .is_some_and(|at| self.clock.elapsed(at) < LOG_INTERVAL);
             if cause.count == 0 || pauses {
                 continue;
             }
-            cause.said_at = Some(self.clock.tick());
+            cause.logged_at = Some(self.clock.tick());
             let FailureCause {
                 count, names, why, ..
             } = cause;
             let names = std::mem::take(names);
             match (std::mem::take(count), names.as_slice()) {
-                (1, [portal]) => say(
+                (1, [portal]) => log(
                     EscalationSubject::Portal(portal),
                     Some(*task),
                     std::mem::take(why),
@@ -221,17 +221,17 @@ impl FileFailures {
                     }
                     let names = shown.join(", ");
                     let reason = format!("{} ({names}): {root}", task.of_many(count));
-                    say(EscalationSubject::Daemon, Some(*task), reason);
+                    log(EscalationSubject::Daemon, Some(*task), reason);
                 }
             }
-            self.is_said = true;
+            self.is_logged = true;
         }
         if !self.failing.is_empty() || self.concerned == 0 {
             return;
         }
-        match (self.is_said, self.concerned, &self.first) {
+        match (self.is_logged, self.concerned, &self.first) {
             (false, ..) => {}
-            (true, 1, Some((task, portal))) => say(
+            (true, 1, Some((task, portal))) => log(
                 EscalationSubject::Portal(portal),
                 None,
                 task.done().to_owned(),
@@ -241,36 +241,36 @@ impl FileFailures {
                     .as_ref()
                     .map_or(FileTask::Write, |(task, _)| *task)
                     .done();
-                say(
+                log(
                     EscalationSubject::Daemon,
                     None,
                     format!("{done}, those of all {count} portals"),
                 );
             }
         }
-        (self.concerned, self.first, self.is_said) = (0, None, false);
-        self.causes.retain(|_, cause| cause.said_at.is_some());
+        (self.concerned, self.first, self.is_logged) = (0, None, false);
+        self.causes.retain(|_, cause| cause.logged_at.is_some());
         self.causes
             .values_mut()
             .for_each(|cause| (cause.count, cause.names) = (0, Vec::new()));
     }
 }
 
-/// What fails; or that nothing does any more.
-fn say(subject: EscalationSubject<'_>, failing: Option<FileTask>, reason: String) {
+/// Logs a failure, or the end of all failures.
+fn log(subject: EscalationSubject<'_>, failing: Option<FileTask>, reason: String) {
     let (step, action) = failing.map_or(("resolved", "none"), FileTask::step);
     let severity = failing.map_or(Severity::Notice, |_| Severity::Critical);
-    let announcement = EscalationNotice {
+    let notice = EscalationNotice {
         step: step.to_owned(),
         severity,
         reason,
         action: action.to_owned(),
         remaining: None,
     };
-    log_escalation(subject, &announcement);
+    log_escalation(subject, &notice);
 }
 
-/// The cause without any path, which is each portal's own, also where a library has put it into the error.
+/// Cause without paths, which differ for each portal; a library may have put one into the error.
 fn root(error: &FileError) -> String {
     let mut kind = None;
     let mut next = error.source();
@@ -302,7 +302,7 @@ mod tests {
 
     fn fails(portal: &PortalName) -> Result<(), FileError> {
         let path = format!("/tokens/{portal}/token.json");
-        // As of a library that names the path itself.
+        // Like the error of a library that includes the path.
         let error = Error::new(ErrorKind::StorageFull, format!("no space at {path}"));
         Err(FileError::at("write", Path::new(&path))(error))
     }
@@ -321,7 +321,7 @@ mod tests {
         }
     }
 
-    /// The lines that are logged meanwhile.
+    /// The lines that `work` logs.
     fn lines(work: impl FnOnce()) -> Vec<String> {
         let log = Log::default();
         let writer = log.clone();
@@ -338,18 +338,18 @@ mod tests {
     fn a_full_directory_is_one_line_however_many_portals_there_are() {
         let mut unpublished = FileFailures::new(Clock::system(), Arc::default());
         let portals = names(20_000);
-        let said = lines(|| {
+        let logged = lines(|| {
             portals
                 .iter()
                 .for_each(|portal| unpublished.note(portal, FileTask::Write, fails(portal)));
-            unpublished.say();
-            // Others in the same minute wait.
+            unpublished.log();
+            // Further failures in the same minute wait.
             let late = PortalName::parse("late").unwrap();
             unpublished.note(&late, FileTask::Write, fails(&late));
-            unpublished.say();
+            unpublished.log();
         });
-        let [line] = said.as_slice() else {
-            panic!("{} lines", said.len())
+        let [line] = logged.as_slice() else {
+            panic!("{} lines", logged.len())
         };
         assert!(
             line.contains("readers of 20000 portals") && line.contains("p000000, p000001"),
@@ -357,16 +357,16 @@ mod tests {
         );
         assert!(line.len() < 600 && line.contains('…'), "{line}");
         assert_eq!(unpublished.failing().len(), 20_001);
-        let said = lines(|| {
+        let logged = lines(|| {
             let failing = unpublished.failing().clone();
             failing
                 .keys()
                 .for_each(|portal| unpublished.note(portal, FileTask::Write, Ok(())));
-            unpublished.say();
-            unpublished.say();
+            unpublished.log();
+            unpublished.log();
         });
-        let [line] = said.as_slice() else {
-            panic!("{} lines", said.len())
+        let [line] = logged.as_slice() else {
+            panic!("{} lines", logged.len())
         };
         assert!(line.contains("those of all 20001 portals"), "{line}");
     }
@@ -375,14 +375,14 @@ mod tests {
     fn one_portal_is_named_and_its_end_is_said() {
         let mut unpublished = FileFailures::new(Clock::system(), Arc::default());
         let acme = PortalName::parse("acme").unwrap();
-        let said = lines(|| {
+        let logged = lines(|| {
             unpublished.note(&acme, FileTask::Write, fails(&acme));
-            unpublished.say();
+            unpublished.log();
             unpublished.note(&acme, FileTask::Write, Ok(()));
-            unpublished.say();
+            unpublished.log();
         });
-        let [begin, end] = said.as_slice() else {
-            panic!("{said:?}")
+        let [begin, end] = logged.as_slice() else {
+            panic!("{logged:?}")
         };
         assert!(
             begin.contains("acme: readers do not get the new token")

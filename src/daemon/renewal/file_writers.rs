@@ -1,8 +1,8 @@
-//! The threads that touch token files. Each call is waited for only for a while: a directory that hangs, as a mount whose
-//! server is gone, holds up its own portal and nobody else's.
+//! Thread pool that accesses token files. Each call has a timeout: a directory that hangs, like a mount whose server is
+//! down, delays its own portal only.
 //!
-//! While a call hangs, nothing else is tried for that portal, so what it writes at last is never newer than what it is
-//! overwritten with. Must not read the state, nor decide what is written.
+//! While a call hangs, no other call is made for that portal, so a late write is never newer than what overwrites it. Must
+//! not read the state, nor decide what is written.
 
 use std::collections::BTreeSet;
 use std::io::{Error, ErrorKind};
@@ -13,28 +13,28 @@ use std::time::Duration;
 use crate::adapters::token_files::{FileError, TokenFiles};
 use crate::domain::name::PortalName;
 
-/// How many calls may hang before nothing can be written any more.
+/// Number of threads, and so of calls that may hang before nothing can be written any more.
 const WRITERS: usize = 4;
-/// How long a call may take: longer than a disk that is merely slow.
-pub(crate) const LIMIT: Duration = Duration::from_secs(5);
+/// Timeout of a call: longer than a merely slow disk needs.
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Whose files; `None`: the directory of all.
+/// The portal; `None`: the directory of all.
 type Subject = Option<PortalName>;
-/// Device and inode of the directory of all token files, for who asks.
+/// Device and inode of the directory of all token files, if requested.
 type Identity = Option<(u64, u64)>;
 type Answer = Result<Identity, FileError>;
 type Job = Box<dyn FnOnce(&TokenFiles) -> Answer + Send>;
 
-/// Has things done with the token files.
+/// Runs jobs on the token files.
 pub(crate) struct FileWriters {
     files: Arc<TokenFiles>,
-    crew: Option<Crew>,
+    pool: Option<ThreadPool>,
     hung: BTreeSet<Subject>,
 }
 
-struct Crew {
+struct ThreadPool {
     writers: Vec<Sender<(Subject, Job)>>,
-    /// Numbers of those that do nothing.
+    /// Numbers of the idle threads.
     free: Vec<usize>,
     done: Receiver<Done>,
     limit: Duration,
@@ -55,9 +55,9 @@ pub(crate) struct FileWriterThread {
 }
 
 impl FileWriters {
-    /// With threads, which are to be run; they end when this does.
+    /// With threads, which the caller must run; they end when this is dropped.
     pub(crate) fn with_threads(files: TokenFiles) -> (Self, Vec<FileWriterThread>) {
-        Self::within(files, LIMIT)
+        Self::within(files, CALL_TIMEOUT)
     }
 
     fn within(files: TokenFiles, limit: Duration) -> (Self, Vec<FileWriterThread>) {
@@ -74,7 +74,7 @@ impl FileWriters {
                 done: done.clone(),
             });
         }
-        let crew = Crew {
+        let pool = ThreadPool {
             writers,
             free: (0..WRITERS).collect(),
             done: dones,
@@ -82,39 +82,39 @@ impl FileWriters {
         };
         let with = Self {
             files,
-            crew: Some(crew),
+            pool: Some(pool),
             hung: BTreeSet::new(),
         };
         (with, threads)
     }
 
-    /// On the thread that asks: of a simulation, whose disk never hangs.
+    /// On the caller's thread: for a simulation, whose disk never hangs.
     pub(crate) fn in_place(files: TokenFiles) -> Self {
         Self {
             files: Arc::new(files),
-            crew: None,
+            pool: None,
             hung: BTreeSet::new(),
         }
     }
 
-    /// Has it done for this portal's files, or for the directory of all.
+    /// Runs a job on this portal's files, or on the directory of all.
     ///
     /// # Errors
-    /// What it comes to, or [`ErrorKind::TimedOut`].
+    /// The job's error, or [`ErrorKind::TimedOut`].
     pub(crate) fn run(
         &mut self,
         portal: Option<&PortalName>,
         job: impl FnOnce(&TokenFiles) -> Answer + Send + 'static,
     ) -> Answer {
-        let Some(crew) = &mut self.crew else {
+        let Some(pool) = &mut self.pool else {
             return job(&self.files);
         };
-        while let Ok(done) = crew.done.try_recv() {
+        while let Ok(done) = pool.done.try_recv() {
             self.hung.remove(&done.subject);
-            crew.free.push(done.writer);
+            pool.free.push(done.writer);
         }
         let subject = portal.cloned();
-        let limit = crew.limit.as_secs();
+        let limit = pool.limit.as_secs();
         let late = |why: String| {
             let path = self.files.path(portal);
             Err(FileError::at("use", &path)(Error::new(
@@ -125,12 +125,12 @@ impl FileWriters {
         if self.hung.contains(&subject) {
             return late(HANGS.to_owned());
         }
-        let Some(writer) = crew.free.pop() else {
+        let Some(writer) = pool.free.pop() else {
             return late(format!(
                 "{HANGS}, as {WRITERS} others do, and no more are tried meanwhile"
             ));
         };
-        let given = crew
+        let given = pool
             .writers
             .get(writer)
             .is_some_and(|to| to.send((subject.clone(), Box::new(job))).is_ok());
@@ -138,9 +138,9 @@ impl FileWriters {
             return late("the thread that writes it has ended; this is a bug".to_owned());
         }
         loop {
-            match crew.done.recv_timeout(crew.limit) {
+            match pool.done.recv_timeout(pool.limit) {
                 Ok(done) => {
-                    crew.free.push(done.writer);
+                    pool.free.push(done.writer);
                     if done.writer == writer {
                         return done.answer;
                     }
@@ -158,7 +158,7 @@ impl FileWriters {
 const HANGS: &str = "its disk, or the server of its mount, hangs";
 
 impl FileWriterThread {
-    /// Serves until nobody asks any more.
+    /// Serves until the last sender is dropped.
     pub(crate) fn run(self) {
         while let Ok((subject, job)) = self.jobs.recv() {
             let answer = job(&self.files);
@@ -194,7 +194,7 @@ mod tests {
         writers
     }
 
-    /// A call that hangs until the sender is dropped.
+    /// Makes a call that hangs until the sender is dropped.
     fn hang(writers: &mut FileWriters, portal: &PortalName) -> (Sender<()>, Answer) {
         let (release, held) = mpsc::channel::<()>();
         let answer = writers.run(Some(portal), move |_| {

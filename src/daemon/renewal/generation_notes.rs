@@ -1,6 +1,6 @@
-//! Notes generations in the record beside the state, on a thread of its own: a record that hangs holds up no publication.
+//! Writes generations to the record beside the state, on a thread of its own: a record that hangs delays no publication.
 //!
-//! What is not noted yet is kept by portal, the newest alone. Must not be waited for longer than a moment.
+//! Unwritten generations are kept for each portal, the newest only. Must not block longer than [`WRITE_WAIT`].
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -13,47 +13,47 @@ use crate::domain::name::PortalName;
 use refreshd_time::clock::{Clock, Tick};
 use refreshd_token_client::token::Generation;
 
-/// How long a record is waited for: as long as one that works may take, so that the file says what was published.
-const MOMENT: Duration = Duration::from_millis(100);
-/// After this it hangs, and that is said.
-const LIMIT: Duration = Duration::from_secs(5);
-/// How long the end of the process waits for it.
-const END: Duration = Duration::from_secs(2);
+/// Wait for a write: as long as a working disk may need, so that the file reflects what was published.
+const WRITE_WAIT: Duration = Duration::from_millis(100);
+/// Time after which a write counts as hanging, which is logged.
+const HANG_AFTER: Duration = Duration::from_secs(5);
+/// Wait for a write at the end of the process.
+const FINAL_WAIT: Duration = Duration::from_secs(2);
 
-/// The newest generations, or that a grant is gone.
+/// The newest generations; `None`: the grant was removed.
 type Notes = BTreeMap<PortalName, Option<Generation>>;
 
-/// What is done to the record.
+/// Job for the record.
 enum Job {
-    /// These are noted.
+    /// Append these.
     Note(Notes),
-    /// It is seen whether it is where it was.
+    /// Check that the file is still at its path.
     Check,
-    /// It is written anew, with these and what else it held.
+    /// Rewrite the file, with these and its former content.
     Rewrite(Notes),
 }
 
-/// What came of it.
+/// Result of a job.
 enum Answer {
     Noted(Result<(), FileError>),
-    /// What somebody did to it, if anything.
+    /// How the file was changed by another program, if it was.
     Checked(Option<&'static str>),
     Rewritten(Result<(), FileError>),
 }
 
-/// What is to be noted.
+/// Pending generations.
 pub(crate) struct GenerationNotes {
     clock: Clock,
     waiting: Notes,
     is_check_due: bool,
-    /// What somebody did to the record, until it is written anew.
+    /// How another program changed the file, until it is rewritten.
     displaced: Option<&'static str>,
     rewrite: Option<Notes>,
-    hand: Hand,
-    is_said: bool,
+    executor: NoteExecutor,
+    is_logged: bool,
 }
 
-enum Hand {
+enum NoteExecutor {
     InPlace(Box<Generations>),
     Thread {
         jobs: Sender<Job>,
@@ -70,14 +70,14 @@ pub(crate) struct GenerationNotesThread {
 }
 
 impl GenerationNotes {
-    /// With a thread, which is to be run; it ends when this does.
+    /// With a thread, which the caller must run; it ends when this is dropped.
     pub(crate) fn with_thread(
         generations: Generations,
         clock: Clock,
     ) -> (Self, GenerationNotesThread) {
         let (jobs, taken) = mpsc::channel();
         let (done, dones) = mpsc::channel();
-        let hand = Hand::Thread {
+        let executor = NoteExecutor::Thread {
             jobs,
             done: dones,
             busy_since: None,
@@ -87,75 +87,75 @@ impl GenerationNotes {
             jobs: taken,
             done,
         };
-        (Self::by(hand, clock), thread)
+        (Self::by(executor, clock), thread)
     }
 
-    /// On the thread that asks: of a simulation.
+    /// On the caller's thread: for a simulation.
     pub(crate) fn in_place(generations: Generations, clock: Clock) -> Self {
-        Self::by(Hand::InPlace(Box::new(generations)), clock)
+        Self::by(NoteExecutor::InPlace(Box::new(generations)), clock)
     }
 
-    const fn by(hand: Hand, clock: Clock) -> Self {
+    const fn by(executor: NoteExecutor, clock: Clock) -> Self {
         Self {
             clock,
             waiting: Notes::new(),
             is_check_due: false,
             displaced: None,
             rewrite: None,
-            hand,
-            is_said: false,
+            executor,
+            is_logged: false,
         }
     }
 
-    /// Notes it as soon as the record takes it.
+    /// Writes a generation as soon as the record is available.
     pub(crate) fn note(&mut self, portal: &PortalName, generation: Option<Generation>) {
         self.waiting.insert(portal.clone(), generation);
-        self.pass_on(MOMENT);
+        self.submit(WRITE_WAIT);
     }
 
-    /// Passes on what waits, if the record is free again; says that it hangs, if it does.
+    /// Submits pending jobs, if the record is available again; logs if it hangs.
     pub(crate) fn tend(&mut self) {
-        self.pass_on(Duration::ZERO);
+        self.submit(Duration::ZERO);
     }
 
-    /// Looks whether the record is still where it was.
+    /// Checks that the record is still at its path.
     pub(crate) fn check(&mut self) {
         self.is_check_due = true;
-        self.pass_on(MOMENT);
+        self.submit(WRITE_WAIT);
     }
 
-    /// Whether somebody took the record away; until [`Self::rewrite`].
+    /// Whether another program removed or replaced the record; until [`Self::rewrite`].
     pub(crate) const fn is_displaced(&self) -> bool {
         self.displaced.is_some()
     }
 
-    /// Writes it anew, with what it held of others than these.
+    /// Rewrites the record, keeping its lines of other portals.
     pub(crate) fn rewrite(&mut self, all: BTreeMap<PortalName, Option<Generation>>) {
         self.rewrite = Some(all);
-        self.pass_on(MOMENT);
+        self.submit(WRITE_WAIT);
     }
 
-    /// At the end.
+    /// Waits for pending writes at the end of the process.
     pub(crate) fn finish(&mut self) {
-        // What it has, and what waits.
-        self.pass_on(END);
-        self.pass_on(END);
+        // The job in progress, and the pending ones.
+        self.submit(FINAL_WAIT);
+        self.submit(FINAL_WAIT);
         if !self.waiting.is_empty() || self.is_busy() {
-            self.say("it hangs, and the last ones are not in it");
+            self.log("it hangs, and the last ones are not in it");
         }
     }
 
     const fn is_busy(&self) -> bool {
         matches!(
-            self.hand,
-            Hand::Thread {
+            self.executor,
+            NoteExecutor::Thread {
                 busy_since: Some(_),
                 ..
             }
         )
     }
 
-    /// What is to be done next.
+    /// The next job.
     fn next(&mut self) -> Option<Job> {
         if let Some(all) = self.rewrite.take() {
             return Some(Job::Rewrite(all));
@@ -167,41 +167,41 @@ impl GenerationNotes {
         (!waiting.is_empty()).then_some(Job::Note(waiting))
     }
 
-    /// Gives the thread what waits, once it has done what it was given before, and waits so long for each answer.
-    fn pass_on(&mut self, patience: Duration) {
-        // One that hangs costs whoever publishes nothing more.
-        let mut patience = if self.is_busy() && patience <= MOMENT {
+    /// Submits pending jobs once the thread has finished the one before, and waits up to `timeout` for each result.
+    fn submit(&mut self, timeout: Duration) {
+        // A record that hangs must not delay each publication again.
+        let mut timeout = if self.is_busy() && timeout <= WRITE_WAIT {
             Duration::ZERO
         } else {
-            patience
+            timeout
         };
         loop {
-            if let Hand::Thread {
+            if let NoteExecutor::Thread {
                 done,
                 busy_since: Some(since),
                 ..
-            } = &self.hand
+            } = &self.executor
             {
-                match done.recv_timeout(patience) {
-                    Ok(answer) => self.settle(answer),
+                match done.recv_timeout(timeout) {
+                    Ok(answer) => self.apply(answer),
                     Err(RecvTimeoutError::Timeout) => {
-                        if self.clock.elapsed(*since) >= LIMIT {
-                            self.say("its disk hangs");
+                        if self.clock.elapsed(*since) >= HANG_AFTER {
+                            self.log("its disk hangs");
                         }
                         return;
                     }
                     Err(RecvTimeoutError::Disconnected) => return,
                 }
-                patience = patience.max(MOMENT);
+                timeout = timeout.max(WRITE_WAIT);
             }
             let Some(job) = self.next() else { return };
             let tick = self.clock.tick();
-            match &mut self.hand {
-                Hand::InPlace(generations) => {
-                    let answer = carry_out(generations, job);
-                    self.settle(answer);
+            match &mut self.executor {
+                NoteExecutor::InPlace(generations) => {
+                    let answer = execute(generations, job);
+                    self.apply(answer);
                 }
-                Hand::Thread {
+                NoteExecutor::Thread {
                     jobs, busy_since, ..
                 } => {
                     if jobs.send(job).is_err() {
@@ -213,13 +213,13 @@ impl GenerationNotes {
         }
     }
 
-    fn settle(&mut self, answer: Answer) {
-        if let Hand::Thread { busy_since, .. } = &mut self.hand {
+    fn apply(&mut self, answer: Answer) {
+        if let NoteExecutor::Thread { busy_since, .. } = &mut self.executor {
             *busy_since = None;
         }
         match answer {
-            Answer::Noted(Ok(())) => self.is_said = false,
-            Answer::Noted(Err(error)) => self.say(&error_chain(&error)),
+            Answer::Noted(Ok(())) => self.is_logged = false,
+            Answer::Noted(Err(error)) => self.log(&error_chain(&error)),
             Answer::Checked(displaced) => self.displaced = displaced,
             Answer::Rewritten(written) => {
                 let what = self.displaced.take().unwrap_or("removed");
@@ -228,7 +228,7 @@ impl GenerationNotes {
                         "the record of generations beside the state was {what} by somebody, and is written anew; by it a lost state is \
                          noticed: find out who removes files there"
                     ),
-                    Err(error) if !std::mem::replace(&mut self.is_said, true) => tracing::warn!(
+                    Err(error) if !std::mem::replace(&mut self.is_logged, true) => tracing::warn!(
                         error = %error_chain(&error),
                         "the record of generations beside the state was {what} by somebody, and cannot be written anew: an old state may \
                          not be noticed"
@@ -239,9 +239,9 @@ impl GenerationNotes {
         }
     }
 
-    /// Once, until it works again.
-    fn say(&mut self, why: &str) {
-        if !std::mem::replace(&mut self.is_said, true) {
+    /// Logs a failure once, until a write succeeds again.
+    fn log(&mut self, why: &str) {
+        if !std::mem::replace(&mut self.is_logged, true) {
             tracing::warn!(
                 error = why,
                 "an old state may not be noticed: its generations are not noted"
@@ -251,10 +251,10 @@ impl GenerationNotes {
 }
 
 impl GenerationNotesThread {
-    /// Serves until nobody asks any more.
+    /// Serves until the last sender is dropped.
     pub(crate) fn run(mut self) {
         while let Ok(job) = self.jobs.recv() {
-            let answer = carry_out(&mut self.generations, job);
+            let answer = execute(&mut self.generations, job);
             if self.done.send(answer).is_err() {
                 return;
             }
@@ -262,12 +262,12 @@ impl GenerationNotesThread {
     }
 }
 
-fn carry_out(generations: &mut Generations, job: Job) -> Answer {
+fn execute(generations: &mut Generations, job: Job) -> Answer {
     match job {
         Job::Note(notes) => Answer::Noted(record(generations, notes)),
         Job::Check => Answer::Checked(generations.displaced()),
         Job::Rewrite(all) => {
-            // What lies there may be the record of a volume that was mounted: its lines are traces too.
+            // The file may be the record of a volume that was mounted: its lines are traces too.
             let there = generations.read();
             let mut noted = generations.read_open();
             for (name, newest) in there {
@@ -290,11 +290,11 @@ fn carry_out(generations: &mut Generations, job: Job) -> Answer {
     }
 }
 
-/// Notes each; the last failure, if one failed.
+/// Writes each; returns the last failure, if any.
 fn record(generations: &mut Generations, notes: Notes) -> Result<(), FileError> {
     let mut done = Ok(());
     for (name, generation) in notes {
-        // One that fails does not keep the others from it.
+        // A failure does not prevent the other writes.
         done = generations.record(&name, generation).and(done);
     }
     done
@@ -339,7 +339,7 @@ mod tests {
         let state = folder.path().join("state.db");
         let acme = PortalName::parse("acme").unwrap();
         let beta = PortalName::parse("beta").unwrap();
-        // Until it runs, its thread is one that hangs.
+        // Until the thread runs, it behaves like one that hangs.
         let (mut notes, thread) =
             GenerationNotes::with_thread(Generations::beside(&state), Clock::system());
         for number in 1..=500 {

@@ -1,6 +1,6 @@
-//! What a process finds with the service manager is stored before anything is sent for its portal.
+//! Stores pairs that the service manager has kept since the last process, before anything is sent for their portals.
 //!
-//! Must not let go of a copy before what it holds is durable or void. Must not send.
+//! Must not remove a copy before its content is durable or obsolete. Must not send.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -14,7 +14,7 @@ use crate::adapters::state::{
 use crate::adapters::systemd::{self, Inherited};
 use crate::daemon::context::Context;
 use crate::daemon::renewal::candidates::{self, FinishedCandidate};
-use crate::daemon::renewal::carry::{Carry, Found, Held, How, PREFIX, Slot};
+use crate::daemon::renewal::carry::{Carry, Found, PREFIX, Slot, StoreMethod, UnsavedCopy};
 use crate::daemon::renewal::execute::{self, ClaimedGrant};
 use crate::daemon::renewal::persist::until_durable;
 use crate::daemon::renewal::publisher::KnownState;
@@ -27,12 +27,12 @@ use crate::domain::portal::{ClaimId, Portal};
 use refreshd_secrets::{RefreshToken, ReplyBody};
 use refreshd_time::Timestamp;
 
-/// Takes what the service manager has kept since the last process, and looks what the state says of it. Nothing is stored
-/// yet; the claims of what is found live on.
+/// Receives the copies of the last process from the service manager, and compares them with the state. Nothing is stored
+/// yet; the claims of the pairs found stay valid.
 ///
 /// # Errors
-/// [`StateError`]; all of it stays where it was.
-pub async fn take_back(shared: &Context) -> Result<(), StateError> {
+/// [`StateError`]; the service manager still has all copies.
+pub async fn restore(shared: &Context) -> Result<(), StateError> {
     if shared.carry.inherited() == 0 {
         return Ok(());
     }
@@ -44,10 +44,10 @@ pub async fn take_back(shared: &Context) -> Result<(), StateError> {
         }
     };
     shared.carry.set_copies(inherited.len());
-    let understand = |inherited| understand(&shared.carry, inherited);
-    let mut all: Vec<_> = inherited.into_iter().filter_map(understand).collect();
-    // Of two pairs for one token the newer one counts.
-    all.sort_by_key(|(_, carried)| Reverse(came(carried)));
+    let decode = |inherited| decode(&shared.carry, inherited);
+    let mut all: Vec<_> = inherited.into_iter().filter_map(decode).collect();
+    // Of two pairs for one token the newer one is used.
+    all.sort_by_key(|(_, carried)| Reverse(received_at(carried)));
     let mut orphans: Vec<_> = shared
         .state
         .orphan_candidates()
@@ -60,7 +60,7 @@ pub async fn take_back(shared: &Context) -> Result<(), StateError> {
         let how = match &carried.load {
             Load::Renewal(pair, sent) => {
                 match judge(shared, &carried.portal, pair, *sent, &mut claimed).await? {
-                    Judgement::Store(portal) => How::Renewal(portal),
+                    Judgement::Store(portal) => StoreMethod::Renewal(portal),
                     Judgement::Leave => continue,
                     Judgement::Void => {
                         shared.carry.release(slot);
@@ -74,7 +74,7 @@ pub async fn take_back(shared: &Context) -> Result<(), StateError> {
                         is_under(&orphan.portal, &carried.portal, pair.claim.0)
                     })
                 };
-                How::Candidate(
+                StoreMethod::Candidate(
                     orphans
                         .iter_mut()
                         .find(is_its)
@@ -82,7 +82,7 @@ pub async fn take_back(shared: &Context) -> Result<(), StateError> {
                         .map(Box::new),
                 )
             }
-            Load::Grant(..) | Load::Reply(_) | Load::Aside(..) => How::AsItIs,
+            Load::Grant(..) | Load::Reply(_) | Load::Aside(..) => StoreMethod::AsItIs,
         };
         shared.carry.add(Found { slot, carried, how });
     }
@@ -94,8 +94,8 @@ fn is_under(portal: &Portal, name: &PortalName, claim: ClaimId) -> bool {
     portal.name == *name && its.is_some_and(|(id, _)| id == claim)
 }
 
-/// What is ours among the descriptors. The others are let go.
-fn understand(carry: &Carry, Inherited { name, file }: Inherited) -> Option<(Slot, Carried)> {
+/// Decodes a descriptor. Descriptors that are not this program's are removed.
+fn decode(carry: &Carry, Inherited { name, file }: Inherited) -> Option<(Slot, Carried)> {
     let read = |file| sealed::read(file).map_err(|error| error_chain(&error));
     let bytes = match file.map_err(|error| error.to_string()).and_then(read) {
         Ok(bytes) if name.starts_with(PREFIX) => ReplyBody::new(bytes),
@@ -125,7 +125,7 @@ fn refuse(carry: &Carry, name: String, why: &str) -> Option<(Slot, Carried)> {
     None
 }
 
-fn came(carried: &Carried) -> Timestamp {
+fn received_at(carried: &Carried) -> Timestamp {
     match &carried.load {
         Load::Renewal(pair, _) | Load::Candidate(pair) => pair.now,
         Load::Grant(grant, _) => grant.now,
@@ -134,13 +134,13 @@ fn came(carried: &Carried) -> Timestamp {
     }
 }
 
-/// What becomes of a renewal's pair.
+/// Decision about a renewal's pair.
 enum Judgement {
-    /// It is stored under this portal's claim; put aside if there is none.
+    /// Store it under this portal's claim, or as a superseded pair if there is none.
     Store(Option<Box<Portal>>),
-    /// It stays with the service manager.
+    /// Leave it at the service manager.
     Leave,
-    /// It is of no use any more.
+    /// Drop it: it is obsolete.
     Void,
 }
 
@@ -201,13 +201,14 @@ async fn judge(
     })
 }
 
-/// Stores what needs no claim, once the claims of the process before are settled. What the state refuses now is held.
+/// Stores copies that need no claim, after the orphaned claims are resolved. If the state cannot store one now, it is
+/// retried later.
 pub async fn store(shared: &Context) {
     for found in shared.carry.take() {
-        if matches!(found.how, How::AsItIs)
+        if matches!(found.how, StoreMethod::AsItIs)
             && let Ok(became) = attempt(shared, &found.carried).await
         {
-            say(&found.carried.portal, became);
+            log_stored(&found.carried.portal, became);
             shared.carry.release(found.slot);
         } else {
             shared.carry.add(found);
@@ -215,13 +216,13 @@ pub async fn store(shared: &Context) {
     }
 }
 
-/// What is not stored yet: each is to be held until it is.
-pub(crate) fn held(shared: &Context) -> Vec<Found> {
+/// Copies that are not stored yet: each is to be passed to [`store_one`].
+pub(crate) fn unstored(shared: &Context) -> Vec<Found> {
     shared.carry.take()
 }
 
-/// Stores something, however long that takes. When its portal is due next.
-pub(crate) async fn hold(shared: Arc<Context>, found: Found) -> Option<Timestamp> {
+/// Stores one copy, with retries until it is durable. Returns when its portal is due next.
+pub(crate) async fn store_one(shared: Arc<Context>, found: Found) -> Option<Timestamp> {
     let Found { slot, carried, how } = found;
     match (carried, how) {
         (
@@ -229,16 +230,23 @@ pub(crate) async fn hold(shared: Arc<Context>, found: Found) -> Option<Timestamp
                 portal: name,
                 load: Load::Renewal(pair, sent),
             },
-            How::Renewal(portal),
+            StoreMethod::Renewal(portal),
         ) => {
-            let told = portal
+            let notified = portal
                 .as_ref()
                 .and_then(|portal| portal.grant.as_ref())
                 .map(|grant| grant.notified.clone());
             match portal.and_then(|portal| ClaimedGrant::from(*portal)) {
                 Some(claimed) => execute::carried(&shared, claimed, pair, slot).await,
                 None => {
-                    record(&shared, (name, sent), pair, told.unwrap_or_default(), slot).await;
+                    record(
+                        &shared,
+                        (name, sent),
+                        pair,
+                        notified.unwrap_or_default(),
+                        slot,
+                    )
+                    .await;
                     None
                 }
             }
@@ -248,7 +256,7 @@ pub(crate) async fn hold(shared: Arc<Context>, found: Found) -> Option<Timestamp
                 portal: name,
                 load: Load::Candidate(pair),
             },
-            How::Candidate(candidate),
+            StoreMethod::Candidate(candidate),
         ) => {
             let CarriedPair {
                 app,
@@ -262,12 +270,12 @@ pub(crate) async fn hold(shared: Arc<Context>, found: Found) -> Option<Timestamp
                 .as_ref()
                 .map_or(Origin::Import, |candidate| candidate.origin);
             let grant = candidate.and_then(|candidate| candidate.portal.grant);
-            let handed_over = grant
+            let imported = grant
                 .as_ref()
                 .and_then(|grant| grant.tokens.credential.refresh());
-            let fingerprint = handed_over.map(RefreshToken::fingerprint);
+            let fingerprint = imported.map(RefreshToken::fingerprint);
             let took = shared.clock.now().since(now);
-            let judged = CandidateVerdict::Proved(renewed);
+            let verdict = CandidateVerdict::Proved(renewed);
             candidates::finish(
                 &shared,
                 FinishedCandidate {
@@ -278,7 +286,7 @@ pub(crate) async fn hold(shared: Arc<Context>, found: Found) -> Option<Timestamp
                 },
                 origin,
                 living.as_ref(),
-                judged,
+                verdict,
                 (now, took),
                 slot,
             )
@@ -290,26 +298,26 @@ pub(crate) async fn hold(shared: Arc<Context>, found: Found) -> Option<Timestamp
                 Load::Reply(reply) => Unsaved::Reply(&carried.portal, reply),
                 Load::Grant(grant, sent) => Unsaved::Grant(grant, *sent),
                 Load::Aside(pair, at) => Unsaved::Aside(&carried.portal, pair, *at),
-                // Taken apart above.
+                // Handled above.
                 Load::Renewal(..) | Load::Candidate(_) => return None,
             };
-            let held = Held { unsaved, slot };
+            let held = UnsavedCopy { unsaved, slot };
             let became = until_durable(&shared, &carried.portal, Some(held), || {
                 attempt(&shared, &carried)
             })
             .await;
-            say(&carried.portal, became);
+            log_stored(&carried.portal, became);
             None
         }
     }
 }
 
-/// Records a pair whose portal the configuration does not name any more, or whose claim is gone.
+/// Records a pair whose portal is not configured any more, or whose claim is gone.
 async fn record(
     shared: &Context,
     (portal, sent): (PortalName, SentToken),
     pair: CarriedPair,
-    told: Vec<String>,
+    notified: Vec<String>,
     slot: Slot,
 ) {
     let CarriedPair {
@@ -324,7 +332,7 @@ async fn record(
         app,
         claim,
         outcome: RecordOutcome::Renewed(renewed),
-        told,
+        told: notified,
         told_meanwhile: KeepNotified::All,
         climb_at: None,
         now,
@@ -334,13 +342,13 @@ async fn record(
     let RecordOutcome::Renewed(renewed) = &record.outcome else {
         return;
     };
-    let held = Held {
+    let held = UnsavedCopy {
         unsaved: Unsaved::Renewal(&record, renewed, sent),
         slot,
     };
     let write = || shared.state.record(Arc::clone(&record));
     let recorded = until_durable(shared, &record.portal, Some(held), write).await;
-    say(
+    log_stored(
         &record.portal,
         if recorded == Recorded::SetAside {
             PUT_ASIDE
@@ -352,11 +360,11 @@ async fn record(
 
 const PUT_ASIDE: &str = "was put aside: the portal has another grant, or none, by now";
 
-fn say(portal: &PortalName, became: &str) {
+fn log_stored(portal: &PortalName, became: &str) {
     tracing::info!(%portal, "{portal}: what the service manager has kept {became}");
 }
 
-/// Tries to store what needs no claim; what became of it.
+/// Tries to store a copy that needs no claim; returns a description of the outcome.
 async fn attempt(shared: &Context, carried: &Carried) -> Result<&'static str, StateError> {
     let Carried { portal: name, load } = carried;
     match load {
@@ -397,7 +405,7 @@ async fn attempt(shared: &Context, carried: &Carried) -> Result<&'static str, St
                 let failing = shared.publisher.publish_knowing(name, newest).await;
                 shared.health.unpublished(failing);
                 shared.due.notify_one();
-                shared.climb.notify_one();
+                shared.escalation_wake.notify_one();
                 return Ok("is the portal's grant now");
             }
             let access = grant
@@ -417,7 +425,7 @@ async fn attempt(shared: &Context, carried: &Carried) -> Result<&'static str, St
                 .await?;
             Ok(PUT_ASIDE)
         }
-        // They have a claim.
+        // These have a claim.
         Load::Renewal(..) | Load::Candidate(_) => Ok(PUT_ASIDE),
     }
 }

@@ -1,5 +1,5 @@
-//! A renewal from its claim to its token files, and what goes on around it: candidates, clients that are refused, a state that
-//! cannot be written, and the people who are told.
+//! Renewals, from the claim to the token files, and their context: candidates, rejected clients, a state that cannot be
+//! written, escalation.
 
 pub mod candidates;
 pub mod carry;

@@ -1,4 +1,4 @@
-//! Writes to the state until it is durable, and says so meanwhile.
+//! Retries writes to the state until they succeed, and reports that meanwhile.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -6,35 +6,36 @@ use std::time::Duration;
 use crate::adapters::state::StateError;
 use crate::daemon::alerts::Condition;
 use crate::daemon::context::Context;
-use crate::daemon::renewal::carry::Held;
+use crate::daemon::renewal::carry::UnsavedCopy;
 use crate::daemon::renewal::state_health;
 use crate::domain::error_chain::error_chain;
 use crate::domain::name::PortalName;
 
-/// A write that takes longer than this is held as if it had failed: a disk that hangs may take the process with it.
+/// Time after which a write is treated as failed: a disk that hangs may end with the process.
 const SLOW: Duration = Duration::from_secs(5);
 
-/// First and longest wait before a record is tried again.
-const RECORD_AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// First and maximum delay before a write is retried.
+const RECORD_RETRY_AFTER: (Duration, Duration) =
+    (Duration::from_millis(200), Duration::from_secs(5));
 
-/// Tries to record until it is durable. What it `holds` lives here only meanwhile, and with the service manager if that
-/// keeps it; everybody hears of it.
+/// Retries a write until it is durable. Until then, `copy` is kept in memory, and by the service manager if possible; this
+/// is reported as critical.
 pub(crate) async fn until_durable<T, F>(
     shared: &Context,
     portal: &PortalName,
-    mut holds: Option<Held<'_>>,
+    mut copy: Option<UnsavedCopy<'_>>,
     mut write: impl FnMut() -> F,
 ) -> T
 where
     F: Future<Output = Result<T, StateError>>,
 {
-    let (mut wait, mut unsaved) = (RECORD_AGAIN.0, false);
+    let (mut wait, mut unsaved) = (RECORD_RETRY_AFTER.0, false);
     loop {
         let mut writing = pin!(write());
-        let written = match (shared.clock.within(SLOW, &mut writing).await, &mut holds) {
+        let written = match (shared.clock.within(SLOW, &mut writing).await, &mut copy) {
             (Some(written), _) => written,
-            (None, holds) => {
-                if let Some(held) = holds {
+            (None, copy) => {
+                if let Some(held) = copy {
                     shared.carry.keep(held, portal, shared.clock);
                 }
                 writing.await
@@ -42,12 +43,14 @@ where
         };
         match written {
             Ok(recorded) => {
-                let what = holds.as_ref().map_or("it is on disk now", Held::stored);
+                let what = copy
+                    .as_ref()
+                    .map_or("it is on disk now", UnsavedCopy::stored);
                 if unsaved {
                     shared.metrics.unsaved_ends();
                     shared.conditions.end(Condition::Unsaved(portal), what);
                 }
-                if let Some(held) = holds {
+                if let Some(held) = copy {
                     shared.carry.release(held.slot);
                 }
                 state_health::write_succeeded(shared);
@@ -55,10 +58,10 @@ where
             }
             Err(error) => {
                 state_health::write_failed(shared, &error);
-                if let Some(held) = &mut holds {
+                if let Some(held) = &mut copy {
                     shared.carry.keep(held, portal, shared.clock);
                 }
-                if !unsaved && let Some(held) = &holds {
+                if !unsaved && let Some(held) = &copy {
                     unsaved = true;
                     shared.metrics.unsaved_begins();
                     shared
@@ -70,6 +73,6 @@ where
             }
         }
         shared.clock.sleep(wait).await;
-        wait = (wait * 2).min(RECORD_AGAIN.1);
+        wait = (wait * 2).min(RECORD_RETRY_AFTER.1);
     }
 }

@@ -1,9 +1,9 @@
-//! Brings the token files in line with the state, on a thread of its own.
+//! Publishes the token files according to the state, on a thread of its own.
 //!
-//! Level-triggered: a message names a portal, the newest durable pair is read when its turn comes, so an older pair
-//! never overwrites a newer one. What cannot be written is kept in mind, tried again, and said once. Files are touched by
-//! other threads ([`FileWriters`]), whose calls may hang. Must not decide about renewals: they go on while a directory cannot
-//! be written.
+//! Level-triggered: a message names a portal, and the newest durable pair is read when the message is handled, so an older
+//! pair never overwrites a newer one. A failed write is remembered, retried, and logged once. Files are accessed by other
+//! threads ([`FileWriters`]), whose calls may hang. Must not decide about renewals: they go on while a directory cannot be
+//! written.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, mpsc};
@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use crate::adapters::published_token::{PublishedTraces, traces};
 use crate::adapters::state::{Disk, ReadConnection, StateError};
 use crate::adapters::token_files::{FileError, Published, TokenFiles};
-use crate::daemon::alerts::{Condition, Conditions, ReadBy};
+use crate::daemon::alerts::{Condition, Conditions, StateReader};
 use crate::daemon::renewal::file_failures::{FileFailures, FileTask};
 use crate::daemon::renewal::file_writers::FileWriters;
 use crate::daemon::renewal::generation_notes::GenerationNotes;
@@ -29,24 +29,24 @@ use refreshd_token_client::token::{Access, Details, Generation, Tokens};
 /// Portals read at a time in a sweep.
 const PAGE: usize = 500;
 
-/// Sends portals to the publisher. Cheap to clone; the thread ends when every handle is gone.
+/// Handle of the publisher. Cheap to clone; the thread ends when every handle is dropped.
 #[derive(Clone)]
 pub struct Publisher {
-    orders: UnboundedSender<PublishCommand>,
+    commands: UnboundedSender<PublishCommand>,
 }
 
-/// A pair that was recorded a moment ago.
+/// A pair that was just recorded.
 #[derive(Clone, Debug)]
 pub struct KnownPair {
-    /// Of which settings.
+    /// Settings of the portal.
     pub settings: Settings,
-    /// Which pair.
+    /// Generation of the pair.
     pub generation: Generation,
     /// The pair.
     pub tokens: Tokens,
 }
 
-/// What whoever asks knows of a portal: it is published where the state cannot be read back.
+/// The caller's knowledge of a portal, published if the state cannot be read back.
 #[derive(Clone, Debug)]
 pub enum KnownState {
     /// Nothing.
@@ -58,7 +58,7 @@ pub enum KnownState {
 }
 
 impl KnownState {
-    /// The pair that has just been recorded; nothing of a portal without settings, which has no token files.
+    /// The pair that was just recorded; nothing for a portal without settings, which has no token files.
     pub(crate) fn pair(
         settings: Option<&Settings>,
         generation: Generation,
@@ -78,49 +78,49 @@ enum PublishCommand {
     Portal(PortalName, KnownState, oneshot::Sender<u64>),
     Sweep(oneshot::Sender<u64>),
     Tend(oneshot::Sender<u64>),
-    Look(PortalName, oneshot::Sender<PublishedTraces>),
+    Inspect(PortalName, oneshot::Sender<PublishedTraces>),
 }
 
 impl Publisher {
-    /// One that publishes nothing: of whoever only looks.
+    /// A publisher that publishes nothing: for read-only commands.
     pub(crate) fn none() -> Self {
         Self {
-            orders: unbounded_channel().0,
+            commands: unbounded_channel().0,
         }
     }
 
-    /// Publishes a portal's newest durable pair, or removes its files. Returns how many portals' files fail now.
+    /// Publishes a portal's newest durable pair, or removes its files. Returns the number of portals whose files fail now.
     pub async fn publish(&self, portal: &PortalName) -> u64 {
         self.publish_knowing(portal, KnownState::Nothing).await
     }
 
-    /// The same, with what is known of it should the state not be readable.
+    /// As [`Self::publish`], with the pair to publish if the state cannot be read.
     pub async fn publish_knowing(&self, portal: &PortalName, newest: KnownState) -> u64 {
-        self.order(|done| PublishCommand::Portal(portal.clone(), newest, done))
+        self.send(|done| PublishCommand::Portal(portal.clone(), newest, done))
             .await
     }
 
-    /// Does so for every portal.
+    /// Publishes every portal.
     pub async fn sweep(&self) -> u64 {
-        self.order(PublishCommand::Sweep).await
+        self.send(PublishCommand::Sweep).await
     }
 
-    /// Does so for those that failed before; for every portal, if somebody took the directory away.
+    /// Publishes portals that failed before; every portal, if the directory was removed or replaced.
     pub async fn tend(&self) -> u64 {
-        self.order(PublishCommand::Tend).await
+        self.send(PublishCommand::Tend).await
     }
 
-    /// What there is of a portal's token files; `None` if that cannot be seen now.
-    pub async fn look(&self, portal: &PortalName) -> Option<PublishedTraces> {
+    /// Traces in a portal's token files; `None` if they cannot be read now.
+    pub async fn inspect(&self, portal: &PortalName) -> Option<PublishedTraces> {
         let (found, wait) = oneshot::channel();
-        let order = PublishCommand::Look(portal.clone(), found);
-        self.orders.send(order).ok()?;
+        let command = PublishCommand::Inspect(portal.clone(), found);
+        self.commands.send(command).ok()?;
         wait.await.ok()
     }
 
-    async fn order(&self, order: impl FnOnce(oneshot::Sender<u64>) -> PublishCommand) -> u64 {
+    async fn send(&self, command: impl FnOnce(oneshot::Sender<u64>) -> PublishCommand) -> u64 {
         let (done, wait) = oneshot::channel();
-        if self.orders.send(order(done)).is_err() {
+        if self.commands.send(command(done)).is_err() {
             return 0;
         }
         wait.await.unwrap_or_default()
@@ -129,10 +129,10 @@ impl Publisher {
 
 /// The thread's part.
 pub struct PublisherThread {
-    orders: UnboundedReceiver<PublishCommand>,
+    commands: UnboundedReceiver<PublishCommand>,
     view: ReadConnection,
     files: FileWriters,
-    /// The directory whose files were all looked at.
+    /// Identity of the directory that was swept.
     swept: Option<(u64, u64)>,
     generations: GenerationNotes,
     unpublished: FileFailures,
@@ -140,23 +140,23 @@ pub struct PublisherThread {
     conditions: Arc<Conditions>,
 }
 
-/// What could not be read of the state.
+/// Portals that could not be read from the state.
 #[derive(Default)]
 struct UnreadPortals {
     portals: BTreeSet<PortalName>,
-    /// A sweep did not get to its end.
+    /// Whether a sweep was incomplete.
     is_sweep_due: bool,
-    /// The newest pairs that were published without it.
+    /// The newest pairs that were published without the state.
     published: BTreeMap<PortalName, Generation>,
 }
 
-/// Names the provider of an app.
+/// Function that returns the provider of an app.
 pub type ProviderOf<'a> = &'a (dyn Fn(&str) -> String + Send + Sync);
 
-/// A way to write a portal's files.
+/// Function that writes a portal's files.
 type Write = fn(&TokenFiles, &Published<'_>, &[TokenFormat]) -> Result<(), FileError>;
 
-/// Makes both parts.
+/// Creates both parts.
 #[must_use]
 pub fn publisher(
     view: ReadConnection,
@@ -165,11 +165,11 @@ pub fn publisher(
     unpublished: FileFailures,
     conditions: Arc<Conditions>,
 ) -> (Publisher, PublisherThread) {
-    let (sender, orders) = unbounded_channel();
+    let (sender, commands) = unbounded_channel();
     (
-        Publisher { orders: sender },
+        Publisher { commands: sender },
         PublisherThread {
-            orders,
+            commands,
             view,
             files,
             swept: None,
@@ -182,21 +182,21 @@ pub fn publisher(
 }
 
 impl PublisherThread {
-    /// Serves until every handle is gone.
+    /// Serves until every handle is dropped.
     pub fn run(mut self, provider_of: ProviderOf<'_>) {
-        while let Some(order) = self.orders.blocking_recv() {
-            let done = self.carry_out(order, provider_of);
+        while let Some(command) = self.commands.blocking_recv() {
+            let done = self.execute(command, provider_of);
             self.answer(done);
         }
         self.generations.finish();
-        self.unpublished.say_left();
+        self.unpublished.log_remaining();
     }
 
-    /// As [`Self::run`] in a task, on a disk that is not the machine's.
+    /// As [`Self::run`] in a task, on a simulated disk.
     pub async fn serve(mut self, provider_of: ProviderOf<'_>, disk: Arc<dyn Disk>) {
-        while let Some(order) = self.orders.recv().await {
+        while let Some(command) = self.commands.recv().await {
             disk.around_files().await;
-            let done = self.carry_out(order, provider_of);
+            let done = self.execute(command, provider_of);
             disk.around_files().await;
             self.answer(done);
         }
@@ -204,20 +204,20 @@ impl PublisherThread {
 
     fn answer(&self, done: Option<oneshot::Sender<u64>>) {
         if let Some(done) = done {
-            // Whoever asked may have gone; the files are written all the same.
+            // The caller may have disconnected; the files are written anyway.
             let _ = done.send(self.unpublished.failing().len() as u64);
         }
     }
 
-    /// Does it, and gives back whom to tell how many files fail.
-    fn carry_out(
+    /// Executes a command, and returns the channel for the number of failing portals.
+    fn execute(
         &mut self,
-        order: PublishCommand,
+        command: PublishCommand,
         provider_of: ProviderOf<'_>,
     ) -> Option<oneshot::Sender<u64>> {
-        let done = match order {
-            PublishCommand::Look(name, found) => {
-                if let Some(traces) = self.look(&name) {
+        let done = match command {
+            PublishCommand::Inspect(name, found) => {
+                if let Some(traces) = self.inspect(&name) {
                     let _ = found.send(traces);
                 }
                 return None;
@@ -236,18 +236,18 @@ impl PublisherThread {
             }
         };
         self.generations.tend();
-        self.unpublished.say();
+        self.unpublished.log();
         Some(done)
     }
 
-    fn look(&mut self, portal: &PortalName) -> Option<PublishedTraces> {
+    fn inspect(&mut self, portal: &PortalName) -> Option<PublishedTraces> {
         let (sender, found) = mpsc::channel();
         let name = portal.clone();
-        let look = move |files: &TokenFiles| {
+        let inspect = move |files: &TokenFiles| {
             let _ = sender.send(traces(files, &name));
             Ok(None)
         };
-        self.files.run(Some(portal), look).ok()?;
+        self.files.run(Some(portal), inspect).ok()?;
         found.try_recv().ok()
     }
 
@@ -283,7 +283,7 @@ impl PublisherThread {
         }
     }
 
-    /// Publishes what is known of a portal that cannot be read.
+    /// Publishes the known pair of a portal that cannot be read.
     fn publish_known(
         &mut self,
         name: &PortalName,
@@ -303,7 +303,7 @@ impl PublisherThread {
                     generation,
                     tokens,
                 } = *recent;
-                // Orders of one portal may overtake each other.
+                // Commands of one portal may overtake each other.
                 let is_newest = self
                     .unread
                     .published
@@ -326,16 +326,16 @@ impl PublisherThread {
         }
     }
 
-    /// Has the record of generations written anew where somebody took it away: it is what tells a lost state from a new one.
-    fn keep_generations(&mut self) {
+    /// Rewrites the record of generations if it was removed or replaced: without it, a lost state looks like a new one.
+    fn restore_generations(&mut self) {
         self.generations.check();
-        // A record that was put there with another state is that one's.
+        // A record that was put there with another state belongs to that one.
         if !self.generations.is_displaced() || self.conditions.is_active(Condition::Displaced) {
             return;
         }
         let mut all = BTreeMap::new();
         let mut after = None;
-        // What cannot be read of the state is as it was noted.
+        // Unreadable portals keep their recorded generation.
         while let Ok(page) = self.view.page(after.as_ref(), PAGE)
             && let Some(last) = page.last()
         {
@@ -355,22 +355,22 @@ impl PublisherThread {
     }
 
     fn tend(&mut self, provider_of: ProviderOf<'_>) {
-        self.keep_generations();
-        // Of a directory that hangs nobody knows that it is another.
+        self.restore_generations();
+        // A directory that hangs is not treated as replaced.
         let same = self.swept.is_none()
             || self
                 .identity()
                 .map_or(true, |identity| identity == self.swept);
         if same {
             let failing = self.unpublished.failing().keys();
-            let again: BTreeSet<_> = failing.chain(&self.unread.portals).cloned().collect();
-            for name in again {
+            let retried: BTreeSet<_> = failing.chain(&self.unread.portals).cloned().collect();
+            for name in retried {
                 self.publish_by_name(&name, KnownState::Nothing, provider_of, TokenFiles::publish);
             }
             if self.unread.is_sweep_due {
                 self.sweep(provider_of);
             }
-            // Without a directory all of them had failed.
+            // Without the directory all of them would have failed.
             if self.unpublished.failing().is_empty()
                 && let Ok(identity) = self.identity()
             {
@@ -378,7 +378,7 @@ impl PublisherThread {
             }
         } else {
             tracing::warn!(
-                "the token directory was removed or replaced by somebody; every file is written again"
+                "the token directory was removed or replaced; every file is written again"
             );
             self.sweep(provider_of);
         }
@@ -465,14 +465,14 @@ impl PublisherThread {
             .note(portal, FileTask::Remove, removed.map(drop));
     }
 
-    /// Which directory there is now.
+    /// Identity of the present directory.
     fn identity(&mut self) -> Result<Option<(u64, u64)>, FileError> {
         self.files.run(None, |files| Ok(files.identity()))
     }
 
-    /// Told once, from memory.
+    /// Reports from memory, once, that the state cannot be read.
     fn unreadable(&self, error: &StateError) {
-        self.conditions.reads(ReadBy::Publisher, Err(error));
+        self.conditions.reads(StateReader::Publisher, Err(error));
     }
 
     fn readable(&mut self, portal: &PortalName) {
@@ -484,12 +484,12 @@ impl PublisherThread {
 
     fn all_readable(&self) {
         if self.unread.portals.is_empty() && !self.unread.is_sweep_due {
-            self.conditions.reads(ReadBy::Publisher, Ok(()));
+            self.conditions.reads(StateReader::Publisher, Ok(()));
         }
     }
 }
 
-/// What is to be published of a portal, if anything: files go when a grant is gone or not configured any more.
+/// Token to publish, if any: files are removed when a grant is gone or not configured any more.
 fn wanted(portal: &Portal) -> Option<(&Settings, &Grant, &Access)> {
     let settings = portal.settings.as_ref()?;
     let grant = portal.grant.as_ref()?;

@@ -1,7 +1,7 @@
-//! The renewal loop: asks the store what is due, claims it, and lets each claim run to its end.
+//! The renewal loop: queries the state for due renewals, claims them, and runs each claim to its end.
 //!
-//! Must not cancel an exchange that has begun. Memory holds what is in flight and nothing else. The loop itself feeds
-//! the watchdog, so a loop that hangs is restarted.
+//! Must not cancel an exchange that has begun. Memory contains only what is in flight. The loop itself feeds the watchdog,
+//! so a loop that hangs is restarted.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::adapters::state::{Claims, StateError};
 use crate::adapters::systemd;
 use crate::daemon::configured::token_urls;
 use crate::daemon::context::Context;
-use crate::daemon::grants::unreadable_state::say_unreadable;
+use crate::daemon::grants::unreadable_state::report_unreadable;
 use crate::daemon::http::descriptors;
 use crate::daemon::renewal::execute::{ClaimedGrant, exchange};
 use crate::daemon::renewal::inherited;
@@ -24,16 +24,16 @@ use crate::domain::error_chain::error_chain;
 use refreshd_time::Timestamp;
 use refreshd_time::clock::{CLOCK_STEP_MILLIS, ClockReading, MAX_SLEEP, Tick};
 
-/// With a backlog, claims are made for at least this share of the concurrency together: one fsync for many.
+/// With a backlog, claims are batched up to at least this share of the concurrency: one fsync for many.
 const CLAIM_SHARE: usize = 4;
-/// Waits for the rate's budget are at least this long, for the same reason.
-const SHORTEST_WAIT: Duration = Duration::from_millis(20);
-/// systemd is told that all is well no more often than this: a burst would fill its socket, and a full one blocks.
-const MIN_CLAIM_INTERVAL: Duration = Duration::from_secs(1);
-/// While the state cannot be written, it is tried this often.
-const STATE_AGAIN: Duration = Duration::from_secs(2);
+/// Minimum wait for the rate's budget, for the same reason.
+const MIN_WAIT: Duration = Duration::from_millis(20);
+/// Minimum interval of watchdog messages to systemd: a burst would fill its socket, and a full one blocks.
+const MIN_WATCHDOG_INTERVAL: Duration = Duration::from_secs(1);
+/// Delay before a failed access to the state is retried.
+const STATE_RETRY_AFTER: Duration = Duration::from_secs(2);
 
-/// Renews until `stop`, then waits for what was sent.
+/// Renews until `stop`, then waits for the requests that were sent.
 pub async fn run(shared: Arc<Context>, stop: CancellationToken) {
     let mut renewer = Scheduler {
         budgets: BTreeMap::new(),
@@ -42,16 +42,16 @@ pub async fn run(shared: Arc<Context>, stop: CancellationToken) {
         in_flight: BTreeMap::new(),
         backlog: false,
         wake_at: shared.clock.now(),
-        told_alive: None,
+        watchdog_fed_at: None,
         clock_before: shared.clock.reading(),
-        most_connections: descriptors::for_requests(shared.carry.inherited()),
+        max_connections: descriptors::for_requests(shared.carry.inherited()),
         turn: 0,
         shared,
     };
-    for held in inherited::held(&renewer.shared) {
+    for copy in inherited::unstored(&renewer.shared) {
         renewer
             .exchanges
-            .spawn(inherited::hold(Arc::clone(&renewer.shared), held));
+            .spawn(inherited::store_one(Arc::clone(&renewer.shared), copy));
     }
     renewer.serve(&stop).await;
     renewer.drain().await;
@@ -65,11 +65,11 @@ struct Scheduler {
     in_flight: BTreeMap<Id, String>,
     backlog: bool,
     wake_at: Timestamp,
-    told_alive: Option<Tick>,
+    watchdog_fed_at: Option<Tick>,
     clock_before: ClockReading,
-    /// Requests in flight over all servers together, by what the process may have open.
-    most_connections: usize,
-    /// With which server the sharing begins.
+    /// Maximum number of requests in flight to all servers together, by the limit of open files.
+    max_connections: usize,
+    /// Rotates the server with which the distribution begins.
     turn: usize,
 }
 
@@ -79,7 +79,7 @@ impl Scheduler {
             systemd::watchdog_interval().map_or(MAX_SLEEP, |interval| interval.min(MAX_SLEEP));
         loop {
             self.shared.health.progress();
-            self.tell_alive();
+            self.feed_watchdog();
             self.watch_clock().await;
             self.claim().await;
             let sleep = self.wake_at.until(self.shared.clock.now()).min(ping);
@@ -95,19 +95,19 @@ impl Scheduler {
         }
     }
 
-    fn tell_alive(&mut self) {
+    fn feed_watchdog(&mut self) {
         let clock = self.shared.clock;
         if self
-            .told_alive
-            .is_none_or(|told| clock.elapsed(told) >= MIN_CLAIM_INTERVAL)
+            .watchdog_fed_at
+            .is_none_or(|at| clock.elapsed(at) >= MIN_WATCHDOG_INTERVAL)
         {
             systemd::alive();
-            self.told_alive = Some(clock.tick());
+            self.watchdog_fed_at = Some(clock.tick());
         }
     }
 
-    /// Returns when enough exchanges have ended to make another claim worth its fsync, or when one of them is to be tried
-    /// again before the loop would look: others may hang until their time limit.
+    /// Returns when enough exchanges have ended to make another claim worth its fsync, or when one of them must be retried
+    /// before the next iteration: others may hang until their timeout.
     async fn finished(&mut self, enough: usize) {
         let (mut ended, wake_at) = (0, self.wake_at);
         while ended < enough
@@ -134,7 +134,7 @@ impl Scheduler {
                 id
             }
             Err(error) => {
-                // The claim stays: it is in doubt, and the next start replays it.
+                // The claim stays: the grant is in doubt, and the next start replays the request.
                 tracing::error!(%error, "a renewal ended by a bug; its grant is in doubt until refreshd restarts");
                 error.id()
             }
@@ -162,18 +162,18 @@ impl Scheduler {
             }
         }
         let wanted: usize = capacity.iter().map(|(_, free)| free).sum();
-        let connections = self.most_connections.saturating_sub(self.in_flight.len());
+        let connections = self.max_connections.saturating_sub(self.in_flight.len());
         self.turn = self.turn.wrapping_add(1);
         share_out(&mut capacity, connections, self.turn);
         self.wake_at = now + MAX_SLEEP;
         let claims = match self.claim_due(now, capacity.clone()).await {
             Ok(claims) => claims,
             Err(error) => {
-                self.wake_at = now + STATE_AGAIN;
+                self.wake_at = now + STATE_RETRY_AFTER;
                 return state_health::write_failed(&self.shared, &error);
             }
         };
-        claims.unreadable.iter().for_each(say_unreadable);
+        claims.unreadable.iter().for_each(report_unreadable);
         let mut taken: BTreeMap<String, usize> = BTreeMap::new();
         for claimed in claims.portals.into_iter().filter_map(ClaimedGrant::from) {
             let url = claimed.token_url().to_owned();
@@ -198,12 +198,12 @@ impl Scheduler {
         if self.backlog {
             let refill = self.budgets.values().filter_map(Budget::refill_in).min();
             if let Some(refill) = refill {
-                self.wake_at = self.wake_at.min(now + refill.max(SHORTEST_WAIT));
+                self.wake_at = self.wake_at.min(now + refill.max(MIN_WAIT));
             }
         }
     }
 
-    /// Where nothing is due nothing is written, and the disk may have to be tried.
+    /// Claims what is due. If nothing is due, nothing is written, and the disk may have to be probed.
     async fn claim_due(
         &self,
         now: Timestamp,
@@ -218,7 +218,7 @@ impl Scheduler {
         Ok(claims)
     }
 
-    /// One budget for each authorization server of the configuration in force.
+    /// Maintains one budget for each authorization server of the configuration in force.
     fn follow_limits(&mut self, now: Timestamp) {
         let config = self.shared.config();
         let limits = config.renewal.limits;
@@ -238,7 +238,7 @@ impl Scheduler {
         }
     }
 
-    /// A step back of the wall clock must not make a token look younger than it is.
+    /// Adjusts stored times after a step back of the wall clock, which must not make a token look younger than it is.
     async fn watch_clock(&mut self) {
         let now = self.shared.clock.reading();
         let step = now.step_since(self.clock_before);
@@ -254,7 +254,7 @@ impl Scheduler {
                     .health
                     .unpublished(self.shared.publisher.sweep().await),
                 Err(error) => {
-                    // Tried again at once: the clock looks unset until this went well.
+                    // Retried at once: the step is detected again until it was handled.
                     self.clock_before = now.before_step(step);
                     tracing::error!(error = %error_chain(&error), "cannot move the stored times");
                 }
@@ -264,7 +264,7 @@ impl Scheduler {
         }
     }
 
-    /// What has been sent is finished, however long its time limit is.
+    /// Finishes the requests that were sent, whatever their timeout is.
     async fn drain(&mut self) {
         if !self.exchanges.is_empty() {
             tracing::info!(

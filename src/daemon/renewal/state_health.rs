@@ -1,16 +1,16 @@
-//! Whether the state takes what is written: noted at every write, tried where there is none, told when it changes.
+//! Health of the state: recorded at every write, probed if there was none, reported when it changes.
 //!
-//! Must not take a look for a write: only what was committed with something in it says that a disk is well.
+//! Must not treat a read as a write: only a commit with a change proves that the disk works.
 
 use crate::adapters::state::{Displaced, StateError};
 use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
-use crate::daemon::alerts::{Condition, ReadBy};
+use crate::daemon::alerts::{Condition, StateReader};
 use crate::daemon::context::Context;
 use crate::domain::error_chain::error_chain;
 use crate::domain::escalation::EscalationNotice;
 use refreshd_alerting::Severity;
 
-/// Something was written. Where no start would find it, that is no sign of health.
+/// Records a successful write. If the state's files are displaced, it is no sign of health.
 pub fn write_succeeded(shared: &Context) {
     if shared.state.displaced().is_none() && shared.health.state_writable(true) {
         shared
@@ -22,11 +22,11 @@ pub fn write_succeeded(shared: &Context) {
     }
 }
 
-/// Something could not be written.
+/// Records a failed write.
 pub fn write_failed(shared: &Context, error: &StateError) {
     let first = shared.health.state_writable(false);
     match shared.state.displaced() {
-        Some(displaced) => tell(shared, &displaced),
+        Some(displaced) => report_displaced(shared, &displaced),
         None if first => {
             let reason = format!(
                 "the state cannot be written, so nothing is sent: {}",
@@ -38,22 +38,22 @@ pub fn write_failed(shared: &Context, error: &StateError) {
     }
 }
 
-/// Looks whether the state's files are where a start would find them; what was removed is written back.
+/// Checks that the state's files are where a start would find them; removed files are written back.
 pub async fn watch(shared: &Context) {
     if let Some(displaced) = shared.state.stand().await {
         shared.health.state_writable(false);
-        tell(shared, &displaced);
+        report_displaced(shared, &displaced);
     } else if shared.conditions.is_active(Condition::Displaced)
         && let Err(error) = probe_if_stale(shared).await
     {
         write_failed(shared, &error);
     }
-    // Who meets damage by chance does not see its end by chance.
-    if shared.conditions.is_blind(ReadBy::Others) && shared.state.verify().await.is_ok() {
-        shared.conditions.reads(ReadBy::Others, Ok(()));
+    // Damage is detected by chance, but its end is not, so it is verified.
+    if shared.conditions.cannot_read(StateReader::Others) && shared.state.verify().await.is_ok() {
+        shared.conditions.reads(StateReader::Others, Ok(()));
     }
     if shared.state.was_written_back() {
-        let announcement = EscalationNotice {
+        let notice = EscalationNotice {
             step: "state-written-back".to_owned(),
             severity: Severity::Warning,
             reason: format!(
@@ -63,11 +63,11 @@ pub async fn watch(shared: &Context) {
             action: "find out who removes files there; a backup or a clean-up must leave state.db and state.db-wal alone".to_owned(),
             remaining: None,
         };
-        log_escalation(EscalationSubject::Daemon, &announcement);
+        log_escalation(EscalationSubject::Daemon, &notice);
     }
 }
 
-fn tell(shared: &Context, displaced: &Displaced) {
+fn report_displaced(shared: &Context, displaced: &Displaced) {
     let mut reason = format!("{displaced}; nothing is renewed meanwhile");
     let says_so = matches!(displaced, Displaced::Returned { .. });
     if !says_so && shared.conditions.is_active(Condition::Lost) {
@@ -81,7 +81,7 @@ fn tell(shared: &Context, displaced: &Displaced) {
     }
 }
 
-/// Writes something, if nothing was written for a while or the last time failed.
+/// Writes to the state, if nothing was written for a while or the last write failed.
 ///
 /// # Errors
 /// [`StateError`]: nothing can be claimed now.

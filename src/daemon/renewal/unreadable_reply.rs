@@ -1,4 +1,4 @@
-//! Replies that could not be read: judged, kept as they came, and read again when the token that was sent is refused.
+//! Responses that could not be parsed: judged, stored unchanged, and parsed again when the token that was sent is rejected.
 //!
 //! Must not show a byte of one.
 
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::adapters::state::Unsaved;
 use crate::config::App;
 use crate::daemon::context::Context;
-use crate::daemon::renewal::carry::{Held, Slot, UNREADABLE_REPLY};
+use crate::daemon::renewal::carry::{Slot, UNREADABLE_REPLY, UnsavedCopy};
 use crate::daemon::renewal::persist::until_durable;
 use crate::domain::kept_reply::{ReplyTo, SentToken, UnreadableReply};
 use crate::domain::name::PortalName;
@@ -20,14 +20,14 @@ use refreshd_token_client::reply::{
     ErrorContext, GrantedTokens, TokenReply, Verdict, is_unread, read, read_in,
 };
 
-/// What to do while the outcome is not known and its reply is kept.
+/// Recommended action while the outcome is in doubt and its response is stored.
 pub(crate) const HINT_IN_DOUBT: &str = "look at its reply, which is kept: refreshd recover {portal}; the request is repeated by itself";
 
-/// What to do once the grant is dead and a reply is kept that may hold the pair which replaced it.
+/// Recommended action once the grant is dead and a stored response may contain the pair that replaced it.
 pub(crate) const HINT_DEAD: &str = "look for the newest pair in the reply that is kept: refreshd recover {portal} --show, and \
      hand it over: refreshd import {portal}; or authorize the app again: refreshd authorize {portal}";
 
-/// Judges what arrived of a reply; and whether it is to be kept.
+/// Judges a response, and whether it must be stored.
 pub(crate) fn judge(
     reply: &HttpResponse,
     profile: &Profile,
@@ -47,7 +47,7 @@ pub(crate) fn judge(
     (verdict, unread)
 }
 
-/// What is kept of a reply.
+/// Converts a response for storage.
 pub(crate) fn of(reply: HttpResponse, answers: ReplyTo, at: Timestamp) -> UnreadableReply {
     let HttpResponse {
         status,
@@ -70,10 +70,10 @@ pub(crate) fn of(reply: HttpResponse, answers: ReplyTo, at: Timestamp) -> Unread
     }
 }
 
-/// Keeps a reply that is nowhere else: until the state has it, it is held, and everybody hears of it.
+/// Stores a response that exists nowhere else: until it is durable, it is kept in memory, and reported as critical.
 pub(crate) async fn keep(shared: &Context, portal: &PortalName, reply: UnreadableReply) {
     let reply = Arc::new(reply);
-    let held = Held {
+    let held = UnsavedCopy {
         unsaved: Unsaved::Reply(portal, &reply),
         slot: Slot::default(),
     };
@@ -84,7 +84,7 @@ pub(crate) async fn keep(shared: &Context, portal: &PortalName, reply: Unreadabl
     tracing::warn!(%portal, "{portal}: {UNREADABLE_REPLY} is kept; see: refreshd recover {portal}");
 }
 
-/// The pair of a kept reply, if it can be read.
+/// The pair of a stored response, if it can be parsed.
 pub(crate) fn pair(
     reply: &UnreadableReply,
     grant: Option<&Grant>,
@@ -97,7 +97,7 @@ pub(crate) fn pair(
         app.client_secret.as_ref().map(|secret| secret.expose()),
     ];
     let secrets: Vec<_> = secrets.into_iter().flatten().collect();
-    // A pair with a status that is no success is taken once a person says so, or the token that was sent is refused.
+    // A pair with an error status is used only on an operator's request, or if the token that was sent is rejected.
     let status = if reply.is_success() {
         reply.status
     } else {
@@ -116,24 +116,24 @@ pub(crate) fn pair(
     }
 }
 
-/// What the kept replies to a grant's token hold.
+/// Content of the stored responses to a grant's token.
 pub(crate) enum KeptPair {
-    /// None is kept.
+    /// No response is stored.
     Nothing,
-    /// Replies that cannot be read.
+    /// Responses that cannot be parsed.
     Unread,
-    /// A pair that came with a status that is no success, and when.
+    /// A pair that arrived with an error status, and its time.
     Pair(Box<GrantedTokens>, Timestamp),
 }
 
-/// What came for a grant's token that the server has refused since: it was spent for this.
+/// Looks for the pair that a grant's token was exchanged for, after the server has rejected the token as spent.
 pub(crate) async fn pair_of_kept_reply(
     shared: &Context,
     name: &PortalName,
     grant: &Grant,
     app: &App,
 ) -> KeptPair {
-    // A state that cannot be read now keeps the reply: `recover` takes it.
+    // If the state cannot be read now, the response stays stored: `recover` uses it.
     let kept = shared
         .state
         .kept_replies(name.clone())

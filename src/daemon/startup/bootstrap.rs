@@ -1,6 +1,6 @@
-//! First grants that need nobody: of clients whose own credentials suffice, and from `refresh_token_file` of portals
-//! without a grant, or whose grant is dead (then it is a candidate). Must not use a token twice: one that
-//! came in before, for this or another portal, is never taken again.
+//! Obtains first grants without a person: of clients whose own credentials suffice, and from `refresh_token_file` of
+//! portals without a grant, or whose grant is dead (then it is a candidate). Must not use a token twice: one that was
+//! stored before, for this or another portal, is never stored again.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::daemon::grants::import::{has_no_living_grant, known_secret, store_can
 use crate::daemon::grants::store::{GrantSource, StoreRequest, store_grant};
 use crate::daemon::renewal::candidates::log_file_spent;
 use crate::daemon::startup::first_token::read_private;
-use crate::daemon::startup::rollback::{self, Newcomer};
+use crate::daemon::startup::rollback::{self, NewPortal};
 use crate::domain::candidate::Origin;
 use crate::domain::error_chain::error_chain;
 use crate::domain::import::{self, ImportedGrant};
@@ -20,8 +20,8 @@ use crate::domain::name::PortalName;
 use refreshd_token_client::quirks::GrantType;
 use refreshd_token_client::token::{Credential, Details, Tokens, Validity};
 
-/// Gives a grant to every portal that needs nobody for it, and looks at those that wait for their file. Problems are
-/// logged, not returned: the others go on.
+/// Gives a grant to every portal that can obtain one without a person, and reads the files of those that await theirs.
+/// Problems are logged, not returned: the other portals are processed.
 pub async fn read_files(shared: &Context) {
     bootstrap_client_credentials(shared).await;
     let waiting = match shared.state.awaiting_files().await {
@@ -52,7 +52,7 @@ pub async fn read_files(shared: &Context) {
     }
 }
 
-/// Where the client's own credentials suffice, a portal has its grant by being in the configuration.
+/// Gives portals whose client's own credentials suffice their grant, as soon as they are configured.
 async fn bootstrap_client_credentials(shared: &Context) {
     let config = shared.config();
     let apps: Vec<_> = (config.apps.values())
@@ -77,25 +77,25 @@ async fn bootstrap_client_credentials(shared: &Context) {
             details: Details::default(),
             validity: Validity::default(),
         };
-        let intake = ImportedGrant {
+        let imported = ImportedGrant {
             tokens,
             identity: None,
             server: None,
             client_id: None,
             host: None,
         };
-        let take = StoreRequest {
-            intake,
+        let request = StoreRequest {
+            imported,
             source: GrantSource::Client,
         };
         let name = &portal.name;
-        if let Err(error) = store_grant(shared, name, take).await {
+        if let Err(error) = store_grant(shared, name, request).await {
             tracing::warn!(portal = %name, error = %error_chain(&error), "{name}: cannot be renewed by its client's credentials");
         }
     }
 }
 
-/// `noted` is the record of generations, once it was needed.
+/// `noted` is the record of generations, read when it is first needed.
 async fn read_file(
     shared: &Context,
     portal: &PortalName,
@@ -118,16 +118,16 @@ async fn read_file(
         .settings
         .as_ref()
         .and_then(|settings| config.apps.get(&settings.app));
-    // Between the look and now the grant may have been found lost, or renewed.
+    // Since the query the grant may have been found lost, or renewed.
     let Some(app) = app.filter(|_| stored.lost.is_none()) else {
         return Ok(());
     };
-    let intake = import::parse(&text, &app.profile, shared.clock.now())
+    let imported = import::parse(&text, &app.profile, shared.clock.now())
         .map_err(|error| error.to_string())?;
-    if let Some(what) = known_secret(&config, &stored, &intake) {
+    if let Some(what) = known_secret(&config, &stored, &imported) {
         return Err(what.to_owned());
     }
-    let Some(token) = intake.tokens.credential.refresh() else {
+    let Some(token) = imported.tokens.credential.refresh() else {
         return Ok(());
     };
     let fingerprint = token.fingerprint();
@@ -141,29 +141,29 @@ async fn read_file(
     }
     if has_no_living_grant(&stored) {
         let read = || Generations::beside(&config.paths.state).read();
-        let judged =
-            rollback::judge_newcomer(shared, &config, &stored, noted.get_or_insert_with(read))
+        let status =
+            rollback::check_new_portal(shared, &config, &stored, noted.get_or_insert_with(read))
                 .await
                 .map_err(|error| error_chain(&error))?;
-        match judged {
-            Newcomer::New => {}
-            Newcomer::Held => {
-                return rollback::say_lost(shared)
+        match status {
+            NewPortal::New => {}
+            NewPortal::Quarantined => {
+                return rollback::report_lost(shared)
                     .await
                     .map_err(|error| error_chain(&error));
             }
-            Newcomer::Unseen => {
+            NewPortal::Uninspectable => {
                 return Err(
-                    "whether it had a grant before cannot be seen: its token files cannot be looked at"
+                    "it is not known whether it had a grant before: its token files cannot be read"
                         .to_owned(),
                 );
             }
         }
-        let take = StoreRequest {
-            intake,
+        let request = StoreRequest {
+            imported,
             source: GrantSource::File,
         };
-        store_grant(shared, portal, take)
+        store_grant(shared, portal, request)
             .await
             .map_err(|error| error.to_string())?;
         log_file_spent(portal, file);
@@ -180,7 +180,7 @@ async fn read_file(
              newer one there, or: refreshd authorize {portal}"
         ));
     }
-    let offered = store_candidate(shared, &stored, intake, Origin::File, false).await;
+    let offered = store_candidate(shared, &stored, imported, Origin::File, false).await;
     match offered.map_err(|error| error.to_string())? {
         Offered::Stored => shared.candidates.notify_one(),
         Offered::Known | Offered::Same => {}
@@ -194,7 +194,7 @@ async fn read_file(
     Ok(())
 }
 
-/// Whether a configuration brings grants of its own, without a state.
+/// Whether a configuration provides grants of its own, without a state.
 #[must_use]
 pub fn has_first_grants(config: &Config) -> bool {
     let has_file = config

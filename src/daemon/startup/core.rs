@@ -1,4 +1,5 @@
-//! What runs with a daemon and without: the state, the publisher, the way to servers. Opened here, in this order.
+//! Components shared by the daemon and by commands: the state, the publisher, the HTTP client of authorization servers.
+//! Opened here, in this order.
 //!
 //! Must not renew anything: the loop, or a command, does.
 
@@ -18,7 +19,7 @@ use crate::adapters::state::{
 };
 use crate::adapters::token_files::TokenFiles;
 use crate::config::Config;
-use crate::daemon::alerts::{Conditions, ReadBy};
+use crate::daemon::alerts::{Conditions, StateReader};
 use crate::daemon::configured::{app_fingerprints, configured_portals};
 use crate::daemon::context::{Context, ContextParts};
 use crate::daemon::error::RunError;
@@ -37,29 +38,29 @@ use refreshd_alerting::channels::Notifier;
 use refreshd_time::clock::Clock;
 use refreshd_token_client::authorization_server::AuthorizationServer;
 
-/// How long a command that holds the state is waited for: it may wait for a server's answer.
-const BRIEF_HOLDER: Duration = Duration::from_secs(15);
-/// How long any other holder is waited for.
-const UNKNOWN_HOLDER: Duration = Duration::from_millis(500);
-/// The wait before the lock is tried again.
-const LOCK_AGAIN: Duration = Duration::from_millis(50);
+/// Timeout for the lock while a command holds it: the command may await a server's response.
+const COMMAND_LOCK_TIMEOUT: Duration = Duration::from_secs(15);
+/// Timeout for the lock while any other process holds it.
+const UNKNOWN_LOCK_TIMEOUT: Duration = Duration::from_millis(500);
+/// Interval of attempts to lock.
+const LOCK_RETRY_AFTER: Duration = Duration::from_millis(50);
 
-/// What is outside: the machine's own, or a simulation's.
+/// External dependencies: the machine's own, or a simulation's.
 pub(crate) struct Backends {
     pub(crate) clock: Clock,
     pub(crate) server: AuthorizationServer,
-    /// `None`: made as the configuration says.
+    /// `None`: created from the configuration.
     pub(crate) notifier: Option<Notifier>,
-    pub(crate) hands: Executor,
+    pub(crate) executor: Executor,
     pub(crate) carry: Carry,
 }
 
-/// Who does what blocks: reading and writing the state and the token files.
+/// Executor of blocking work: reading and writing the state and the token files.
 pub(crate) enum Executor {
     /// A thread for each.
     Threads,
-    /// Tasks, on a disk that is not the machine's: all of the daemon is one thread then, and takes the same steps in
-    /// the same order every time.
+    /// Tasks, on a simulated disk: all of the daemon runs in one thread then, and takes the same steps in the same order
+    /// every time.
     #[cfg_attr(not(test), expect(dead_code, reason = "the simulation's"))]
     Tasks(Arc<dyn Disk>),
 }
@@ -67,7 +68,8 @@ pub(crate) enum Executor {
 impl Backends {
     /// This machine.
     pub(crate) fn machine() -> Result<Self, RunError> {
-        // A limit of the file size is to be an error, as a full disk is, and not an end in the middle of a renewal.
+        // Makes exceeding the limit of the file size an error, like a full disk, instead of a fatal signal in the middle of
+        // a renewal.
         let file_size = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
         drop(signal(file_size).map_err(RunError::Signals)?);
         let server = AuthorizationServer::new().map_err(RunError::Tls)?;
@@ -76,40 +78,40 @@ impl Backends {
             clock: Clock::system(),
             server,
             notifier: None,
-            hands: Executor::Threads,
+            executor: Executor::Threads,
             carry,
         })
     }
 }
 
-/// The parts that run with a daemon and without: state, publisher, the way to servers.
+/// Components shared by the daemon and by commands: state, publisher, HTTP client.
 pub(crate) struct Core {
     pub(crate) shared: Arc<Context>,
     workers: JoinSet<()>,
-    /// Threads whose calls may hang: not waited for at the end.
-    _hands: JoinSet<()>,
+    /// Threads whose calls may hang: not joined at the end.
+    _publisher_threads: JoinSet<()>,
 }
 
 impl Core {
-    /// Opens the state for as long as this process lives, and brings it in line with the configuration.
-    pub(crate) async fn start(config: Config, world: Backends) -> Result<Self, RunError> {
-        Self::start_as(Tenure::Lasting, config, world).await
+    /// Opens the state for the lifetime of this process, and reconciles it with the configuration.
+    pub(crate) async fn start(config: Config, backends: Backends) -> Result<Self, RunError> {
+        Self::start_as(Tenure::Lasting, config, backends).await
     }
 
-    /// The same for a while.
+    /// As [`Self::start`], for the given tenure.
     pub(crate) async fn start_as(
         tenure: Tenure,
         mut config: Config,
-        world: Backends,
+        backends: Backends,
     ) -> Result<Self, RunError> {
         let Backends {
             clock,
             server,
             notifier,
-            hands,
+            executor,
             carry,
-        } = world;
-        // A command that works without a daemon is not what a service manager starts again.
+        } = backends;
+        // A service manager does not restart a command that works without a daemon.
         let carry = if tenure == Tenure::Lasting {
             carry
         } else {
@@ -133,10 +135,10 @@ impl Core {
         let (state, writer, reader) = State::open(&config.paths.state, lock)?;
         let view = ReadConnection::open(&config.paths.state)?.of(&state);
         let conditions = Arc::new(Conditions::default());
-        let noticed = Arc::clone(&conditions);
-        state.on_damage(move |error| noticed.reads(ReadBy::Others, Err(error)));
+        let on_damage = Arc::clone(&conditions);
+        state.on_damage(move |error| on_damage.reads(StateReader::Others, Err(error)));
         let mut workers = JoinSet::new();
-        hands.keep_state(&mut workers, writer, reader);
+        executor.start_state(&mut workers, writer, reader);
         let undiscovered = discover(&mut config, &state, &server, clock).await;
         let missing = incomplete::missing_in(&config, &state).await?;
         let portals = configured_portals(&mut config);
@@ -148,13 +150,13 @@ impl Core {
             .reconcile_with(portals, app_fingerprints(&config), unnamed, clock.now())
             .await?;
         let found = (missing.as_ref(), config.includes.as_slice());
-        incomplete::settle(&state, &conditions, found, clock.now()).await?;
+        incomplete::apply(&state, &conditions, found, clock.now()).await?;
         let generations =
             rollback::quarantine_rolled_back(&state, &files, &config, &conditions, clock.now())
                 .await?;
-        let mut hands_of_publisher = JoinSet::new();
+        let mut publisher_threads = JoinSet::new();
         let (files, generations) =
-            hands.touch_files(&mut hands_of_publisher, files, generations, clock);
+            executor.start_file_writers(&mut publisher_threads, files, generations, clock);
         let (publisher, publishing) = {
             let unpublished = FileFailures::new(clock, Arc::clone(&conditions));
             publisher(
@@ -184,9 +186,9 @@ impl Core {
         };
         let shared = Arc::new(Context::new(parts, metrics, Arc::new(config)));
         shared.set_undiscovered(undiscovered);
-        hands.publish(&mut workers, publishing, provider_names(&shared));
+        executor.publish(&mut workers, publishing, provider_names(&shared));
         recovery::follow_clock(&shared).await?;
-        inherited::take_back(&shared).await?;
+        inherited::restore(&shared).await?;
         recovery::recover(&shared).await?;
         candidates::recover(&shared).await?;
         inherited::store(&shared).await;
@@ -194,23 +196,23 @@ impl Core {
         Ok(Self {
             shared,
             workers,
-            _hands: hands_of_publisher,
+            _publisher_threads: publisher_threads,
         })
     }
 
-    /// Closes the state: what was asked of it is done first.
+    /// Closes the state after the pending requests are done.
     pub(crate) async fn close(self) {
         let Self {
             shared,
             mut workers,
-            _hands,
+            _publisher_threads,
         } = self;
         drop(shared);
         while workers.join_next().await.is_some() {}
     }
 }
 
-/// Whose directories are used.
+/// Users whose directories are trusted.
 fn trusted(config: &Config, tenure: Tenure) -> Trust {
     let trust = Trust::by_configuration(&config.source);
     match tenure {
@@ -221,8 +223,8 @@ fn trusted(config: &Config, tenure: Tenure) -> Trust {
     }
 }
 
-/// Takes the state's lock. A command that has it is done in a moment, and is waited for. So is, for much less, whoever has
-/// not said yet who it is, or only looks whether it is free.
+/// Locks the state. A command holds the lock only briefly, so it is awaited. A holder that has not identified itself yet,
+/// or only tests the lock, is awaited for much less.
 async fn wait_for_lock(
     path: &Path,
     tenure: Tenure,
@@ -231,22 +233,22 @@ async fn wait_for_lock(
 ) -> Result<Lock, StateError> {
     let began = clock.tick();
     loop {
-        let patience = match lock_as(path, tenure, trust) {
-            Err(StateError::Locked { is_brief: true, .. }) => BRIEF_HOLDER,
+        let timeout = match lock_as(path, tenure, trust) {
+            Err(StateError::Locked { is_brief: true, .. }) => COMMAND_LOCK_TIMEOUT,
             Err(StateError::Locked {
                 is_brief: false, ..
-            }) => UNKNOWN_HOLDER,
+            }) => UNKNOWN_LOCK_TIMEOUT,
             taken => return taken,
         };
-        if clock.elapsed(began) >= patience {
+        if clock.elapsed(began) >= timeout {
             return lock_as(path, tenure, trust);
         }
-        clock.sleep(LOCK_AGAIN).await;
+        clock.sleep(LOCK_RETRY_AFTER).await;
     }
 }
 
 impl Executor {
-    fn keep_state(&self, workers: &mut JoinSet<()>, writer: WriterThread, reader: ReaderThread) {
+    fn start_state(&self, workers: &mut JoinSet<()>, writer: WriterThread, reader: ReaderThread) {
         match self {
             Self::Threads => {
                 workers.spawn_blocking(move || writer.run());
@@ -259,10 +261,10 @@ impl Executor {
         }
     }
 
-    /// Whoever touches the token files and the record of generations.
-    fn touch_files(
+    /// Starts the writers of the token files and of the record of generations.
+    fn start_file_writers(
         &self,
-        hands: &mut JoinSet<()>,
+        threads: &mut JoinSet<()>,
         files: TokenFiles,
         generations: Generations,
         clock: Clock,
@@ -271,10 +273,10 @@ impl Executor {
             Self::Threads => {
                 let (files, writers) = FileWriters::with_threads(files);
                 for writer in writers {
-                    hands.spawn_blocking(move || writer.run());
+                    threads.spawn_blocking(move || writer.run());
                 }
                 let (notes, thread) = GenerationNotes::with_thread(generations, clock);
-                hands.spawn_blocking(move || thread.run());
+                threads.spawn_blocking(move || thread.run());
                 (files, notes)
             }
             Self::Tasks(_) => (
@@ -301,7 +303,7 @@ impl Executor {
     }
 }
 
-/// Names the provider of an app by the configuration in force. Holds nothing that keeps the daemon's parts alive.
+/// Function that returns the provider of an app in the present configuration. Keeps no component of the daemon alive.
 fn provider_names(shared: &Arc<Context>) -> impl Fn(&str) -> String + Send + Sync + 'static {
     let shared = Arc::downgrade(shared);
     move |app| {

@@ -1,4 +1,4 @@
-//! The file of a portal's first refresh token. Must not send what is in it.
+//! Reader of `refresh_token_file`. Must not send its content.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -8,18 +8,18 @@ use crate::domain::import;
 use refreshd_secrets::{Fingerprint, RefreshToken};
 use refreshd_time::Timestamp;
 
-/// Which refresh token a file holds, if it can be read.
+/// Fingerprint of the refresh token in a file, if it can be read.
 pub fn token_of(file: &Path, app: &App, now: Timestamp) -> Option<Fingerprint> {
     let text = read_private(file).ok()??;
-    let intake = import::parse(&text, &app.profile, now).ok()?;
-    intake
+    let imported = import::parse(&text, &app.profile, now).ok()?;
+    imported
         .tokens
         .credential
         .refresh()
         .map(RefreshToken::fingerprint)
 }
 
-/// Reads a small file that others must not be able to read; `None` if there is none, or nothing in it.
+/// Reads a small file that other users must not be able to read; `None` if it does not exist or is empty.
 pub fn read_private(file: &Path) -> Result<Option<Vec<u8>>, String> {
     let metadata = match std::fs::metadata(file) {
         Ok(metadata) if metadata.len() == 0 => return Ok(None),

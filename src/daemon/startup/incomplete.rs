@@ -1,7 +1,7 @@
-//! A configuration that may be less than what is meant, as when the volume of its files is not mounted: no living token file is
-//! removed for what it does not name.
+//! Detects a configuration that may be incomplete, as when the volume of its files is not mounted: no valid token file is
+//! removed for what it leaves out.
 //!
-//! Must not keep the daemon from starting: what it does name is renewed.
+//! Must not keep the daemon from starting: the portals that it names are renewed.
 
 use crate::adapters::state::{State, StateError};
 use crate::config::Config;
@@ -12,7 +12,7 @@ use crate::domain::error_chain::error_chain;
 use crate::domain::name::{PortalName, some};
 use refreshd_time::Timestamp;
 
-/// What is missing in a configuration, if anything. To be asked before its portals are moved into the state.
+/// Missing parts of a configuration, if any. To be called before its portals are moved into the state.
 ///
 /// # Errors
 /// [`StateError`].
@@ -25,12 +25,12 @@ pub async fn missing_in(config: &Config, state: &State) -> Result<Option<Missing
     ))
 }
 
-/// After the state has followed a configuration: says whose token files are kept, or that none are, and notes what was
-/// included.
+/// Runs after the state was reconciled with a configuration: reports the portals whose token files are kept, or that there
+/// are none, and records the included files.
 ///
 /// # Errors
-/// [`StateError`]: it cannot be read. What cannot be written is logged: on a full disk everything else goes on.
-pub async fn settle(
+/// [`StateError`]: a read failed. A failed write is logged: on a full disk everything else goes on.
+pub async fn apply(
     state: &State,
     conditions: &Conditions,
     (missing, includes): (Option<&Missing>, &[Included]),
@@ -59,7 +59,7 @@ pub async fn settle(
     Ok(())
 }
 
-/// Ends the word about it once no grant is left that is not named.
+/// Ends the condition once the state has no grant any more that the configuration leaves out.
 pub async fn tend(shared: &Context) {
     if shared.conditions.is_active(Condition::Incomplete)
         && shared
@@ -75,7 +75,7 @@ pub async fn tend(shared: &Context) {
     }
 }
 
-/// Why a new configuration is not followed.
+/// Reason why a new configuration is rejected.
 #[must_use]
 pub fn refusal(missing: &Missing, living: &[PortalName]) -> String {
     format!(

@@ -1,7 +1,8 @@
-//! Asks issuers for their metadata (RFC 8414), and completes the apps' profiles by it: before a configuration counts.
+//! Requests the metadata of issuers (RFC 8414), and completes the apps' profiles with it before a configuration takes
+//! effect.
 //!
-//! Must not keep the daemon from starting: what was had last is good for a start without the issuer, and portals whose
-//! issuer was never reached wait.
+//! Must not keep the daemon from starting: cached metadata suffices for a start without the issuer, and portals of an
+//! issuer that was never reached wait.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,22 +19,22 @@ use refreshd_token_client::authorization_server::AuthorizationServer;
 use refreshd_token_client::metadata::{addresses, complete};
 use refreshd_token_client::provider::Profile;
 
-/// Metadata this old is asked for again at the next start or reload.
+/// Metadata of this age is requested again at the next start or reload.
 const STALE_AFTER: Duration = Duration::from_secs(86_400);
-/// An issuer that was not reached is asked again after this time.
-const AGAIN: Duration = Duration::from_secs(60);
-/// How long an issuer may take.
-const LIMIT: Duration = Duration::from_secs(10);
+/// Delay before an unreachable issuer is queried again.
+const RETRY_AFTER: Duration = Duration::from_secs(60);
+/// Timeout of a request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Asks again now and then, while something is not known; `asked` is when it was asked last.
+/// Retries periodically while metadata is missing; `asked` is the time of the last request.
 pub(crate) async fn tend(shared: &Context, asked: &mut Tick) {
-    if shared.has_undiscovered() && shared.clock.elapsed(*asked) >= AGAIN {
-        again(shared).await;
+    if shared.has_undiscovered() && shared.clock.elapsed(*asked) >= RETRY_AFTER {
+        retry(shared).await;
         *asked = shared.clock.tick();
     }
 }
 
-/// Completes every app whose profile names an issuer; the issuers whose metadata is not known, each with why.
+/// Completes every app whose profile names an issuer. Returns the issuers without metadata, each with the reason.
 pub(crate) async fn discover(
     config: &mut Config,
     state: &State,
@@ -64,27 +65,27 @@ pub(crate) async fn discover(
     unknown
 }
 
-/// Completes every app by what is kept of its issuer, without asking anybody: for whoever only looks.
-pub(crate) async fn recall(config: &mut Config, state: &State) {
+/// Completes every app with cached metadata, without a request: for read-only commands.
+pub(crate) async fn complete_from_cache(config: &mut Config, state: &State) {
     for issuer in issuers(config).into_keys() {
         if let Ok(Some((body, _))) = state.metadata(issuer.clone()).await {
-            // What does not fit leaves the profile as it is, as if nothing were kept.
+            // Metadata that does not fit leaves the profile unchanged, as if none were cached.
             let _ = put(config, &issuer, &body);
         }
     }
 }
 
-/// Asks every issuer and completes the apps by what it says, without a state: the issuers, each with why not.
+/// Queries every issuer and completes the apps, without a state. Returns each issuer with its result.
 pub async fn ask_issuers(
     config: &mut Config,
     server: &AuthorizationServer,
 ) -> BTreeMap<String, Result<(), String>> {
     let mut asked = BTreeMap::new();
     for (issuer, profiles) in issuers(config) {
-        let said = ask(&issuer, &profiles, server)
+        let result = ask(&issuer, &profiles, server)
             .await
             .and_then(|body| put(config, &issuer, &body));
-        asked.insert(issuer, said);
+        asked.insert(issuer, result);
     }
     asked
 }
@@ -102,8 +103,8 @@ fn issuers(config: &Config) -> BTreeMap<String, Vec<Arc<Profile>>> {
     issuers
 }
 
-/// Asks again for what is not known yet, and puts it in force beside the rest of the configuration.
-async fn again(shared: &Context) {
+/// Requests the metadata that is missing, and puts it in force beside the rest of the configuration.
+async fn retry(shared: &Context) {
     let before = shared.config();
     let mut config = Config::clone(&before);
     let unknown = discover(&mut config, &shared.state, &shared.server, shared.clock).await;
@@ -119,7 +120,7 @@ async fn again(shared: &Context) {
     if let Err(error) = shared.state.complete_apps(known).await {
         return tracing::error!(error = %error_chain(&error), "cannot follow the metadata of an authorization server");
     }
-    // A configuration that was put in force meanwhile has asked by itself.
+    // A configuration that was put in force meanwhile has queried its issuers itself.
     if shared.replace_config(&before, Arc::new(config)) {
         shared.set_undiscovered(unknown);
         shared.due.notify_one();
@@ -152,7 +153,7 @@ fn put(config: &mut Config, issuer: &str, body: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether a description is one, and completes all of these profiles.
+/// Whether a document is metadata that completes all of these profiles.
 fn fits(profiles: &[Arc<Profile>], body: &[u8]) -> Result<(), String> {
     let complete = |profile: &Arc<Profile>| complete(&mut Profile::clone(profile), body);
     profiles
@@ -161,8 +162,8 @@ fn fits(profiles: &[Arc<Profile>], body: &[u8]) -> Result<(), String> {
         .map_err(|error| error.to_string())
 }
 
-/// An issuer's description: the one that is kept if it is young, the issuer's own, or else the one that is kept. Only one
-/// that fits is kept or believed: an issuer may say anything while it is ill, and must be asked again then.
+/// Metadata of an issuer: the cached document if it is recent, the issuer's own, or else the cached one. Only a document
+/// that fits is cached or used: an issuer may respond with anything during an outage, and must be queried again then.
 async fn description(
     issuer: &str,
     profiles: &[Arc<Profile>],
@@ -212,7 +213,7 @@ async fn ask(
 ) -> Result<Vec<u8>, String> {
     let mut reasons = Vec::new();
     for address in addresses(issuer) {
-        match server.fetch(&address, LIMIT).await {
+        match server.fetch(&address, REQUEST_TIMEOUT).await {
             Ok((200, body)) => match fits(profiles, &body) {
                 Ok(()) => return Ok(body),
                 Err(why) => reasons.push(format!("{address}: {why}")),

@@ -1,4 +1,4 @@
-//! From a configuration and a state to a daemon that may renew, and the same for commands without a daemon.
+//! Startup: from a configuration and a state to a daemon that may renew, and the same for commands without a daemon.
 
 pub mod bootstrap;
 pub mod core;

@@ -1,6 +1,6 @@
-//! What commands that only look do where no daemon runs: the state's copy in memory, as a start would see it.
+//! Read-only commands without a daemon: an in-memory copy of the state, as a start would see it.
 //!
-//! Must not create, lock or change anything, nor renew: a start of the daemon at the same moment goes on unhindered.
+//! Must not create, lock or change anything, nor renew: a daemon that starts at the same moment is not hindered.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,26 +18,26 @@ use crate::daemon::context::{Context, ContextParts};
 use crate::daemon::error::RunError;
 use crate::daemon::renewal::carry::Carry;
 use crate::daemon::renewal::publisher::Publisher;
-use crate::daemon::startup::metadata_discovery::recall;
+use crate::daemon::startup::metadata_discovery::complete_from_cache;
 use crate::daemon::startup::recovery;
 use crate::daemon::startup::rollback;
 use refreshd_alerting::channels::Notifier;
 use refreshd_time::clock::Clock;
 use refreshd_token_client::authorization_server::AuthorizationServer;
 
-/// A state that changes is looked at again for so long.
+/// Time limit of attempts to copy a state that changes.
 const WAIT_LIMIT: Duration = Duration::from_secs(5);
-/// The wait before that.
+/// Delay between these attempts.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
 
-/// The state without a daemon, to look at.
+/// An in-memory copy of the state.
 pub struct ReadOnlyState {
     shared: Arc<Context>,
     worker: JoinSet<()>,
 }
 
 impl ReadOnlyState {
-    /// Looks at the state. A daemon that has it is an error that names it.
+    /// Copies the state. A daemon that has locked it is an error that names it.
     ///
     /// # Errors
     /// [`RunError`].
@@ -60,7 +60,7 @@ impl ReadOnlyState {
         let (state, reader) = State::of_copy(copy);
         let mut worker = JoinSet::new();
         worker.spawn_blocking(move || reader.run());
-        recall(&mut config, &state).await;
+        complete_from_cache(&mut config, &state).await;
         let portals = configured_portals(&mut config);
         state
             .reconcile(portals, app_fingerprints(&config), clock.now())
@@ -78,17 +78,17 @@ impl ReadOnlyState {
             conditions: Arc::new(Conditions::default()),
         };
         let shared = Arc::new(Context::new(parts, Metrics::new(&[]), Arc::new(config)));
-        recovery::recover_in_silence(&shared).await?;
+        recovery::recover_unlogged(&shared).await?;
         Ok(Self { shared, worker })
     }
 
-    /// What reads the copy.
+    /// Context that reads from the copy.
     #[must_use]
     pub fn shared(&self) -> &Arc<Context> {
         &self.shared
     }
 
-    /// Lets go of the copy.
+    /// Drops the copy.
     pub async fn close(self) {
         let Self { shared, mut worker } = self;
         drop(shared);

@@ -1,6 +1,6 @@
-//! What a start makes good: a clock that was set back meanwhile, and claims of a process that is gone.
+//! Recovery at a start: from a clock that was set back meanwhile, and from claims of a process that ended.
 //!
-//! Must not send anything: what it makes due is the renewer's.
+//! Must not send anything: it only makes renewals due.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::domain::hint::HintContext;
 use crate::domain::renewal::interrupted_status;
 use refreshd_time::clock::CLOCK_STEP_MILLIS;
 
-/// The clock may have been set back while nobody watched it.
+/// Adjusts stored times if the clock was set back while refreshd did not run.
 ///
 /// # Errors
 /// [`StateError`].
@@ -32,23 +32,23 @@ pub async fn follow_clock(shared: &Context) -> Result<(), StateError> {
     Ok(())
 }
 
-/// Claims of a process that is gone have no known outcome: they are replayed, and everybody may know.
+/// Claims of a process that ended have no known outcome: their requests are replayed, and the log says so.
 ///
 /// # Errors
 /// [`StateError`].
 pub async fn recover(shared: &Context) -> Result<(), StateError> {
-    settle_orphans(shared, true).await
+    resolve_orphans(shared, true).await
 }
 
-/// The same, for whoever only looks: nothing is told, since nothing is done about it.
+/// As [`recover`], for read-only commands: nothing is logged, since nothing is done about it.
 ///
 /// # Errors
 /// [`StateError`].
-pub async fn recover_in_silence(shared: &Context) -> Result<(), StateError> {
-    settle_orphans(shared, false).await
+pub async fn recover_unlogged(shared: &Context) -> Result<(), StateError> {
+    resolve_orphans(shared, false).await
 }
 
-async fn settle_orphans(shared: &Context, aloud: bool) -> Result<(), StateError> {
+async fn resolve_orphans(shared: &Context, log: bool) -> Result<(), StateError> {
     let config = shared.config();
     let now = shared.clock.now();
     for portal in shared.state.orphans().await? {
@@ -79,15 +79,15 @@ async fn settle_orphans(shared: &Context, aloud: bool) -> Result<(), StateError>
             bought_by: None,
         };
         shared.state.record(Arc::new(record)).await?;
-        if !aloud {
+        if !log {
             continue;
         }
         tracing::warn!(
             portal = %name, generation = grant.generation.0, %claimed_at,
             "{name}: a renewal was under way when refreshd ended; the same refresh token is sent again"
         );
-        if let Some(said) = ladder.announce {
-            log_escalation(EscalationSubject::Portal(&name), &said);
+        if let Some(notice) = ladder.announce {
+            log_escalation(EscalationSubject::Portal(&name), &notice);
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Puts a new configuration in force, or keeps the old one and says so. Must not touch a renewal under way.
+//! Puts a new configuration in force, or keeps the old one and reports why. Must not affect a renewal under way.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,27 +17,27 @@ use crate::daemon::startup::rollback;
 use crate::domain::error_chain::error_chain;
 use tokio::task::JoinSet;
 
-/// How long reading may take: a million portals take seconds.
-const READING: Duration = Duration::from_secs(60);
-/// Meanwhile it is looked this often whether the daemon is to stop.
-const LOOK: Duration = Duration::from_secs(1);
+/// Time limit of reading: a million portals take seconds.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// Interval of the check, while reading, whether the daemon is to stop.
+const STOP_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Reads the configuration again.
+/// Function that reads the configuration.
 pub type ReadConfig = Arc<dyn Fn() -> Result<Loaded, ConfigErrors> + Send + Sync>;
 
-/// Knows how to read the configuration again.
+/// Reloads the configuration.
 pub struct Reloader {
     read: Arc<dyn Fn() -> Result<Loaded, ConfigErrors> + Send + Sync>,
-    /// Held by whoever reads: one that hangs on its disk is not joined by others.
+    /// Set while the configuration is read: a reader that hangs on its disk is not joined by others.
     reading: Arc<AtomicBool>,
-    /// Whether it reads on the thread of whoever asks.
+    /// Whether the configuration is read on the caller's thread.
     inline: bool,
     log: LogHandle,
     one_at_a_time: tokio::sync::Mutex<()>,
 }
 
 impl Reloader {
-    /// From the same files as before.
+    /// A reloader that reads the same files as before.
     #[must_use]
     pub fn new(read: ReadConfig, log: LogHandle) -> Self {
         Self {
@@ -49,7 +49,7 @@ impl Reloader {
         }
     }
 
-    /// One that reads on the thread of whoever asks: of a simulation, in which no thread may be first by chance.
+    /// A reloader that reads on the caller's thread: for a simulation, where the order of steps must not depend on threads.
     #[cfg(test)]
     pub(crate) fn inline(read: ReadConfig, log: LogHandle) -> Self {
         Self {
@@ -58,10 +58,10 @@ impl Reloader {
         }
     }
 
-    /// Reads, checks and puts in force. The old configuration stays if anything is wrong with the new one.
+    /// Reads the configuration, checks it and puts it in force. The old one stays if the new one has any problem.
     ///
     /// # Errors
-    /// Every problem, a line each, as it was logged.
+    /// Every problem, one per line, as it was logged.
     pub async fn reload(&self, shared: &Context) -> Result<(), String> {
         let _turn = self.one_at_a_time.lock().await;
         systemd::reloading();
@@ -116,13 +116,12 @@ impl Reloader {
                 }
                 _ => error_chain(&error),
             })?;
-        if let Err(error) = rollback::judge_newcomers(shared, &config).await {
-            // Whoever is about to send a first token looks again.
+        if let Err(error) = rollback::check_new_portals(shared, &config).await {
+            // Each first token is checked again before it is sent.
             tracing::error!(error = %error_chain(&error), "it is not known whether new portals had a grant before");
         }
         let found = (missing.as_ref(), config.includes.as_slice());
-        if let Err(error) = incomplete::settle(&shared.state, &shared.conditions, found, now).await
-        {
+        if let Err(error) = incomplete::apply(&shared.state, &shared.conditions, found, now).await {
             tracing::error!(error = %error_chain(&error), "what was included is not noted");
         }
         let providers: Vec<_> = config
@@ -145,7 +144,7 @@ impl Reloader {
         shared.health.unpublished(failing);
         bootstrap::read_files(shared).await;
         shared.due.notify_one();
-        shared.climb.notify_one();
+        shared.escalation_wake.notify_one();
         shared.outboxes.hurry();
         tracing::info!(
             portals = count,
@@ -159,7 +158,7 @@ impl Reloader {
 }
 
 impl Reloader {
-    /// Reads on a thread that may block: the files may lie on a disk that hangs.
+    /// Reads on a blocking thread: the files may lie on a disk that hangs.
     async fn read_files(&self, shared: &Context) -> Result<Loaded, String> {
         if self.inline {
             return (self.read)().map_err(|problems| problems.to_string());
@@ -178,14 +177,18 @@ impl Reloader {
         });
         let began = shared.clock.tick();
         loop {
-            match shared.clock.within(LOOK, reading.join_next()).await {
+            match shared
+                .clock
+                .within(STOP_CHECK_INTERVAL, reading.join_next())
+                .await
+            {
                 Some(Some(Ok(read))) => return read.map_err(|problems| problems.to_string()),
                 Some(_) => return Err("it could not be read, by a bug; see the log".to_owned()),
                 None if shared.health.is_stopping() => {
                     return Err("refreshd is stopping".to_owned());
                 }
-                None if shared.clock.elapsed(began) >= READING => {
-                    let seconds = READING.as_secs();
+                None if shared.clock.elapsed(began) >= READ_TIMEOUT => {
+                    let seconds = READ_TIMEOUT.as_secs();
                     return Err(format!(
                         "its files were not read within {seconds} s; does their disk hang?"
                     ));
@@ -196,11 +199,11 @@ impl Reloader {
     }
 }
 
-/// Set while the files are read, however that ends.
+/// Guard that is set while the files are read, and reset however that ends.
 struct Busy(Arc<AtomicBool>);
 
 impl Busy {
-    /// `None` if somebody else reads.
+    /// `None` if another reload reads.
     fn begin(reading: &Arc<AtomicBool>) -> Option<Self> {
         let was_free = !reading.swap(true, Ordering::Relaxed);
         was_free.then(|| Self(Arc::clone(reading)))
@@ -213,7 +216,7 @@ impl Drop for Busy {
     }
 }
 
-/// Paths and listeners are opened once; a change of them is said, not half done.
+/// Paths and listeners are opened once. A change of them is logged, not applied in part.
 fn keep_what_needs_a_restart(before: &Config, new: &mut Config) {
     if before.paths != new.paths {
         tracing::warn!(

@@ -1,8 +1,8 @@
-//! What is looked for before anything is sent: grants that are older than their traces or gone though there are traces, and
-//! rows that cannot be understood. All are held, and said. A start looks at all of them, a reload at portals without a grant,
-//! and whoever is about to send a portal's first token at that one.
+//! Detects a state that was rolled back or lost, before anything is sent: grants that are older than their traces or
+//! missing though there are traces, and rows that cannot be parsed. All are quarantined and reported. A start checks all
+//! portals, a reload those without a grant, and each first token is checked before it is sent.
 //!
-//! Must not send, and must not keep the daemon from starting: the other portals go on.
+//! Must not send, and must not keep the daemon from starting: the other portals are renewed.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use crate::config::{App, Config};
 use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
 use crate::daemon::alerts::{Condition, Conditions};
 use crate::daemon::context::Context;
-use crate::daemon::grants::unreadable_state::say_unreadable;
+use crate::daemon::grants::unreadable_state::report_unreadable;
 use crate::daemon::startup::first_token::token_of;
 use crate::domain::error_chain::error_chain;
 use crate::domain::escalation::EscalationNotice;
@@ -29,7 +29,7 @@ use refreshd_token_client::token::Generation;
 /// Portals read at a time.
 const PAGE: usize = 500;
 
-/// Holds what must not be sent, and returns the record of generations, in line with the state.
+/// Quarantines what must not be sent, and returns the record of generations, updated from the state.
 ///
 /// # Errors
 /// [`StateError`].
@@ -50,7 +50,7 @@ pub async fn quarantine_rolled_back(
     let rescued = beside(path, RESCUED);
     if rescued.exists() {
         tracing::warn!(
-            "{} holds what an earlier refreshd had when somebody put another file in place of its state; if this state is the \
+            "{} holds what an earlier refreshd had in memory when another file replaced its state; if this state is the \
              right one, delete it: it holds grants",
             rescued.display()
         );
@@ -70,9 +70,9 @@ pub async fn quarantine_rolled_back(
         lost,
         unreadable,
     } = quarantine_all(state, files, config, &evidence, now).await?;
-    unreadable.iter().for_each(say_unreadable);
+    unreadable.iter().for_each(report_unreadable);
     if !old.is_empty() {
-        say_old(path, &old);
+        report_rolled_back(path, &old);
     }
     if !lost.is_empty() {
         let damage = evidence.damage.as_deref();
@@ -87,7 +87,7 @@ pub async fn quarantine_rolled_back(
     Ok(generations)
 }
 
-/// Holds the same in a copy of the state, for whoever only looks: nothing is told or written.
+/// Does the same in a copy of the state, for read-only commands: nothing is logged or written.
 ///
 /// # Errors
 /// [`StateError`].
@@ -104,10 +104,10 @@ pub async fn quarantine_in_snapshot(
         .map(|_| ())
 }
 
-/// What the record of generations says.
+/// Content of the record of generations.
 struct Evidence {
     noted: RecordedGenerations,
-    /// Why it does not say all that it said.
+    /// Reason why the record is incomplete.
     damage: Option<String>,
 }
 
@@ -120,7 +120,7 @@ impl Evidence {
     }
 }
 
-/// What is held.
+/// Quarantined portals.
 struct Quarantined {
     /// The newest generation of each portal.
     noted: RecordedGenerations,
@@ -139,7 +139,8 @@ async fn quarantine_all(
     now: Timestamp,
 ) -> Result<Quarantined, StateError> {
     let mut all = Quarantined {
-        // A portal that the state does not know had its grant in a state that was lost: its trace stays until it is known again.
+        // A portal that the state does not know had its grant in a state that was lost: its trace stays until the portal is
+        // known again.
         noted: evidence.noted.clone(),
         old: Vec::new(),
         lost: Vec::new(),
@@ -149,9 +150,9 @@ async fn quarantine_all(
         noted,
         old,
         lost,
-        unreadable: not_understood,
+        unreadable: unparsed,
     } = &mut all;
-    // Portals with a first token and no trace, where a part of the record cannot be read that may have been theirs.
+    // Portals with a first token and no trace, where an unreadable part of the record may have held their trace.
     let (mut unsure, mut has_grants) = (Vec::new(), false);
     let mut after = None;
     loop {
@@ -161,7 +162,7 @@ async fn quarantine_all(
         for portal in page {
             if portal.unreadable.is_some() {
                 state.quarantine_unreadable(portal.name.clone()).await?;
-                not_understood.push(portal.clone());
+                unparsed.push(portal.clone());
             }
             let known = noted.remove(&portal.name);
             if portal.unreadable.is_none() && portal.grant.is_none() {
@@ -183,7 +184,7 @@ async fn quarantine_all(
                 ..
             } = portal;
             let Some(grant) = grant else {
-                // A row that is not understood must not lose the trace of what it was.
+                // A row that cannot be parsed must keep its trace.
                 noted.extend(unreadable.and(known).map(|known| (name, known)));
                 continue;
             };
@@ -203,7 +204,8 @@ async fn quarantine_all(
             noted.insert(name, generation);
         }
     }
-    // A state that has grants, none of which is older than its traces, is the one that was here: what it has no grant of is new.
+    // A state that has grants, none of which is older than its traces, is the right one: a portal without a grant in it is
+    // new.
     let is_whole = has_grants && old.is_empty() && lost.is_empty();
     for portal in unsure.into_iter().filter(|_| !is_whole) {
         let damaged = PublishedTraces {
@@ -223,45 +225,45 @@ fn has_first_token(portal: &Portal) -> bool {
     settings.is_some_and(|settings| settings.refresh_token_file.is_some())
 }
 
-/// What a portal without a grant is, by the traces outside the state.
+/// Status of a portal without a grant, by its traces outside the state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Newcomer {
-    /// It is new: its first token may be sent.
+pub enum NewPortal {
+    /// The portal is new: its first token may be sent.
     New,
-    /// There was a grant: it is held.
-    Held,
-    /// Its token files cannot be looked at now.
-    Unseen,
+    /// The portal had a grant: it is quarantined.
+    Quarantined,
+    /// Its token files cannot be inspected now.
+    Uninspectable,
 }
 
-/// Judges a portal before its first token is sent. `noted` is what the record of generations says.
+/// Checks a portal before its first token is sent. `noted` is the record of generations.
 ///
 /// # Errors
 /// [`StateError`].
-pub async fn judge_newcomer(
+pub async fn check_new_portal(
     shared: &Context,
     config: &Config,
     portal: &Portal,
     noted: &RecordedGenerations,
-) -> Result<Newcomer, StateError> {
+) -> Result<NewPortal, StateError> {
     if portal.grant.is_some() {
-        return Ok(Newcomer::New);
+        return Ok(NewPortal::New);
     }
-    let Some(found) = shared.publisher.look(&portal.name).await else {
-        return Ok(Newcomer::Unseen);
+    let Some(found) = shared.publisher.inspect(&portal.name).await else {
+        return Ok(NewPortal::Uninspectable);
     };
     let traces = (noted.get(&portal.name).copied(), found);
     let held = quarantine_lost(&shared.state, config, portal, traces, shared.clock.now()).await?;
-    Ok(held.map_or(Newcomer::New, |_| Newcomer::Held))
+    Ok(held.map_or(NewPortal::New, |_| NewPortal::Quarantined))
 }
 
-/// Judges all portals without a grant, as after a reload, before files of readers are removed for them.
+/// Checks all portals without a grant after a reload, before their token files are removed.
 ///
 /// # Errors
 /// [`StateError`].
-pub async fn judge_newcomers(shared: &Context, config: &Config) -> Result<(), StateError> {
+pub async fn check_new_portals(shared: &Context, config: &Config) -> Result<(), StateError> {
     let noted = Generations::beside(&config.paths.state).read();
-    let (mut after, mut is_held) = (None, false);
+    let (mut after, mut any_quarantined) = (None, false);
     loop {
         let page = shared.state.page(after, PAGE).await?;
         let Some(last) = page.last() else { break };
@@ -270,28 +272,29 @@ pub async fn judge_newcomers(shared: &Context, config: &Config) -> Result<(), St
             portal.unreadable.is_none() && portal.grant.is_none() && portal.lost.is_none()
         };
         for portal in page.iter().filter(is_new) {
-            is_held |= judge_newcomer(shared, config, portal, &noted).await? == Newcomer::Held;
+            any_quarantined |=
+                check_new_portal(shared, config, portal, &noted).await? == NewPortal::Quarantined;
         }
     }
-    if is_held {
-        say_lost(shared).await?;
+    if any_quarantined {
+        report_lost(shared).await?;
     }
     Ok(())
 }
 
-/// Says which portals have lost their grant, where that is more than was said.
+/// Reports all portals that have lost their grant.
 ///
 /// # Errors
 /// [`StateError`].
-pub async fn say_lost(shared: &Context) -> Result<(), StateError> {
+pub async fn report_lost(shared: &Context) -> Result<(), StateError> {
     let lost = shared.state.lost_portals().await?;
     let reason = reason_lost(&shared.config().paths.state, &lost, None);
     shared.conditions.begin(Condition::Lost, reason);
     Ok(())
 }
 
-/// Holds a portal without a grant of which there are traces outside the state; the newest generation then. What the
-/// client's own credentials buy cannot be spent.
+/// Quarantines a portal without a grant of which there are traces outside the state; returns the newest generation then.
+/// Client credentials are exempt: a grant that they obtain cannot be spent.
 async fn quarantine_lost(
     state: &State,
     config: &Config,
@@ -315,7 +318,7 @@ async fn quarantine_lost(
         .published
         .as_ref()
         .map(|published| published.access.expires_at);
-    // A token is evidence also where it does not say which generation it is of.
+    // A token is evidence even if it has no generation number.
     let unnumbered = || has_token.then_some(Generation(1));
     let newest = newest(&trace).max(portal.lost).or_else(unnumbered);
     let Some(newest) = newest else {
@@ -330,7 +333,7 @@ async fn quarantine_lost(
     Ok(held.then_some(newest))
 }
 
-/// Ends the word about lost grants once none is left: each was authorized, imported or forgotten.
+/// Ends the condition once no lost grant is left: each portal was authorized, imported or forgotten.
 pub async fn tend(shared: &Context) {
     if shared.conditions.is_active(Condition::Lost)
         && shared.state.count_lost().await.is_ok_and(|lost| lost == 0)
@@ -358,11 +361,11 @@ fn reason_lost(state: &Path, lost: &[PortalName], damage: Option<&str>) -> Strin
     )
 }
 
-/// Once for all; what each portal needs is said by the ladder.
-fn say_old(state: &Path, old: &[PortalName]) {
+/// Logged once for all portals; the escalation steps report what each portal needs.
+fn report_rolled_back(state: &Path, old: &[PortalName]) {
     let names = some(old);
     let state = state.display();
-    let announcement = EscalationNotice {
+    let notice = EscalationNotice {
         step: "old-state".to_owned(),
         severity: Severity::Critical,
         reason: format!(
@@ -375,5 +378,5 @@ fn say_old(state: &Path, old: &[PortalName]) {
             .to_owned(),
         remaining: None,
     };
-    log_escalation(EscalationSubject::Daemon, &announcement);
+    log_escalation(EscalationSubject::Daemon, &notice);
 }

@@ -1,17 +1,17 @@
-//! What a simulation does to its daemon and to the outside: a stroke of `plan` begins, and ends.
+//! Fault injection of a simulation: begins and ends a fault of `plan`.
 //!
 //! Must not draw anything at random, nor judge.
 
 use std::time::Duration;
 
-use crate::daemon::tests::plan::{Backup, Mishap, Stroke, Trouble};
+use crate::daemon::tests::plan::{Backup, Mishap, ScheduledFault, Stroke};
 use crate::daemon::tests::promises;
 use crate::daemon::tests::world::{DiskIs, Network};
 use crate::daemon::tests::{MINUTE, Next, Simulation, client_of, name_of, write};
 use refreshd_fake_server::{At, Fault};
 
 impl Simulation {
-    /// A person authorizes anew and hands the grant over.
+    /// Imports a new grant, as after an authorization.
     pub(crate) fn grant(&mut self, portal: usize) {
         let Some(life) = &mut self.life else { return };
         let client_id = format!("local.{}", client_of(portal));
@@ -22,7 +22,7 @@ impl Simulation {
         );
         self.tally.granted_anew += 1;
         self.excuse([portal], 30 * MINUTE);
-        self.tell(format!("{}: a new grant is brought", name_of(portal)));
+        self.log(format!("{}: a new grant is brought", name_of(portal)));
     }
 
     pub(crate) fn reload(&mut self) {
@@ -32,14 +32,14 @@ impl Simulation {
         }
     }
 
-    pub(crate) fn strike(&mut self, trouble: Trouble) {
-        let Trouble {
+    pub(crate) fn strike(&mut self, fault: ScheduledFault) {
+        let ScheduledFault {
             stroke,
             lasts,
             after,
-        } = trouble;
+        } = fault;
         self.tally.strokes += 1;
-        self.tell(format!(
+        self.log(format!(
             "{stroke:?} for {}",
             humantime::format_duration(lasts)
         ));
@@ -103,7 +103,7 @@ impl Simulation {
                     self.records[*portal].left_out = true;
                 }
                 self.world.mail.lock().unwrap().named(self.now());
-                // Who was left out before comes back with an old token.
+                // Portals that were left out before return with an old token.
                 self.excuse(everybody, excused);
                 self.reload();
             }
@@ -115,7 +115,7 @@ impl Simulation {
                 self.at(MINUTE, Next::Reload);
             }
             Stroke::Storm { portals, times } => {
-                // Whoever asks for a dead grant's renewal gets one more try; see `operations::renew`.
+                // A renewal request for a dead grant allows one more attempt; see `operations::renew`.
                 let dead = |portal: &usize| {
                     self.records[*portal].condemned || self.records[*portal].cut_off
                 };
@@ -146,7 +146,7 @@ impl Simulation {
             Stroke::Mail => self.world.mail.lock().unwrap().set_away(true),
             Stroke::Files => {
                 let place = self.world.place.path();
-                // A file in the directory's place; what was published stays out of reach.
+                // Puts a file in the directory's place; what was published stays unreadable.
                 let _ = std::fs::remove_dir_all(place.join("tokens"));
                 write(&place.join("tokens"), "not a directory");
                 self.excuse(everybody, excused);
@@ -159,10 +159,10 @@ impl Simulation {
         }
     }
 
-    /// Nobody is excused for a mishap, but a portal whose server is ill.
+    /// A mishap excuses no portal, except one whose server fails.
     pub(crate) fn befall(&mut self, mishap: Mishap) -> Result<(), String> {
         self.tally.mishaps += 1;
-        self.tell(format!("{mishap:?}"));
+        self.log(format!("{mishap:?}"));
         let Some(life) = &mut self.life else {
             return Ok(());
         };
@@ -170,7 +170,7 @@ impl Simulation {
             Mishap::Word { portal, word } => life.import(name_of(portal), word.to_owned()),
             Mishap::MadeUp { portal, token } => life.import(name_of(portal), token),
             Mishap::Foreign { portal } => {
-                // Where nobody knows whose grant it has, anybody's would do.
+                // Where the identity of the grant is unknown, a foreign grant would be accepted.
                 let portals = promises::portals(&self.world)?;
                 let known = portals.get(&name_of(portal)).is_some_and(|found| {
                     found
@@ -195,7 +195,7 @@ impl Simulation {
                     1,
                 );
             }
-            Mishap::Trouble(trouble) => self.strike(trouble),
+            Mishap::ScheduledFault(fault) => self.strike(fault),
         }
         Ok(())
     }
@@ -211,7 +211,7 @@ impl Simulation {
                     .sandbox
                     .heal(At::Portal(self.hosts[*portal].clone()));
             }
-            // Heals what else there is; those strokes are forgotten by their own end.
+            // Also ends the other faults of the server; ending them again later has no effect.
             Stroke::Everybody { fault: _ } => self.world.sandbox.heal(At::All),
             Stroke::Client { sales, fault: _ } => {
                 let client = if *sales { "sales" } else { "crm" };
@@ -247,7 +247,7 @@ impl Simulation {
             | Stroke::Uninstall { .. }
             | Stroke::Rename { .. } => {}
         }
-        self.tell(format!("over: {stroke:?}"));
+        self.log(format!("over: {stroke:?}"));
     }
 
     pub(crate) fn move_clock(&mut self, millis: i64) {
@@ -259,7 +259,7 @@ impl Simulation {
         }
     }
 
-    /// While it is stopped, its state may be copied, or an old copy put in its place.
+    /// Copies the state while the daemon is stopped, or puts an old copy in its place.
     pub(crate) fn keep_backups(&mut self) -> Result<(), String> {
         let place = self.world.place.path();
         let (state, copy) = (place.join("state.db"), place.join("backup.db"));
@@ -272,7 +272,7 @@ impl Simulation {
                 for portal in 0..self.case.portals {
                     let name = name_of(portal);
                     if promises::is_another_grant(before.get(&name), after.get(&name)) {
-                        // Nobody can see that it is an old one: it is tried, once.
+                        // The daemon cannot detect that this grant is old: it is sent, once.
                         self.world.sandbox.allow_replay(&self.hosts[portal]);
                     }
                     self.records[portal].condemned = true;

@@ -1,4 +1,5 @@
-//! The lives of one daemon: it starts, is told things, stops or is killed, and starts again from what was durable.
+//! Process lifetimes of one simulated daemon: it starts, receives commands, stops or is killed, and starts again from what
+//! was durable.
 //!
 //! Must not judge what it did: `promises` does.
 
@@ -26,10 +27,10 @@ use crate::domain::error_chain::error_chain;
 use refreshd_alerting::channels::Notifier;
 use refreshd_token_client::authorization_server::AuthorizationServer;
 
-/// The real one does this oftener, which costs more than it would show.
+/// A longer interval than the real one, which would cost more than it would show.
 const HOUSEKEEPING: Duration = Duration::from_secs(20);
 
-/// A daemon that is running, or about to.
+/// A daemon that runs, or is starting.
 pub struct Life {
     tasks: JoinSet<Result<(), String>>,
     errands: JoinSet<()>,
@@ -39,7 +40,7 @@ pub struct Life {
 }
 
 impl Life {
-    /// Starts from the configuration and the state that are there.
+    /// Starts from the present configuration and state.
     pub fn begin(world: &Arc<World>, server: &AuthorizationServer) -> Self {
         let path = world.place.path().join("refreshd.toml");
         let read = move || config::load(&path, &Environment::default());
@@ -53,7 +54,7 @@ impl Life {
             clock: world.wall,
             server: server.clone().through(Arc::new(Wire(Arc::clone(world)))),
             notifier: Some(notifier),
-            hands: Executor::Tasks(Arc::clone(world) as Arc<dyn crate::adapters::state::Disk>),
+            executor: Executor::Tasks(Arc::clone(world) as Arc<dyn crate::adapters::state::Disk>),
             carry: crate::daemon::renewal::carry::Carry::nowhere(),
         };
         let (place, end) = (Arc::clone(&shared), stop.clone());
@@ -85,7 +86,7 @@ impl Life {
         }
     }
 
-    /// Waits for the end that comes by itself.
+    /// Waits until the daemon ends by itself.
     pub async fn ended(&mut self) -> Result<(), String> {
         match self.tasks.join_next().await {
             Some(Ok(end)) => end,
@@ -94,17 +95,17 @@ impl Life {
         }
     }
 
-    /// SIGTERM. Whoever waits for an answer is left alone.
+    /// SIGTERM. Callers that await a response are cancelled.
     pub fn stop(&mut self) {
         self.errands.abort_all();
         self.stop.cancel();
     }
 
-    /// SIGKILL: nothing of it runs any more when this returns.
+    /// SIGKILL: no task runs any more when this returns.
     pub async fn kill(mut self) {
         self.errands.shutdown().await;
         self.tasks.shutdown().await;
-        // Tasks of tasks go when the runtime comes to them; the parts they share go last.
+        // The runtime drops nested tasks later; the parts they share are dropped last.
         for _ in 0..100_000 {
             if self.shared.lock().unwrap().strong_count() == 0 {
                 return;
@@ -117,7 +118,7 @@ impl Life {
     /// SIGHUP.
     pub fn reload(&mut self) {
         let reloader = Arc::clone(&self.reloader);
-        // Every problem is its log's.
+        // The log reports every problem.
         self.errand(|shared| async move { drop(reloader.reload(&shared).await) });
     }
 
@@ -140,7 +141,7 @@ impl Life {
         self.errand(|shared| async move { drop(store::forget(&shared, &portal, false).await) });
     }
 
-    /// Something that a command asks for over the control socket; nobody answers while the daemon starts.
+    /// Runs a command of the control socket; there is no response while the daemon starts.
     fn errand<F>(&mut self, work: impl FnOnce(Arc<Context>) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -153,5 +154,5 @@ impl Life {
     }
 }
 
-/// Why a daemon ended that SIGTERM could not end in time.
+/// Error of a daemon that did not stop in time after SIGTERM.
 pub const STUCK: &str = "it did not stop in time";

@@ -1,7 +1,7 @@
-//! The people of a simulation: a receiver of alerts that is sometimes away, and what must hold of all that it is told.
+//! Alert receivers of a simulation: one is unavailable at times; and the invariants of all notifications.
 //!
-//! Nothing is told twice but what was under way when a life ended, nothing is repeated too soon, and in the end people
-//! know that everything is well. Must not change anything.
+//! No notification is repeated, except one that was being delivered when a process ended, and none too soon; in the end no
+//! incident is open. Must not change anything.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
@@ -16,95 +16,98 @@ use refreshd_alerting::incidents::Stage;
 use refreshd_alerting::message::{Event, Message, MessageSubject};
 use refreshd_time::Timestamp;
 
-/// The channel that is away now and then, and one that never is.
+/// The channel that is unavailable at times, and one that never is.
 pub const PEOPLE: &str = "people";
 const OTHERS: &str = "others";
 
-/// Repetitions come no sooner.
+/// Minimum interval of repetitions.
 const REPEAT: Duration = Duration::from_secs(3600);
-/// What comes back is told no sooner: a sixth of a life, and a tenth less, since lives differ a little.
+/// Minimum delay of a notification that an incident has come back: a sixth of a token's lifetime, less a tenth, since
+/// lifetimes differ a little.
 const HOLD: Duration = Duration::from_secs(540);
-/// People hear within this time of what only they can mend, if everything else is fair.
+/// Time limit of the notification of what only a person can resolve, without other faults.
 const SOON: Duration = Duration::from_secs(5 * 60);
 
-/// What comes back within this time of its end flaps,
+/// An incident that comes back within this time after its end is flapping,
 const FLAPS: Duration = Duration::from_secs(4 * 3600);
-/// and is held for so long at most.
+/// and is delayed by at most this time.
 const HELD: Duration = Duration::from_secs(65 * 60);
 
-/// What was told, and what is known of how it could be told.
+/// The received notifications, and the conditions of their delivery.
 #[derive(Default)]
 pub struct Mail {
-    told: Vec<Told>,
+    received: Vec<Notification>,
     seen: usize,
     life: u64,
-    newest: BTreeMap<String, Told>,
+    newest: BTreeMap<String, Notification>,
     away: bool,
-    /// Since when nothing kept the daemon from telling.
+    /// Time since which nothing prevented notifications.
     fair_since: Timestamp,
     disk_fair_since: Timestamp,
-    /// When an old state was put back, with ends in it that nobody here remembers.
+    /// Time at which an old state was restored, which contains ends that are not recorded here.
     restored_at: Timestamp,
-    /// Since when the configuration names the portals it names.
+    /// Time since which the configuration names its present portals.
     named_since: Timestamp,
-    /// Incidents of which nobody can know whether the daemon knows that they were told.
+    /// Incidents of which it is unknown whether the daemon recorded the notification.
     maybe: BTreeSet<String>,
-    /// Others were told that the receiver does not take anything, and how often.
+    /// Whether the other channel was notified that this one fails, and how often.
     broken: bool,
     pub broke: u64,
-    /// Messages, without those that came twice.
+    /// Number of messages, without duplicates.
     pub count: u64,
 }
 
-/// A message that arrived.
+/// A received message.
 #[derive(Clone, Debug)]
-struct Told {
+struct Notification {
     at: Timestamp,
     life: u64,
     message: Message,
-    /// The disk did not take in that it was told: a restart may have forgotten it.
+    /// Whether the daemon may have failed to record the delivery: after a restart it may repeat it.
     unkept: bool,
 }
 
 impl Mail {
-    /// The receiver goes away, or comes back.
+    /// Makes the receiver unavailable, or available.
     pub fn set_away(&mut self, away: bool) {
         self.away = away;
     }
 
-    /// Another life of the daemon begins.
+    /// Begins another process lifetime.
     pub fn begin(&mut self, now: Timestamp) {
         self.life += 1;
-        let unkept = self.newest.extract_if(.., |_, told| told.unkept);
+        let unkept = self
+            .newest
+            .extract_if(.., |_, notification| notification.unkept);
         self.maybe.extend(unkept.map(|(key, _)| key));
         self.disturb(now);
     }
 
-    /// Something kept the daemon from telling until now.
+    /// Records that something prevented notifications until now.
     pub fn disturb(&mut self, now: Timestamp) {
         self.fair_since = now;
     }
 
-    /// The disk is well again.
+    /// Records that the disk works again.
     pub fn disk_is_fair(&mut self, now: Timestamp) {
         self.disk_fair_since = now;
         self.disturb(now);
     }
 
-    /// The configuration names other portals.
+    /// Records that the configuration names other portals.
     pub fn named(&mut self, now: Timestamp) {
         self.named_since = now;
     }
 
-    /// An old state was put back: it knows nothing of what was told since.
+    /// Records that an old state was restored, which lacks later notifications.
     pub fn forget(&mut self, now: Timestamp) {
         self.restored_at = now;
         self.maybe
             .extend(std::mem::take(&mut self.newest).into_keys());
-        self.seen = self.told.len();
+        self.seen = self.received.len();
     }
 
-    /// The other channel is told, of the first one above all.
+    /// Records a message on the other channel; relevant are those about the first channel.
     fn others(&mut self, message: &Message) {
         if message.subject == MessageSubject::Channel(PEOPLE.to_owned()) {
             self.broken = message.event != Event::Resolved;
@@ -112,32 +115,35 @@ impl Mail {
         }
     }
 
-    /// Looks at what was told since the last look.
+    /// Checks the messages since the last check.
     pub fn look(&mut self, clock_moved_at: Timestamp) -> Result<(), String> {
-        while let Some(told) = self.told.get(self.seen).cloned() {
+        while let Some(notification) = self.received.get(self.seen).cloned() {
             self.seen += 1;
-            let key = told.message.key.clone();
+            let key = notification.message.key.clone();
             if let Some(last) = self.newest.get(&key) {
-                if told.message == last.message {
-                    if told.life == last.life {
-                        return Err(format!("people were told twice: {}", told.message.title()));
+                if notification.message == last.message {
+                    if notification.life == last.life {
+                        return Err(format!(
+                            "people were told twice: {}",
+                            notification.message.title()
+                        ));
                     }
                     continue;
                 }
-                check(last, &told, clock_moved_at)?;
-            } else if told.message.event == Event::Resolved && !self.maybe.contains(&key) {
+                check(last, &notification, clock_moved_at)?;
+            } else if notification.message.event == Event::Resolved && !self.maybe.contains(&key) {
                 return Err(format!(
                     "people heard of an end without a beginning: {}",
-                    told.message.title()
+                    notification.message.title()
                 ));
             }
             self.count += 1;
-            self.newest.insert(key, told);
+            self.newest.insert(key, notification);
         }
         Ok(())
     }
 
-    /// Whether people know of a portal that only they can mend.
+    /// Checks that there was a notification about a portal that only a person can repair.
     pub fn knows_of(
         &self,
         name: &str,
@@ -157,29 +163,29 @@ impl Mail {
         if !person || self.away || now.since(self.fair_since) < SOON || wall.since(since) < SOON {
             return Ok(());
         }
-        let known = |told: &Told| {
+        let known = |notification: &Notification| {
             let Message {
                 key,
                 event,
                 portals,
                 count,
                 ..
-            } = &told.message;
+            } = &notification.message;
             let named =
                 *key == format!("portal/{name}") || portals.iter().any(|portal| portal == name);
-            // Of many not all are named.
+            // A message about many portals names only some of them.
             *event != Event::Resolved && (named || *count > portals.len() as u64)
         };
         if self.newest.values().any(known) || self.maybe.contains(&format!("portal/{name}")) {
             return Ok(());
         }
-        // What came back soon after people heard of its end is held for an hour at most.
+        // An incident that came back soon after its end is delayed by an hour at most.
         let ended = self
             .newest
             .values()
-            .filter(|told| told.message.event == Event::Resolved);
+            .filter(|notification| notification.message.event == Event::Resolved);
         let ended = ended
-            .map(|told| told.at)
+            .map(|notification| notification.at)
             .max()
             .unwrap_or_default()
             .max(self.restored_at);
@@ -187,12 +193,12 @@ impl Mail {
             return Ok(());
         }
         Err(format!(
-            "{name}: it is {} since {since} and nobody was told",
+            "{name}: it is {} since {since} and there was no notification",
             portal.kind().as_str()
         ))
     }
 
-    /// Where all is well, people know it.
+    /// Checks that no open incident is left once all faults have ended.
     pub fn all_is_well(&self) -> Result<(), String> {
         if self.broken {
             return Err("others still believe that the channel is broken".to_owned());
@@ -200,26 +206,33 @@ impl Mail {
         match self
             .newest
             .values()
-            .find(|told| told.message.event != Event::Resolved)
+            .find(|notification| notification.message.event != Event::Resolved)
         {
-            Some(told) => Err(format!("people still believe: {}", told.message.title())),
+            Some(notification) => Err(format!(
+                "people still believe: {}",
+                notification.message.title()
+            )),
             None => Ok(()),
         }
     }
 }
 
-/// Whether one message may follow another of the same incident.
-fn check(last: &Told, told: &Told, clock_moved_at: Timestamp) -> Result<(), String> {
-    let (before, after) = (&last.message, &told.message);
+/// Checks whether one message may follow another of the same incident.
+fn check(
+    last: &Notification,
+    notification: &Notification,
+    clock_moved_at: Timestamp,
+) -> Result<(), String> {
+    let (before, after) = (&last.message, &notification.message);
     let wrong = |what: &str| {
-        let (one, other) = ((last.at, before), (told.at, after));
+        let (one, other) = ((last.at, before), (notification.at, after));
         Err(format!("{what}:\n  {one:?}\n  {other:?}"))
     };
     let anew = before.event == Event::Resolved && after.number == 1;
     if after.number <= before.number && !anew {
         return wrong("messages of an incident came out of order");
     }
-    // On a clock that stepped, times say nothing.
+    // If the clock stepped, times prove nothing.
     if clock_moved_at >= Timestamp::from_millis(last.at.millis() - 60_000) {
         return Ok(());
     }
@@ -234,7 +247,7 @@ fn check(last: &Told, told: &Told, clock_moved_at: Timestamp) -> Result<(), Stri
     Ok(())
 }
 
-/// Incidents and alerts that the state still has, where all is well.
+/// Checks that the state has no open incidents and no queued alerts once all faults have ended.
 pub fn nothing_is_left(world: &World) -> Result<(), String> {
     let path = world.place.path().join("state.db");
     let connection = rusqlite::Connection::open(path).map_err(|error| error.to_string())?;
@@ -255,11 +268,11 @@ pub fn nothing_is_left(world: &World) -> Result<(), String> {
     if waiting.is_empty() {
         Ok(())
     } else {
-        Err(format!("letters wait at the end: {waiting:?}"))
+        Err(format!("alerts are queued at the end: {waiting:?}"))
     }
 }
 
-/// The way to the receiver.
+/// Connection to the receiver.
 pub struct Postman(pub Arc<World>);
 
 impl NotifierBackend for Postman {
@@ -289,7 +302,7 @@ impl NotifierBackend for Postman {
                 let mut mail = world.mail.lock().unwrap();
                 let life = mail.life;
                 let unkept = !world.is_disk_fair() || at.since(mail.disk_fair_since) < SOON;
-                mail.told.push(Told {
+                mail.received.push(Notification {
                     at,
                     life,
                     message,
@@ -302,5 +315,5 @@ impl NotifierBackend for Postman {
     }
 }
 
-/// As the world keeps it.
+/// Shared with the world.
 pub type Shelf = Mutex<Mail>;

@@ -1,10 +1,10 @@
-//! The whole daemon in simulated time: the real state, domain and loops, a clock and a network that are not real, the
-//! stand-in server with strict books at the other end, and everything going wrong that can.
+//! Deterministic simulation of the whole daemon: the real state, domain and loops, with a simulated clock and network, the
+//! fake server with strict accounting, and injected faults.
 //!
-//! A seed is a month in the life of fifty portals. What is drawn from it is the same every time, so a failure is
-//! replayed by its seed: `REFRESHD_SIMULATE="seed=17" cargo test --release --lib simulation -- --nocapture`, with
-//! `days=30 portals=50 seeds=1 log=0` unless they say otherwise. `tests/system/simulation.sh` runs many seeds, and shows that
-//! they find what is broken on purpose.
+//! A seed simulates fifty portals for a month. The same seed always draws the same faults, so a failure is reproduced by
+//! its seed: `REFRESHD_SIMULATE="seed=17" cargo test --release --lib simulation -- --nocapture`; the defaults of the other
+//! keys are `days=30 portals=50 seeds=1 log=0`. `tests/rigs/simulation` runs many seeds, and proves that they detect the
+//! mutants.
 
 mod blows;
 mod life;
@@ -28,16 +28,16 @@ use refreshd_token_client::authorization_server::AuthorizationServer;
 use world::World;
 
 const MINUTE: Duration = Duration::from_secs(60);
-/// How often readers, operators and the server's books are asked.
+/// Interval of checks of readers, operators and the server's accounting.
 const LOOK: Duration = Duration::from_secs(5 * 60);
-/// So many token files are read at each look.
+/// Token files read at each check.
 const READERS: usize = 8;
-/// How long nothing happens at the end: a day's poll of a blocked grant fits in.
+/// Time without faults at the end: long enough for the daily poll of a blocked grant.
 const CALM: Duration = Duration::from_secs(4 * 3600);
-/// Lines of the story that are shown with a failure.
-const STORY: usize = 60;
+/// Lines of the event log that are shown with a failure.
+const MAX_EVENTS: usize = 60;
 
-/// What to simulate.
+/// Parameters of a simulation.
 #[derive(Clone, Debug)]
 struct Case {
     seed: u64,
@@ -45,7 +45,7 @@ struct Case {
     portals: usize,
 }
 
-/// What comes, and when.
+/// Scheduled event.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Next {
     Look,
@@ -57,7 +57,7 @@ enum Next {
     Reload,
 }
 
-/// Numbers of one simulation.
+/// Statistics of one simulation.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Tally {
     strokes: u64,
@@ -70,7 +70,7 @@ struct Tally {
     granted_anew: u64,
     restored: u64,
     steps: u64,
-    told: u64,
+    notifications: u64,
     broken_channels: u64,
 }
 
@@ -79,15 +79,15 @@ struct Simulation {
     world: Arc<World>,
     server: AuthorizationServer,
     rng: fastrand::Rng,
-    /// Of mishaps: a stream of its own, so that a seed's strokes stay what they are.
+    /// Random generator of mishaps: separate, so that a seed's faults do not change.
     mishaps: fastrand::Rng,
     rules: Rules,
     life: Option<Life>,
     timeline: BinaryHeap<Reverse<(Timestamp, u64, Next)>>,
-    /// What has been struck and not cleared, by the number of the stroke.
+    /// Active faults, by number.
     struck: BTreeMap<u64, Stroke>,
     records: Vec<Record>,
-    /// The portals' hosts, which change.
+    /// Hosts of the portals, which change.
     hosts: Vec<String>,
     every: u64,
     down: Option<(Duration, i64)>,
@@ -96,7 +96,7 @@ struct Simulation {
     sequence: u64,
     ending: bool,
     tally: Tally,
-    story: VecDeque<String>,
+    events: VecDeque<String>,
 }
 
 impl Simulation {
@@ -127,7 +127,7 @@ impl Simulation {
             sequence: 0,
             ending: false,
             tally: Tally::default(),
-            story: VecDeque::new(),
+            events: VecDeque::new(),
             case,
             world,
             rng,
@@ -140,11 +140,11 @@ impl Simulation {
         self.world.truth.now()
     }
 
-    fn tell(&mut self, what: impl std::fmt::Display) {
-        if self.story.len() == STORY {
-            self.story.pop_front();
+    fn log(&mut self, what: impl std::fmt::Display) {
+        if self.events.len() == MAX_EVENTS {
+            self.events.pop_front();
         }
-        self.story.push_back(format!("{} {what}", self.now()));
+        self.events.push_back(format!("{} {what}", self.now()));
     }
 
     fn at(&mut self, after: Duration, next: Next) {
@@ -174,7 +174,7 @@ impl Simulation {
         write(&place.join("secret"), "a secret of the client");
     }
 
-    /// Nobody is blamed for what happens to these portals until then.
+    /// Excuses failures of these portals for a time.
     fn excuse(&mut self, portals: impl IntoIterator<Item = usize>, span: Duration) {
         let until = self.now() + span;
         for portal in portals {
@@ -216,7 +216,7 @@ impl Simulation {
             .map(|host| self.world.sandbox.renewals(host))
             .sum();
         self.tally.steps = self.world.fuse.steps();
-        (self.tally.told, self.tally.broken_channels) = {
+        (self.tally.notifications, self.tally.broken_channels) = {
             let mail = self.world.mail.lock().unwrap();
             (mail.count, mail.broke)
         };
@@ -233,7 +233,7 @@ impl Simulation {
         Ok(())
     }
 
-    /// Lives until then.
+    /// Runs until then.
     async fn until(&mut self, end: Timestamp) -> Result<(), String> {
         loop {
             let next = self
@@ -275,8 +275,8 @@ impl Simulation {
             }
             Next::Strike if self.ending => {}
             Next::Strike => {
-                let trouble = plan::trouble(&mut self.rng, self.case.portals);
-                self.strike(trouble);
+                let fault = plan::next_fault(&mut self.rng, self.case.portals);
+                self.strike(fault);
                 let gap = plan::gap(&mut self.rng);
                 self.at(gap, Next::Strike);
             }
@@ -299,7 +299,7 @@ impl Simulation {
         Ok(())
     }
 
-    /// Readers read, operators look at the status, and the server's books are examined.
+    /// Reads token files and the status, and checks the server's accounting.
     fn look(&mut self) -> Result<(), String> {
         self.tally.looks += 1;
         promises::nothing_forbidden_was_sent(&self.world, self.clock_moved_at)?;
@@ -333,7 +333,7 @@ impl Simulation {
                 } else {
                     MINUTE * self.rng.u32(5..240)
                 };
-                self.tell(format!("{name}: a person will bring a new grant"));
+                self.log(format!("{name}: a person will bring a new grant"));
                 self.excuse([portal], patience + 30 * MINUTE);
                 self.at(patience, Next::Grant(portal));
             }
@@ -341,7 +341,7 @@ impl Simulation {
         Ok(())
     }
 
-    /// What people were told, and whether they know what they must.
+    /// Checks the notifications.
     fn look_at_mail(&mut self, portals: &BTreeMap<String, Portal>) -> Result<(), String> {
         let now = self.now();
         let mut mail = self.world.mail.lock().unwrap();
@@ -362,7 +362,7 @@ impl Simulation {
         Ok(())
     }
 
-    /// Nothing goes wrong any more.
+    /// Ends all faults.
     fn calm_down(&mut self) {
         self.ending = true;
         for (_, stroke) in std::mem::take(&mut self.struck) {
@@ -376,7 +376,7 @@ impl Simulation {
         self.reload();
     }
 
-    /// The daemon has just been killed.
+    /// Handles the death of the daemon.
     async fn killed(&mut self) -> Result<(), String> {
         let Some(life) = self.life.take() else {
             return Ok(());
@@ -394,9 +394,9 @@ impl Simulation {
         Ok(())
     }
 
-    /// It ended by itself: told to, or because the disk did not let it start.
+    /// Handles the end of the daemon: it was stopped, or the disk kept it from starting.
     async fn ended(&mut self, end: Result<(), String>) -> Result<(), String> {
-        self.tell(format!("the daemon ended: {end:?}"));
+        self.log(format!("the daemon ended: {end:?}"));
         let Some(life) = self.life.take() else {
             return Ok(());
         };
@@ -410,16 +410,16 @@ impl Simulation {
         Ok(())
     }
 
-    /// systemd starts it again.
+    /// Schedules the restart, like systemd.
     fn rest(&mut self) {
         let (down, clock) = self.down.take().unwrap_or((MINUTE, 0));
-        self.tell(format!("down for {}", humantime::format_duration(down)));
+        self.log(format!("down for {}", humantime::format_duration(down)));
         self.move_clock(clock);
         self.excuse(0..self.case.portals, down + 30 * MINUTE);
         self.at(down.max(Duration::from_secs(2)), Next::Begin);
     }
 
-    /// What was under way has no known outcome; asking again is right, once.
+    /// Requests under way have no known outcome; sending them again is allowed, once.
     fn cut_off(&mut self) -> Result<(), String> {
         let portals = promises::portals(&self.world)?;
         for portal in 0..self.case.portals {
@@ -429,7 +429,7 @@ impl Simulation {
             if claim.is_some() {
                 self.records[portal].cut_off = true;
                 self.world.sandbox.allow_replay(&self.hosts[portal]);
-                self.tell(format!("{} was cut off", name_of(portal)));
+                self.log(format!("{} was cut off", name_of(portal)));
             }
         }
         Ok(())
@@ -458,7 +458,7 @@ fn write(path: &std::path::Path, text: &str) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-/// Simulates a case; what went wrong, with the last of its story and how to see it again.
+/// Runs a simulation; a failure shows the end of its event log and how to reproduce it.
 fn simulate(case: &Case) -> Tally {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -469,7 +469,7 @@ fn simulate(case: &Case) -> Tally {
     let done = runtime.block_on(simulation.run());
     let Simulation {
         tally,
-        story,
+        events,
         rules,
         ..
     } = simulation;
@@ -479,16 +479,16 @@ fn simulate(case: &Case) -> Tally {
             days,
             portals,
         } = case;
-        let story = story.into_iter().collect::<Vec<_>>().join("\n");
+        let events = events.into_iter().collect::<Vec<_>>().join("\n");
         panic!(
-            "{story}\n\nseed {seed}: {why}\n({rules:?})\nTo see it again:\n  REFRESHD_SIMULATE=\"seed={seed} days={days} \
+            "{events}\n\nseed {seed}: {why}\n({rules:?})\nTo see it again:\n  REFRESHD_SIMULATE=\"seed={seed} days={days} \
              portals={portals} log=1\" cargo test --release --lib simulation -- --nocapture"
         );
     }
     tally
 }
 
-/// Seeds that caught what was broken on purpose (`tests/mutants`), small enough for every run.
+/// Seeds that detect mutants (`tests/mutants`), small enough for every run.
 const KEPT: [u64; 2] = [1, 4];
 
 fn small(seed: u64) -> Case {
@@ -499,7 +499,7 @@ fn small(seed: u64) -> Case {
     }
 }
 
-/// By itself the kept seeds; what `REFRESHD_SIMULATE` asks for instead of them.
+/// Runs the kept seeds, or what `REFRESHD_SIMULATE` requests instead.
 #[test]
 fn simulation() {
     let Ok(asked) = std::env::var("REFRESHD_SIMULATE") else {

@@ -1,4 +1,4 @@
-//! What goes wrong in a simulation, and for how long, drawn from a seed. Must not carry anything out: `life` does.
+//! Faults of a simulation and their durations, drawn from a seed. Must not inject them: `blows` does.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
 
-/// After the worst of the quick back-offs the next try comes within this time (15 min once expired, and its jitter).
+/// Maximum delay of the next attempt after ordinary failures (15 min once expired, and its jitter).
 const BACK_OFF: Duration = Duration::from_secs(20 * MINUTE);
-/// A refused client, a blocked grant and a lifetime that was a lie take longer.
+/// The same after a rejected client, a blocked grant, or a false lifetime.
 const SLOW_BACK_OFF: Duration = Duration::from_secs(75 * MINUTE);
 
-/// One stroke of bad luck, or of an operator.
+/// A fault, or an operator's action.
 #[derive(Debug)]
 pub enum Stroke {
     /// The server fails for one portal.
@@ -26,18 +26,18 @@ pub enum Stroke {
         fault: Fault,
         lie: bool,
     },
-    /// The server fails for everybody.
+    /// The server fails for all portals.
     Everybody {
         fault: Fault,
     },
-    /// One of the two clients is refused.
+    /// One of the two clients is rejected.
     Client {
         sales: bool,
         fault: Fault,
     },
     Network(Network),
     Disk(DiskIs),
-    /// The daemon is killed at one of its next steps.
+    /// The daemon is killed at a later step.
     CrashAt {
         steps: u64,
         down: Duration,
@@ -57,14 +57,14 @@ pub enum Stroke {
         every: u64,
         without: Vec<usize>,
     },
-    /// SIGHUP with a file that is no configuration.
+    /// SIGHUP with an invalid configuration.
     BadReload,
-    /// Operators who ask for renewals, many times each.
+    /// Operators request renewals, many times each.
     Storm {
         portals: Vec<usize>,
         times: usize,
     },
-    /// A grant that is replaced by a newer one.
+    /// A newer grant replaces the present one.
     Import {
         portal: usize,
     },
@@ -80,11 +80,11 @@ pub enum Stroke {
     },
     /// The directory of the token files cannot be written.
     Files,
-    /// Nobody takes alerts in.
+    /// The alert receiver is unavailable.
     Mail,
 }
 
-/// What an operator does with the state while the daemon is stopped.
+/// An operator's action on the state while the daemon is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backup {
     Nothing,
@@ -92,30 +92,30 @@ pub enum Backup {
     Restore,
 }
 
-/// A stroke, how long it lasts, and how long after that the daemon may need to get over it.
+/// A fault, its duration, and the time that the daemon may need to recover afterwards.
 #[derive(Debug)]
-pub struct Trouble {
+pub struct ScheduledFault {
     pub stroke: Stroke,
     pub lasts: Duration,
     pub after: Duration,
 }
 
-/// What people and servers do in the ordinary way, and what must make no difference to anybody but the portal concerned.
+/// Ordinary events that must affect no portal but the one concerned.
 #[derive(Debug)]
 pub enum Mishap {
-    /// Something that is no refresh token is imported.
+    /// A text that is not a refresh token is imported.
     Word { portal: usize, word: &'static str },
     /// A refresh token that the server does not know is imported.
     MadeUp { portal: usize, token: String },
-    /// The grant of somebody else's portal is imported.
+    /// The grant of another portal is imported.
     Foreign { portal: usize },
-    /// The server dresses its next reply up.
+    /// The server wraps its next response.
     Wrapped { portal: usize, wrap: Wrap },
-    /// The server is ill, or refuses the client for this portal alone.
-    Trouble(Trouble),
+    /// The server fails, or rejects the client, for this portal alone.
+    ScheduledFault(ScheduledFault),
 }
 
-/// What is imported by mistake.
+/// Texts that are imported by mistake.
 const WORDS: [&str; 12] = [
     "null",
     "false",
@@ -131,11 +131,11 @@ const WORDS: [&str; 12] = [
     "a secret of the client",
 ];
 
-/// The next mishap.
+/// Draws the next mishap.
 pub fn mishap(rng: &mut Rng, portals: usize) -> Mishap {
     let portal = rng.usize(..portals);
-    let trouble = |fault, lasts, after| {
-        Mishap::Trouble(Trouble {
+    let failure = |fault, lasts, after| {
+        Mishap::ScheduledFault(ScheduledFault {
             stroke: Stroke::Portal {
                 portal,
                 fault,
@@ -159,12 +159,12 @@ pub fn mishap(rng: &mut Rng, portals: usize) -> Mishap {
             portal,
             wrap: Wrap::ALL[rng.usize(..Wrap::ALL.len())],
         },
-        8 => trouble(
+        8 => failure(
             refuse(401, "invalid_client"),
             span(rng, 10 * MINUTE, 3 * HOUR),
             SLOW_BACK_OFF,
         ),
-        _ => trouble(
+        _ => failure(
             refuse(500, "invalid_grant"),
             span(rng, MINUTE, HOUR),
             BACK_OFF,
@@ -172,7 +172,7 @@ pub fn mishap(rng: &mut Rng, portals: usize) -> Mishap {
     }
 }
 
-/// The server's rules of a seed.
+/// Draws the server's rules.
 pub fn rules(rng: &mut Rng) -> Rules {
     let reuse = match rng.u8(..3) {
         0 => Reuse::Strict,
@@ -186,13 +186,13 @@ pub fn rules(rng: &mut Rng) -> Rules {
     }
 }
 
-/// The time until the next stroke.
+/// Draws the time until the next fault.
 pub fn gap(rng: &mut Rng) -> Duration {
     Duration::from_secs_f64(-(1.0 - rng.f64()).ln() * 80.0 * 60.0)
 }
 
-/// The next stroke.
-pub fn trouble(rng: &mut Rng, portals: usize) -> Trouble {
+/// Draws the next fault.
+pub fn next_fault(rng: &mut Rng, portals: usize) -> ScheduledFault {
     let portal = rng.usize(..portals);
     let (stroke, lasts, after) = match rng.u32(..100) {
         0..34 => {
@@ -303,14 +303,14 @@ pub fn trouble(rng: &mut Rng, portals: usize) -> Trouble {
         98 => (Stroke::Files, span(rng, 10, HOUR), BACK_OFF),
         _ => (Stroke::Mail, span(rng, MINUTE, 4 * HOUR), Duration::ZERO),
     };
-    Trouble {
+    ScheduledFault {
         stroke,
         lasts,
         after,
     }
 }
 
-/// What one portal's server may do; whether that is a lie about the grant; how long the daemon may need afterwards.
+/// Draws a fault of the server for one portal; whether it is a false statement about the grant; the time to recover.
 fn fault(rng: &mut Rng) -> (Fault, bool, Duration) {
     let odd = |fields: Value| Fault::Odd {
         fields: fields.as_object().cloned().unwrap_or_else(Map::new),
@@ -365,7 +365,7 @@ fn fault(rng: &mut Rng) -> (Fault, bool, Duration) {
     }
 }
 
-/// What may befall everybody at once.
+/// Draws a fault that affects all portals.
 fn outage(rng: &mut Rng) -> Fault {
     match rng.u8(..6) {
         0 => refuse(500, "INTERNAL_SERVER_ERROR"),
@@ -397,7 +397,7 @@ fn page(status: u16, retry_after: Option<u64>) -> Fault {
     }
 }
 
-/// Short ones are likelier than long ones.
+/// Short durations are likelier than long ones.
 fn span(rng: &mut Rng, least: u64, most: u64) -> Duration {
     let (least, most) = (least as f64, most as f64);
     Duration::from_secs_f64(least * (most / least).powf(rng.f64()))

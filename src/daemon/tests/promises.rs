@@ -1,5 +1,5 @@
-//! What must hold in a simulation, whatever happens: the promises of the design, as questions to the server's books, the
-//! state and the token files. Must not change anything.
+//! Invariants of a simulation: checks of the server's accounting, the state and the token files against the guarantees of
+//! the design. Must not change anything.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,38 +10,39 @@ use crate::domain::portal::{Kind, Phase, Portal};
 use refreshd_fake_server::{Fate, Reuse};
 use refreshd_time::Timestamp;
 
-/// Server, portal and file may differ for this long: a request, its record and its publication.
+/// Time for which server, portal and file may differ: a request, its record and its publication.
 const ON_THE_WAY: Duration = Duration::from_secs(10);
 
-/// What a simulation knows of one portal.
+/// Status of one portal in the simulation.
 #[derive(Clone, Debug, Default)]
 pub struct Record {
-    /// Until then it may be in trouble that nobody can blame on the daemon.
+    /// Time until which its failures are not the daemon's fault.
     pub excused_until: Timestamp,
-    /// The server lied about its grant, or somebody uninstalled it: it may be dead until a new grant is brought.
+    /// The server made a false statement about its grant, or it was uninstalled: it may be dead until a new grant is
+    /// imported.
     pub condemned: bool,
     /// The daemon was killed, or could not write, between a reply and its record.
     pub cut_off: bool,
     /// The configuration does not name it.
     pub left_out: bool,
-    /// When its file was first seen with a token that the server had already replaced.
+    /// Time at which its file was first seen with a token that the server had already replaced.
     outdated_since: Option<Timestamp>,
 }
 
 impl Record {
-    /// Whether its file must be looked at again soon.
+    /// Whether its file must be checked again soon.
     pub const fn is_suspect(&self) -> bool {
         self.outdated_since.is_some()
     }
 }
 
-/// What `token.json` says.
+/// Content of `token.json`.
 struct File {
     token: String,
     generation: u64,
 }
 
-/// All portals, by the order in the configuration.
+/// All portals of the state.
 pub fn portals(world: &World) -> Result<BTreeMap<String, Portal>, String> {
     let view = ReadConnection::open(&world.place.path().join("state.db"))
         .map_err(|error| format!("{error:?}"))?;
@@ -54,9 +55,9 @@ pub fn portals(world: &World) -> Result<BTreeMap<String, Portal>, String> {
         .collect())
 }
 
-/// Two daemons, or one that forgot, would show here.
+/// Checks that the server saw no forbidden request: two daemons, or lost state, would cause one.
 pub fn nothing_forbidden_was_sent(world: &World, clock_moved_at: Timestamp) -> Result<(), String> {
-    // A token looks old to whoever's clock was set ahead: it may be renewed again at once, and no more than that.
+    // After a step of the clock a token may look old: then one additional renewal is allowed.
     let moved = world.truth.now().since(clock_moved_at) < Duration::from_secs(12 * 60);
     let bad = |violation: &&String| !(moved && violation.contains("renewed twice"));
     match world.sandbox.take_violations().iter().find(bad) {
@@ -67,7 +68,7 @@ pub fn nothing_forbidden_was_sent(world: &World, clock_moved_at: Timestamp) -> R
     }
 }
 
-/// A dead grant has a cause that is not the daemon.
+/// Checks that a dead grant has a cause other than the daemon.
 pub fn dead_for_a_reason(
     world: &World,
     name: &str,
@@ -107,14 +108,14 @@ pub fn dead_for_a_reason(
     ))
 }
 
-/// A restored portal whose generations do not tell that it is old: it was forgotten and brought again since.
+/// Whether the generations of a restored portal do not reveal that it is old: it was forgotten and imported again since.
 pub fn is_another_grant(before: Option<&Portal>, after: Option<&Portal>) -> bool {
     let generation =
         |portal: Option<&Portal>| portal.and_then(|portal| Some(portal.grant.as_ref()?.generation));
     generation(after) >= generation(before)
 }
 
-/// The stored refresh token can be spent, so whatever condemned the grant is over.
+/// Whether the stored refresh token is valid, so that the grant is not condemned any more.
 pub fn is_alive(world: &World, portal: &Portal) -> bool {
     let refresh = portal.grant.as_ref().map(|grant| {
         grant
@@ -126,7 +127,7 @@ pub fn is_alive(world: &World, portal: &Portal) -> bool {
     refresh.is_some_and(|refresh| world.sandbox.fate(refresh) == Fate::Good)
 }
 
-/// Nothing is published before it is durable. Best asked when the daemon has just been killed.
+/// Checks that nothing was published before it was durable. Most effective when the daemon has just been killed.
 pub fn nothing_is_ahead(
     world: &World,
     name: &str,
@@ -145,7 +146,7 @@ fn published_is_durable(
     file: &File,
     record: &Record,
 ) -> Result<(), String> {
-    // An old state may have been put back a moment ago, and nobody has looked at it yet.
+    // An old state may have been restored just now, and the daemon has not compared it yet.
     let Some(grant) = portal.grant.as_ref().filter(|_| !record.condemned) else {
         return Ok(());
     };
@@ -159,7 +160,7 @@ fn published_is_durable(
     Ok(())
 }
 
-/// What a reader of the token file meets now.
+/// Checks what a reader of the token file gets now.
 pub fn reader(
     world: &World,
     name: &str,
@@ -206,7 +207,7 @@ pub fn reader(
     Ok(())
 }
 
-/// Where everything has been fair for long enough, every portal is fresh and its newest refresh token is stored.
+/// Checks, after a time without faults, that the portal is fresh and its newest refresh token is stored.
 pub fn all_is_well(world: &World, name: &str, portal: &Portal) -> Result<(), String> {
     let grant = portal
         .grant
@@ -243,7 +244,7 @@ pub fn all_is_well(world: &World, name: &str, portal: &Portal) -> Result<(), Str
     Ok(())
 }
 
-/// A file is whole or not there at all.
+/// Reads a token file, which must be complete or absent.
 fn read(world: &World, name: &str) -> Result<Option<File>, String> {
     let path = world
         .place

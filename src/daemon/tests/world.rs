@@ -1,7 +1,7 @@
-//! The outside of a simulation: time, the network, the disk, and the stand-in server at the other end.
+//! Environment of a simulation: time, the network, the disk, and the fake server.
 //!
-//! Every moment at which the outside could notice a difference passes [`Fuse::step`], where the daemon may end. Must
-//! not know what goes wrong when: `plan` does.
+//! Every step with an externally visible effect calls [`Fuse::step`], where the daemon may be killed. Must not decide when
+//! faults occur: `plan` does.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -21,21 +21,21 @@ use refreshd_token_client::authorization_server::{
     HttpResponse, TokenResponse, Transport, TransportFuture,
 };
 
-/// When every simulation begins: 2026-11-20T16:00:00Z.
+/// Start of every simulation: 2026-11-20T16:00:00Z.
 const BEGIN: i64 = 1_795_190_400;
-/// The largest body the client reads, and more than that.
+/// A longer body than the client reads.
 const TOO_LONG: u64 = 256 * 1024;
 
-/// A clock whose hands can be moved.
+/// A clock that can be set.
 #[derive(Debug)]
-pub struct Hands {
+pub struct SimulatedClock {
     origin: Tick,
     ahead: AtomicI64,
     chance: Mutex<fastrand::Rng>,
 }
 
-impl Hands {
-    /// Lives as long as the process: the clock is copied everywhere.
+impl SimulatedClock {
+    /// Never freed: the clock is copied everywhere.
     fn new(seed: u64) -> &'static Self {
         let chance = Mutex::new(fastrand::Rng::with_seed(seed));
         Box::leak(Box::new(Self {
@@ -46,7 +46,7 @@ impl Hands {
     }
 }
 
-impl WallClock for Hands {
+impl WallClock for SimulatedClock {
     fn now(&self) -> Timestamp {
         let passed = Clock::system().elapsed(self.origin);
         (Timestamp::from_secs(BEGIN) + passed).shifted(self.ahead.load(Ordering::Relaxed))
@@ -57,17 +57,17 @@ impl WallClock for Hands {
     }
 }
 
-/// How the network is.
+/// Condition of the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Network {
     Fair,
-    /// Nobody can connect.
+    /// Connections are refused.
     Refuses,
-    /// Requests vanish on the way.
+    /// Requests are lost.
     Swallows,
 }
 
-/// How the disk of the state is.
+/// Condition of the state's disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DiskIs {
     Fair,
@@ -77,12 +77,12 @@ pub enum DiskIs {
 }
 
 #[derive(Debug)]
-struct Weather {
+struct Conditions {
     network: Network,
     disk: DiskIs,
 }
 
-/// Where the daemon ends: at a step that was chosen before, or at once.
+/// Kill switch of the daemon: at a chosen step, or at once.
 #[derive(Debug, Default)]
 pub struct Fuse {
     steps: AtomicU64,
@@ -92,7 +92,7 @@ pub struct Fuse {
 }
 
 impl Fuse {
-    /// One more step, which may be the last: then it never returns.
+    /// Counts a step, which may be the last: then it never returns.
     pub async fn step(&self) {
         let step = self.steps.fetch_add(1, Ordering::Relaxed) + 1;
         if step == self.ends_at.load(Ordering::Relaxed) {
@@ -103,7 +103,7 @@ impl Fuse {
         }
     }
 
-    /// Ends everything at the `steps`th step from here.
+    /// Kills the daemon `steps` steps later.
     pub fn set(&self, steps: u64) {
         self.ends_at.store(
             self.steps.load(Ordering::Relaxed) + steps,
@@ -111,7 +111,7 @@ impl Fuse {
         );
     }
 
-    /// Ends everything now.
+    /// Kills the daemon now.
     pub fn burn(&self) {
         self.burnt.store(true, Ordering::Relaxed);
         self.smoke.notify_one();
@@ -121,7 +121,7 @@ impl Fuse {
         self.burnt.load(Ordering::Relaxed)
     }
 
-    /// A new life, which ends at no step.
+    /// Resets the switch for a new process.
     pub fn renew(&self) {
         self.burnt.store(false, Ordering::Relaxed);
         self.ends_at.store(0, Ordering::Relaxed);
@@ -132,18 +132,18 @@ impl Fuse {
     }
 }
 
-/// The outside.
+/// The environment.
 pub struct World {
     pub place: TempDir,
-    /// Never steps: the server's and the simulation's own.
+    /// Never steps: for the server and the simulation.
     pub truth: Clock,
-    /// The daemon's.
+    /// The daemon's clock.
     pub wall: Clock,
     pub sandbox: FakeServer,
     pub fuse: Fuse,
     pub mail: crate::daemon::tests::mail::Shelf,
-    hands: &'static Hands,
-    weather: Mutex<Weather>,
+    clock: &'static SimulatedClock,
+    conditions: Mutex<Conditions>,
     chance: Mutex<fastrand::Rng>,
     under_way: Mutex<JoinSet<()>>,
 }
@@ -156,20 +156,20 @@ impl World {
         } else {
             std::env::temp_dir()
         };
-        let truth = Clock::of(Hands::new(seed));
-        let hands = Hands::new(seed.wrapping_add(1));
+        let truth = Clock::of(SimulatedClock::new(seed));
+        let clock = SimulatedClock::new(seed.wrapping_add(1));
         Arc::new(Self {
             place: tempfile::Builder::new()
                 .prefix("refreshd-simulation-")
                 .tempdir_in(base)
                 .unwrap(),
             truth,
-            wall: Clock::of(hands),
+            wall: Clock::of(clock),
             sandbox: FakeServer::new(truth, rules),
             fuse: Fuse::default(),
             mail: Mutex::default(),
-            hands,
-            weather: Mutex::new(Weather {
+            clock,
+            conditions: Mutex::new(Conditions {
                 network: Network::Fair,
                 disk: DiskIs::Fair,
             }),
@@ -179,34 +179,34 @@ impl World {
     }
 
     pub fn step_clock(&self, millis: i64) {
-        self.hands.ahead.fetch_add(millis, Ordering::Relaxed);
+        self.clock.ahead.fetch_add(millis, Ordering::Relaxed);
     }
 
     pub fn set_network(&self, network: Network) {
-        self.weather.lock().unwrap().network = network;
+        self.conditions.lock().unwrap().network = network;
     }
 
     pub fn set_disk(&self, disk: DiskIs) {
-        self.weather.lock().unwrap().disk = disk;
+        self.conditions.lock().unwrap().disk = disk;
     }
 
-    /// Whether what is written stays written, however long it takes.
+    /// Whether written data stays written, even if slowly.
     pub fn is_disk_fair(&self) -> bool {
         matches!(
-            self.weather.lock().unwrap().disk,
+            self.conditions.lock().unwrap().disk,
             DiskIs::Fair | DiskIs::Slow
         )
     }
 
     fn network(&self) -> Network {
-        self.weather.lock().unwrap().network
+        self.conditions.lock().unwrap().network
     }
 
     pub fn millis(&self, range: std::ops::Range<u64>) -> Duration {
         Duration::from_millis(self.chance.lock().unwrap().u64(range))
     }
 
-    /// Waits, however long.
+    /// Sleeps, for any time.
     pub async fn pause(&self, span: Duration) {
         let until = self.truth.now() + span;
         while self.truth.now() < until {
@@ -214,7 +214,7 @@ impl World {
         }
     }
 
-    /// Brings a request to the server and its answer back. Goes on when the client is gone, as a network does.
+    /// Transports a request to the server and its response back. Continues after the client is gone, like a network.
     async fn travel(
         self: Arc<Self>,
         request: reqwest::Request,
@@ -243,7 +243,7 @@ impl World {
             () = reply.closed() => false,
             () = self.pause(way_back) => true,
         };
-        // A daemon that ended just now takes nothing in.
+        // A daemon that was just killed receives nothing.
         let whole = match answer.delivery {
             DeliveryFault::Whole => true,
             DeliveryFault::Huge(bytes) => bytes < TOO_LONG,
@@ -281,7 +281,7 @@ impl World {
     }
 }
 
-/// The network, as the client sees it.
+/// The network, as an HTTP transport of the client.
 pub struct Wire(pub Arc<World>);
 
 impl Transport for Wire {
@@ -318,7 +318,7 @@ impl Disk for World {
     fn before_commit(&self) -> DiskFuture<'_, Result<(), StateError>> {
         Box::pin(async {
             self.fuse.step().await;
-            let disk = self.weather.lock().unwrap().disk;
+            let disk = self.conditions.lock().unwrap().disk;
             let failed = |code, extended_code| {
                 let error = rusqlite::Error::SqliteFailure(
                     ffi::Error {

@@ -390,7 +390,7 @@ fn a_removal_with_a_proof_that_a_stranger_may_have_chosen_ends_nothing_by_itself
     // One renewal, a tenth of a life later, tells that it is not so, and there is not another one within the hour.
     rig.post("", &removal_of(&grant, "planted", 0));
     rig.wait_for_installs("uninstalled", 1.0);
-    line(&daemon, "uninstalled", "which tells whether it is true");
+    line(&daemon, "uninstalled", "which shows whether it is true");
     rig.wait_for_generation(&portal, 3);
     rig.post("", &removal_of(&grant, "planted", 10));
     rig.wait_for_installs("uninstalled", 2.0);

@@ -1,6 +1,7 @@
-//! A device's authorization (RFC 8628): codes for a person, and the polls that ask whether they were typed.
+//! Device authorization (RFC 8628): codes for the user, and polls for the token.
 //!
-//! Must not ask faster than the server wants: each poll is asked for by whoever waits, who is told when the next may be.
+//! Must not poll faster than the server allows: each poll is requested by the caller, whose result contains the next
+//! interval.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use crate::config::App;
 use crate::daemon::context::Context;
 use crate::daemon::grants::authorize::outcome::{
-    Begun, is_passing, no_refresh_token, of_code, refused, secrets, take_in, token_url,
+    Begun, is_passing, no_refresh_token, of_code, refused, secrets, store, token_url,
 };
 use crate::daemon::grants::error::OperationError;
 use crate::daemon::grants::lookup::{app_of, find};
@@ -26,16 +27,16 @@ use refreshd_token_client::reply::{TokenReply, Verdict, read_in};
 use refreshd_token_client::request::RequestKind;
 use refreshd_token_client::token::Generation;
 
-/// How a device's poll ended.
+/// Result of a poll.
 #[derive(Debug)]
 pub enum Polled {
-    /// Nobody has typed the code yet; ask again after so long.
+    /// The user has not entered the code yet; poll again after this time.
     Pending(Duration),
-    /// There is a grant.
+    /// A grant was stored.
     Authorized(Generation),
 }
 
-/// Asks for codes, and says what a person does with them.
+/// Requests the codes, and returns the user's instructions.
 pub(crate) async fn begin(
     shared: &Context,
     portal: &Portal,
@@ -50,8 +51,8 @@ pub(crate) async fn begin(
         });
     };
     let (fields, random) = (BTreeMap::new(), shared.clock.random_token());
-    let request_builder = app.request_builder(portal.settings.as_ref(), &fields, &random);
-    let request = request_builder.request(url, RequestKind::DeviceCodes);
+    let builder = app.request_builder(portal.settings.as_ref(), &fields, &random);
+    let request = builder.request(url, RequestKind::DeviceCodes);
     let not_now = |reason: String| OperationError::NotNow {
         portal: portal.name.clone(),
         reason,
@@ -117,7 +118,7 @@ pub(crate) async fn begin(
     })
 }
 
-/// Asks once whether a person has typed a device's code.
+/// Polls once for the token of a device.
 ///
 /// # Errors
 /// [`OperationError`]; the authorization is over then.
@@ -165,15 +166,15 @@ pub async fn poll(shared: &Context, name: &str, state: &str) -> Result<Polled, O
         let last = last
             .map(|last| format!(" (the last answer was: {last})"))
             .unwrap_or_default();
-        let reason = format!("nobody typed the code in time{last}; begin again");
+        let reason = format!("the code was not entered in time{last}; begin again");
         return Err(OperationError::CodeRefused {
             portal: portal.name,
             reason,
         });
     }
     let (fields, random) = (BTreeMap::new(), shared.clock.random_token());
-    let request_builder = app.request_builder(portal.settings.as_ref(), &fields, &random);
-    let request = request_builder.request(
+    let builder = app.request_builder(portal.settings.as_ref(), &fields, &random);
+    let request = builder.request(
         &token_url(app, &portal, &BTreeMap::new()),
         RequestKind::DeviceToken(&code),
     );
@@ -182,7 +183,7 @@ pub async fn poll(shared: &Context, name: &str, state: &str) -> Result<Polled, O
         .exchange(&request, config.renewal.timeout, now)
         .await
     {
-        // RFC 8628 section 3.5: slower, where the server does not answer.
+        // RFC 8628 section 3.5: back off when the server does not respond.
         TokenResponse::NotSent(why) | TokenResponse::InDoubt(why) => {
             return Ok(again(slower(interval), Some(why)));
         }
@@ -215,9 +216,9 @@ pub async fn poll(shared: &Context, name: &str, state: &str) -> Result<Polled, O
     };
     match verdict {
         Verdict::Granted(granted) => {
-            let intake =
+            let imported =
                 from_granted(*granted, now).ok_or_else(|| refused(&portal, &no_refresh_token()))?;
-            take_in(shared, &portal, intake)
+            store(shared, &portal, imported)
                 .await
                 .map(Polled::Authorized)
         }
@@ -230,7 +231,7 @@ pub async fn poll(shared: &Context, name: &str, state: &str) -> Result<Polled, O
                     && !is_passing(&problem)
                     && code.is_some_and(|code| is_over(code, problem.class)) =>
                 {
-                    // A reply that was kept may hold what the code bought.
+                    // A stored response may contain what the code was exchanged for.
                     let before = before.filter(|before| before.contains("refreshd recover"));
                     let before = before
                         .map(|before| format!(" (the answer before was: {before})"))
@@ -244,7 +245,7 @@ pub async fn poll(shared: &Context, name: &str, state: &str) -> Result<Polled, O
                         reason,
                     })
                 }
-                // The page of a proxy, or an error that no device is told: it may be gone at the next poll.
+                // The page of a proxy, or an error that RFC 8628 does not define: the next poll may succeed.
                 _ => Ok(again(
                     slower(interval),
                     Some(format!("{}{is_kept}", problem.text().trim_end_matches('.'))),
@@ -254,7 +255,7 @@ pub async fn poll(shared: &Context, name: &str, state: &str) -> Result<Polled, O
     }
 }
 
-/// Whether a refused poll is the end: by its code, or because the provider's table knows that it lasts.
+/// Whether a rejected poll is final: by its code, or because the provider's table classifies it as permanent.
 fn is_over(code: &str, class: Class) -> bool {
     let lasts = matches!(
         class,
@@ -263,7 +264,7 @@ fn is_over(code: &str, class: Class) -> bool {
     lasts || ends_polling(code)
 }
 
-/// Twice as long, up to a minute; never sooner than the server has asked for.
+/// Doubles the interval, up to a minute; never less than the server demands.
 fn slower(interval: Duration) -> Duration {
     (interval * 2).min(Duration::from_secs(60)).max(interval)
 }

@@ -1,7 +1,7 @@
-//! A person's authorization, from the address they open to the first pair of tokens: begin, answer, and a device's poll.
+//! A user's authorization, from the authorization URL to the first pair of tokens: begin, answer, and a device's poll.
 //!
-//! A code lives half a minute and works once, so it is exchanged at once, and what it buys is stored before anybody
-//! hears of it. Must not take in a grant of another portal than the one that is asked for.
+//! A code expires in half a minute and works once, so it is exchanged at once, and its pair is stored before anything is
+//! reported. Must not store a grant of another portal than the requested one.
 
 mod device;
 mod outcome;
@@ -23,7 +23,7 @@ use crate::domain::kept_reply::ReplyTo;
 use crate::domain::portal::Portal;
 pub use device::{Polled, poll};
 pub use outcome::Begun;
-use outcome::{no_refresh_token, of_code, refused, secrets, take_in, token_url};
+use outcome::{no_refresh_token, of_code, refused, secrets, store, token_url};
 use refreshd_secrets::CodeVerifier;
 use refreshd_secrets::mask::clean;
 use refreshd_time::Timestamp;
@@ -36,7 +36,8 @@ use refreshd_token_client::request::{RequestKind, TokenRequest};
 use refreshd_token_client::token::Generation;
 use refreshd_token_client::token_object;
 
-/// Begins an authorization. `loopback` is where the caller listens, used where the configuration has no `redirect_uri`.
+/// Begins an authorization. `loopback` is the URI on which the caller listens, used where the configuration has no
+/// `redirect_uri`.
 ///
 /// # Errors
 /// [`OperationError`].
@@ -77,22 +78,20 @@ pub async fn begin(
             let state = shared.clock.random_token();
             let fields = BTreeMap::new();
             let random = shared.clock.random_token();
-            let mut request_builder =
-                app.request_builder(portal.settings.as_ref(), &fields, &random);
-            // Where the provider knows by itself, only the configuration can say where that is.
+            let mut builder = app.request_builder(portal.settings.as_ref(), &fields, &random);
+            // Where the provider has a registered redirect URI, only the configuration can name it.
             let sent = profile
                 .request
                 .authorize_parameters
                 .get("redirect_uri")
                 .is_none_or(|uri| !uri.is_empty());
-            request_builder.redirect_uri = request_builder
+            builder.redirect_uri = builder
                 .redirect_uri
                 .or(loopback.as_deref().filter(|_| sent));
-            // OpenID Connect Core 1.0, section 3.1.2.1; a profile may name one of its own.
+            // OpenID Connect Core 1.0, section 3.1.2.1; a profile may define its own nonce.
             let own = profile.request.authorize_parameters.contains_key("nonce");
-            let nonce =
-                (is_openid(request_builder.scope) && !own).then(|| shared.clock.random_token());
-            let url = request_builder
+            let nonce = (is_openid(builder.scope) && !own).then(|| shared.clock.random_token());
+            let url = builder
                 .authorize_url(&state, verifier.as_ref(), nonce.as_deref())
                 .ok_or_else(|| match profile.authorize_url {
                     Some(_) => {
@@ -100,7 +99,7 @@ pub async fn begin(
                     }
                     None => no("its provider has no `authorize_url`"),
                 })?;
-            let redirect_uri = request_builder.redirect_uri.map(str::to_owned);
+            let redirect_uri = builder.redirect_uri.map(str::to_owned);
             let flow = AuthorizationFlow::Redirect {
                 verifier,
                 redirect_uri: redirect_uri.clone(),
@@ -129,7 +128,7 @@ pub async fn begin(
     }
 }
 
-/// Takes what the browser brought back, the address or the bare code, and exchanges it at once.
+/// Parses what the browser brought back, the URI or the bare code, and exchanges the code at once.
 ///
 /// # Errors
 /// [`OperationError`]. Only after [`OperationError::NotAnAnswer`] may the same authorization still be answered.
@@ -146,7 +145,7 @@ pub async fn answer(
         source,
     };
     let redirected = parse(text).map_err(not_it)?;
-    // Nothing of a redirect is believed, or told to anybody, before its `state` is known to be ours.
+    // Nothing of a redirect is trusted, or reported, before its `state` is known to be one of this process.
     let now = shared.clock.now();
     if redirected
         .state
@@ -173,7 +172,7 @@ pub async fn answer(
         Some(AuthorizationFlow::Device { .. }) => return Err(not_it(AnswerError::OtherState)),
         None if state.is_some() => return Err(not_it(AnswerError::OtherState)),
         None if app.profile.pkce != Pkce::None => return Err(not_it(AnswerError::NoVerifier)),
-        // A bare code, as of a link that another program made.
+        // A bare code, as of a link that another program created.
         None => (None, None, None),
     };
     let fields: BTreeMap<String, Value> = (app.profile.request.redirect_fields.iter())
@@ -185,10 +184,10 @@ pub async fn answer(
         })
         .collect();
     let random = shared.clock.random_token();
-    let mut request_builder = app.request_builder(portal.settings.as_ref(), &fields, &random);
-    request_builder.redirect_uri = redirect_uri.as_deref().or(request_builder.redirect_uri);
+    let mut builder = app.request_builder(portal.settings.as_ref(), &fields, &random);
+    builder.redirect_uri = redirect_uri.as_deref().or(builder.redirect_uri);
     let url = token_url(app, &portal, &parameters);
-    let request = request_builder.request(&url, RequestKind::Code(&code, verifier.as_ref()));
+    let request = builder.request(&url, RequestKind::Code(&code, verifier.as_ref()));
     let proof = verifier.as_ref().map_or("", |verifier| verifier.expose());
     let sent_at = shared.clock.now();
     let verdict = exchange(
@@ -200,13 +199,13 @@ pub async fn answer(
     )
     .await?;
     match verdict {
-        Ok(intake) => take_in(shared, &portal, with_fields(intake, app, fields)).await,
+        Ok(imported) => store(shared, &portal, with_fields(imported, app, fields)).await,
         Err(problem) => Err(refused(&portal, &problem)),
     }
 }
 
-/// RFC 9207 section 2.4. Where no issuer is configured, the host of the one that is named must be one of the provider's: a
-/// code of another server's must not be sent to this one.
+/// RFC 9207 section 2.4. Where no issuer is configured, the host of the named issuer must be one of the provider's: a code
+/// of another server must not be sent to this one.
 fn check_issuer(app: &App, portal: &Portal, redirected: &Redirected) -> Result<(), AnswerError> {
     let domain = portal
         .settings
@@ -232,7 +231,7 @@ fn check_issuer(app: &App, portal: &Portal, redirected: &Redirected) -> Result<(
     }
 }
 
-/// Sends a code. It is never sent twice: a server may take that for theft (RFC 6749 section 4.1.2).
+/// Exchanges a code. It is never sent twice: a server may treat that as an attack (RFC 6749 section 4.1.2).
 async fn exchange(
     shared: &Context,
     portal: &Portal,
@@ -300,9 +299,9 @@ async fn exchange(
     }
 }
 
-/// What only the redirect said is kept with the grant, and may say whose it is.
+/// Adds fields that only the redirect contains to the grant. One of them may be the identity.
 fn with_fields(
-    mut intake: ImportedGrant,
+    mut imported: ImportedGrant,
     app: &App,
     fields: BTreeMap<String, Value>,
 ) -> ImportedGrant {
@@ -312,7 +311,7 @@ fn with_fields(
         .as_ref()
         .and_then(|field| fields.get(field))
         .and_then(Value::as_str);
-    intake.identity = intake.identity.or_else(|| named.map(str::to_owned));
-    intake.tokens.details.fields.extend(fields);
-    intake
+    imported.identity = imported.identity.or_else(|| named.map(str::to_owned));
+    imported.tokens.details.fields.extend(fields);
+    imported
 }

@@ -1,7 +1,7 @@
-//! What every authorization has in common, whether a redirect or a device's: where its token request goes, what its refusals
-//! mean, and the grant that it brings.
+//! Common parts of redirect and device authorizations: the endpoint of the token request, the meaning of its errors, and
+//! storage of the grant.
 //!
-//! Must not take in a grant of another portal than the one that is asked for.
+//! Must not store a grant of another portal than the requested one.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -23,32 +23,32 @@ use refreshd_token_client::reply::{ErrorContext, PresentedCredential};
 use refreshd_token_client::request::TokenRequest;
 use refreshd_token_client::token::Generation;
 
-/// The wait before the state is looked at again for a pair that only we have.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Delay before the state is read again, while the new pair is only in memory.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// What a person is shown.
+/// Instructions for the user.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Begun {
-    /// For which portal.
+    /// Name of the portal.
     pub portal: String,
-    /// Names this authorization.
+    /// Identifier of this authorization.
     pub state: String,
-    /// For how many seconds it can be finished.
+    /// Seconds in which the authorization can be completed.
     pub expires_in: u64,
-    /// What is opened in a browser: on this machine or, with `user_code`, on any.
+    /// URL to open in a browser: on this machine or, with `user_code`, on any.
     pub url: String,
-    /// Where the browser is sent afterwards; absent where the provider knows by itself.
+    /// Redirect URI; absent where the provider has a registered one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redirect_uri: Option<String>,
-    /// What is typed there: a device's authorization.
+    /// Code to enter there: a device authorization.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_code: Option<String>,
-    /// How many seconds lie between two polls of a device.
+    /// Seconds between two polls of a device authorization.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<u64>,
 }
 
-/// Where the code is exchanged: at the server that the redirect names, if it is one of the profile's own.
+/// Token endpoint for the code: of the server that the redirect names, if it is one of the profile's own.
 pub(crate) fn token_url(
     app: &App,
     portal: &Portal,
@@ -78,7 +78,7 @@ pub(crate) fn token_url(
         .unwrap_or_else(|| at_domain(&profile.token_url, domain))
 }
 
-/// What is known of a request with a code.
+/// Context of the response to a request with a code.
 pub(crate) fn of_code<'a>(request: &'a TokenRequest, whole: &'a HttpResponse) -> ErrorContext<'a> {
     let location = whole.location.as_deref();
     ErrorContext {
@@ -89,7 +89,7 @@ pub(crate) fn of_code<'a>(request: &'a TokenRequest, whole: &'a HttpResponse) ->
     }
 }
 
-/// What a server must not be let repeat.
+/// Secrets to mask in texts of the server.
 pub(crate) fn secrets<'a>(app: &'a App, more: &[&'a str]) -> Vec<&'a str> {
     more.iter()
         .copied()
@@ -103,7 +103,7 @@ pub(crate) fn no_refresh_token() -> Problem {
     Problem::new(Class::Unknown, detail.to_owned())
 }
 
-/// Whether the server is ill, rather than against it.
+/// Whether the failure is temporary, rather than a rejection.
 pub(crate) const fn is_passing(problem: &Problem) -> bool {
     matches!(
         problem.class,
@@ -132,26 +132,26 @@ pub(crate) fn refused(portal: &Portal, problem: &Problem) -> OperationError {
     }
 }
 
-pub(crate) async fn take_in(
+pub(crate) async fn store(
     shared: &Context,
     portal: &Portal,
-    intake: ImportedGrant,
+    imported: ImportedGrant,
 ) -> Result<Generation, OperationError> {
-    let expires_in = intake
+    let expires_in = imported
         .tokens
         .access
         .as_ref()
         .map(|access| human(access.lifetime()));
     let generation = loop {
-        let take = StoreRequest {
-            intake: intake.clone(),
+        let request = StoreRequest {
+            imported: imported.clone(),
             source: GrantSource::Authorization,
         };
-        match store_grant(shared, &portal.name, take).await {
-            // It could not be looked at where it belongs. The pair is nowhere else, so this is tried until it can.
+        match store_grant(shared, &portal.name, request).await {
+            // The state could not be read. The pair is stored nowhere else, so this is retried until it succeeds.
             Err(OperationError::State(error)) => {
                 tracing::error!(portal = %portal.name, error = %error_chain(&error), "a new pair is held in memory");
-                shared.clock.sleep(LOOK_AGAIN).await;
+                shared.clock.sleep(RETRY_AFTER).await;
             }
             taken => break taken?,
         }
