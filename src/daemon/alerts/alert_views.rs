@@ -102,7 +102,7 @@ impl IncidentView {
             told_at: latest.at.to_string(),
             portals: latest.portals.clone(),
             count: latest.count,
-            told: incident.heard.iter().cloned().collect(),
+            told: incident.notified_channels.iter().cloned().collect(),
         }
     }
 }
@@ -110,7 +110,7 @@ impl IncidentView {
 /// What is open now.
 #[must_use]
 pub fn open(shared: &Context) -> Vec<IncidentView> {
-    let board = shared.outboxes.board();
+    let board = shared.outboxes.snapshot();
     let mut open: Vec<_> = board
         .iter()
         .filter(|incident| incident.is_open())
@@ -186,7 +186,7 @@ pub async fn acknowledge(shared: &Context, subject: &str) -> usize {
     let (answer, count) = oneshot::channel();
     if shared
         .outboxes
-        .orders()
+        .commands()
         .send(AlertCommand::Acknowledge(subject.to_owned(), answer))
         .await
         .is_err()

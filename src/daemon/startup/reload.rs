@@ -146,7 +146,7 @@ impl Reloader {
         bootstrap::read_files(shared).await;
         shared.due.notify_one();
         shared.climb.notify_one();
-        shared.outboxes.hurry();
+        shared.outboxes.retry_now();
         tracing::info!(
             portals = count,
             added = done.added,

@@ -48,7 +48,7 @@ impl Life {
         let mut tasks = JoinSet::new();
         let notifier = Notifier::new("machine", None)
             .unwrap()
-            .through(Arc::new(Postman(Arc::clone(world))));
+            .with_backend(Arc::new(Postman(Arc::clone(world))));
         let outside = crate::daemon::startup::core::Backends {
             clock: world.wall,
             server: server.clone().through(Arc::new(Wire(Arc::clone(world)))),
