@@ -1,4 +1,4 @@
-//! What the stand-in server notices: requests that a correct client never sends. Must not change an answer.
+//! Detects requests that a correct client never sends. Must not change a response.
 
 use std::time::Duration;
 
@@ -10,19 +10,19 @@ use super::rules::Reuse;
 use refreshd_time::{Timestamp, share_of};
 use refreshd_token_client::provider::origin_of;
 
-/// Renewals closer than this share of the life are too many.
+/// Renewals closer than this share of the lifetime are violations.
 const SPACING_SHARE: f64 = 0.1;
-/// The client counts from its sending, the server from its receiving.
+/// The client measures from sending, the server from receiving.
 const SPACING_TOLERANCE: Duration = Duration::from_millis(200);
-/// A client that gives a request up and repeats it may be quicker than the news of its closed connection.
+/// A client that aborts a request and repeats it may be faster than the news of its closed connection.
 const OVERLAP_TOLERANCE: Duration = Duration::from_secs(1);
-/// A client that was told that its grant is dead may ask again by itself, but not at once: the server may have been ill.
+/// A client may retry a dead grant by itself, but not at once: the server may have been failing.
 const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(20);
 /// The token endpoint; also the path of a redirect to another host.
 pub(super) const TOKEN_PATH: &str = "/oauth/token/";
 
 impl AuthorizationServer {
-    /// Checks what is presented and counts the request as in flight; gives its grant.
+    /// Checks the credential and counts the request as in flight; returns its grant.
     pub(super) fn begin(
         &mut self,
         presented: PresentedCredential,
@@ -47,7 +47,8 @@ impl AuthorizationServer {
         Some(place.grant)
     }
 
-    /// Ends a flight. Two at once are judged when the first ends: by then its client may turn out to have left.
+    /// Ends a request in flight. Overlapping requests are judged when the first ends: its client may have disconnected
+    /// before.
     pub(super) fn land(&mut self, ticket: Ticket, end: End, now: Timestamp) {
         let Some(grant) = ticket
             .grant
@@ -74,7 +75,7 @@ impl AuthorizationServer {
         }
     }
 
-    /// Two renewals, both with a reply that arrived, in a tenth of the life.
+    /// Two renewals whose replies arrived, within a tenth of the lifetime.
     pub(super) fn check_spacing(&mut self, place: PairIndex, now: Timestamp) {
         let grant = &self.ledger.grants[place.grant];
         let (Some(pair), Some(before)) = (grant.pair(place.number), place.number.checked_sub(1))
@@ -94,7 +95,7 @@ impl AuthorizationServer {
         }
     }
 
-    /// From now on nothing must come to where a redirect leads.
+    /// From now on a request to the target of a redirect is a violation.
     pub(super) fn trap(&mut self, reply: &ReplyContent) {
         let Some(to) = reply.location.as_deref() else {
             return;
@@ -106,7 +107,7 @@ impl AuthorizationServer {
         }
     }
 
-    /// Notices a request to where a redirect led.
+    /// Records a request to the target of a redirect.
     pub(super) fn visited(&mut self, path: &str) {
         if self.traps.iter().any(|trap| trap == path) {
             self.note(None, "a redirect was followed");
@@ -134,7 +135,7 @@ impl AuthorizationServer {
         if matches!(self.rules.reuse, Reuse::Grace(window) if now.since(spent.at) <= window) {
             return;
         }
-        // Who spent the next token had it, whatever became of the reply.
+        // A client that spent the next token had received it, whether the reply counts as delivered or not.
         let known = spent.delivered || grant.spent(place.number + 1).is_some();
         if !known {
             return;
@@ -144,7 +145,7 @@ impl AuthorizationServer {
             .answered_replay
             .is_some_and(|(answered, at)| answered == place && now.since(at) >= ASKED_AGAIN_AFTER);
         if portal.replay_allowed || asked_again {
-            // An answer that a fault swallows leaves the client as much in doubt as before.
+            // A response suppressed by a fault leaves the client as much in doubt as before.
             portal.replay_allowed = portal.replay_allowed && faulty;
             if !faulty || asked_again {
                 portal.answered_replay = Some((place, now));

@@ -1,6 +1,6 @@
-//! HTTP/1.1 for the stand-in server: takes requests to the authority and carries its answers out.
+//! HTTP/1.1 for the fake server: passes requests to the authority and sends its responses.
 //!
-//! Must not hold the authority's lock while it waits, and must not log: thousands of requests a second pass here.
+//! Must not hold the authority's lock while it waits, and must not log: it serves thousands of requests a second.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -25,20 +25,20 @@ use super::installs::{APP_INFO_PATH, USER_ADMIN_PATH};
 use super::pages::AUTHORIZE_PATH;
 use super::response::{DeliveryFault, FakeResponse, ReplyContent};
 
-/// Longest request body read, in bytes.
+/// Maximum size of a request body, in bytes.
 const LONGEST_BODY: usize = 64 * 1024;
-/// The wait after a connection could not be accepted (no descriptors left).
+/// Delay after a failed accept (no descriptors left).
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 impl FakeServer {
-    /// Serves until stopped, then cuts every connection. One server may serve several listeners, one after another
-    /// or at once; `server_endpoint` names the last.
+    /// Serves until stopped, then closes every connection. One server may serve several listeners, consecutively or at
+    /// once; `server_endpoint` names the last.
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken) {
         serve(self, listener, stop).await;
     }
 }
 
-/// Serves until stopped, then cuts every connection.
+/// Serves until stopped, then closes every connection.
 pub(super) async fn serve(sandbox: FakeServer, listener: TcpListener, stop: CancellationToken) {
     if let Ok(address) = listener.local_addr() {
         sandbox.lock().host = address.to_string();
@@ -60,12 +60,13 @@ pub(super) async fn serve(sandbox: FakeServer, listener: TcpListener, stop: Canc
 }
 
 async fn connection(sandbox: FakeServer, stream: TcpStream) {
-    // Without it a dripped reply would leave in lumps; a socket that refuses is about to fail anyway.
+    // Without it a dripped reply would be sent in larger pieces; a socket that rejects the option is about to fail
+    // anyway.
     let _ = stream.set_nodelay(true);
     let line = Arc::new(ConnectionState::default());
     let wire = TokioIo::new(FaultyStream::new(stream, line.clone(), sandbox.clone()));
     let service = service_fn(|request| answer(sandbox.clone(), line.clone(), request));
-    // Whatever ends a connection is the client's business or a fault's.
+    // The client or a fault ends a connection; its error does not matter.
     let _ = http1::Builder::new().serve_connection(wire, service).await;
 }
 
@@ -154,7 +155,7 @@ async fn token(
             line.reset.store(true, Ordering::Relaxed);
             return Err(Cut);
         }
-        // Ends when the client leaves or the server is stopped: this future is dropped then.
+        // This future is dropped when the client disconnects or the server is stopped.
         DeliveryFault::Never => std::future::pending().await,
         DeliveryFault::Whole
         | DeliveryFault::Truncated(_)

@@ -1,25 +1,25 @@
-//! Finds a secret in a text whatever it is written as: percent-, JSON- or HTML-encoded, as quoted-printable, base64 or hex, in
-//! another case, with other punctuation, or in parts.
+//! Finds a secret in a text in any encoding: percent, JSON, HTML, quoted-printable, base64 or hex, in another case,
+//! with other punctuation, or in parts.
 //!
-//! Must not change a text: it says where the secrets are, and `mask` takes them out.
+//! Must not change a text: it returns the ranges of the secrets, and `mask` replaces them.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 
-/// So many letters and digits of a secret in a row are a part of it; fewer may be a part of ordinary words.
+/// Length of a run of letters and digits that counts as part of a secret. Shorter runs occur in ordinary words.
 pub const PART: usize = 8;
-/// Encodings within encodings that are undone, at most.
+/// Maximum number of nested encodings to decode.
 const ROUNDS: usize = 5;
-/// Base64 within base64 that is looked into, at most.
+/// Maximum nesting of base64 to decode.
 const DEPTH: usize = 2;
-/// Base64 that is shorter cannot hold a part: 8 bytes take 11 characters.
+/// Minimum length of base64 that can contain a part: 8 bytes take 11 characters.
 const BASE64: usize = 11;
-/// The same of hex.
+/// Minimum length of hex that can contain a part.
 const HEX: usize = 2 * PART;
-/// Longer texts are not unpacked, in bytes: nobody is shown so much, and it would take too long.
+/// Maximum size of a text to decode, in bytes. Longer ones are never shown, and would take too long.
 const LARGEST_PACKED: usize = 8192;
 
-/// One character and the bytes of the text that it is written as.
+/// A decoded character and the bytes of the text that encode it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Unit {
     c: char,
@@ -27,17 +27,18 @@ struct Unit {
     end: usize,
 }
 
-/// What is looked for.
+/// Secrets to search for.
 #[derive(Default)]
 pub struct Needles {
-    /// Hashes of runs of letters and digits, by the length of the run. Two runs with one hash of 64 bits mask a word too many.
+    /// Hashes of runs of letters and digits by length of the run. A collision of 64-bit hashes masks a word too many.
     parts: BTreeMap<usize, HashSet<u64>>,
-    /// Secrets with too few letters and digits, character by character.
+    /// Secrets with too few letters and digits, compared character by character.
     exact: Vec<Vec<char>>,
 }
 
 impl Needles {
-    /// Of these secrets. One whose part is enough is found by any run of `part(length)` of its letters and digits.
+    /// Prepares a search for these secrets. A secret with enough letters and digits is found by any run of
+    /// `part(length)` of them.
     pub fn of<'s>(secrets: impl Iterator<Item = &'s str>, part: fn(usize) -> usize) -> Self {
         let mut needles = Self::default();
         for secret in secrets {
@@ -60,7 +61,7 @@ impl Needles {
         needles
     }
 
-    /// Where they are in a text, in bytes. The places may overlap and are in no order.
+    /// Ranges of the secrets in a text, in bytes. They may overlap and are unordered.
     pub fn find(&self, text: &str) -> Vec<Range<usize>> {
         if self.parts.is_empty() && self.exact.is_empty() {
             return Vec::new();
@@ -119,7 +120,7 @@ impl Needles {
         }
     }
 
-    /// What is base64 or hex is unpacked and looked into; it is found as a whole.
+    /// Decodes base64 and hex and searches the result; a match covers the encoded text as a whole.
     fn find_packed(&self, form: &[Unit], depth: usize, found: &mut Vec<Range<usize>>) {
         let holds = |bytes: Vec<u8>| {
             !self
@@ -137,7 +138,7 @@ impl Needles {
                     continue;
                 };
                 let digits: Vec<u32> = run.iter().filter_map(|unit| digit(unit.c)).collect();
-                // Where it begins is not known: other characters of the same kind may stand before it.
+                // The beginning is unknown: other characters of the same alphabet may precede it.
                 if (0..alignments)
                     .any(|skipped| holds(unpack(digits.get(skipped..).unwrap_or_default(), bits)))
                 {
@@ -148,7 +149,7 @@ impl Needles {
     }
 }
 
-/// Runs of at least so many characters that tokens are made of, with a digit among them, percent-encoded or not.
+/// Runs of at least `shortest` token characters with a digit among them, percent-encoded or not.
 pub fn token_runs(text: &str, shortest: usize) -> Vec<Range<usize>> {
     let is_token = |unit: &Unit| unit.c.is_ascii_alphanumeric() || "-_~+/=".contains(unit.c);
     let decoded = decode(units(text));
@@ -160,7 +161,7 @@ pub fn token_runs(text: &str, shortest: usize) -> Vec<Range<usize>> {
         .collect()
 }
 
-/// The hash of every run of so many characters, one after the other: that of the next comes out of the one before.
+/// Hashes of all runs of this length, computed as a rolling hash.
 fn hashes(form: &[Unit], length: usize) -> impl Iterator<Item = u64> {
     const BASE: u64 = 0x9e37_79b9_7f4a_7c15;
     let leaving = (0..length).fold(1_u64, |power, _| power.wrapping_mul(BASE));
@@ -177,14 +178,14 @@ fn hashes(form: &[Unit], length: usize) -> impl Iterator<Item = u64> {
     })
 }
 
-/// Each but those that are the same as the one before.
+/// Skips forms that equal the one before.
 fn different<const N: usize>(forms: [&Vec<Unit>; N]) -> impl Iterator<Item = &Vec<Unit>> {
     (0..N)
         .filter(move |at| *at == 0 || forms[*at] != forms[at - 1])
         .map(move |at| forms[at])
 }
 
-/// The value of a character in an encoding of bytes.
+/// Value of a character in an encoding of bytes.
 type Digit = fn(char) -> Option<u32>;
 
 fn base64_digit(c: char) -> Option<u32> {
@@ -203,7 +204,7 @@ fn hex_digit(c: char) -> Option<u32> {
     c.to_digit(16)
 }
 
-/// The bytes that digits of so many bits make.
+/// Bytes from digits of this many bits.
 fn unpack(digits: &[u32], bits: u32) -> Vec<u8> {
     let (mut bytes, mut held, mut count) = (Vec::with_capacity(digits.len()), 0_u32, 0);
     for digit in digits {
@@ -217,7 +218,7 @@ fn unpack(digits: &[u32], bits: u32) -> Vec<u8> {
     bytes
 }
 
-/// A place with the letters, digits and percent signs around it, which are likely the rest of the same secret.
+/// Extends a range by the letters, digits and percent signs around it, which are likely the rest of the same secret.
 fn with_rest(text: &str, place: Range<usize>) -> Range<usize> {
     let is_rest = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'%';
     let before = text.as_bytes()[..place.start]
@@ -242,14 +243,14 @@ fn units(text: &str) -> Vec<Unit> {
         .collect()
 }
 
-/// The letters and digits, in lower case.
+/// Letters and digits only, in lower case.
 fn normal(form: &[Unit]) -> Vec<Unit> {
     let kept = form.iter().filter(|unit| unit.c.is_alphanumeric());
     kept.flat_map(|unit| unit.c.to_lowercase().map(|c| Unit { c, ..*unit }))
         .collect()
 }
 
-/// All characters; a plus sign stands for a blank in forms.
+/// All characters; a plus sign is a blank, as in forms.
 fn spaced(form: &[Unit]) -> Vec<Unit> {
     let blank = |c: char| {
         if c == '+' || c.is_whitespace() {
@@ -266,7 +267,7 @@ fn spaced(form: &[Unit]) -> Vec<Unit> {
         .collect()
 }
 
-/// Undoes percent-encoding and the escapes of JSON and HTML, also of what was encoded more than once.
+/// Decodes percent-encoding and the escapes of JSON and HTML, repeatedly.
 fn decode(mut form: Vec<Unit>) -> Vec<Unit> {
     for _ in 0..ROUNDS {
         let mut decoded = Vec::with_capacity(form.len());
@@ -297,7 +298,7 @@ fn decode(mut form: Vec<Unit>) -> Vec<Unit> {
     form
 }
 
-/// Undoes quoted-printable (RFC 2045 section 6.7), which other texts may only look like.
+/// Decodes quoted-printable (RFC 2045 section 6.7). Texts in other encodings may look like it.
 fn quoted_printable(form: &[Unit]) -> Vec<Unit> {
     let (mut decoded, mut rest) = (Vec::with_capacity(form.len()), form);
     while let Some(first) = rest.first() {
@@ -314,7 +315,7 @@ fn quoted_printable(form: &[Unit]) -> Vec<Unit> {
 
 type Read<'f> = Option<(Vec<Unit>, &'f [Unit])>;
 
-/// Bytes in hex, each after this sign: UTF-8 as far as they are.
+/// Hex bytes, each after this sign, decoded as UTF-8 where possible.
 fn octets(form: &[Unit], sign: char) -> Read<'_> {
     let (mut bytes, mut places, mut rest) = (Vec::new(), Vec::new(), form);
     while let [first, high, low, after @ ..] = rest
@@ -363,14 +364,14 @@ fn percent_u(form: &[Unit]) -> Read<'_> {
     ))
 }
 
-/// A number in hex; `None` if a character is no digit.
+/// A hex number; `None` if a character is not a digit.
 fn hex(digits: &[Unit]) -> Option<u32> {
     digits
         .iter()
         .try_fold(0, |sum, unit| Some(sum * 16 + unit.c.to_digit(16)?))
 }
 
-/// `{XX}` of an escape `\u{XX}`: its value, and how many characters it takes.
+/// `{XX}` of an escape `\u{XX}`: its value and length in characters.
 fn braced(form: &[Unit]) -> Option<(u32, usize)> {
     const LONGEST: usize = 6;
     let [open, inner @ ..] = form else {
@@ -387,7 +388,7 @@ fn braced(form: &[Unit]) -> Option<(u32, usize)> {
     Some((hex(&inner[..digits])?, digits + 2))
 }
 
-/// An escape of JSON, or of languages that are like it.
+/// An escape of JSON or of similar languages.
 fn backslash(form: &[Unit]) -> Read<'_> {
     let (first, kind) = (form.first()?, form.get(1)?);
     let after = &form[2..];
@@ -398,7 +399,7 @@ fn backslash(form: &[Unit]) -> Read<'_> {
         _ => None,
     };
     let (c, taken) = match of_number {
-        // Half of a pair of UTF-16 is no letter of any secret that is compared.
+        // An unpaired surrogate is no character of any secret.
         Some((value, digits)) => (
             char::from_u32(value).unwrap_or(char::REPLACEMENT_CHARACTER),
             digits,
@@ -417,7 +418,7 @@ fn backslash(form: &[Unit]) -> Read<'_> {
     ))
 }
 
-/// A character reference of HTML; a name that is not known here is no letter or digit of ASCII.
+/// An HTML character reference. An unknown name is no ASCII letter or digit.
 fn entity(form: &[Unit]) -> Read<'_> {
     const LONGEST: usize = 32;
     let length = form
@@ -467,7 +468,7 @@ fn entity(form: &[Unit]) -> Read<'_> {
             "Hat" => '^',
             "grave" => '`',
             _ if form.get(1 + length).is_some_and(|unit| unit.c == ';') => ' ',
-            // A parameter's name after an ampersand.
+            // The name of a parameter after an ampersand.
             _ => return None,
         },
     };

@@ -1,4 +1,4 @@
-//! What servers' refusals come to, and what is shown of their own words.
+//! Classification of refusals, and the server's texts in them.
 
 use std::time::Duration;
 
@@ -337,7 +337,7 @@ fn a_code_is_read_where_and_as_servers_write_it() {
         );
         assert_eq!(problem(500, body).class, Class::Transient, "{body}");
     }
-    // A token is not lost to a list of warnings beside it.
+    // A list of warnings does not discard the token beside it.
     let reply = TokenReply {
         status: 200,
         retry_after: None,

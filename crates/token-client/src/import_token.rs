@@ -1,7 +1,7 @@
-//! Whether one word can be a refresh token at all (RFC 6749 appendix A.17), and what it is instead.
+//! Checks whether a word can be a refresh token (RFC 6749 appendix A.17), and describes what it is otherwise.
 //!
-//! A word that is refused here is never sent. What could be a token at some provider must pass: the authorization
-//! server has the last word. Must not quote what it was given.
+//! A word that is rejected here is never sent. Anything that could be a token at some provider must pass: the
+//! authorization server decides. Must not quote its input.
 
 use core::net::{IpAddr, SocketAddr};
 
@@ -11,12 +11,12 @@ use serde_json::Value;
 
 use refreshd_secrets::RefreshToken;
 
-/// A word of letters alone that is shorter than this is a name or a word of a language, and no token.
+/// A purely alphabetic word shorter than this is a name or a word, not a token.
 const SHORTEST_OF_LETTERS: usize = 10;
-/// A number with fewer digits than this is no token.
+/// A number with fewer digits is not a token.
 const SHORTEST_OF_DIGITS: usize = 16;
 
-/// What programs print where there is nothing. Lower case, without `_` and `-`.
+/// Outputs of programs for a missing value. Lower case, without `_` and `-`.
 const NOTHING: &[&str] = &[
     "null",
     "na",
@@ -47,7 +47,7 @@ const NOTHING: &[&str] = &[
     "1",
 ];
 
-/// What people write where a secret is to be put in. Lower case, without `_` and `-`.
+/// Placeholders for a secret. Lower case, without `_` and `-`.
 const FILLERS: &[&str] = &[
     "tbd",
     "dummy",
@@ -69,7 +69,7 @@ const FILLERS: &[&str] = &[
     "error",
 ];
 
-/// Keys of grants, as people put them before a value. Lower case, without `_` and `-`.
+/// Keys before a copied value. Lower case, without `_` and `-`.
 const KEYS: &[&str] = &[
     "refreshtoken",
     "refreshid",
@@ -88,7 +88,7 @@ const ERROR_CODES: &[&str] = &[
     "authorization_pending",
 ];
 
-/// What a word is, if it cannot be a refresh token; a whole sentence that also says what to do.
+/// Reason why a word cannot be a refresh token, as a sentence with the required action; `None` if it can be one.
 #[must_use]
 pub fn instead(word: &str) -> Option<&'static str> {
     if word.starts_with('<') {
@@ -177,7 +177,7 @@ pub fn instead(word: &str) -> Option<&'static str> {
             "it is percent-encoded, or escaped with backslashes; hand over the decoded value",
         );
     }
-    // `^` and `|` are in the tokens of eBay, Amazon and Laravel Sanctum.
+    // eBay, Amazon and Laravel Sanctum use `^` and `|` in tokens.
     if body.contains(['"', '\'', '`', '<', '>', '{', '}', '[', ']', '\\']) {
         return Some(
             "it has brackets, quotes or backslashes in it, which no refresh token has; is it a piece of JSON or of code?",
@@ -189,8 +189,8 @@ pub fn instead(word: &str) -> Option<&'static str> {
     another_jwt(body)
 }
 
-/// Whether a word is another secret, most of it, the same in hexadecimal or in other capitals, or Base64 with it inside (the header
-/// of a client's password).
+/// Returns whether a word is another secret: most of it, its hexadecimal form, another case, or Base64 that contains it
+/// (the header of a client's password).
 #[must_use]
 pub fn is_made_of(word: &str, secret: &str) -> bool {
     const ENOUGH: usize = 12;
@@ -216,7 +216,7 @@ pub fn is_made_of(word: &str, secret: &str) -> bool {
         || long && (word.eq_ignore_ascii_case(secret) || in_hex())
 }
 
-/// What was put where a refresh token belongs, of what no server hands out even though its characters could be.
+/// As [`instead`], for words whose characters a token could have but that no server issues.
 #[must_use]
 pub fn misplaced(word: &str) -> Option<&'static str> {
     if word.contains("://") {
@@ -244,7 +244,7 @@ pub fn misplaced(word: &str) -> Option<&'static str> {
         .then_some("it is the name of a file, and no refresh token")
 }
 
-/// Whether it stands where a value was to be put in: `null`, `${TOKEN}`, `<your token>`, `REFRESH_TOKEN`, `********`.
+/// Returns whether a word is a placeholder: `null`, `${TOKEN}`, `<your token>`, `REFRESH_TOKEN`, `********`.
 #[must_use]
 pub fn is_filler(word: &str) -> bool {
     let word = word.trim_end_matches([';', ',']);
@@ -252,13 +252,14 @@ pub fn is_filler(word: &str) -> bool {
     stands_for_nothing(word) || (!bare.is_empty() && stands_for_nothing(bare))
 }
 
-/// Whether it is `null`, `changeme`, `********` or the like. What may be a name that somebody chose is none.
+/// Returns whether a word is `null`, `changeme`, `********` or the like. A possible user-defined name is not.
 #[must_use]
 pub fn is_nothing(word: &str) -> bool {
     stands_for_none(word) || FILLERS.contains(&plain(word).as_str())
 }
 
-/// Whether a program wrote it where it has no token: `null`, `undefined`, `[object Object]`, `********`, or nothing at all.
+/// Returns whether a word is a program's output for a missing token: `null`, `undefined`, `[object Object]`,
+/// `********`, or empty.
 #[must_use]
 pub fn stands_for_none(word: &str) -> bool {
     let masked = word.chars().all(|c| "*•.#?-_…".contains(c))
@@ -270,7 +271,7 @@ pub fn stands_for_none(word: &str) -> bool {
         || bare == "object object"
 }
 
-/// Whether whoever printed a token left some of it out. Microsoft's long ones have asterisks of their own.
+/// Returns whether a token was abbreviated in output. Microsoft's long tokens contain asterisks themselves.
 #[must_use]
 pub fn is_shortened(word: &str) -> bool {
     const LONGEST_MASKED: usize = 40;
@@ -278,7 +279,7 @@ pub fn is_shortened(word: &str) -> bool {
     masked || word.contains("...") || word.contains('…')
 }
 
-/// Whether a word says that something went wrong, where a token should be: an error code, or such a word alone.
+/// Returns whether a word reports an error in place of a token: an error code, or such a word alone.
 #[must_use]
 pub fn is_error_word(word: &str) -> bool {
     const WORDS: [&str; 31] = [
@@ -328,7 +329,7 @@ pub fn is_error_word(word: &str) -> bool {
         "missing",
         "not",
     ];
-    // `session_expired`, `login_required`: words alone, of which the first or the last says what is wrong.
+    // `session_expired`, `login_required`: plain words, the first or last of which reports the error.
     let parts: Vec<_> = word.split(['_', '-', ':', '=', '.']).collect();
     let is_code = parts.len() > 1
         && parts
@@ -380,7 +381,7 @@ fn stands_for_nothing(word: &str) -> bool {
         || (shouted && (word.contains('_') || word.len() < 16) && !is_shouted_token(word))
 }
 
-/// Whether capitals alone can be a token: a part is longer than words are, or it follows the sign `RT_`.
+/// Returns whether a text in capitals can be a token: a part is longer than a word, or it has the prefix `RT_`.
 fn is_shouted_token(word: &str) -> bool {
     const LONGEST_WORD: usize = 16;
     const SHORTEST_AFTER_SIGN: usize = 8;
@@ -438,8 +439,8 @@ fn address(word: &str) -> &'static str {
     }
 }
 
-/// Whether it can be Base64 that begins with a slash, rather than a path: of all kinds of letters, and without a part that is a
-/// word.
+/// Returns whether a text can be Base64 with a leading slash, rather than a path: it mixes character classes, and no
+/// part is a word.
 fn is_base64(word: &str) -> bool {
     const LONGEST_WORD: usize = 3;
     let body = word.trim_end_matches('=');
@@ -465,7 +466,7 @@ fn is_path(word: &str) -> bool {
             .any(|start| word.starts_with(start))
 }
 
-/// `a/b/c`, of small letters alone: Base64 has capitals. Google's tokens begin with `1//`, older ones with `1/`.
+/// `a/b/c` in lower case only: Base64 has capitals. Google's tokens begin with `1//`, older ones with `1/`.
 fn is_relative_path(word: &str) -> bool {
     const LONGEST: usize = 64;
     const SHORTEST_OF_GOOGLE: usize = 20;
@@ -478,7 +479,7 @@ fn is_relative_path(word: &str) -> bool {
     word.contains('/') && !word.contains("//") && word.len() < LONGEST && word.bytes().all(small)
 }
 
-/// What files of other kinds begin with.
+/// Returns whether a text begins like a file of another kind.
 fn is_file_head(word: &str) -> bool {
     const HEADS: [&str; 3] = ["%PDF-", "#!/", "{\\rtf"];
     HEADS.iter().any(|head| word.starts_with(head)) || ["GIF87a", "GIF89a"].contains(&word)
@@ -491,12 +492,12 @@ fn is_dump(word: &str) -> bool {
         .is_some_and(|(kind, rest)| TYPES.contains(&kind) && rest.ends_with(')'))
 }
 
-/// Whether a full stop was copied along. A JWT without a signature ends with one of its own.
+/// Returns whether a full stop was copied along. An unsigned JWT ends with one of its own.
 fn is_ended_sentence(word: &str) -> bool {
     word.ends_with('.') && word.matches('.').count() != 2
 }
 
-/// Names of files, hosts and people, addresses and dates, which are often beside a token.
+/// Names of files, hosts and people, addresses and dates, which often stand next to a token.
 fn elsewhere(word: &str) -> Option<&'static str> {
     const ENDINGS: [&str; 25] = [
         ".json", ".txt", ".toml", ".yaml", ".yml", ".env", ".ini", ".conf", ".cfg", ".xml", ".csv",
@@ -532,7 +533,7 @@ fn elsewhere(word: &str) -> Option<&'static str> {
     date(day).then_some("it is a date, and no refresh token")
 }
 
-/// The name of a host, with or without a port.
+/// Returns whether a text is a host name, with or without a port.
 fn is_host(text: &str) -> bool {
     const DOMAINS: [&str; 16] = [
         "com",
@@ -577,7 +578,7 @@ fn is_host(text: &str) -> bool {
         })
 }
 
-/// What JSON takes for a value: a number that is long enough may be a token all the same.
+/// JSON scalars. A number that is long enough may be a token.
 fn scalar(word: &str) -> Option<&'static str> {
     match serde_json::from_str::<Value>(word) {
         Ok(Value::Number(_)) if word.len() < SHORTEST_OF_DIGITS => {
@@ -587,7 +588,7 @@ fn scalar(word: &str) -> Option<&'static str> {
     }
 }
 
-/// `refresh_token:abc`, as of YAML or a header.
+/// `refresh_token:abc`, as in YAML or a header.
 fn is_labelled(word: &str) -> bool {
     let Some((name, _)) = word.split_once(':') else {
         return false;
@@ -608,7 +609,7 @@ fn has_escapes(word: &str) -> bool {
     encoded || word.contains("\\/") || word.contains("\\u")
 }
 
-/// Whether it leads to a secret elsewhere: `arn:aws:…`, `vault:secret/x#token`.
+/// Returns whether a text references a secret elsewhere: `arn:aws:…`, `vault:secret/x#token`.
 fn is_reference(word: &str) -> bool {
     const KEEPERS: [&str; 10] = [
         "arn", "vault", "op", "env", "file", "ssm", "aws", "gcp", "azure", "secret",
@@ -620,8 +621,8 @@ fn is_reference(word: &str) -> bool {
     })
 }
 
-/// A JWT that is something else than a refresh token, and says so: an access token by its header (RFC 9068 section 2.1) or by
-/// Keycloak's `typ`, an ID token (OpenID Connect Core 1.0 section 2), a client's assertion (RFC 7523 section 3).
+/// A JWT of another kind than a refresh token: an access token by its header (RFC 9068 section 2.1) or by Keycloak's
+/// `typ`, an ID token (OpenID Connect Core 1.0 section 2), a client assertion (RFC 7523 section 3).
 fn another_jwt(word: &str) -> Option<&'static str> {
     const ACCESS: &str = "it is an access token (a JWT that says so); the refresh token is another";
     let mut parts = word.split('.');
@@ -643,11 +644,11 @@ fn another_jwt(word: &str) -> Option<&'static str> {
             .as_ref()
             .is_some_and(|payload| payload.get(name).is_some())
     };
-    // What kind it is, in the words of Keycloak, of Amazon Cognito and of others.
+    // Kind of token, as named by Keycloak, Amazon Cognito and others.
     let kind = ["typ", "token_use", "token_type"]
         .iter()
         .find_map(|name| text(&payload, name));
-    // ForgeRock says beside it how it is sent: `"tokenName":"refresh_token","token_type":"Bearer"`.
+    // ForgeRock adds the type of use: `"tokenName":"refresh_token","token_type":"Bearer"`.
     let is_refresh = |name: &&str| {
         [&header, &payload]
             .into_iter()
@@ -680,7 +681,7 @@ fn another_jwt(word: &str) -> Option<&'static str> {
     match (text(&header, "typ").as_deref(), kind.as_deref()) {
         (Some("at+jwt" | "application/at+jwt"), _) | (_, Some("bearer" | "access")) => Some(ACCESS),
         (_, Some("id")) => Some("it is an ID token (a JWT that says so), and no refresh token"),
-        // Microsoft's, Okta's and Auth0's; their refresh tokens are no JWT.
+        // Microsoft, Okta and Auth0: their refresh tokens are not JWTs.
         (_, None) if has("scp") || has("scope") && has("azp") => Some(ACCESS),
         (_, None) if has("iss") && has("aud") && has("exp") && about_a_person() => {
             Some("it is an ID token (a JWT about a person), and no refresh token")
@@ -697,10 +698,10 @@ fn another_jwt(word: &str) -> Option<&'static str> {
     }
 }
 
-/// A bare refresh token.
+/// Parses a bare refresh token.
 ///
 /// # Errors
-/// What the word is instead.
+/// Description of what the word is instead.
 pub fn refresh_token(word: &str) -> Result<RefreshToken, &'static str> {
     match instead(word) {
         Some(what) => Err(what),

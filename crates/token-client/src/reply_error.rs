@@ -1,12 +1,12 @@
-//! The error that a reply says, whatever its status: RFC 6749 section 5.2, and where a profile finds it.
+//! Error in a reply, whatever its status: RFC 6749 section 5.2, and the profile's places.
 
 use serde_json::{Map, Value};
 
 use super::provider::Profile;
 use super::quirks::{JsonPath, first, is_value, says_nothing};
 
-/// The error code of a reply and the server's words for it. Bitrix24 and others send `error` as a word, REST v3 as an
-/// object `{code, message}`; many send it with a value that says that there is none.
+/// Error code of a reply and its description. Bitrix24 and others send `error` as a word, REST v3 as an object `{code,
+/// message}`; many send it with a value that means that there is none.
 pub fn error_of(body: &Map<String, Value>, profile: &Profile) -> Option<(String, String)> {
     let form = &profile.reply;
     let text = |value: Option<&Value>| match value {

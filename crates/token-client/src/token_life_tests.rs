@@ -1,4 +1,4 @@
-//! What replies say of lives, and what is made of it.
+//! Parsing of lifetimes in replies.
 
 use super::*;
 
@@ -68,7 +68,7 @@ fn a_life_is_read_in_every_form_that_means_one_thing() {
         ("\"00:20:00\"", secs(1200)),
         ("\"1.00:00:00\"", secs(DAY)),
         ("34560000", secs(400 * DAY)),
-        // Milliseconds for an hour, or 41 days: seconds, unless the profile says otherwise.
+        // Milliseconds of an hour, or seconds of 41 days: seconds, unless the profile states otherwise.
         ("3600000", secs(3_600_000)),
         ("1795896020", secs(20)),
         ("\"1795896020\"", secs(20)),
@@ -291,7 +291,7 @@ fn a_refresh_tokens_end_is_read_under_each_of_its_names() {
             "{name}"
         );
     }
-    // Intuit's hundred days, and five years.
+    // Intuit: a hundred days, and five years.
     assert_eq!(
         refresh(r#"{"refresh_token_expires_in":"8640000"}"#),
         secs(100 * DAY)
