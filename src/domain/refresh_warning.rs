@@ -108,7 +108,7 @@ mod tests {
     }
 
     fn said(secs: u64) -> TokenLife {
-        TokenLife::Said(Duration::from_secs(secs))
+        TokenLife::Reported(Duration::from_secs(secs))
     }
 
     /// What is known after replies of these times and lives.

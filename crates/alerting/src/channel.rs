@@ -94,7 +94,7 @@ impl ChannelConfig {
         }
     }
 
-    /// Whether the channel receives incidents. A heartbeat reports the state of the whole daemon instead.
+    /// Returns whether the channel receives incidents. A heartbeat reports the state of the whole daemon instead.
     #[must_use]
     pub const fn receives_incidents(&self) -> bool {
         !matches!(self, Self::Heartbeat { .. })

@@ -25,7 +25,7 @@ pub struct TestResult {
 }
 
 impl TestResult {
-    /// Whether the receiver accepted the message.
+    /// Returns whether the receiver accepted the message.
     #[must_use]
     pub fn is_delivered(&self) -> bool {
         self.result == "delivered"

@@ -24,7 +24,7 @@ const RESEND: Duration = Duration::from_secs(60);
 /// Delay of the first resend after a start: short, as the downtime counts, but long enough for problems that the start
 /// ends.
 const RESEND_FIRST: Duration = Duration::from_secs(10);
-/// How long resolved alerts are resent.
+/// Duration of resending resolved alerts.
 const RESEND_RESOLVED: Duration = Duration::from_secs(300);
 /// Time limit for deliveries in progress when the daemon stops.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);

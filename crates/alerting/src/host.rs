@@ -62,10 +62,10 @@ pub trait AlertingHost: Send + Sync + 'static {
     /// Channels whose periodic test is due.
     fn self_tests_due(&self, now: Timestamp) -> impl Future<Output = Vec<String>> + Send;
 
-    /// Whether everything is known to be healthy, so that a heartbeat may report it.
+    /// Returns whether everything is known to be healthy, so that a heartbeat may report it.
     fn is_well(&self) -> impl Future<Output = bool> + Send;
 
-    /// Whether an open incident makes the heartbeat report a failure.
+    /// Returns whether an open incident makes the heartbeat report a failure.
     fn fails_heartbeat(&self, incident: &Incident) -> bool;
 
     /// Counts the result of a delivery.
@@ -110,7 +110,7 @@ pub struct AlertChanges {
 }
 
 impl AlertChanges {
-    /// Whether there is nothing to write.
+    /// Returns whether there is nothing to write.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         let Self {

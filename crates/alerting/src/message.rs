@@ -126,7 +126,7 @@ impl Message {
         }
     }
 
-    /// Whether the incident is resolved, or the message is a test.
+    /// Returns whether the incident is resolved, or the message is a test.
     #[must_use]
     pub const fn is_over(&self) -> bool {
         matches!(self.event, Event::Resolved | Event::Test)

@@ -25,7 +25,7 @@ pub struct QueuedAlert {
     pub id: i64,
     /// Channel.
     pub channel: String,
-    /// Whether it is the first message of this incident to the channel.
+    /// True if it is the first message of this incident to the channel.
     pub first: bool,
     /// Message.
     pub message: Message,
@@ -71,7 +71,7 @@ impl AlertQueue {
         }
     }
 
-    /// Whether this alert is queued.
+    /// Returns whether this alert is queued.
     #[must_use]
     pub fn has(&self, id: i64) -> bool {
         self.queued_alerts
@@ -85,7 +85,7 @@ impl AlertQueue {
         self.queued_alerts.len()
     }
 
-    /// Whether no alert is queued.
+    /// Returns whether no alert is queued.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.queued_alerts.is_empty()

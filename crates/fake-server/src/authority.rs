@@ -15,8 +15,8 @@ use super::rules::{Reuse, Rules};
 use refreshd_time::Timestamp;
 
 /// Maximum number of recorded violations; the first ones are the most informative.
-const MOST_VIOLATIONS: usize = 100;
-/// How long an expired code is remembered.
+const MAX_VIOLATIONS: usize = 100;
+/// Retention of expired codes.
 const CODE_MEMORY: Duration = Duration::from_secs(3600);
 
 /// State of the server.
@@ -31,12 +31,12 @@ pub struct AuthorizationServer {
     pub(super) host: String,
     pub(super) traps: Vec<String>,
     /// Number of requests to `/rest/app.info` so far, and how many of the next fail.
-    pub(super) questions: (u64, u32),
+    pub(super) owner_requests: (u64, u32),
     /// Of the next requests that do not fail: the number of refusals, and the number of responses that nothing is
     /// installed.
-    pub(super) wrong_answers: (u32, u32),
+    pub(super) owner_refusals: (u32, u32),
     /// Delay of each response.
-    pub(super) question_delay: Duration,
+    pub(super) owner_request_delay: Duration,
     /// Administrators of every portal, whose API this server is then; `None`: portals have no API.
     pub(super) admins: Option<Vec<u64>>,
     codes: HashMap<String, Code>,
@@ -87,9 +87,9 @@ impl AuthorizationServer {
             violations: Vec::new(),
             host: "sandbox.invalid".to_owned(),
             traps: vec!["/redirected".to_owned()],
-            questions: (0, 0),
-            wrong_answers: (0, 0),
-            question_delay: Duration::ZERO,
+            owner_requests: (0, 0),
+            owner_refusals: (0, 0),
+            owner_request_delay: Duration::ZERO,
             admins: None,
             codes: HashMap::new(),
         }
@@ -109,17 +109,17 @@ impl AuthorizationServer {
             self.ledger.portals[portal].requests += 1;
         }
         for wrong in &form.wrong {
-            self.note(portal, wrong);
+            self.record_violation(portal, wrong);
         }
         let fault = self.take_fault(&form, portal);
-        let grant = self.begin(presented, &form, fault.is_some(), now);
+        let grant = self.start_request(presented, &form, fault.is_some(), now);
         let ticket = Ticket {
             id: self.total_requests,
             grant,
             settles: None,
         };
         if let Some((reply, delivery)) = fault.as_ref().and_then(Fault::unprocessed) {
-            self.trap(&reply);
+            self.watch_redirect(&reply);
             return FakeResponse {
                 reply,
                 delivery,
@@ -396,8 +396,8 @@ impl AuthorizationServer {
     }
 
     /// Records a violation. `text` contains no secret.
-    pub(super) fn note(&mut self, portal: Option<usize>, text: &str) {
-        if self.violations.len() < MOST_VIOLATIONS {
+    pub(super) fn record_violation(&mut self, portal: Option<usize>, text: &str) {
+        if self.violations.len() < MAX_VIOLATIONS {
             let who = portal.map_or("no known portal", |portal| {
                 self.ledger.portals[portal].domain.as_str()
             });
@@ -415,7 +415,7 @@ impl AuthorizationServer {
     /// Ends a request. [`End::Written`] is reported before the last byte is sent, so that the client cannot be faster;
     /// if that byte then cannot be sent, [`Self::unwritten`] reverts it.
     pub fn finish(&mut self, ticket: Ticket, end: End, now: Timestamp) {
-        self.land(ticket, end, now);
+        self.end_request(ticket, end, now);
         if end == End::Written
             && let Some(spent) = self.spent_of(ticket)
         {

@@ -23,7 +23,7 @@ pub(super) const TOKEN_PATH: &str = "/oauth/token/";
 
 impl AuthorizationServer {
     /// Checks the credential and counts the request as in flight; returns its grant.
-    pub(super) fn begin(
+    pub(super) fn start_request(
         &mut self,
         presented: PresentedCredential,
         form: &RequestForm,
@@ -49,7 +49,7 @@ impl AuthorizationServer {
 
     /// Ends a request in flight. Overlapping requests are judged when the first ends: its client may have disconnected
     /// before.
-    pub(super) fn land(&mut self, ticket: Ticket, end: End, now: Timestamp) {
+    pub(super) fn end_request(&mut self, ticket: Ticket, end: End, now: Timestamp) {
         let Some(grant) = ticket
             .grant
             .and_then(|grant| self.ledger.grants.get_mut(grant))
@@ -68,7 +68,7 @@ impl AuthorizationServer {
         let both_open =
             |since: Timestamp| end == End::Written || now.since(since) > OVERLAP_TOLERANCE;
         if overlapped_at.is_some_and(both_open) {
-            self.note(
+            self.record_violation(
                 Some(portal),
                 "two requests of one grant were in flight at once",
             );
@@ -88,7 +88,7 @@ impl AuthorizationServer {
             .spent(before)
             .is_some_and(|spent| spent.delivered && spent.clean && too_soon(spent.at))
         {
-            self.note(
+            self.record_violation(
                 Some(grant.portal),
                 "renewed twice within a tenth of the token's life",
             );
@@ -96,7 +96,7 @@ impl AuthorizationServer {
     }
 
     /// From now on a request to the target of a redirect is a violation.
-    pub(super) fn trap(&mut self, reply: &ReplyContent) {
+    pub(super) fn watch_redirect(&mut self, reply: &ReplyContent) {
         let Some(to) = reply.location.as_deref() else {
             return;
         };
@@ -108,9 +108,9 @@ impl AuthorizationServer {
     }
 
     /// Records a request to the target of a redirect.
-    pub(super) fn visited(&mut self, path: &str) {
+    pub(super) fn check_redirect(&mut self, path: &str) {
         if self.traps.iter().any(|trap| trap == path) {
-            self.note(None, "a redirect was followed");
+            self.record_violation(None, "a redirect was followed");
         }
     }
 
@@ -120,7 +120,7 @@ impl AuthorizationServer {
             .get("client_id")
             .filter(|client_id| *client_id != grant.client_id);
         if other.is_some_and(|client_id| self.clients.contains_key(client_id)) {
-            self.note(
+            self.record_violation(
                 Some(grant.portal),
                 "a refresh token was presented by another client",
             );
@@ -151,7 +151,7 @@ impl AuthorizationServer {
                 portal.answered_replay = Some((place, now));
             }
         } else {
-            self.note(
+            self.record_violation(
                 Some(grant.portal),
                 "a spent refresh token was presented again although its reply had arrived",
             );

@@ -62,7 +62,7 @@ fn a_replay_is_legitimate_while_the_reply_has_not_arrived() {
         assert_eq!(
             bench.noticed(),
             [SPENT],
-            "{fault:?}: whoever spent the next token had it"
+            "{fault:?}: the client that spent the next token had it"
         );
     }
 }
@@ -213,7 +213,7 @@ fn the_token_of_one_client_comes_from_another() {
     bench.ask(&renewal(&token).replace(APP, "local.unknown"));
     assert!(
         bench.noticed().is_empty(),
-        "a client_id that nobody registered is a slip in a configuration"
+        "an unregistered client_id is a configuration error"
     );
     bench.ask(&renewal(&token).replace(APP, "local.other"));
     assert_eq!(
@@ -261,7 +261,7 @@ fn whoever_follows_a_redirect_is_noticed() {
         ("/plain", 2),
         ("/redirected", 3),
     ] {
-        bench.authority.visited(path);
+        bench.authority.check_redirect(path);
         assert_eq!(bench.noticed().len(), noticed, "{path}");
     }
 }

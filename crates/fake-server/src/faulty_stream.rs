@@ -23,7 +23,7 @@ const FILLER: &[u8; 16 * 1024] = &[b' '; 16 * 1024];
 
 /// The connection was closed on purpose.
 #[derive(Debug, thiserror::Error)]
-#[error("the stand-in server cut the connection")]
+#[error("the fake server closed the connection")]
 pub(super) struct Cut;
 
 /// State of a connection for the requests on it.

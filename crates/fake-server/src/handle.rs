@@ -24,7 +24,7 @@ impl FakeServer {
     /// A server without clients and portals. Each server issues tokens of its own.
     #[must_use]
     pub fn new(clock: Clock, rules: Rules) -> Self {
-        let seed = clock.chance().to_bits() ^ clock.now().millis().unsigned_abs();
+        let seed = clock.random_fraction().to_bits() ^ clock.now().millis().unsigned_abs();
         Self {
             authority: Arc::new(Mutex::new(AuthorizationServer::new(rules, seed))),
             clock,
@@ -92,23 +92,23 @@ impl FakeServer {
     /// Number of requests for the owner of an access token so far.
     #[must_use]
     pub fn questions(&self) -> u64 {
-        self.lock().questions.0
+        self.lock().owner_requests.0
     }
 
     /// The next owner requests are answered with a server error.
     pub fn fail_questions(&self, times: u32) {
-        self.lock().questions.1 = times;
+        self.lock().owner_requests.1 = times;
     }
 
     /// The next owner requests are refused although the token is valid; after them, `not_installed` requests are
     /// answered as before the end of an installation.
     pub fn answer_wrongly(&self, refusals: u32, not_installed: u32) {
-        self.lock().wrong_answers = (refusals, not_installed);
+        self.lock().owner_refusals = (refusals, not_installed);
     }
 
     /// Delays the response to each owner request from now on.
     pub fn delay_questions(&self, delay: Duration) {
-        self.lock().question_delay = delay;
+        self.lock().owner_request_delay = delay;
     }
 
     /// From now on, portals have an API at this server, with these users as administrators.
@@ -179,7 +179,7 @@ impl FakeServer {
         let grant = &authority.ledger.grants[place.grant];
         match grant.spent(place.number) {
             Some(spent) if spent.delivered => Fate::Spent,
-            Some(_) => Fate::SpentUnheard,
+            Some(_) => Fate::SpentUndelivered,
             None if grant.revoked || !authority.ledger.portals[grant.portal].installed => {
                 Fate::Revoked
             }

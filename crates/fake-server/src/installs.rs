@@ -80,18 +80,18 @@ impl AuthorizationServer {
         body: &[u8],
         now: Timestamp,
     ) -> ReplyContent {
-        let (asked, failing) = &mut self.questions;
+        let (asked, failing) = &mut self.owner_requests;
         *asked += 1;
         if *failing > 0 {
             *failing -= 1;
             return ReplyContent::error(500, "INTERNAL_SERVER_ERROR", "out of order");
         }
-        if self.wrong_answers.0 > 0 {
-            self.wrong_answers.0 -= 1;
+        if self.owner_refusals.0 > 0 {
+            self.owner_refusals.0 -= 1;
             return ReplyContent::error(401, "invalid_token", "Unable to get application by token");
         }
         if pairs(query).iter().any(|(name, _)| name == "auth") {
-            self.note(None, "an access token was sent in the URL");
+            self.record_violation(None, "an access token was sent in the URL");
         }
         let form = pairs(&String::from_utf8_lossy(body));
         let token = form
@@ -115,8 +115,8 @@ impl AuthorizationServer {
                 "The access token provided has expired",
             );
         }
-        let not_yet = self.wrong_answers.1 > 0;
-        self.wrong_answers.1 = self.wrong_answers.1.saturating_sub(1);
+        let not_yet = self.owner_refusals.1 > 0;
+        self.owner_refusals.1 = self.owner_refusals.1.saturating_sub(1);
         let portal = &self.ledger.portals[grant.portal];
         let (domain, member_id) = (&portal.domain, &portal.member_id);
         let uri = format!("https://{domain}");
@@ -173,12 +173,12 @@ mod tests {
             installed["member_id"]
         );
         assert_eq!(installed["user_id"], 67);
-        bench.authority.questions.1 = 1;
+        bench.authority.owner_requests.1 = 1;
         assert_eq!(asked(&mut bench, token).0, 500);
         bench.authority.uninstall(ACME);
         let (status, answer) = asked(&mut bench, token);
         assert_eq!((status, &answer["error"]), (401, &"invalid_token".into()));
         assert_eq!(asked(&mut bench, "x").0, 400);
-        assert_eq!(bench.authority.questions.0, 4);
+        assert_eq!(bench.authority.owner_requests.0, 4);
     }
 }

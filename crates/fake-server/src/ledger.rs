@@ -57,7 +57,7 @@ pub(super) struct IssuedPair {
     accesses: VecDeque<Arc<str>>,
 }
 
-/// How a refresh token was spent.
+/// Record of a spent refresh token.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SpentToken {
     pub(super) at: Timestamp,
@@ -97,7 +97,7 @@ pub enum Fate {
     /// Spent, and the reply with the next pair was sent completely.
     Spent,
     /// Spent, and the reply was lost.
-    SpentUnheard,
+    SpentUndelivered,
     /// Its grant is dead, or its portal has no such application.
     Revoked,
     /// Never issued, or too long ago.
@@ -143,7 +143,7 @@ impl IssuedGrants {
             .get_mut(usize::try_from(number.checked_sub(self.first)?).ok()?)
     }
 
-    /// How the refresh token of that pair was spent.
+    /// Record of the spending of that pair's refresh token; `None` while it is unspent.
     pub(super) fn spent(&self, number: u64) -> Option<SpentToken> {
         self.pair(number)?.spent
     }

@@ -26,7 +26,7 @@ use super::pages::AUTHORIZE_PATH;
 use super::response::{DeliveryFault, FakeResponse, ReplyContent};
 
 /// Maximum size of a request body, in bytes.
-const LONGEST_BODY: usize = 64 * 1024;
+const MAX_BODY_BYTES: usize = 64 * 1024;
 /// Delay after a failed accept (no descriptors left).
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
@@ -79,20 +79,20 @@ async fn answer(
         (_, TOKEN_PATH) => return token(sandbox, line, request).await,
         (_, APP_INFO_PATH) => {
             let (head, body) = request.into_parts();
-            let Ok(body) = Limited::new(body, LONGEST_BODY).collect().await else {
+            let Ok(body) = Limited::new(body, MAX_BODY_BYTES).collect().await else {
                 return Err(Cut);
             };
             let (query, now) = (head.uri.query().unwrap_or_default(), sandbox.clock.now());
             let (reply, delay) = {
                 let mut authority = sandbox.lock();
                 let reply = authority.app_info(head.method.as_str(), query, &body.to_bytes(), now);
-                (reply, authority.question_delay)
+                (reply, authority.owner_request_delay)
             };
             wait_for(sandbox.clock, delay).await;
             reply
         }
         (&Method::POST, USER_ADMIN_PATH) => {
-            let Ok(body) = Limited::new(request.into_body(), LONGEST_BODY)
+            let Ok(body) = Limited::new(request.into_body(), MAX_BODY_BYTES)
                 .collect()
                 .await
             else {
@@ -112,7 +112,7 @@ async fn answer(
         }
         (&Method::GET, "/healthz") => ReplyContent::text(200, "ok\n"),
         (_, path) => {
-            sandbox.lock().visited(path);
+            sandbox.lock().check_redirect(path);
             ReplyContent::text(404, "not found\n")
         }
     };
@@ -125,7 +125,7 @@ async fn token(
     request: Request<Incoming>,
 ) -> Result<Response<ReplyBody>, Cut> {
     let (head, body) = request.into_parts();
-    let body = match Limited::new(body, LONGEST_BODY).collect().await {
+    let body = match Limited::new(body, MAX_BODY_BYTES).collect().await {
         Ok(body) => body.to_bytes(),
         Err(error) if error.is::<http_body_util::LengthLimitError>() => {
             return Ok(response(ReplyContent::text(413, "too long\n"), |body| {

@@ -298,7 +298,7 @@ async fn a_huge_reply_is_long_and_its_length_unknown() {
     assert_eq!(
         object(&body)["refresh_token"],
         rig.token().as_str(),
-        "valid for whoever reads it all"
+        "valid for a parser that reads all of it"
     );
 }
 

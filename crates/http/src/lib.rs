@@ -16,14 +16,14 @@ use refreshd_secrets::mask::short;
 use refreshd_time::Timestamp;
 
 /// Idle connections are closed before a server would, so that a request never meets a closing one.
-pub const IDLE: Duration = Duration::from_secs(4);
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Maximum number of header lines of a response. hyper's limit of 100 would reject a token reply behind a proxy that
 /// adds many.
-pub const HEADERS: usize = 512;
+pub const MAX_HEADERS: usize = 512;
 
 /// Time limit for connecting; a request's own limit may be shorter.
-pub const CONNECT: Duration = Duration::from_secs(10);
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// User agent of all requests.
 pub const USER_AGENT: &str = concat!("refreshd/", env!("CARGO_PKG_VERSION"));
@@ -53,10 +53,10 @@ pub fn client(tls: ClientConfig) -> Result<Client, TlsError> {
         .redirect(redirect::Policy::none())
         .retry(retry::never())
         .no_proxy()
-        .connect_timeout(CONNECT)
-        .pool_idle_timeout(IDLE)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .pool_idle_timeout(IDLE_TIMEOUT)
         // One damaged header line must not discard the lines after it.
-        .http1_max_headers(HEADERS)
+        .http1_max_headers(MAX_HEADERS)
         .http1_ignore_invalid_headers_in_responses(true)
         .http1_allow_spaces_after_header_name_in_responses(true)
         .http1_allow_obsolete_multiline_headers_in_responses(true)

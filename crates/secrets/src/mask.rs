@@ -11,7 +11,7 @@ use std::ops::Range;
 use serde_json::Value;
 use url::{Host, Url};
 
-use super::secret_matcher::{Needles, PART, token_runs};
+use super::secret_matcher::{PART, SecretMatcher, token_runs};
 
 /// Maximum length of a text, in characters.
 const MAX_LENGTH: usize = 200;
@@ -20,7 +20,7 @@ const MAX_DESCRIPTION: usize = 300;
 /// Maximum length of an API's address, in bytes.
 const MAX_ENDPOINT: usize = 2048;
 /// Maximum number of bytes scanned where only the beginning of a text is shown.
-const LOOKED_AT: usize = 8192;
+const MAX_SCANNED: usize = 8192;
 /// A run of token characters of this length with a digit in it is masked as a token.
 const TOKEN_RUN: usize = 20;
 /// Minimum length of a secret to mask in an error. Shorter ones occur in ordinary words, but an error is still readable
@@ -113,13 +113,14 @@ fn address(text: &str) -> Option<Url> {
 }
 
 fn masked(text: &str, secrets: &[&str], whole: &[&str]) -> String {
-    let text = &text[..text.floor_char_boundary(LOOKED_AT)];
+    let text = &text[..text.floor_char_boundary(MAX_SCANNED)];
     // Before the search for secrets: removing a line feed or an invisible character must not produce a secret
     // afterwards.
     let text = visible(text, " ");
     let long = |secret: &&str| secret.len() >= MIN_SECRET;
-    let mut places = Needles::of(secrets.iter().copied().filter(long), |_| PART).find(&text);
-    places.extend(Needles::of(whole.iter().copied().filter(long), |length| length).find(&text));
+    let mut places = SecretMatcher::of(secrets.iter().copied().filter(long), |_| PART).find(&text);
+    places
+        .extend(SecretMatcher::of(whole.iter().copied().filter(long), |length| length).find(&text));
     places.extend(token_runs(&text, TOKEN_RUN));
     without_secrets(&text, places).trim().to_owned()
 }
@@ -182,8 +183,8 @@ pub fn clean(text: &str, tokens: &[&str]) -> String {
 /// Removes tokens from the fields of a reply. The search is prepared once for all fields, and only if it is needed.
 pub struct Cleaner<'t> {
     tokens: &'t [&'t str],
-    halves: OnceCell<Needles>,
-    parts: OnceCell<Needles>,
+    halves: OnceCell<SecretMatcher>,
+    parts: OnceCell<SecretMatcher>,
 }
 
 impl<'t> Cleaner<'t> {
@@ -197,8 +198,8 @@ impl<'t> Cleaner<'t> {
         }
     }
 
-    fn needles(&self, part: fn(usize) -> usize) -> Needles {
-        Needles::of(
+    fn matcher(&self, part: fn(usize) -> usize) -> SecretMatcher {
+        SecretMatcher::of(
             self.tokens
                 .iter()
                 .copied()
@@ -212,7 +213,7 @@ impl<'t> Cleaner<'t> {
     pub fn clean(&self, text: &str) -> String {
         let text = visible(text, "");
         let half = |length: usize| (length / 2).clamp(PART_OF_TOKEN.start, PART_OF_TOKEN.end);
-        let places = self.halves.get_or_init(|| self.needles(half)).find(&text);
+        let places = self.halves.get_or_init(|| self.matcher(half)).find(&text);
         without_secrets(&text, places)
     }
 
@@ -247,11 +248,11 @@ impl<'t> Cleaner<'t> {
             .filter(|_| bare)
             .unwrap_or(canonical);
         let holds_token = || {
-            let needles = self
+            let matcher = self
                 .parts
-                .get_or_init(|| self.needles(|_| PART_OF_TOKEN.start));
-            !needles.find(text).is_empty()
-                || (canonical != text && !needles.find(canonical).is_empty())
+                .get_or_init(|| self.matcher(|_| PART_OF_TOKEN.start));
+            !matcher.find(text).is_empty()
+                || (canonical != text && !matcher.find(canonical).is_empty())
         };
         (secure && canonical.len() <= MAX_ENDPOINT && !holds_token()).then(|| canonical.to_owned())
     }
@@ -380,7 +381,7 @@ mod tests {
         assert_eq!(
             mask("unknown: 5bad2d67%2F006e%2D9f06006b", &[]),
             "unknown: …",
-            "a token that nobody knows"
+            "an unknown token"
         );
     }
 

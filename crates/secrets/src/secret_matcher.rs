@@ -9,15 +9,15 @@ use std::ops::Range;
 /// Length of a run of letters and digits that counts as part of a secret. Shorter runs occur in ordinary words.
 pub const PART: usize = 8;
 /// Maximum number of nested encodings to decode.
-const ROUNDS: usize = 5;
+const MAX_ROUNDS: usize = 5;
 /// Maximum nesting of base64 to decode.
-const DEPTH: usize = 2;
+const MAX_DEPTH: usize = 2;
 /// Minimum length of base64 that can contain a part: 8 bytes take 11 characters.
-const BASE64: usize = 11;
+const MIN_BASE64: usize = 11;
 /// Minimum length of hex that can contain a part.
-const HEX: usize = 2 * PART;
+const MIN_HEX: usize = 2 * PART;
 /// Maximum size of a text to decode, in bytes. Longer ones are never shown, and would take too long.
-const LARGEST_PACKED: usize = 8192;
+const MAX_ENCODED_BYTES: usize = 8192;
 
 /// A decoded character and the bytes of the text that encode it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,18 +29,18 @@ struct Unit {
 
 /// Secrets to search for.
 #[derive(Default)]
-pub struct Needles {
+pub struct SecretMatcher {
     /// Hashes of runs of letters and digits by length of the run. A collision of 64-bit hashes masks a word too many.
     parts: BTreeMap<usize, HashSet<u64>>,
     /// Secrets with too few letters and digits, compared character by character.
     exact: Vec<Vec<char>>,
 }
 
-impl Needles {
+impl SecretMatcher {
     /// Prepares a search for these secrets. A secret with enough letters and digits is found by any run of
     /// `part(length)` of them.
     pub fn of<'s>(secrets: impl Iterator<Item = &'s str>, part: fn(usize) -> usize) -> Self {
-        let mut needles = Self::default();
+        let mut matcher = Self::default();
         for secret in secrets {
             let written = units(secret);
             let decoded = decode(written.clone());
@@ -49,16 +49,16 @@ impl Needles {
                 if normal.len() < PART {
                     let exact: Vec<char> = spaced(form).into_iter().map(|unit| unit.c).collect();
                     if !exact.is_empty() {
-                        needles.exact.push(exact);
+                        matcher.exact.push(exact);
                     }
                 } else {
                     let length = part(normal.len()).clamp(PART, normal.len());
-                    let parts = needles.parts.entry(length).or_default();
+                    let parts = matcher.parts.entry(length).or_default();
                     parts.extend(hashes(&normal, length));
                 }
             }
         }
-        needles
+        matcher
     }
 
     /// Ranges of the secrets in a text, in bytes. They may overlap and are unordered.
@@ -66,10 +66,10 @@ impl Needles {
         if self.parts.is_empty() && self.exact.is_empty() {
             return Vec::new();
         }
-        self.look(text, 0)
+        self.search(text, 0)
     }
 
-    fn look(&self, text: &str, depth: usize) -> Vec<Range<usize>> {
+    fn search(&self, text: &str, depth: usize) -> Vec<Range<usize>> {
         let written = units(text);
         let decoded = decode(written.clone());
         let printable = quoted_printable(&decoded);
@@ -78,7 +78,7 @@ impl Needles {
             self.find_parts(text, form, &mut found);
             self.find_exact(form, &mut found);
         }
-        if depth < DEPTH && text.len() <= LARGEST_PACKED {
+        if depth < MAX_DEPTH && text.len() <= MAX_ENCODED_BYTES {
             for form in different([&written, &decoded]) {
                 self.find_packed(form, depth, &mut found);
             }
@@ -124,11 +124,11 @@ impl Needles {
     fn find_packed(&self, form: &[Unit], depth: usize, found: &mut Vec<Range<usize>>) {
         let holds = |bytes: Vec<u8>| {
             !self
-                .look(&String::from_utf8_lossy(&bytes), depth + 1)
+                .search(&String::from_utf8_lossy(&bytes), depth + 1)
                 .is_empty()
         };
         let packed: [(usize, usize, u32, Digit); 2] =
-            [(BASE64, 4, 6, base64_digit), (HEX, 2, 4, hex_digit)];
+            [(MIN_BASE64, 4, 6, base64_digit), (MIN_HEX, 2, 4, hex_digit)];
         for (shortest, alignments, bits, digit) in packed {
             for run in form
                 .split(|unit| digit(unit.c).is_none())
@@ -269,7 +269,7 @@ fn spaced(form: &[Unit]) -> Vec<Unit> {
 
 /// Decodes percent-encoding and the escapes of JSON and HTML, repeatedly.
 fn decode(mut form: Vec<Unit>) -> Vec<Unit> {
-    for _ in 0..ROUNDS {
+    for _ in 0..MAX_ROUNDS {
         let mut decoded = Vec::with_capacity(form.len());
         let mut rest = form.as_slice();
         while let Some(first) = rest.first() {
@@ -373,7 +373,7 @@ fn hex(digits: &[Unit]) -> Option<u32> {
 
 /// `{XX}` of an escape `\u{XX}`: its value and length in characters.
 fn braced(form: &[Unit]) -> Option<(u32, usize)> {
-    const LONGEST: usize = 6;
+    const MAX_LENGTH: usize = 6;
     let [open, inner @ ..] = form else {
         return None;
     };
@@ -382,7 +382,7 @@ fn braced(form: &[Unit]) -> Option<(u32, usize)> {
     }
     let digits = inner
         .iter()
-        .take(LONGEST + 1)
+        .take(MAX_LENGTH + 1)
         .position(|unit| unit.c == '}')
         .filter(|digits| *digits > 0)?;
     Some((hex(&inner[..digits])?, digits + 2))
@@ -420,11 +420,11 @@ fn backslash(form: &[Unit]) -> Read<'_> {
 
 /// An HTML character reference. An unknown name is no ASCII letter or digit.
 fn entity(form: &[Unit]) -> Read<'_> {
-    const LONGEST: usize = 32;
+    const MAX_LENGTH: usize = 32;
     let length = form
         .iter()
         .skip(1)
-        .take(LONGEST)
+        .take(MAX_LENGTH)
         .take_while(|unit| unit.c.is_ascii_alphanumeric() || unit.c == '#')
         .count();
     let name: String = form.get(1..=length)?.iter().map(|unit| unit.c).collect();
@@ -491,7 +491,7 @@ mod tests {
     const SECRET: &str = "rt/aBcDeFg1+hIjKlMn2=oPq";
 
     fn holds(text: &str) -> bool {
-        !Needles::of([SECRET].into_iter(), |_| PART)
+        !SecretMatcher::of([SECRET].into_iter(), |_| PART)
             .find(text)
             .is_empty()
     }
@@ -563,39 +563,39 @@ mod tests {
 
     #[test]
     fn a_secret_of_few_letters_is_compared_character_by_character() {
-        let needles = Needles::of(["q/w+e:r&1"].into_iter(), |_| PART);
+        let matcher = SecretMatcher::of(["q/w+e:r&1"].into_iter(), |_| PART);
         for text in [
             "?t=q/w+e:r&1",
             "?t=q%2Fw%2Be%3Ar%261",
             "q\\/w+e:r&amp;1",
             "q/w e:r&1",
         ] {
-            assert!(!needles.find(text).is_empty(), "{text}");
+            assert!(!matcher.find(text).is_empty(), "{text}");
         }
-        assert!(needles.find("qwer1").is_empty());
+        assert!(matcher.find("qwer1").is_empty());
     }
 
     #[test]
     fn a_secret_of_symbols_is_found_in_html() {
-        let needles = Needles::of(["<\">(/+:;=)'"].into_iter(), |_| PART);
+        let matcher = SecretMatcher::of(["<\">(/+:;=)'"].into_iter(), |_| PART);
         for text in [
             "no &lt;&quot;&gt;(/+:;=)' here",
             "&lt;&#34;&gt;&lpar;&sol;&plus;&colon;&semi;&equals;&rpar;&apos;",
         ] {
-            assert!(!needles.find(text).is_empty(), "{text}");
+            assert!(!matcher.find(text).is_empty(), "{text}");
         }
     }
 
     #[test]
     fn letters_of_any_script_are_compared_without_case() {
-        let needles = Needles::of(["пароль-длинный"].into_iter(), |_| PART);
-        assert!(!needles.find("ПАРОЛЬ-ДЛИННЫЙ").is_empty());
+        let matcher = SecretMatcher::of(["пароль-длинный"].into_iter(), |_| PART);
+        assert!(!matcher.find("ПАРОЛЬ-ДЛИННЫЙ").is_empty());
     }
 
     #[test]
     fn the_place_is_that_of_what_was_written() {
         let text = "é: rt%2FaBcDeFg1%2BhIjKlMn2%3DoPq, so";
-        let places = Needles::of([SECRET].into_iter(), |_| PART).find(text);
+        let places = SecretMatcher::of([SECRET].into_iter(), |_| PART).find(text);
         assert!(
             places
                 .iter()

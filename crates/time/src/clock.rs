@@ -1,6 +1,6 @@
 //! The only access to clocks and randomness. All other code takes `now` and randomness as arguments.
 
-#![expect(clippy::disallowed_methods, reason = "this is the door")]
+#![expect(clippy::disallowed_methods, reason = "the only access to clocks")]
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,9 +16,9 @@ pub const MAX_SLEEP: Duration = Duration::from_secs(30);
 pub const CLOCK_STEP_MILLIS: i64 = 5_000;
 
 /// Two clocks read within this time count as read simultaneously.
-const SAME_MOMENT: Duration = Duration::from_millis(100);
+const MAX_READING_GAP: Duration = Duration::from_millis(100);
 /// Attempts to read both clocks simultaneously. A machine too busy for that has no exact reading.
-const READINGS: usize = 10;
+const MAX_READINGS: usize = 10;
 
 /// Wall clock, monotonic clock and randomness.
 #[derive(Clone, Copy, Debug, Default)]
@@ -140,11 +140,11 @@ impl Clock {
     #[must_use]
     pub fn reading(&self) -> ClockReading {
         let mut running = self.running();
-        for _ in 0..READINGS {
+        for _ in 0..MAX_READINGS {
             let wall = self.now();
             let after = self.running();
             // If the process was stopped between the two readings, they would show a step.
-            if after.since(running) < SAME_MOMENT {
+            if after.since(running) < MAX_READING_GAP {
                 return ClockReading { wall, running };
             }
             running = after;
@@ -183,7 +183,7 @@ impl Clock {
     pub const fn running_limit(&self, limit: Duration) -> RunningLimit {
         RunningLimit {
             left: limit,
-            last_look: RunningLimit::LAST_LOOK,
+            final_grace: RunningLimit::FINAL_GRACE,
         }
     }
 
@@ -205,7 +205,7 @@ impl Clock {
 
     /// A random number in [0, 1).
     #[must_use]
-    pub fn chance(&self) -> f64 {
+    pub fn random_fraction(&self) -> f64 {
         match self.0 {
             TimeSource::Machine => fastrand::f64(),
             TimeSource::Other(wall) => wall.jitter(),
@@ -218,14 +218,14 @@ impl Clock {
 #[derive(Debug)]
 pub struct RunningLimit {
     left: Duration,
-    last_look: Duration,
+    final_grace: Duration,
 }
 
 impl RunningLimit {
     /// Granularity: a standstill costs one step at most.
     const STEP: Duration = Duration::from_secs(1);
     /// Extra time at the end for tasks that read sockets to deliver what has arrived.
-    const LAST_LOOK: Duration = Duration::from_millis(250);
+    const FINAL_GRACE: Duration = Duration::from_millis(250);
 
     /// Waits for `work`; `None` if the limit is exceeded.
     pub async fn wait<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
@@ -244,8 +244,8 @@ impl RunningLimit {
             }
         }
         let began = tokio::time::Instant::now();
-        let done = tokio::time::timeout(self.last_look, work).await.ok();
-        self.last_look = self.last_look.saturating_sub(began.elapsed());
+        let done = tokio::time::timeout(self.final_grace, work).await.ok();
+        self.final_grace = self.final_grace.saturating_sub(began.elapsed());
         done
     }
 }

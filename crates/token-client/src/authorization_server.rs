@@ -18,21 +18,23 @@ use reqwest::header::{
     HeaderName, HeaderValue, LOCATION, USER_AGENT,
 };
 
-use super::recording::{ReadOn, Recorder, RecordingConnector, token_client};
-use crate::body_decoding::LARGEST;
+use super::recording::{ReadResult, Recorder, RecordingConnector, token_client};
+use crate::body_decoding::MAX_BODY_BYTES;
 use crate::provider::{Method, host_of};
 use crate::quirks::BodyEncoding;
 use crate::raw_http::{self, BodyEnd, RawHttpResponse};
 use crate::request::TokenRequest;
-use refreshd_http::{CONNECT, TlsError, cause, client, innermost, parse_date, retry_after, tls};
+use refreshd_http::{
+    CONNECT_TIMEOUT, TlsError, cause, client, innermost, parse_date, retry_after, tls,
+};
 use refreshd_secrets::mask::line;
 use refreshd_time::Timestamp;
 use refreshd_time::clock::{Clock, RunningLimit};
 
 /// Maximum number of bytes read of a body. A token reply has about one thousand.
-const LARGEST_BODY: usize = LARGEST;
+const MAX_RESPONSE_BYTES: usize = MAX_BODY_BYTES;
 /// A response with broken framing is complete when no data arrives for this time.
-const QUIET: Duration = Duration::from_secs(1);
+const QUIET_PERIOD: Duration = Duration::from_secs(1);
 
 /// A client for token requests. Cheap to clone.
 #[derive(Clone)]
@@ -45,7 +47,7 @@ pub struct AuthorizationServer {
 /// Replacement for the network, for simulations.
 pub trait Transport: Send + Sync {
     /// Sends the request and returns the reply.
-    fn carry(&self, request: reqwest::Request) -> TransportFuture;
+    fn send(&self, request: reqwest::Request) -> TransportFuture;
 }
 
 /// A request in progress.
@@ -101,7 +103,7 @@ impl AuthorizationServer {
 
     /// The same client with another transport than the network.
     #[must_use]
-    pub fn through(self, transport: Arc<dyn Transport>) -> Self {
+    pub fn with_transport(self, transport: Arc<dyn Transport>) -> Self {
         Self {
             transport: Some(transport),
             ..self
@@ -121,7 +123,7 @@ impl AuthorizationServer {
             Err(error) => return not_sent(request, &cause(&error)),
         };
         match &self.transport {
-            Some(transport) => transport.carry(built).await,
+            Some(transport) => transport.send(built).await,
             None => self.send(request, built, timeout, now).await,
         }
     }
@@ -167,7 +169,7 @@ impl AuthorizationServer {
         let Some(recorder) = recorder else {
             return TokenResponse::InDoubt(why);
         };
-        let closed = read_on(&recorder, &mut limit).await;
+        let closed = read_to_end(&recorder, &mut limit).await;
         answer_of(raw_http::read(&recorder.received()), closed, why, now)
     }
 
@@ -176,7 +178,7 @@ impl AuthorizationServer {
     /// # Errors
     /// The reason why there was no HTTP response.
     pub async fn probe(&self, url: &str) -> Result<(u16, Option<String>), String> {
-        let sent = self.client.head(url).timeout(CONNECT).send().await;
+        let sent = self.client.head(url).timeout(CONNECT_TIMEOUT).send().await;
         let response = sent.map_err(|error| cause(&error))?;
         Ok((response.status().as_u16(), location(response.headers())))
     }
@@ -248,7 +250,7 @@ impl AuthorizationServer {
     }
 }
 
-/// Reads a complete body of up to [`LARGEST_BODY`] bytes.
+/// Reads a complete body of up to [`MAX_RESPONSE_BYTES`] bytes.
 pub(crate) async fn read_body(response: reqwest::Response) -> Result<Vec<u8>, String> {
     match arrived(response, None).await {
         (body, None) => Ok(body),
@@ -256,7 +258,7 @@ pub(crate) async fn read_body(response: reqwest::Response) -> Result<Vec<u8>, St
     }
 }
 
-/// Reads up to [`LARGEST_BODY`] bytes of a body, with the reason if it is not complete. `limit` is `None` if the
+/// Reads up to [`MAX_RESPONSE_BYTES`] bytes of a body, with the reason if it is not complete. `limit` is `None` if the
 /// response has a limit of its own.
 async fn arrived(
     mut response: reqwest::Response,
@@ -279,12 +281,14 @@ async fn arrived(
         match chunk {
             Ok(None) => return (body, None),
             Ok(Some(chunk)) => {
-                let room = LARGEST_BODY - body.len();
+                let room = MAX_RESPONSE_BYTES - body.len();
                 body.extend_from_slice(&chunk[..chunk.len().min(room)]);
                 if chunk.len() > room {
                     return (
                         body,
-                        Some(format!("its body is longer than {LARGEST_BODY} bytes")),
+                        Some(format!(
+                            "its body is longer than {MAX_RESPONSE_BYTES} bytes"
+                        )),
                     );
                 }
             }
@@ -320,7 +324,7 @@ async fn read_answer(
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
     if let (101, Some(recorder)) = (status, &recorder) {
         // An unrequested protocol switch: the response follows it.
-        let closed = read_on(recorder, limit).await;
+        let closed = read_to_end(recorder, limit).await;
         return answer_of(
             raw_http::read(&recorder.received()),
             closed,
@@ -333,19 +337,20 @@ async fn read_answer(
     if let Some(recorder) = recorder {
         let is_success = (200..300).contains(&status);
         let whole = problem.is_none();
-        if body.len() < LARGEST_BODY && (!whole || may_go_on(&body, is_success, &recorder)) {
-            let closed = read_on(&recorder, limit).await;
+        if body.len() < MAX_RESPONSE_BYTES && (!whole || may_continue(&body, is_success, &recorder))
+        {
+            let closed = read_to_end(&recorder, limit).await;
             let RawHttpResponse {
                 body: mut all, end, ..
             } = raw_http::read(&recorder.received());
-            let ended = is_all(end, closed) && all.len() <= LARGEST_BODY;
+            let ended = is_all(end, closed) && all.len() <= MAX_RESPONSE_BYTES;
             all_came |= ended;
             if whole {
                 all.truncate(raw_http::without_next_answer(&all, body.len()).len());
             }
             if all.len() > body.len() {
                 body = all;
-                body.truncate(LARGEST_BODY);
+                body.truncate(MAX_RESPONSE_BYTES);
                 all_came = ended;
                 problem.get_or_insert("its body is longer than its head says".to_owned());
             }
@@ -362,7 +367,7 @@ async fn read_answer(
 
 /// Returns whether a body may be longer than the HTTP library reports. The body of an error is only waited for if it
 /// came with the head, as after 304.
-fn may_go_on(body: &[u8], is_success: bool, recorder: &Recorder) -> bool {
+fn may_continue(body: &[u8], is_success: bool, recorder: &Recorder) -> bool {
     let goes_on = |received: &[u8]| {
         let all = raw_http::read(received).body;
         raw_http::without_next_answer(&all, body.len()).len() > body.len()
@@ -376,23 +381,23 @@ fn is_all(end: BodyEnd, closed: bool) -> bool {
     match end {
         BodyEnd::Reached => true,
         BodyEnd::Missing => false,
-        BodyEnd::Unsaid => closed,
+        BodyEnd::Unknown => closed,
     }
 }
 
-/// Takes the connection and reads until the server closes it or sends nothing for [`QUIET`]. Returns whether it was
+/// Takes the connection and reads until the server closes it or sends nothing for [`QUIET_PERIOD`]. Returns whether it was
 /// closed in order.
-async fn read_on(recorder: &Recorder, limit: &mut RunningLimit) -> bool {
+async fn read_to_end(recorder: &Recorder, limit: &mut RunningLimit) -> bool {
     recorder.take();
     let more = || async {
-        let mut quiet = Clock::system().running_limit(QUIET);
+        let mut quiet = Clock::system().running_limit(QUIET_PERIOD);
         quiet.wait(recorder.more()).await
     };
     loop {
         match limit.wait(more()).await.flatten() {
-            Some(ReadOn::More) => {}
-            Some(ReadOn::Closed) => return true,
-            Some(ReadOn::Broken) | None => return false,
+            Some(ReadResult::More) => {}
+            Some(ReadResult::Closed) => return true,
+            Some(ReadResult::Broken) | None => return false,
         }
     }
 }
@@ -414,8 +419,8 @@ fn answer_of(
     if body.is_empty() {
         return TokenResponse::InDoubt(why);
     }
-    let whole = is_all(end, closed) && body.len() <= LARGEST_BODY;
-    body.truncate(LARGEST_BODY);
+    let whole = is_all(end, closed) && body.len() <= MAX_RESPONSE_BYTES;
+    body.truncate(MAX_RESPONSE_BYTES);
     let headers = headers.into_iter().filter_map(|(name, value)| {
         Some((
             HeaderName::from_bytes(name.as_bytes()).ok()?,

@@ -10,12 +10,12 @@ use flate2::{Decompress, FlushDecompress, Status};
 use super::lenient::DAMAGE;
 
 /// Maximum size of a body, compressed or not, in bytes.
-pub const LARGEST: usize = 1 << 20;
+pub const MAX_BODY_BYTES: usize = 1 << 20;
 /// Result of a decompression.
 pub struct Unpacked {
     /// Decompressed bytes, as far as possible.
     pub bytes: Vec<u8>,
-    /// True if the end marker was reached. After an error, or beyond [`LARGEST`], there may have been more.
+    /// True if the end marker was reached. After an error, or beyond [`MAX_BODY_BYTES`], there may have been more.
     pub ended: bool,
 }
 
@@ -43,7 +43,7 @@ pub fn raw_deflate(bytes: &[u8]) -> Unpacked {
     inflated(bytes, Decompress::new(false))
 }
 
-/// Decompresses the members of a gzip file (RFC 1952 section 2.2), up to [`LARGEST`] bytes. Bytes after the last member
+/// Decompresses the members of a gzip file (RFC 1952 section 2.2), up to [`MAX_BODY_BYTES`] bytes. Bytes after the last member
 /// are ignored.
 fn gunzipped(mut bytes: &[u8]) -> Unpacked {
     let (mut out, mut piece) = (Vec::new(), [0; 4096]);
@@ -52,12 +52,12 @@ fn gunzipped(mut bytes: &[u8]) -> Unpacked {
         loop {
             match member.read(&mut piece) {
                 Ok(0) => break,
-                Ok(length) if out.len() + length <= LARGEST => {
+                Ok(length) if out.len() + length <= MAX_BODY_BYTES => {
                     out.extend_from_slice(&piece[..length]);
                 }
                 Ok(length) => {
                     out.extend_from_slice(&piece[..length]);
-                    out.truncate(LARGEST);
+                    out.truncate(MAX_BODY_BYTES);
                     return Unpacked {
                         bytes: out,
                         ended: false,
@@ -79,7 +79,7 @@ fn gunzipped(mut bytes: &[u8]) -> Unpacked {
     }
 }
 
-/// Decompresses until the end or an error, up to [`LARGEST`] bytes.
+/// Decompresses until the end or an error, up to [`MAX_BODY_BYTES`] bytes.
 fn inflated(packed: &[u8], mut inflater: Decompress) -> Unpacked {
     let (mut out, mut piece) = (Vec::new(), [0; 4096]);
     let count = |total: u64| usize::try_from(total).unwrap_or(usize::MAX);
@@ -89,14 +89,14 @@ fn inflated(packed: &[u8], mut inflater: Decompress) -> Unpacked {
         let status = inflater.decompress(rest, &mut piece, FlushDecompress::None);
         let length = count(inflater.total_out()) - written;
         out.extend_from_slice(&piece[..length]);
-        let ended = matches!(status, Ok(Status::StreamEnd)) && out.len() <= LARGEST;
+        let ended = matches!(status, Ok(Status::StreamEnd)) && out.len() <= MAX_BODY_BYTES;
         let stuck = length == 0 && count(inflater.total_in()) == read;
         if status.is_err()
             || matches!(status, Ok(Status::StreamEnd))
             || stuck
-            || out.len() > LARGEST
+            || out.len() > MAX_BODY_BYTES
         {
-            out.truncate(LARGEST);
+            out.truncate(MAX_BODY_BYTES);
             return Unpacked { bytes: out, ended };
         }
     }
@@ -108,10 +108,10 @@ fn inflated(packed: &[u8], mut inflater: Decompress) -> Unpacked {
 /// # Errors
 /// A sentence, if it is neither.
 pub fn text_of_file(bytes: Vec<u8>) -> Result<String, &'static str> {
-    const NEITHER: &str = "is not UTF-8";
+    const NOT_UTF8: &str = "is not UTF-8";
     let is_marked = bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff");
     if !is_marked || bytes.len() == 2 {
-        return String::from_utf8(bytes).map_err(|_| NEITHER);
+        return String::from_utf8(bytes).map_err(|_| NOT_UTF8);
     }
     let is_little = bytes[0] == 0xff;
     let (pairs, rest) = bytes[2..].as_chunks::<2>();

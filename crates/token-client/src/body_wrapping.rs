@@ -24,7 +24,7 @@ const PREFIXES: [&str; 12] = [
 
 /// Invisible characters at the ends of a text, in UTF-8: the byte order mark, the same encoded twice (via Latin-1),
 /// zero-width and no-break spaces.
-const MARKS: [&[u8]; 7] = [
+const INVISIBLE: [&[u8]; 7] = [
     b"\xef\xbb\xbf",
     b"\xc3\xaf\xc2\xbb\xc2\xbf",
     b"\xe2\x80\x8b",
@@ -38,7 +38,7 @@ const MARKS: [&[u8]; 7] = [
 pub(super) fn trimmed(mut text: &[u8]) -> &[u8] {
     loop {
         let before = text.len();
-        for mark in MARKS {
+        for mark in INVISIBLE {
             text = text.strip_prefix(mark).unwrap_or(text);
             text = text.strip_suffix(mark).unwrap_or(text);
         }
@@ -98,7 +98,7 @@ pub(super) fn without_prefix(text: &[u8]) -> &[u8] {
 
 /// Data of a text that is a stream (HTML, "Server-sent events") of one event.
 pub(super) fn event_data(text: &[u8]) -> Option<Vec<u8>> {
-    const OTHERS: [&[u8]; 4] = [b":", b"event:", b"id:", b"retry:"];
+    const OTHER_FIELDS: [&[u8]; 4] = [b":", b"event:", b"id:", b"retry:"];
     let lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
     let mut data: Option<Vec<u8>> = None;
     for line in lines.filter(|line| !line.is_empty()) {
@@ -106,7 +106,7 @@ pub(super) fn event_data(text: &[u8]) -> Option<Vec<u8>> {
             let data = data.get_or_insert_default();
             data.extend_from_slice(part);
             data.push(b'\n');
-        } else if !OTHERS.iter().any(|other| line.starts_with(other)) {
+        } else if !OTHER_FIELDS.iter().any(|other| line.starts_with(other)) {
             return None;
         }
     }
@@ -273,7 +273,7 @@ fn fields(text: &str, sign: char) -> Option<Map<String, Value>> {
 /// Returns whether a text is not a token but a reply itself, a form or JSON with a token in it. The refresh token in it
 /// must not reach readers of the token files.
 pub(super) fn is_wrapped(text: &str) -> bool {
-    const NAMES: [&str; 4] = [
+    const TOKEN_NAMES: [&str; 4] = [
         "access_token",
         "refresh_token",
         "accesstoken",
@@ -287,7 +287,7 @@ pub(super) fn is_wrapped(text: &str) -> bool {
             || rest.starts_with("%3a")
             || rest.starts_with("%22")
     };
-    NAMES.iter().any(|name| {
+    TOKEN_NAMES.iter().any(|name| {
         text.match_indices(name)
             .any(|(at, _)| is_name(&text[at + name.len()..]))
     })

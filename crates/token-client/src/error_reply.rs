@@ -38,7 +38,7 @@ pub struct ErrorContext<'a> {
 /// Members with a link to a page about the error (RFC 6749 section 5.2).
 const ERROR_URI: [&str; 2] = ["error_uri", "more_info"];
 /// Members with a sentence for people, besides the profile's own place.
-const WORDS: [&str; 12] = [
+const DESCRIPTIONS: [&str; 12] = [
     "error_description",
     "errorDescription",
     "error.message",
@@ -53,7 +53,7 @@ const WORDS: [&str; 12] = [
     "title",
 ];
 /// Members with a second sentence.
-const MORE_WORDS: [&str; 2] = ["hint", "error_hint"];
+const SECONDARY_DESCRIPTIONS: [&str; 2] = ["hint", "error_hint"];
 
 /// Error codes of RFC 6749 section 5.2 and RFC 8628 section 3.5. They are never masked, even if a secret has the same
 /// text.
@@ -92,7 +92,7 @@ pub fn with_code(
         (None, Some(rule)) => (Some(rule), spelt.as_str()),
         (rule, _) => (rule, code),
     };
-    let believed = rule.filter(|rule| is_believed(rule, reply.status));
+    let believed = rule.filter(|rule| is_trusted(rule, reply.status));
     let shown = server_text(&words, secrets);
     let mut problem = match (believed, rule) {
         (Some(rule), _) => by_rule(rule, shown.as_deref().unwrap_or_default(), context.spent),
@@ -109,7 +109,7 @@ pub fn with_code(
     let assumed = general
         && context.worked_before
         && may_be_dead(problem.class, reply.status)
-        && is_said_of_dead_grants(&spelt)
+        && is_dead_grant_code(&spelt)
         && !is_of_something_else(&words);
     if assumed {
         problem = dead(&format!("said {}", mask(&spelt, secrets)), reply.status);
@@ -146,7 +146,7 @@ pub fn without_code(
         .errors
         .iter()
         .find(matches)
-        .filter(|rule| is_believed(rule, status))
+        .filter(|rule| is_trusted(rule, status))
     {
         let problem = by_rule(
             rule,
@@ -160,8 +160,8 @@ pub fn without_code(
             let what = format!("answered {status} with nothing else");
             return dead(&what, status).into_refusal(reply, true);
         }
-        let said = body.map(|body| words(body, "")).unwrap_or_default();
-        if is_of_a_dead_token(&said) && !is_of_something_else(&said) {
+        let description = body.map(|body| words(body, "")).unwrap_or_default();
+        if reports_dead_token(&description) && !is_of_something_else(&description) {
             let what = format!("answered {status} with a sentence about the token");
             return with_words(dead(&what, status)).into_refusal(reply, true);
         }
@@ -210,7 +210,7 @@ const fn is_server_failure(status: u16) -> bool {
 
 /// Returns whether a row applies at this status. For a failing server a row applies only if it lists the status, or
 /// states no more than the status does; and it never ends a grant or rejects a client.
-fn is_believed(rule: &ErrorRule, status: u16) -> bool {
+fn is_trusted(rule: &ErrorRule, status: u16) -> bool {
     if !is_server_failure(status) {
         return true;
     }
@@ -244,7 +244,7 @@ fn with_words(
 ) -> Problem {
     let uri = ERROR_URI.iter().find_map(|name| body.get(*name)?.as_str());
     Problem {
-        said: shown.filter(|shown| *shown != problem.detail),
+        server_text: shown.filter(|shown| *shown != problem.detail),
         error_uri: uri.and_then(|uri| link(uri, secrets)),
         ..problem
     }
@@ -257,8 +257,8 @@ fn words(body: &Map<String, Value>, description: &str) -> String {
         _ => None,
     };
     let own = Some(description.to_owned()).filter(|words| !words.trim().is_empty());
-    let first = own.or_else(|| WORDS.iter().find_map(text));
-    let more = MORE_WORDS
+    let first = own.or_else(|| DESCRIPTIONS.iter().find_map(text));
+    let more = SECONDARY_DESCRIPTIONS
         .iter()
         .find_map(text)
         .filter(|more| first.as_ref() != Some(more));
@@ -297,12 +297,12 @@ fn spelt_as_usual(code: &str) -> String {
 
 /// Returns whether a code, besides `invalid_grant`, reports a dead grant: Spring's `invalid_token`, fosite's
 /// `token_inactive`, and the many that name the token and its state.
-fn is_said_of_dead_grants(code: &str) -> bool {
-    matches!(code, "invalid_request" | "access_denied") || is_of_a_dead_token(code)
+fn is_dead_grant_code(code: &str) -> bool {
+    matches!(code, "invalid_request" | "access_denied") || reports_dead_token(code)
 }
 
 /// Returns whether a code or a sentence reports that a token is no longer valid.
-fn is_of_a_dead_token(text: &str) -> bool {
+fn reports_dead_token(text: &str) -> bool {
     const DEAD: [&str; 13] = [
         "expired",
         "revoked",
@@ -333,7 +333,7 @@ const STANDARD: &str = "the request is missing a required parameter, includes an
 
 /// Returns whether a sentence is about another part of the request than the refresh token, or about the server itself.
 fn is_of_something_else(words: &str) -> bool {
-    const OTHER: [&str; 38] = [
+    const OTHER_CAUSES: [&str; 38] = [
         "redirect_uri",
         "redirect uri",
         "scope",
@@ -382,7 +382,7 @@ fn is_of_something_else(words: &str) -> bool {
         }
         None => words,
     };
-    OTHER.iter().any(|other| special.contains(other))
+    OTHER_CAUSES.iter().any(|other| special.contains(other))
 }
 
 /// Returns whether a body is empty: only white space, or an empty JSON value.
@@ -400,7 +400,7 @@ fn is_blank(body: &[u8]) -> bool {
 fn redirected(status: u16, context: ErrorContext<'_>) -> Problem {
     let leads = context
         .location
-        .and_then(|location| leads_to(context.sent_to, location))
+        .and_then(|location| redirect_target(context.sent_to, location))
         .map(|leads| format!(" {leads}"))
         .unwrap_or_default();
     let detail = format!(
@@ -416,7 +416,7 @@ fn redirected(status: u16, context: ErrorContext<'_>) -> Problem {
 
 /// Target of a redirect: the host, and the difference if the host is the same.
 #[must_use]
-pub fn leads_to(sent_to: &str, location: &str) -> Option<String> {
+pub fn redirect_target(sent_to: &str, location: &str) -> Option<String> {
     let from = Url::parse(sent_to).ok()?;
     let to = from.join(location.trim()).ok()?;
     let host = to

@@ -6,7 +6,7 @@ use refreshd_secrets::mask::is_loopback;
 use url::Host;
 
 /// Maximum length of a host, in bytes (RFC 1035 section 2.3.4), with a port.
-const LONGEST: usize = 260;
+const MAX_LENGTH: usize = 260;
 /// Characters that no host contains, and that would start another directive or header.
 const FOREIGN: &str = ";,\"'<>*\\`(){}|";
 
@@ -16,7 +16,7 @@ const FOREIGN: &str = ";,\"'<>*\\`(){}|";
 pub fn plain_host(text: &str) -> Option<String> {
     let text = text.split_once("://").map_or(text, |(_, rest)| rest);
     let text = text.split(['/', '?', '#']).next().unwrap_or_default();
-    if text.len() > LONGEST || text.contains('@') {
+    if text.len() > MAX_LENGTH || text.contains('@') {
         return None;
     }
     let (name, port) = split_port(text)?;
@@ -24,7 +24,7 @@ pub fn plain_host(text: &str) -> Option<String> {
         Host::Domain(domain) => domain,
         ip @ (Host::Ipv4(_) | Host::Ipv6(_)) => ip.to_string(),
     };
-    let fits = (1..=LONGEST).contains(&host.len())
+    let fits = (1..=MAX_LENGTH).contains(&host.len())
         && host
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte));

@@ -12,12 +12,12 @@ use serde_json::Value;
 use refreshd_secrets::RefreshToken;
 
 /// A purely alphabetic word shorter than this is a name or a word, not a token.
-const SHORTEST_OF_LETTERS: usize = 10;
+const MIN_ALPHABETIC_LENGTH: usize = 10;
 /// A number with fewer digits is not a token.
-const SHORTEST_OF_DIGITS: usize = 16;
+const MIN_DIGITS: usize = 16;
 
 /// Outputs of programs for a missing value. Lower case, without `_` and `-`.
-const NOTHING: &[&str] = &[
+const MISSING_VALUES: &[&str] = &[
     "null",
     "na",
     "n/a",
@@ -48,7 +48,7 @@ const NOTHING: &[&str] = &[
 ];
 
 /// Placeholders for a secret. Lower case, without `_` and `-`.
-const FILLERS: &[&str] = &[
+const PLACEHOLDERS: &[&str] = &[
     "tbd",
     "dummy",
     "yes",
@@ -90,7 +90,7 @@ const ERROR_CODES: &[&str] = &[
 
 /// Reason why a word cannot be a refresh token, as a sentence with the required action; `None` if it can be one.
 #[must_use]
-pub fn instead(word: &str) -> Option<&'static str> {
+pub fn mismatch(word: &str) -> Option<&'static str> {
     if word.starts_with('<') {
         return Some(if is_filler(word) { FILLER } else { MARKUP });
     }
@@ -133,7 +133,7 @@ pub fn instead(word: &str) -> Option<&'static str> {
     }
     if is_dump(word) {
         return Some(
-            "it is what a program prints for a value, with brackets or a type around it; hand over the value alone",
+            "it is what a program prints for a value, with brackets or a type around it; pass the value alone",
         );
     }
     if let Some(what) = scalar(word) {
@@ -148,15 +148,15 @@ pub fn instead(word: &str) -> Option<&'static str> {
     }
     if is_shortened(word) {
         return Some(
-            "it was shortened or masked by whatever printed it; hand over the whole refresh token",
+            "it was shortened or masked by whatever printed it; pass the whole refresh token",
         );
     }
     if is_reference(word) {
-        return Some("it names a place where a secret is kept; hand over what is kept there");
+        return Some("it names a place where a secret is kept; pass the secret itself");
     }
     if word.ends_with([',', ';', '&']) || is_ended_sentence(word) {
         return Some(
-            "there is a sign behind it that separates it from what came next; hand over the refresh token alone",
+            "there is a sign behind it that separates it from what came next; pass the refresh token alone",
         );
     }
     let small = word
@@ -170,12 +170,10 @@ pub fn instead(word: &str) -> Option<&'static str> {
     let body = word.trim_end_matches('=');
     let is_key = body.len() < word.len() && KEYS.contains(&plain(body).as_str());
     if body.contains('=') || is_labelled(body) || is_key {
-        return Some("it is NAME=value; hand over the value alone, without the name");
+        return Some("it is NAME=value; pass the value alone, without the name");
     }
     if has_escapes(body) {
-        return Some(
-            "it is percent-encoded, or escaped with backslashes; hand over the decoded value",
-        );
+        return Some("it is percent-encoded, or escaped with backslashes; pass the decoded value");
     }
     // eBay, Amazon and Laravel Sanctum use `^` and `|` in tokens.
     if body.contains(['"', '\'', '`', '<', '>', '{', '}', '[', ']', '\\']) {
@@ -183,7 +181,7 @@ pub fn instead(word: &str) -> Option<&'static str> {
             "it has brackets, quotes or backslashes in it, which no refresh token has; is it a piece of JSON or of code?",
         );
     }
-    if body.len() < SHORTEST_OF_LETTERS && body.bytes().all(|byte| byte.is_ascii_alphabetic()) {
+    if body.len() < MIN_ALPHABETIC_LENGTH && body.bytes().all(|byte| byte.is_ascii_alphabetic()) {
         return Some("it is a short word of letters, such as a name; a refresh token is longer");
     }
     another_jwt(body)
@@ -192,9 +190,9 @@ pub fn instead(word: &str) -> Option<&'static str> {
 /// Returns whether a word is another secret: most of it, its hexadecimal form, another case, or Base64 that contains it
 /// (the header of a client's password).
 #[must_use]
-pub fn is_made_of(word: &str, secret: &str) -> bool {
-    const ENOUGH: usize = 12;
-    let within = |part: &str, whole: &str| part.len() >= ENOUGH && whole.contains(part);
+pub fn contains_secret(word: &str, secret: &str) -> bool {
+    const MIN_LENGTH: usize = 12;
+    let within = |part: &str, whole: &str| part.len() >= MIN_LENGTH && whole.contains(part);
     let bytes = word.trim_end_matches('=');
     let decoded = STANDARD_NO_PAD
         .decode(bytes)
@@ -202,13 +200,13 @@ pub fn is_made_of(word: &str, secret: &str) -> bool {
         .unwrap_or_default();
     let inside = || {
         let secret = secret.as_bytes();
-        secret.len() >= ENOUGH && decoded.windows(secret.len()).any(|part| part == secret)
+        secret.len() >= MIN_LENGTH && decoded.windows(secret.len()).any(|part| part == secret)
     };
     let in_hex = || {
         let hex: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
         word.eq_ignore_ascii_case(&hex)
     };
-    let long = secret.len() >= ENOUGH;
+    let long = secret.len() >= MIN_LENGTH;
     word == secret
         || within(word, secret)
         || within(secret, word)
@@ -216,7 +214,7 @@ pub fn is_made_of(word: &str, secret: &str) -> bool {
         || long && (word.eq_ignore_ascii_case(secret) || in_hex())
 }
 
-/// As [`instead`], for words whose characters a token could have but that no server issues.
+/// As [`mismatch`], for words whose characters a token could have but that no server issues.
 #[must_use]
 pub fn misplaced(word: &str) -> Option<&'static str> {
     if word.contains("://") {
@@ -227,7 +225,7 @@ pub fn misplaced(word: &str) -> Option<&'static str> {
             .is_some_and(|(name, value)| is_name(name) && !value.is_empty())
     };
     if word.contains('&') && word.split('&').all(is_form) {
-        return Some("it is a form; hand over the value of its refresh token alone");
+        return Some("it is a form; pass the value of its refresh token alone");
     }
     if word.len() > 1 && word.starts_with(QUOTES) && word.ends_with(QUOTES) {
         return Some("it has quotes of its own inside the quotes; hand it over without them");
@@ -236,7 +234,7 @@ pub fn misplaced(word: &str) -> Option<&'static str> {
         .split_once('=')
         .is_some_and(|(name, _)| KEYS.contains(&plain(name).as_str()));
     if is_assignment {
-        return Some("it is NAME=value; hand over the value alone, without the name");
+        return Some("it is NAME=value; pass the value alone, without the name");
     }
     // Base64 may begin with a slash, and has capitals and digits.
     let plain = |byte: u8| byte.is_ascii_lowercase() || b"/._-~".contains(&byte);
@@ -255,27 +253,27 @@ pub fn is_filler(word: &str) -> bool {
 /// Returns whether a word is `null`, `changeme`, `********` or the like. A possible user-defined name is not.
 #[must_use]
 pub fn is_nothing(word: &str) -> bool {
-    stands_for_none(word) || FILLERS.contains(&plain(word).as_str())
+    is_missing_value(word) || PLACEHOLDERS.contains(&plain(word).as_str())
 }
 
 /// Returns whether a word is a program's output for a missing token: `null`, `undefined`, `[object Object]`,
 /// `********`, or empty.
 #[must_use]
-pub fn stands_for_none(word: &str) -> bool {
+pub fn is_missing_value(word: &str) -> bool {
     let masked = word.chars().all(|c| "*•.#?-_…".contains(c))
         || ((3..=32).contains(&word.len()) && word.bytes().all(|byte| b"xX".contains(&byte)));
     let bare = plain(word.trim_matches(|c| "()[]<>*".contains(c)));
     masked
-        || NOTHING.contains(&plain(word).as_str())
-        || NOTHING.contains(&bare.as_str())
+        || MISSING_VALUES.contains(&plain(word).as_str())
+        || MISSING_VALUES.contains(&bare.as_str())
         || bare == "object object"
 }
 
 /// Returns whether a token was abbreviated in output. Microsoft's long tokens contain asterisks themselves.
 #[must_use]
 pub fn is_shortened(word: &str) -> bool {
-    const LONGEST_MASKED: usize = 40;
-    let masked = word.contains("***") && word.len() < LONGEST_MASKED;
+    const MAX_MASKED_LENGTH: usize = 40;
+    let masked = word.contains("***") && word.len() < MAX_MASKED_LENGTH;
     masked || word.contains("...") || word.contains('…')
 }
 
@@ -378,13 +376,13 @@ fn stands_for_nothing(word: &str) -> bool {
         || between("%", "%") && queued_alerts(word.trim_matches('%'))
         || word.strip_prefix('$').is_some_and(queued_alerts)
         || (between("<", ">") && !word.starts_with("<!") && !word[1..].contains(['<', '/', '=']))
-        || (shouted && (word.contains('_') || word.len() < 16) && !is_shouted_token(word))
+        || (shouted && (word.contains('_') || word.len() < 16) && !is_uppercase_token(word))
 }
 
 /// Returns whether a text in capitals can be a token: a part is longer than a word, or it has the prefix `RT_`.
-fn is_shouted_token(word: &str) -> bool {
-    const LONGEST_WORD: usize = 16;
-    const SHORTEST_AFTER_SIGN: usize = 8;
+fn is_uppercase_token(word: &str) -> bool {
+    const MAX_WORD_LENGTH: usize = 16;
+    const MIN_LENGTH_AFTER_PREFIX: usize = 8;
     let is_random = |part: &str| {
         !["TOKEN", "SECRET", "REFRESH", "PASSWORD"]
             .iter()
@@ -392,8 +390,8 @@ fn is_shouted_token(word: &str) -> bool {
     };
     let after_sign = word
         .strip_prefix("RT_")
-        .is_some_and(|rest| rest.len() >= SHORTEST_AFTER_SIGN && !rest.contains('_'));
-    let is_long = || word.split('_').any(|part| part.len() > LONGEST_WORD);
+        .is_some_and(|rest| rest.len() >= MIN_LENGTH_AFTER_PREFIX && !rest.contains('_'));
+    let is_long = || word.split('_').any(|part| part.len() > MAX_WORD_LENGTH);
     is_random(word) && (after_sign || is_long())
 }
 
@@ -413,7 +411,7 @@ fn several_words(text: &str) -> &'static str {
     } else if lines.all(|line| {
         line.starts_with('#') || line.split_once('=').is_some_and(|(name, _)| is_name(name))
     }) {
-        "it is lines of NAME=value; hand over the value of the refresh token alone"
+        "it is lines of NAME=value; pass the value of the refresh token alone"
     } else {
         "it is neither JSON nor a bare refresh token (one word)"
     }
@@ -442,11 +440,11 @@ fn address(word: &str) -> &'static str {
 /// Returns whether a text can be Base64 with a leading slash, rather than a path: it mixes character classes, and no
 /// part is a word.
 fn is_base64(word: &str) -> bool {
-    const LONGEST_WORD: usize = 3;
+    const MAX_WORD_LENGTH: usize = 3;
     let body = word.trim_end_matches('=');
     let has = |kind: fn(&u8) -> bool| body.bytes().any(|byte| kind(&byte));
     let is_word = |part: &str| {
-        part.len() > LONGEST_WORD && part.bytes().skip(1).all(|byte| byte.is_ascii_lowercase())
+        part.len() > MAX_WORD_LENGTH && part.bytes().skip(1).all(|byte| byte.is_ascii_lowercase())
     };
     body.starts_with('/')
         && body
@@ -468,21 +466,21 @@ fn is_path(word: &str) -> bool {
 
 /// `a/b/c` in lower case only: Base64 has capitals. Google's tokens begin with `1//`, older ones with `1/`.
 fn is_relative_path(word: &str) -> bool {
-    const LONGEST: usize = 64;
-    const SHORTEST_OF_GOOGLE: usize = 20;
-    let is_google = |rest: &str| rest.len() >= SHORTEST_OF_GOOGLE && !rest.contains(['/', '.']);
+    const MAX_LENGTH: usize = 64;
+    const MIN_GOOGLE_LENGTH: usize = 20;
+    let is_google = |rest: &str| rest.len() >= MIN_GOOGLE_LENGTH && !rest.contains(['/', '.']);
     if word.strip_prefix("1/").is_some_and(is_google) {
         return false;
     }
     let small =
         |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"/._~-".contains(&byte);
-    word.contains('/') && !word.contains("//") && word.len() < LONGEST && word.bytes().all(small)
+    word.contains('/') && !word.contains("//") && word.len() < MAX_LENGTH && word.bytes().all(small)
 }
 
 /// Returns whether a text begins like a file of another kind.
 fn is_file_head(word: &str) -> bool {
-    const HEADS: [&str; 3] = ["%PDF-", "#!/", "{\\rtf"];
-    HEADS.iter().any(|head| word.starts_with(head)) || ["GIF87a", "GIF89a"].contains(&word)
+    const FILE_HEADS: [&str; 3] = ["%PDF-", "#!/", "{\\rtf"];
+    FILE_HEADS.iter().any(|head| word.starts_with(head)) || ["GIF87a", "GIF89a"].contains(&word)
 }
 
 /// `(5bad)`, `bool(false)`, `string(4)`.
@@ -581,7 +579,7 @@ fn is_host(text: &str) -> bool {
 /// JSON scalars. A number that is long enough may be a token.
 fn scalar(word: &str) -> Option<&'static str> {
     match serde_json::from_str::<Value>(word) {
-        Ok(Value::Number(_)) if word.len() < SHORTEST_OF_DIGITS => {
+        Ok(Value::Number(_)) if word.len() < MIN_DIGITS => {
             Some("it is a number, and no refresh token")
         }
         _ => None,
@@ -611,11 +609,11 @@ fn has_escapes(word: &str) -> bool {
 
 /// Returns whether a text references a secret elsewhere: `arn:aws:…`, `vault:secret/x#token`.
 fn is_reference(word: &str) -> bool {
-    const KEEPERS: [&str; 10] = [
+    const SECRET_STORES: [&str; 10] = [
         "arn", "vault", "op", "env", "file", "ssm", "aws", "gcp", "azure", "secret",
     ];
     word.split_once(':').is_some_and(|(keeper, _)| {
-        KEEPERS
+        SECRET_STORES
             .iter()
             .any(|known| known.eq_ignore_ascii_case(keeper))
     })
@@ -703,7 +701,7 @@ fn another_jwt(word: &str) -> Option<&'static str> {
 /// # Errors
 /// Description of what the word is instead.
 pub fn refresh_token(word: &str) -> Result<RefreshToken, &'static str> {
-    match instead(word) {
+    match mismatch(word) {
         Some(what) => Err(what),
         None => RefreshToken::new(word).ok_or("there is nothing in it"),
     }
@@ -846,7 +844,7 @@ mod tests {
                 "an access token",
             ),
         ] {
-            let what = instead(word).unwrap_or_default();
+            let what = mismatch(word).unwrap_or_default();
             assert!(what.contains(expected), "{word}: {what:?}");
         }
     }
@@ -866,16 +864,16 @@ mod tests {
                 .replace(' ', "")
                 .as_str(),
         ] {
-            assert!(is_made_of(word, secret), "{word}");
+            assert!(contains_secret(word, secret), "{word}");
         }
         for word in [
             "s3cret",
             "5bad2d67006e0001",
             &STANDARD_NO_PAD.encode("nothing of it, but long"),
         ] {
-            assert!(!is_made_of(word, secret), "{word}");
+            assert!(!contains_secret(word, secret), "{word}");
         }
-        assert!(!is_made_of("5bad2d67006e0001s", "s"));
+        assert!(!contains_secret("5bad2d67006e0001s", "s"));
     }
 
     #[test]
@@ -941,7 +939,7 @@ mod tests {
             // {"tokenName":"refresh_token","token_type":"Bearer","sub":"u","auth_time":1,"iss":"x","aud":"c","exp":1}
             "eyJhbGciOiJub25lIn0.eyJ0b2tlbk5hbWUiOiJyZWZyZXNoX3Rva2VuIiwidG9rZW5fdHlwZSI6IkJlYXJlciIsInN1YiI6InUiLCJhdXRoX3RpbWUiOjEsImlzcyI6IngiLCJhdWQiOiJjIiwiZXhwIjoxfQ.x",
         ] {
-            assert_eq!(instead(word), None, "{word}");
+            assert_eq!(mismatch(word), None, "{word}");
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use serde_json::{Map, Number, Value};
 
-use super::quirks::says_nothing;
+use super::quirks::means_no_error;
 
 /// Containers below this level are only checked for matching brackets, and parsed as null.
 const MAX_DEPTH: usize = 64;
@@ -243,8 +243,8 @@ pub(super) fn add(map: &mut Map<String, Value>, name: String, value: Value) {
     };
     match map.get_mut(&name) {
         None => drop(map.insert(name, value)),
-        Some(_) if says_nothing(&value) => {}
-        Some(known) if is_token(&name) && !says_nothing(known) && *known != value => {
+        Some(_) if means_no_error(&value) => {}
+        Some(known) if is_token(&name) && !means_no_error(known) && *known != value => {
             *known = Value::Array(vec![known.take(), value]);
         }
         Some(known) => *known = value,

@@ -35,7 +35,7 @@ pub enum MetadataError {
     OtherIssuer,
     /// An endpoint on another host.
     #[error(
-        "the metadata names {endpoint} on {host}; if that is right, write hosts = [{host:?}] beside `issuer`"
+        "the metadata names {endpoint} on {host}; if that is right, write allowed_hosts = [{host:?}] beside `issuer`"
     )]
     OtherHost {
         /// Name of the endpoint.

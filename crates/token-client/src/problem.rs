@@ -19,8 +19,8 @@ pub struct Problem {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
     /// The server's own words, masked, if `detail` does not consist of them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub said: Option<String>,
+    #[serde(rename = "said", default, skip_serializing_if = "Option::is_none")]
+    pub server_text: Option<String>,
     /// Link to a page about the error (RFC 6749 section 5.2): an http or https URL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_uri: Option<String>,
@@ -53,7 +53,7 @@ impl Problem {
             code: None,
             detail,
             remedy: None,
-            said: None,
+            server_text: None,
             error_uri: None,
             asked_to_wait: None,
             works_for: None,
@@ -77,17 +77,17 @@ impl Problem {
     /// The server's description besides the code, if there is any.
     #[must_use]
     pub fn more(&self) -> Option<String> {
-        let said = self
-            .said
+        let server_text = self
+            .server_text
             .as_ref()
-            .map(|said| format!("the server says: {said}"));
+            .map(|text| format!("the server says: {text}"));
         let uri = self.error_uri.as_ref().map(|uri| format!("see {uri}"));
         let wait = self.asked_to_wait.as_ref().map(|AskedToWait { by, until, token_ends }| {
             format!(
                 "{by} asks to wait until {until} (Retry-After), which is after the token's end at {token_ends}"
             )
         });
-        let parts: Vec<_> = [said, uri, wait].into_iter().flatten().collect();
+        let parts: Vec<_> = [server_text, uri, wait].into_iter().flatten().collect();
         (!parts.is_empty()).then(|| parts.join("; "))
     }
 }

@@ -284,7 +284,7 @@ const NO_ERROR: [&str; 20] = [
 /// Returns whether the value of an error field means that there is no error. An object means that if its code does and
 /// it has no message, or if all of its members do.
 #[must_use]
-pub fn says_nothing(value: &Value) -> bool {
+pub fn means_no_error(value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::Bool(yes) => !yes,
@@ -295,10 +295,10 @@ pub fn says_nothing(value: &Value) -> bool {
             let zeros = !text.is_empty() && text.bytes().all(|byte| byte == b'0');
             zeros || text == "200" || NO_ERROR.iter().any(|word| word.eq_ignore_ascii_case(text))
         }
-        Value::Array(values) => values.iter().all(says_nothing),
+        Value::Array(values) => values.iter().all(means_no_error),
         Value::Object(map) => match map.get("code") {
-            Some(code) => says_nothing(code) && map.get("message").is_none_or(says_nothing),
-            None => map.values().all(says_nothing),
+            Some(code) => means_no_error(code) && map.get("message").is_none_or(means_no_error),
+            None => map.values().all(means_no_error),
         },
     }
 }
@@ -331,7 +331,7 @@ mod tests {
             r#"{"message":null}"#,
         ] {
             assert!(
-                says_nothing(&serde_json::from_str(nothing).unwrap()),
+                means_no_error(&serde_json::from_str(nothing).unwrap()),
                 "{nothing}"
             );
         }
@@ -349,7 +349,7 @@ mod tests {
             r#"{"message":"denied"}"#,
         ] {
             assert!(
-                !says_nothing(&serde_json::from_str(error).unwrap()),
+                !means_no_error(&serde_json::from_str(error).unwrap()),
                 "{error}"
             );
         }

@@ -27,7 +27,7 @@ pub enum BodyEnd {
     /// Truncated: fewer bytes arrived than announced.
     Missing,
     /// Unknown: there is no credible framing, and the body ends where the server closes the connection.
-    Unsaid,
+    Unknown,
 }
 
 /// Maximum number of header lines.
@@ -69,7 +69,7 @@ fn read_one(received: &[u8]) -> RawHttpResponse {
             headers: Vec::new(),
             head: 0,
             body: received.to_vec(),
-            end: BodyEnd::Unsaid,
+            end: BodyEnd::Unknown,
         };
     }
     let mut lines = HeaderLines {
@@ -133,7 +133,7 @@ fn end_by_length(headers: &[(String, Vec<u8>)], length: usize) -> BodyEnd {
     } else if announced().any(|announced| announced > length) {
         BodyEnd::Missing
     } else {
-        BodyEnd::Unsaid
+        BodyEnd::Unknown
     }
 }
 

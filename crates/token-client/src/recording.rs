@@ -15,18 +15,18 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use refreshd_http::{CONNECT, HEADERS, IDLE};
+use refreshd_http::{CONNECT_TIMEOUT, IDLE_TIMEOUT, MAX_HEADERS};
 use rustls::ClientConfig;
 use tokio::net::TcpStream;
 use tower_service::Service;
 
-use crate::body_decoding::LARGEST;
+use crate::body_decoding::MAX_BODY_BYTES;
 use refreshd_time::clock::Clock;
 
 /// Maximum number of recorded bytes of a response: its head and its body.
-const MAX_RECORDED_BYTES: usize = LARGEST + (256 << 10);
+const MAX_RECORDED_BYTES: usize = MAX_BODY_BYTES + (256 << 10);
 /// Maximum number of bytes of one read.
-const PIECE: usize = 8 << 10;
+const READ_BYTES: usize = 8 << 10;
 
 /// A client for token requests: as [`refreshd_http::client`], with access to the received bytes if they are not valid
 /// HTTP.
@@ -34,15 +34,15 @@ pub(super) fn token_client(tls: ClientConfig) -> Client<RecordingConnector, reqw
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
-    tcp.set_connect_timeout(Some(CONNECT));
+    tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
     let https = HttpsConnectorBuilder::new()
         .with_tls_config(tls)
         .https_or_http();
     let connector = RecordingConnector(https.enable_http1().wrap_connector(tcp));
     Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(IDLE)
-        .http1_max_headers(HEADERS)
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .http1_max_headers(MAX_HEADERS)
         .http1_ignore_invalid_headers_in_responses(true)
         .http1_allow_spaces_after_header_name_in_responses(true)
         .http1_allow_obsolete_multiline_headers_in_responses(true)
@@ -52,7 +52,7 @@ pub(super) fn token_client(tls: ClientConfig) -> Client<RecordingConnector, reqw
 type Stream = MaybeHttpsStream<TokioIo<TcpStream>>;
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Connects over TCP, with TLS for `https`, within [`CONNECT`].
+/// Connects over TCP, with TLS for `https`, within [`CONNECT_TIMEOUT`].
 #[derive(Clone)]
 pub(super) struct RecordingConnector(pub(super) HttpsConnector<HttpConnector>);
 
@@ -68,7 +68,7 @@ impl Service<Uri> for RecordingConnector {
     fn call(&mut self, uri: Uri) -> Self::Future {
         let connecting = self.0.call(uri);
         Box::pin(async move {
-            match Clock::system().within(CONNECT, connecting).await {
+            match Clock::system().within(CONNECT_TIMEOUT, connecting).await {
                 Some(stream) => Ok(RecordingStream(Recorder::of(stream?))),
                 None => Err(io::Error::new(io::ErrorKind::TimedOut, "it took too long").into()),
             }
@@ -102,7 +102,7 @@ struct RecordedBytes {
 
 /// Result of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ReadOn {
+pub(super) enum ReadResult {
     /// Bytes were received.
     More,
     /// The server closed the connection in order.
@@ -142,8 +142,8 @@ impl Recorder {
     }
 
     /// Applies `inspect` to the received bytes.
-    pub(super) fn with_received<T>(&self, look: impl FnOnce(&[u8]) -> T) -> T {
-        look(&self.lock().received)
+    pub(super) fn with_received<T>(&self, inspect: impl FnOnce(&[u8]) -> T) -> T {
+        inspect(&self.lock().received)
     }
 
     /// Takes the connection from the HTTP library permanently.
@@ -156,13 +156,13 @@ impl Recorder {
     }
 
     /// Reads more of the response.
-    pub(super) async fn more(&self) -> ReadOn {
+    pub(super) async fn more(&self) -> ReadResult {
         poll_fn(|context| {
             let recorded = &mut *self.lock();
             if recorded.received.len() >= MAX_RECORDED_BYTES {
-                return Poll::Ready(ReadOn::Broken);
+                return Poll::Ready(ReadResult::Broken);
             }
-            let mut piece = [0; PIECE];
+            let mut piece = [0; READ_BYTES];
             let mut buffer = ReadBuf::new(&mut piece);
             Pin::new(&mut recorded.stream)
                 .poll_read(context, buffer.unfilled())
@@ -170,9 +170,9 @@ impl Recorder {
                     recorded.received.extend_from_slice(buffer.filled());
                     recorded.broken |= read.is_err();
                     match buffer.filled() {
-                        _ if recorded.broken => ReadOn::Broken,
-                        [] => ReadOn::Closed,
-                        _ => ReadOn::More,
+                        _ if recorded.broken => ReadResult::Broken,
+                        [] => ReadResult::Closed,
+                        _ => ReadResult::More,
                     }
                 })
         })
@@ -209,8 +209,8 @@ impl Read for RecordingStream {
         mut cursor: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         let recorded = &mut *self.0.lock();
-        let mut piece = [0; PIECE];
-        let room = cursor.remaining().min(PIECE);
+        let mut piece = [0; READ_BYTES];
+        let room = cursor.remaining().min(READ_BYTES);
         let mut buffer = ReadBuf::new(&mut piece[..room]);
         let read = recorded.stream()?.poll_read(context, buffer.unfilled());
         match &read {

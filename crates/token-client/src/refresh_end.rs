@@ -97,7 +97,7 @@ pub fn after(
                 ..end
             });
         }
-        TokenLife::Said(span) => sent_at + *span,
+        TokenLife::Reported(span) => sent_at + *span,
         TokenLife::Ended => sent_at,
         TokenLife::Endless => return None,
         TokenLife::Absent | TokenLife::Unreadable(_) => return before.filter(|_| !rotated),
@@ -149,8 +149,8 @@ mod tests {
         Timestamp::from_secs(1_795_000_000 + secs)
     }
 
-    fn said(secs: u64) -> TokenLife {
-        TokenLife::Said(Duration::from_secs(secs))
+    fn reported(secs: u64) -> TokenLife {
+        TokenLife::Reported(Duration::from_secs(secs))
     }
 
     /// Expiry after replies with these times and lifetimes.
@@ -160,7 +160,7 @@ mod tests {
         for (sent, life) in replies {
             end = after(
                 end,
-                &said(*life),
+                &reported(*life),
                 true,
                 RenewalTimes {
                     before_at,
@@ -182,7 +182,7 @@ mod tests {
             let left = (60_000 - 1300 * tenth) / 1000;
             end = after(
                 end,
-                &said(left),
+                &reported(left),
                 false,
                 RenewalTimes {
                     before_at,
@@ -202,7 +202,7 @@ mod tests {
         assert_eq!((end.motion, end.at), (Motion::Fixed, at(3300)));
         let end = after(
             Some(end),
-            &said(1800),
+            &reported(1800),
             true,
             RenewalTimes {
                 before_at: at(2700),

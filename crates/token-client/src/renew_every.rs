@@ -10,9 +10,9 @@ pub const LATEST_SHARE: f64 = 0.9;
 /// Minimum time between renewals of a portal, as a share of the lifetime.
 const SPACING_SHARE: f64 = 0.1;
 /// Minimum time between renewals, however short a lifetime the server reports.
-pub const SHORTEST_SPACING: Duration = Duration::from_secs(1);
+pub const MIN_SPACING: Duration = Duration::from_secs(1);
 /// Minimum time between renewals that precede a refresh token's expiry; one that expires sooner is not chased.
-const SHORTEST_BEFORE_AN_END: Duration = Duration::from_secs(60);
+const MIN_SPACING_BEFORE_END: Duration = Duration::from_secs(60);
 /// Delay after the expiry, for servers whose clock is slightly behind.
 pub const AFTER_EXPIRY: Duration = Duration::from_secs(1);
 
@@ -56,12 +56,12 @@ impl RenewEvery {
 /// Minimum time between two renewals of a portal.
 #[must_use]
 pub fn spacing(lifetime: Duration) -> Duration {
-    share_of(lifetime, SPACING_SHARE).max(SHORTEST_SPACING)
+    share_of(lifetime, SPACING_SHARE).max(MIN_SPACING)
 }
 
 /// Minimum time between two renewals if the refresh token expires within a tenth of the access token's lifetime.
 /// Session servers allow half an hour beside an access token of a day, and waiting must not end the grant.
 #[must_use]
 pub fn before_an_end(lifetime: Duration) -> Duration {
-    spacing(lifetime).min(SHORTEST_BEFORE_AN_END)
+    spacing(lifetime).min(MIN_SPACING_BEFORE_END)
 }

@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-pub use super::error_reply::{ErrorContext, PresentedCredential, leads_to};
+pub use super::error_reply::{ErrorContext, PresentedCredential, redirect_target};
 use super::error_reply::{with_code, without_code};
 use super::problem::Problem;
 use super::provider::{Class, Profile};
-use super::quirks::{JsonPath, first, says_nothing};
+use super::quirks::{JsonPath, first, means_no_error};
 use super::reply_error::error_of;
 use super::token::Details;
 use super::token_life::TokenLives;
@@ -75,8 +75,8 @@ pub fn read_in(
         }
         None => match error_elsewhere(&body) {
             Some((code, words)) => {
-                let said = (code.as_str(), words.as_str());
-                Verdict::Refused(with_code(reply, profile, &body, said, secrets, context))
+                let error = (code.as_str(), words.as_str());
+                Verdict::Refused(with_code(reply, profile, &body, error, secrets, context))
             }
             None => Verdict::Refused(without_code(reply, profile, Some(&body), secrets, context)),
         },
@@ -87,7 +87,7 @@ pub fn read_in(
 /// list `errors`. Beside a token such a list may contain warnings.
 fn error_elsewhere(body: &Map<String, Value>) -> Option<(String, String)> {
     let word = |value: &Value| match value {
-        Value::String(text) if !says_nothing(value) => Some(text.clone()),
+        Value::String(text) if !means_no_error(value) => Some(text.clone()),
         _ => None,
     };
     let named = |wanted: &str| {
@@ -207,7 +207,7 @@ fn granted(
     let fields: BTreeMap<_, _> = (profile.fields.iter())
         .filter(|field| !SECRET_FIELDS.contains(&field.as_str()))
         .filter_map(|field| JsonPath::new(field).find(body).map(|value| (field, value)))
-        .filter(|(_, value)| is_flat(value, DEEPEST))
+        .filter(|(_, value)| is_flat(value, MAX_NESTING))
         .map(|(field, value)| (field.clone(), cleaner.clean_value(value)))
         .collect();
     let lives = TokenLives::of(form, body, now, profile.assumed_lifetime, &tokens);
@@ -240,7 +240,7 @@ fn granted(
 pub const SECRET_FIELDS: [&str; 4] = ["refresh_token", "client_secret", "access_token", "id_token"];
 
 /// Fields with deeper nesting are dropped: their consumers, above all the state, allow 127 levels in total.
-const DEEPEST: usize = 32;
+const MAX_NESTING: usize = 32;
 
 fn is_flat(value: &Value, levels: usize) -> bool {
     match value {

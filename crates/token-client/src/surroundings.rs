@@ -7,7 +7,7 @@
 use serde_json::{Map, Value};
 
 use super::lenient::parse;
-use super::quirks::says_nothing;
+use super::quirks::means_no_error;
 
 /// Statement of a text about the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +94,7 @@ const NOUNS: [&str; 7] = [
     "fail",
 ];
 /// States of a replaced token as well as of a rejected one.
-const ENDED: [&str; 4] = ["revoked", "expired", "invalidated", "inactive"];
+const END_STATES: [&str; 4] = ["revoked", "expired", "invalidated", "inactive"];
 const SUCCESSES: [&str; 14] = [
     "ok",
     "success",
@@ -112,7 +112,7 @@ const SUCCESSES: [&str; 14] = [
     "authorized",
 ];
 /// Success words that mean a failure after `not`, and nothing alone.
-const GOOD: [&str; 12] = [
+const SUCCESS_WORDS: [&str; 12] = [
     "found",
     "allowed",
     "accepted",
@@ -126,12 +126,12 @@ const GOOD: [&str; 12] = [
     "known",
     "available",
 ];
-const NO: [&str; 16] = [
+const NEGATIONS: [&str; 16] = [
     "no", "not", "without", "zero", "0", "never", "nothing", "isnt", "wasnt", "arent", "doesnt",
     "didnt", "non", "cannot", "couldnt", "hasnt",
 ];
 /// Words that may stand between `no` and the word it negates.
-const FILLING: [&str; 14] = [
+const FILLER_WORDS: [&str; 14] = [
     "any", "be", "been", "an", "a", "the", "known", "such", "more", "new", "further", "longer",
     "yet", "is",
 ];
@@ -181,14 +181,14 @@ pub(super) fn statement(text: &str) -> Statement {
     // `Refreshed; the old token was revoked.`
     let replaced =
         has(&["old", "previous", "prior", "former"]) && (has(&["new"]) || has(&SUCCESSES));
-    let mut said = Statement::Nothing;
+    let mut result = Statement::Nothing;
     for (at, word) in words.iter().enumerate() {
         let word = word.as_str();
         let before = |skipped: &[&str]| {
             let mut before = words[..at].iter().rev().map(String::as_str);
             before.find(|word| !skipped.contains(word))
         };
-        let denied = || before(&FILLING).is_some_and(|word| NO.contains(&word));
+        let denied = || before(&FILLER_WORDS).is_some_and(|word| NEGATIONS.contains(&word));
         let next = words.get(at + 1).map(String::as_str);
         let is_status = word.len() == 3
             && word
@@ -215,17 +215,17 @@ pub(super) fn statement(text: &str) -> Statement {
         if is_failure_word(word) {
             let nothing = ["0", "none", "null", "false", "nil", "ok", "success", "free"];
             if denied() || next.is_some_and(|next| nothing.contains(&next)) {
-                said = Statement::Success;
-            } else if !(replaced && ENDED.contains(&word)) {
+                result = Statement::Success;
+            } else if !(replaced && END_STATES.contains(&word)) {
                 return Statement::Failure;
             }
-        } else if (good || GOOD.contains(&word)) && denied() {
+        } else if (good || SUCCESS_WORDS.contains(&word)) && denied() {
             return Statement::Failure;
         } else if good {
-            said = Statement::Success;
+            result = Statement::Success;
         }
     }
-    said
+    result
 }
 
 /// Returns whether a name marks its value as something else than the reply: a request, an example, an earlier state, a
@@ -452,7 +452,7 @@ fn without_notices(line: &str) -> String {
 }
 
 /// Objects about a person or another thing: their errors and states are not about the request.
-const SOMEBODY: [&str; 26] = [
+const OTHER_OBJECTS: [&str; 26] = [
     "user",
     "users",
     "owner",
@@ -483,7 +483,7 @@ const SOMEBODY: [&str; 26] = [
 
 /// Returns whether a member may be about the request, so that its content must be inspected.
 pub(super) fn is_about_the_request(name: &str) -> bool {
-    !SOMEBODY.contains(&name.to_ascii_lowercase().as_str()) && !is_something_else(name)
+    !OTHER_OBJECTS.contains(&name.to_ascii_lowercase().as_str()) && !is_something_else(name)
 }
 
 /// Returns whether the members of an object report a failure in any usual way. `codes` are error codes that do so under
@@ -522,13 +522,13 @@ pub(super) fn is_refused_by_members(
         let refused = match kind {
             MemberKind::Flag => is_no(value),
             MemberKind::Error { sentence } => {
-                let said = value
+                let meaning = value
                     .as_str()
                     .filter(|_| *sentence)
                     .map_or(Statement::Nothing, statement);
                 // A code decides. Without one the sentence has to be trusted.
-                let enough = !*sentence || !has_code || said == Statement::Failure;
-                !says_nothing(value) && !succeeds(value) && enough
+                let decisive = !*sentence || !has_code || meaning == Statement::Failure;
+                !means_no_error(value) && !succeeds(value) && decisive
             }
             MemberKind::State => is_yes(value) || fails(value),
             MemberKind::Code => {
@@ -693,8 +693,8 @@ fn is_no(value: &Value) -> bool {
 
 fn is_one_of(value: &Value, yes: bool, number: f64, words: &[&str]) -> bool {
     match value {
-        Value::Bool(said) => *said == yes,
-        Value::Number(said) => said.as_f64() == Some(number),
+        Value::Bool(value) => *value == yes,
+        Value::Number(value) => value.as_f64() == Some(number),
         Value::String(text) => words
             .iter()
             .any(|word| word.eq_ignore_ascii_case(text.trim())),

@@ -17,7 +17,7 @@ const MAX_LIFE: Duration = LIFETIME_RANGE.1;
 /// Maximum lifetime of a refresh token: thirty years.
 const MAX_REFRESH_LIFE: Duration = Duration::from_secs(30 * 365 * 86_400);
 /// A number is an instant if it is not further in the past than this.
-const LOOK_BACK: Duration = Duration::from_secs(86_400);
+const MAX_PAST: Duration = Duration::from_secs(86_400);
 /// Smaller numbers (before the year 2001) are not instants in seconds.
 const FIRST_INSTANT: f64 = 1e9;
 /// Maximum length of an unparsable text in messages, in characters.
@@ -27,7 +27,7 @@ const MAX_SHOWN: usize = 40;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenLife {
     /// It expires after this time, which is longer than zero.
-    Said(Duration),
+    Reported(Duration),
     /// It has expired: a lifetime of zero or less, or an expiry in the past.
     Ended,
     /// It never expires: a refresh token's lifetime of zero or less (Keycloak's offline tokens).
@@ -73,17 +73,17 @@ impl TokenLives {
         Self {
             access: match access {
                 ParsedLife::Span(secs) if secs <= 0.0 => TokenLife::Ended,
-                ParsedLife::Span(secs) => said(secs, MAX_LIFE),
+                ParsedLife::Span(secs) => reported(secs, MAX_LIFE),
                 ParsedLife::End(at) if at <= now => TokenLife::Ended,
-                ParsedLife::End(at) => TokenLife::Said(at.since(now)),
+                ParsedLife::End(at) => TokenLife::Reported(at.since(now)),
                 ParsedLife::Unreadable(text) => TokenLife::Unreadable(text),
                 ParsedLife::Nothing => TokenLife::Absent,
             },
             refresh: match refresh {
                 ParsedLife::Span(secs) if secs <= 0.0 => TokenLife::Endless,
-                ParsedLife::Span(secs) => said(secs, MAX_REFRESH_LIFE),
+                ParsedLife::Span(secs) => reported(secs, MAX_REFRESH_LIFE),
                 ParsedLife::End(at) if at <= now => TokenLife::Ended,
-                ParsedLife::End(at) => TokenLife::Said(at.since(now)),
+                ParsedLife::End(at) => TokenLife::Reported(at.since(now)),
                 ParsedLife::Unreadable(text) => TokenLife::Unreadable(text),
                 ParsedLife::Nothing => TokenLife::Absent,
             },
@@ -93,9 +93,9 @@ impl TokenLives {
 
     /// Lifetimes of a reply with this one for its access token, and none for its refresh token.
     #[must_use]
-    pub const fn said(life: Duration) -> Self {
+    pub const fn reported(life: Duration) -> Self {
         Self {
-            access: TokenLife::Said(life),
+            access: TokenLife::Reported(life),
             refresh: TokenLife::Absent,
             assumed: life,
         }
@@ -105,7 +105,7 @@ impl TokenLives {
     #[must_use]
     pub fn span(&self) -> Duration {
         match self.access {
-            TokenLife::Said(span) => believable(span),
+            TokenLife::Reported(span) => believable(span),
             TokenLife::Ended => Duration::ZERO,
             TokenLife::Endless | TokenLife::Unreadable(_) | TokenLife::Absent => self.assumed,
         }
@@ -134,9 +134,9 @@ impl TokenLives {
     }
 }
 
-fn said(secs: f64, longest: Duration) -> TokenLife {
-    Duration::try_from_secs_f64(secs).map_or(TokenLife::Said(longest), |span| {
-        TokenLife::Said(span.min(longest))
+fn reported(secs: f64, longest: Duration) -> TokenLife {
+    Duration::try_from_secs_f64(secs).map_or(TokenLife::Reported(longest), |span| {
+        TokenLife::Reported(span.min(longest))
     })
 }
 
@@ -223,7 +223,7 @@ impl LifeParser<'_> {
         if number * self.unit <= self.longest.as_secs_f64() {
             return Some(ParsedLife::Span(number * self.unit));
         }
-        self.epoch(number, self.now - LOOK_BACK)
+        self.epoch(number, self.now - MAX_PAST)
     }
 
     fn end(&self, value: &Value) -> Option<ParsedLife> {

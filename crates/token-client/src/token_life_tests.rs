@@ -28,7 +28,7 @@ fn access(expires_in: &str) -> TokenLife {
 }
 
 fn secs(secs: u64) -> TokenLife {
-    TokenLife::Said(Duration::from_secs(secs))
+    TokenLife::Reported(Duration::from_secs(secs))
 }
 
 #[test]
@@ -38,7 +38,7 @@ fn a_life_is_read_in_every_form_that_means_one_thing() {
         ("\"20\"", secs(20)),
         ("\" 20 \"", secs(20)),
         ("2e1", secs(20)),
-        ("20.5", TokenLife::Said(Duration::from_millis(20_500))),
+        ("20.5", TokenLife::Reported(Duration::from_millis(20_500))),
         ("[20]", secs(20)),
         ("[\"20s\"]", secs(20)),
         ("{\"seconds\":20}", secs(20)),
@@ -63,7 +63,7 @@ fn a_life_is_read_in_every_form_that_means_one_thing() {
         ("\"P2W\"", secs(14 * DAY)),
         (
             "\"P0Y0M0DT0H20M0,5S\"",
-            TokenLife::Said(Duration::from_millis(1_200_500)),
+            TokenLife::Reported(Duration::from_millis(1_200_500)),
         ),
         ("\"00:20:00\"", secs(1200)),
         ("\"1.00:00:00\"", secs(DAY)),
@@ -75,7 +75,7 @@ fn a_life_is_read_in_every_form_that_means_one_thing() {
         ("1795896020000", secs(20)),
         (
             "1795896020.5",
-            TokenLife::Said(Duration::from_millis(20_500)),
+            TokenLife::Reported(Duration::from_millis(20_500)),
         ),
         ("\"2026-11-28T20:00:20Z\"", secs(20)),
         ("\"2026-11-28T23:00:20.5+03:00\"", secs(20)),

@@ -9,13 +9,13 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
-use super::body_decoding::{LARGEST, Unpacked, decode, raw_deflate, unpack};
+use super::body_decoding::{MAX_BODY_BYTES, Unpacked, decode, raw_deflate, unpack};
 use super::body_wrapping::{
     assigned, call, event_data, form, is_end, is_wrapped, opened, trimmed, without_prefix,
     without_warnings,
 };
 use super::error_reply::STANDARD_CODES;
-use super::import_token::{is_error_word, is_shortened, stands_for_none};
+use super::import_token::{is_error_word, is_missing_value, is_shortened};
 use super::lenient::{DAMAGE, is_blank, parse};
 use super::markup;
 use super::provider::Profile;
@@ -27,9 +27,9 @@ use super::surroundings::{
 use refreshd_time::date::instant;
 
 /// Maximum number of nested wrappings of one kind.
-const LAYERS: usize = 3;
+const MAX_LAYERS: usize = 3;
 /// Maximum number of outer objects and lists around a token object.
-const LEVELS: usize = 4;
+const MAX_LEVELS: usize = 4;
 /// Maximum number of objects that are searched for a token.
 const MAX_OBJECTS: usize = 5000;
 
@@ -41,8 +41,8 @@ const MAX_RENAMED: usize = 100;
 /// then a form is parsed.
 #[must_use]
 pub fn open(body: &[u8], whole: bool, profile: &Profile) -> Option<Map<String, Value>> {
-    let whole = whole && body.len() <= LARGEST;
-    let body = &body[..body.len().min(LARGEST)];
+    let whole = whole && body.len() <= MAX_BODY_BYTES;
+    let body = &body[..body.len().min(MAX_BODY_BYTES)];
     let plain = plain_text(body);
     let plain = Plain {
         whole: plain.whole && (whole || plain.unpacked),
@@ -81,7 +81,7 @@ pub struct Plain<'a> {
 /// Removes compression and encoding.
 pub fn plain_text(body: &[u8]) -> Plain<'_> {
     let mut unpacked: Option<Unpacked> = None;
-    for _ in 0..LAYERS {
+    for _ in 0..MAX_LAYERS {
         let outer = unpacked.as_ref().map_or(body, |outer| &outer.bytes);
         let Some(inside) = unpack(outer) else { break };
         unpacked = Some(inside);
@@ -128,7 +128,7 @@ pub fn token<'v>(value: &'v Value, profile: &Profile) -> Option<Cow<'v, str>> {
         Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => return None,
     };
     let damaged = |c: char| c.is_control() || c == DAMAGE;
-    let is_none = stands_for_none(&text)
+    let is_none = is_missing_value(&text)
         || text.contains(damaged)
         || is_wrapped(&text)
         || text.contains(char::is_whitespace)
@@ -205,11 +205,11 @@ fn is_day(text: &str) -> bool {
 }
 
 /// Maximum number of digits of a lifetime, or of a time in milliseconds.
-const LONGEST_NUMBER: usize = 15;
+const MAX_LIFETIME_DIGITS: usize = 15;
 
 /// Objects whose member with a refresh token's name is something else: a link, a lifetime, a word, a capability, or the
 /// token of another account.
-const OTHERS: [&str; 32] = [
+const FOREIGN_OBJECTS: [&str; 32] = [
     "links",
     "link",
     "urls",
@@ -250,7 +250,7 @@ fn is_none(value: &Value) -> bool {
         Value::Null => true,
         Value::Bool(yes) => !yes,
         Value::Number(number) => number.as_f64().is_some_and(|number| number <= 0.0),
-        Value::String(text) => stands_for_none(text.trim_matches(is_unseen)),
+        Value::String(text) => is_missing_value(text.trim_matches(is_unseen)),
         Value::Array(_) | Value::Object(_) => false,
     }
 }
@@ -302,8 +302,8 @@ pub fn is_no_new_token(value: &Value) -> bool {
 
 /// Returns whether digits are probably a lifetime in whole minutes, such as `3600`, rather than a token.
 fn is_lifetime(text: &str) -> bool {
-    const LONGEST: usize = 9;
-    text.len() <= LONGEST
+    const MAX_LENGTH: usize = 9;
+    text.len() <= MAX_LENGTH
         && !text.starts_with('0')
         && text
             .parse()
@@ -366,7 +366,7 @@ impl EnvelopeReader<'_> {
         let all = text;
         let data = event_data(trimmed(text));
         let text = data.as_deref().unwrap_or(text);
-        let document = self.document(text, LAYERS, whole);
+        let document = self.document(text, MAX_LAYERS, whole);
         match document.or_else(|| self.unclosed(text)) {
             Some((value, shortened)) => self.inside(value, shortened).unless_refused(self, all),
             None => self
@@ -392,13 +392,13 @@ impl EnvelopeReader<'_> {
                 Value::String(inner)
                     if parsed.end == closed.len() && !self.is_refused_around(inner.as_bytes()) =>
                 {
-                    self.document(inner.as_bytes(), LAYERS - 1, false)
+                    self.document(inner.as_bytes(), MAX_LAYERS - 1, false)
                 }
                 _ => None,
             };
         }
         let mut inside = text;
-        for _ in 0..=LAYERS {
+        for _ in 0..=MAX_LAYERS {
             let Some(rest) = opened(inside) else { break };
             inside = rest;
         }
@@ -471,7 +471,7 @@ impl EnvelopeReader<'_> {
 
     /// The token object that a value is or contains.
     fn inside(&self, mut value: Value, shortened: bool) -> FoundToken {
-        for _ in 0..LEVELS {
+        for _ in 0..MAX_LEVELS {
             value = match value {
                 Value::Array(mut list) if list.len() == 1 => list.remove(0),
                 other => other,
@@ -501,15 +501,15 @@ impl EnvelopeReader<'_> {
         let mut left = MAX_OBJECTS;
         let mut search = Search {
             found: Vec::new(),
-            spoilt: shortened || self.is_refused(&value, false, LEVELS, &mut left),
+            rejected: shortened || self.is_refused(&value, false, MAX_LEVELS, &mut left),
             left: MAX_OBJECTS,
         };
-        self.search(&value, None, LEVELS, &mut search);
+        self.search(&value, None, MAX_LEVELS, &mut search);
         match (search, value) {
             (
                 Search {
                     mut found,
-                    spoilt: false,
+                    rejected: false,
                     ..
                 },
                 value,
@@ -522,7 +522,7 @@ impl EnvelopeReader<'_> {
     /// Returns whether an object, or its content, reports a failure.
     fn is_refusal(&self, map: &Map<String, Value>) -> bool {
         let mut left = MAX_OBJECTS;
-        self.is_refused_object(map, false, LEVELS, &mut left)
+        self.is_refused_object(map, false, MAX_LEVELS, &mut left)
     }
 
     /// Completes a token object without a refresh token by the one elsewhere in its reply: the old one is spent.
@@ -534,7 +534,7 @@ impl EnvelopeReader<'_> {
         }
         let own = first_token(&form.access_token, &map).cloned();
         let (mut found, mut left) = (Vec::new(), MAX_OBJECTS);
-        self.refresh_tokens(root, own.as_ref(), LEVELS, &mut left, &mut found);
+        self.refresh_tokens(root, own.as_ref(), MAX_LEVELS, &mut left, &mut found);
         match (found.as_slice(), form.refresh_token.first()) {
             _ if left == 0 => return FoundToken::Nothing,
             ([], _) => {}
@@ -555,7 +555,7 @@ impl EnvelopeReader<'_> {
             .as_str()
             .filter(|text| text.bytes().any(|byte| byte.is_ascii_digit()))
             .filter(|text| {
-                text.len() > LONGEST_NUMBER || !text.bytes().all(|byte| byte.is_ascii_digit())
+                text.len() > MAX_LIFETIME_DIGITS || !text.bytes().all(|byte| byte.is_ascii_digit())
             })
             .filter(|text| instant(text).is_none() && !is_day(text))
             .is_some_and(|_| token(value, self.profile).is_some())
@@ -583,7 +583,7 @@ impl EnvelopeReader<'_> {
                         .refresh_token
                         .iter()
                         .any(|place| plain(place.last()) == plain(name));
-                    let is_other = OTHERS.contains(&plain(name).as_str());
+                    let is_other = FOREIGN_OBJECTS.contains(&plain(name).as_str());
                     if is_named && !is_none(value) && !value.is_object() && !value.is_array() {
                         if self.may_be_token(value) && !found.contains(&value) {
                             found.push(value);
@@ -610,20 +610,20 @@ impl EnvelopeReader<'_> {
         levels: usize,
         search: &mut Search,
     ) {
-        if search.spoilt {
+        if search.rejected {
             return;
         }
         match value {
             Value::Object(map) => {
                 let renamed = self.renamed(map);
                 let map = renamed.as_ref().unwrap_or(map);
-                search.spoilt = search.left == 0 || self.has_bad_token(map);
+                search.rejected = search.left == 0 || self.has_bad_token(map);
                 search.left = search.left.saturating_sub(1);
                 let around = OuterFields { map, outer };
                 if self.holds_token(map) {
                     let merged = around.merged();
                     if !search.found.contains(&merged) {
-                        search.spoilt |= !search.found.is_empty();
+                        search.rejected |= !search.found.is_empty();
                         search.found.push(merged);
                     }
                 } else if levels > 0 {
@@ -640,7 +640,7 @@ impl EnvelopeReader<'_> {
             }
             Value::String(text) if levels > 0 && may_hold_reply(text) => {
                 if let Some((value, shortened)) = self.document(text.as_bytes(), 0, true) {
-                    search.spoilt |= shortened;
+                    search.rejected |= shortened;
                     self.search(&value, outer, levels - 1, search);
                 }
             }
@@ -790,7 +790,7 @@ impl EnvelopeReader<'_> {
 struct Search {
     found: Vec<Map<String, Value>>,
     /// True if an outer object denies that it is a pair or exceeds the limits, or if there are two.
-    spoilt: bool,
+    rejected: bool,
     /// Remaining number of objects to search.
     left: usize,
 }

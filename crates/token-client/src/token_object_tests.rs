@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::super::provider::Class;
-use super::super::quirks::says_nothing;
+use super::super::quirks::means_no_error;
 use super::super::reply::{TokenReply, Verdict, is_unread, read};
 use super::*;
 use crate::samples::profile;
@@ -328,7 +328,7 @@ fn damage_beside_the_tokens_does_not_matter() {
     let long = "x".repeat(300_000);
     let large = format!(
         r#"{{"x":"{}","access_token":"a2","refresh_token":"r2"}}"#,
-        "y".repeat(LARGEST - 100)
+        "y".repeat(MAX_BODY_BYTES - 100)
     );
     for (body, access, refresh) in [
         (&b"access_token=a2&refresh_token=r2&expires_in=20"[..], "a2", Some("r2")),
@@ -468,7 +468,7 @@ fn a_form_that_may_be_cut_is_no_pair_and_a_whole_object_is_one() {
         [packed.get_ref().as_slice(), rest].concat()
     };
     let wide = utf16(FORM, true, u16::to_le_bytes);
-    let padded = format!("pad={}&{FORM}", "x".repeat(LARGEST - FORM.len() - 3));
+    let padded = format!("pad={}&{FORM}", "x".repeat(MAX_BODY_BYTES - FORM.len() - 3));
     // The transport does not show the truncation, the compression does; and one byte beyond the size limit.
     for cut in [
         flushed(FORM, b""),
@@ -579,7 +579,7 @@ fn a_profile_says_what_success_is() {
 /// Bodies that are expensive for a careless parser. The time limit is the test harness's.
 #[test]
 fn no_body_costs_much() {
-    let many = |text: &str| text.repeat(LARGEST / text.len());
+    let many = |text: &str| text.repeat(MAX_BODY_BYTES / text.len());
     for body in [
         many("["),
         many("{\"a\":"),
@@ -608,7 +608,7 @@ static PROFILE: LazyLock<Profile> = LazyLock::new(profile);
 fn a_token() -> impl Strategy<Value = String> {
     "[!-~]{1,40}".prop_filter("a word that says nothing may be left out", |text| {
         token(&Value::from(text.as_str()), &PROFILE).is_some()
-            && !says_nothing(&Value::from(text.as_str()))
+            && !means_no_error(&Value::from(text.as_str()))
     })
 }
 
@@ -637,7 +637,7 @@ proptest! {
 
     #[test]
     fn no_refusal_in_any_wrapping_is_a_pair(access in a_token(), error in "[a-z]{4,12}_[a-z]{2,12}", more in fields()) {
-        prop_assume!(!says_nothing(&Value::from(error.as_str())));
+        prop_assume!(!means_no_error(&Value::from(error.as_str())));
         let mut reply = json!({"access_token": access, "error": error});
         reply.as_object_mut().unwrap().extend(more);
         for body in wrapped(&reply.to_string()) {

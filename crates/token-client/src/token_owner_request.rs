@@ -15,7 +15,7 @@ impl AuthorizationServer {
     ///
     /// # Errors
     /// The reason why there is none.
-    pub async fn whose(
+    pub async fn token_owner(
         &self,
         url: &str,
         token: &AccessToken,

@@ -173,7 +173,7 @@ impl Worker {
                 return *known;
             }
         }
-        let answer = self.shared.server.whose(place, token, QUESTION).await;
+        let answer = self.shared.server.token_owner(place, token, QUESTION).await;
         let is_admin = answer
             .ok()
             .and_then(|(status, body)| read_is_admin((status, &body)));

@@ -139,7 +139,7 @@ impl Worker {
             self.budget().asked(&self.sender, self.shared.clock.now());
         }
         self.shared.metrics.install_question(&app.name);
-        let question = self.shared.server.whose(url, token, QUESTION);
+        let question = self.shared.server.token_owner(url, token, QUESTION);
         let answer = tokio::select! {
             biased;
             answer = question => answer,
@@ -198,7 +198,7 @@ impl Worker {
 
     /// False if nothing is to be waited for any more.
     pub(crate) async fn pause(&self, wait: &mut Duration) -> bool {
-        let span = wait.mul_f64(0.75 + self.shared.clock.chance() / 2.0);
+        let span = wait.mul_f64(0.75 + self.shared.clock.random_fraction() / 2.0);
         *wait *= 2;
         self.turn.leave();
         tokio::select! {

@@ -30,7 +30,7 @@ const MAX_OUTPUT_BYTES: usize = 4096;
 const MAX_LINES: usize = 50;
 /// Maximum length of an environment variable, in characters. A variable is one line.
 const MAX_VARIABLE: usize = 4096;
-/// How long output may arrive after the program has exited.
+/// Time limit for output after the program has exited.
 const OUTPUT_GRACE: Duration = Duration::from_secs(1);
 /// Search path if this process has none.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use refreshd_time::Timestamp;
 
-/// How long an Alertmanager alert lasts without being resent, and how long its end is resent.
+/// Duration of an Alertmanager alert that is not resent, and of resending its end.
 pub const HOLDS: Duration = Duration::from_secs(300);
 
 /// Sender and time of a delivery.

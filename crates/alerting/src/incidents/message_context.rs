@@ -28,7 +28,7 @@ pub struct MessageContext {
     pub portals: Vec<String>,
     /// Number of portals.
     pub count: u64,
-    /// Whether the portals are too few for a new group.
+    /// True if the portals are too few for a new group.
     pub few: bool,
     /// Lifetime of the tokens.
     pub lifetime: Duration,

@@ -48,7 +48,7 @@ pub struct Incident {
     /// Channels that were notified. They receive the resolution too.
     #[serde(rename = "heard")]
     pub notified_channels: BTreeSet<String>,
-    /// Whether any channel was notified since the incident opened or reopened.
+    /// True if any channel was notified since the incident opened or reopened.
     #[serde(rename = "spoken")]
     pub is_notified: bool,
     /// Highest severity notified, including before it reopened.
@@ -57,7 +57,7 @@ pub struct Incident {
     pub latest: Message,
     /// Repetitions since the last news.
     pub repeats: u32,
-    /// How often the incident reopened.
+    /// Number of times that the incident reopened.
     pub flaps: u32,
     /// Since when the group has so few portals that each could be an incident of its own.
     pub few_since: Option<Timestamp>,
@@ -114,7 +114,7 @@ impl Incident {
         }
     }
 
-    /// Whether the incident is not resolved.
+    /// Returns whether the incident is not resolved.
     #[must_use]
     pub const fn is_open(&self) -> bool {
         !matches!(self.stage, Stage::Over { .. })
@@ -240,7 +240,7 @@ impl Incident {
         [at, self.splits_at()].into_iter().flatten().min()
     }
 
-    /// Whether its return would be a new incident.
+    /// Returns whether its return would be a new incident.
     #[must_use]
     pub fn is_past(&self, now: Timestamp) -> bool {
         matches!(self.stage, Stage::Over { at } if !self.is_recent(at, now))
@@ -273,7 +273,7 @@ impl Incident {
         self.latest.number = number;
     }
 
-    /// Whether the end is recent enough for the incident to be flapping. An end in the future was recorded by a clock
+    /// Returns whether the end is recent enough for the incident to be flapping. An end in the future was recorded by a clock
     /// that was set back since; its age is unknown, and a duplicate notification is better than a missing one.
     fn is_recent(&self, ended: Timestamp, now: Timestamp) -> bool {
         let window = self

@@ -205,7 +205,7 @@ impl<'a> Reconciler<'a> {
         self.incidents.get(key).is_some_and(Incident::is_open)
     }
 
-    /// Whether the findings are one incident. An existing group stays until half the threshold is left, and for some
+    /// Returns whether the findings are one incident. An existing group stays until half the threshold is left, and for some
     /// time after that.
     fn is_grouped(&self, group: &GroupKey, gathered: &FindingGroup) -> bool {
         if group.always || gathered.count >= self.group_threshold as u64 {
