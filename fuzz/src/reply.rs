@@ -11,8 +11,8 @@ use refreshd::domain::renewal::{
 };
 use refreshd_secrets::{AccessToken, Fingerprint, RefreshToken};
 use refreshd_time::Timestamp;
-use refreshd_token_client::body_decoding::LARGEST;
-use refreshd_token_client::import_token::stands_for_none;
+use refreshd_token_client::body_decoding::MAX_BODY_BYTES;
+use refreshd_token_client::import_token::is_missing_value;
 use refreshd_token_client::problem::Problem;
 use refreshd_token_client::provider::{Class, Profile};
 use refreshd_token_client::reply::{GrantedTokens, Refusal, TokenReply, Verdict, read};
@@ -136,7 +136,7 @@ fn is_a_pair(granted: &GrantedTokens, status: u16, body: &[u8]) {
             && said["access_token"].is_string()
         {
             // A word for nothing is none, and then one in another place counts.
-            if !stands_for_none(&text("access_token")) {
+            if !is_missing_value(&text("access_token")) {
                 assert_eq!(granted.access.expose(), text("access_token"));
             }
             let plain = said
@@ -144,7 +144,7 @@ fn is_a_pair(granted: &GrantedTokens, status: u16, body: &[u8]) {
                 .is_none_or(|token| token.is_string() || token.is_null());
             // A word for nothing is none, and then one under another name counts.
             let token = text("refresh_token");
-            if plain && !stands_for_none(&token) && !is_no_new_token(&Value::from(token)) {
+            if plain && !is_missing_value(&token) && !is_no_new_token(&Value::from(token)) {
                 assert_eq!(
                     refresh.as_ref().map_or("", RefreshToken::expose),
                     text("refresh_token")
@@ -295,7 +295,7 @@ fn keeps_in_wrappings(body: &[u8], profile: &Profile) {
         .flat_map(u16::to_le_bytes)
         .collect();
     assert!(
-        pair(&wide) == bare || wide.len() > LARGEST,
+        pair(&wide) == bare || wide.len() > MAX_BODY_BYTES,
         "in UTF-16: {text:?}"
     );
 }
@@ -313,7 +313,7 @@ fn is_a_refusal(refusal: &Refusal, profile: &Profile) {
                 .iter()
                 .any(|rule| rule.class == refusal.problem.class)
     );
-    let said = refusal.problem.code.is_some() || refusal.problem.said.is_some();
+    let said = refusal.problem.code.is_some() || refusal.problem.server_text.is_some();
     assert!(
         !dead || said,
         "no grant dies without a word of the server's: {refusal:?}"

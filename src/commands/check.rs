@@ -21,7 +21,7 @@ use crate::daemon::{RunError, ask_issuers, descriptor_shortage};
 use crate::domain::error_chain::error_chain;
 use refreshd_time::clock::Clock;
 use refreshd_token_client::authorization_server::AuthorizationServer;
-use refreshd_token_client::reply::leads_to;
+use refreshd_token_client::reply::redirect_target;
 
 /// Time limit for reading the state: a million portals take less on a current disk.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
@@ -219,7 +219,7 @@ async fn online(config: &mut Config) -> Result<Exit, CommandError> {
     for url in urls {
         match server.probe(&url).await {
             Ok((status, location)) => {
-                let leads = location.and_then(|location| leads_to(&url, &location));
+                let leads = location.and_then(|location| redirect_target(&url, &location));
                 let leads = leads
                     .map(|leads| format!(", a redirect {leads}"))
                     .unwrap_or_default();

@@ -11,7 +11,7 @@ use super::regular_file;
 use super::secrets::Reported;
 use super::source::Diagnostics;
 use super::table::Table;
-use refreshd_alerting::template::{NAMES, Template, WebhookTemplateError};
+use refreshd_alerting::template::{Template, VARIABLES, WebhookTemplateError};
 
 /// Maximum size of a template.
 const MAX_TEMPLATE_BYTES: u64 = 64 * 1024;
@@ -89,9 +89,9 @@ fn content_type(table: Table<'_>, report: &mut Diagnostics) -> Result<String, Re
 fn describe(fault: &WebhookTemplateError) -> (usize, String) {
     match fault {
         WebhookTemplateError::Unknown { name, line } => {
-            let hint = did_you_mean(name, NAMES);
+            let hint = did_you_mean(name, VARIABLES);
             let known = if hint.is_empty() {
-                format!(" (there are {})", NAMES.join(", "))
+                format!(" (there are {})", VARIABLES.join(", "))
             } else {
                 hint
             };

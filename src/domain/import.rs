@@ -778,11 +778,11 @@ mod tests {
             (r#"[{"refresh_token":"r1"},{"refresh_token":"r2"}]"#, list),
             (
                 "null",
-                ImportError::NotAToken(import_token::instead("null").unwrap()),
+                ImportError::NotAToken(import_token::mismatch("null").unwrap()),
             ),
             (
                 "[object Object]",
-                ImportError::NotAToken(import_token::instead("null").unwrap()),
+                ImportError::NotAToken(import_token::mismatch("null").unwrap()),
             ),
             (
                 "a=b&c=d",

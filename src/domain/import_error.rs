@@ -3,12 +3,12 @@
 use serde_json::{Map, Value};
 
 use refreshd_secrets::mask::mask;
-use refreshd_token_client::body_decoding::LARGEST;
-use refreshd_token_client::quirks::says_nothing;
+use refreshd_token_client::body_decoding::MAX_BODY_BYTES;
+use refreshd_token_client::quirks::means_no_error;
 use refreshd_token_client::reply::SECRET_FIELDS;
 
 /// Maximum length of an imported text, in bytes: a whole stored response.
-pub const MAX_LENGTH: usize = LARGEST;
+pub const MAX_LENGTH: usize = MAX_BODY_BYTES;
 
 /// Why a text is not a grant. Never quotes a value of it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -59,7 +59,7 @@ pub enum ImportError {
 pub(super) fn reject_error_reply(body: &Map<String, Value>) -> Result<(), ImportError> {
     let error = body
         .get("error")
-        .filter(|error| !says_nothing(error))
+        .filter(|error| !means_no_error(error))
         .and_then(Value::as_str);
     let Some(code) = error.filter(|code| {
         !["ok", "success"]

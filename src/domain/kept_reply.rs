@@ -22,7 +22,7 @@ pub struct UnreadableReply {
     pub content_encoding: Option<String>,
     /// Whether the body is complete.
     pub whole: bool,
-    /// The body, at most [`refreshd_token_client::body_decoding::LARGEST`] bytes. A secret.
+    /// The body, at most [`refreshd_token_client::body_decoding::MAX_BODY_BYTES`] bytes. A secret.
     pub body: ReplyBody,
 }
 

@@ -108,7 +108,7 @@ mod tests {
     }
 
     fn lifetime(secs: u64) -> TokenLife {
-        TokenLife::Said(Duration::from_secs(secs))
+        TokenLife::Reported(Duration::from_secs(secs))
     }
 
     /// The end that is known after responses at these times and with these lifetimes.

@@ -62,7 +62,7 @@ fn granted(refresh: Option<&str>) -> GrantedTokens {
         refresh: refresh.and_then(RefreshToken::new),
         odd_refresh: None,
         token_type: "Bearer".into(),
-        lives: TokenLives::said(HOUR),
+        lives: TokenLives::reported(HOUR),
         identity: Some("m1".into()),
         server: None,
         details: Details::default(),
@@ -970,7 +970,7 @@ fn the_same_access_token_never_lives_longer_than_it_was_said_to() {
         lives: lives(life),
         ..granted(None)
     };
-    let said = |secs| TokenLife::Said(Duration::from_secs(secs));
+    let said = |secs| TokenLife::Reported(Duration::from_secs(secs));
     let mut grant = again(
         &grant(Phase::Fresh),
         &renewed_at(&grant(Phase::Fresh), same(said(12)), 0),
@@ -1019,7 +1019,7 @@ fn the_same_access_token_never_lives_longer_than_it_was_said_to() {
 fn a_server_that_repeats_its_token_is_asked_a_few_times_in_a_life() {
     let same = |secs| GrantedTokens {
         access: AccessToken::new("a").unwrap(),
-        lives: lives(TokenLife::Said(Duration::from_secs(secs))),
+        lives: lives(TokenLife::Reported(Duration::from_secs(secs))),
         ..granted(None)
     };
     let mut grant = again(
@@ -1052,8 +1052,8 @@ fn a_server_that_repeats_its_token_is_asked_a_few_times_in_a_life() {
 fn a_refresh_token_that_ends_first_is_renewed_before_with_a_margin() {
     let reply = |access, refresh| GrantedTokens {
         lives: TokenLives {
-            access: TokenLife::Said(Duration::from_secs(access)),
-            refresh: TokenLife::Said(Duration::from_secs(refresh)),
+            access: TokenLife::Reported(Duration::from_secs(access)),
+            refresh: TokenLife::Reported(Duration::from_secs(refresh)),
             assumed: HOUR,
         },
         ..granted(Some("r"))
@@ -1093,7 +1093,7 @@ fn a_refresh_token_that_ends_first_is_renewed_before_with_a_margin() {
         let granted = GrantedTokens {
             access: AccessToken::new(&format!("a{}", asked.len())).unwrap(),
             lives: TokenLives {
-                refresh: TokenLife::Said(left),
+                refresh: TokenLife::Reported(left),
                 ..reply(40, 1).lives
             },
             ..granted(Some("r"))

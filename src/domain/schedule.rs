@@ -7,7 +7,7 @@ use refreshd_secrets::Fingerprint;
 use refreshd_time::{Timestamp, share_of};
 use refreshd_token_client::refresh_end::{Motion, RefreshEnd};
 use refreshd_token_client::renew_every::{
-    AFTER_EXPIRY, LATEST_SHARE, RenewEvery, SHORTEST_SPACING, before_an_end, spacing,
+    AFTER_EXPIRY, LATEST_SHARE, MIN_SPACING, RenewEvery, before_an_end, spacing,
 };
 use refreshd_token_client::token::Tokens;
 
@@ -102,7 +102,7 @@ pub fn unchanged_retry_at(
 /// assumed lifetime.
 #[must_use]
 pub fn wait_after_expired_arrival(attempt: u32, assumed: Duration) -> Duration {
-    SHORTEST_SPACING
+    MIN_SPACING
         .saturating_mul(1 << attempt.saturating_sub(1).min(16))
         .min(spacing(assumed))
 }

@@ -1,9 +1,9 @@
-//! From what is wrong to what people hear: the alerter looks, `domain::incident` decides, the state keeps it, and a task
-//! for each channel delivers it.
+//! The alerter: collects findings, lets [`crate::incidents`] decide, persists the decision, and runs a delivery task
+//! for each channel.
 //!
-//! Level-triggered: every look sees all that is wrong, so nothing is forgotten over a crash, and what was told is kept
-//! with what is to be told in one transaction, so nothing is told twice. Where the state cannot be written, people are
-//! told all the same, from memory. Must not touch renewals, nor make one wait.
+//! Level-triggered: every collection sees all findings, so a crash loses none. The notified steps and the queued alerts
+//! are stored in one transaction, so no notification is duplicated. If the state cannot be written, alerts are
+//! delivered from memory. Must not touch renewals, nor delay one.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,20 +23,20 @@ use crate::outboxes::AlertCommand;
 use refreshd_time::Timestamp;
 use refreshd_time::clock::MAX_SLEEP;
 
-/// What happens together is looked at together: a look waits until nothing new has come for so long, and no longer than
+/// Simultaneous events are collected together: a collection waits until no event came for the first time, at most for
 /// the second.
 const COALESCE: (Duration, Duration) = (Duration::from_millis(1_500), Duration::from_secs(5));
-/// While the state cannot be read, it is tried this often.
+/// Delay between attempts to read the state.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
-/// After a look nothing is looked at for so many times the time it took, up to a limit.
+/// Pause after a collection, as a multiple of its duration, up to a limit.
 const MIN_INTERVAL: u32 = 9;
 const MAX_INTERVAL: Duration = Duration::from_secs(10);
-/// Between two looks.
+/// Minimum interval between two collections.
 const MIN_WAIT: Duration = Duration::from_millis(500);
 
-/// Looks, decides and hands over, until `stop`.
+/// Collects, decides and queues until `stop`.
 pub async fn run<H: AlertingHost>(host: Arc<H>, stop: CancellationToken) {
-    let Some(mut alerter) = Alerter::begin(host, &stop).await else {
+    let Some(mut alerter) = Alerter::start(host, &stop).await else {
         return;
     };
     tokio::select! {
@@ -44,29 +44,32 @@ pub async fn run<H: AlertingHost>(host: Arc<H>, stop: CancellationToken) {
         () = stop.cancelled() => {}
         () = alerter.serve(&stop) => {}
     }
-    // Each ends by itself, soon. What it could not deliver is in the outbox, and is delivered after the next start.
+    // Each task ends by itself. Undelivered alerts stay in the outbox and are delivered after the next start.
     while alerter.channels.join_next().await.is_some() {}
 }
 
 struct Alerter<H> {
     host: Arc<H>,
-    orders: mpsc::Receiver<AlertCommand>,
+    commands: mpsc::Receiver<AlertCommand>,
     incidents: Incidents,
     next_id: i64,
-    /// What the state has refused so far.
-    unkept: AlertChanges,
+    /// Changes that the state could not store so far.
+    unsaved: AlertChanges,
     channels: JoinSet<String>,
     served: BTreeSet<String>,
 }
 
 impl<H: AlertingHost> Alerter<H> {
-    /// Takes up what was told before. `None` if it is to stop.
-    async fn begin(host: Arc<H>, stop: &CancellationToken) -> Option<Self> {
+    /// Loads the stored alerts. `None` if it was stopped.
+    async fn start(host: Arc<H>, stop: &CancellationToken) -> Option<Self> {
         let kept = loop {
             match host.load().await {
                 Ok(kept) => break kept,
                 Err(error) => {
-                    tracing::error!(error, "cannot read what people were told; trying again");
+                    tracing::error!(
+                        error,
+                        "cannot read the stored incidents and alerts; trying again"
+                    );
                 }
             }
             tokio::select! {
@@ -83,10 +86,10 @@ impl<H: AlertingHost> Alerter<H> {
         if unreadable > 0 {
             tracing::warn!(
                 rows = unreadable,
-                "some of what people were told cannot be understood; they may be told again"
+                "some stored incidents or alerts cannot be parsed; their notifications may be repeated"
             );
         }
-        let orders = host.outboxes().take_orders()?;
+        let commands = host.outboxes().take_commands()?;
         let next_id = queued_alerts
             .last()
             .map_or(0, |queued_alert| queued_alert.id)
@@ -100,20 +103,20 @@ impl<H: AlertingHost> Alerter<H> {
                 host.outboxes()
                     .outbox(name)
                     .queue()
-                    .was_failing(incident.latest.since);
+                    .restore_failing(incident.latest.since);
             }
         }
         let mut alerter = Self {
             host,
-            orders,
+            commands,
             incidents,
             next_id,
-            unkept: AlertChanges::default(),
+            unsaved: AlertChanges::default(),
             channels: JoinSet::new(),
             served: BTreeSet::new(),
         };
-        alerter.store_and_queue(queued_alerts).await;
-        alerter.show();
+        alerter.enqueue(queued_alerts).await;
+        alerter.publish();
         Some(alerter)
     }
 
@@ -122,22 +125,22 @@ impl<H: AlertingHost> Alerter<H> {
         loop {
             self.serve_channels(stop);
             let began = host.clock().tick();
-            let looked = self.look().await;
-            // Where a hundred thousand portals fail, looking at them must not cost what renewing them needs.
+            let reconciled = self.reconcile().await;
+            // With a hundred thousand failing portals, collections must not use the time that renewals need.
             host.clock()
                 .sleep((host.clock().elapsed(began) * MIN_INTERVAL).min(MAX_INTERVAL))
                 .await;
-            let wait = match looked {
+            let wait = match reconciled {
                 Ok(next) => next.map_or(MAX_SLEEP, |next| next.until(host.clock().now())),
                 Err(error) => {
-                    tracing::error!(error, "cannot look for incidents; trying again");
+                    tracing::error!(error, "cannot collect findings; trying again");
                     RETRY_AFTER
                 }
             };
             tokio::select! {
                 biased;
-                order = self.orders.recv() => match order {
-                    Some(order) => self.carry_out(order).await,
+                command = self.commands.recv() => match command {
+                    Some(command) => self.execute(command).await,
                     None => return,
                 },
                 () = host.changed() => self.wait_for_quiet().await,
@@ -146,7 +149,7 @@ impl<H: AlertingHost> Alerter<H> {
         }
     }
 
-    /// Waits until nothing new comes for a moment: two hundred portals that fail together are one message.
+    /// Waits for a burst of events to end: two hundred portals that fail together are one message.
     async fn wait_for_quiet(&self) {
         let host = &self.host;
         let began = host.clock().tick();
@@ -159,14 +162,14 @@ impl<H: AlertingHost> Alerter<H> {
         }
     }
 
-    /// A task for each channel that the configuration names; one whose channel is gone ends by itself.
+    /// Starts a task for each channel of the configuration. A task ends by itself when its channel is removed.
     fn serve_channels(&mut self, stop: &CancellationToken) {
         while let Some(ended) = self.channels.try_join_next() {
             match ended {
                 Ok(name) => drop(self.served.remove(&name)),
-                // It is in `served` for good: a channel whose delivery panics is not served again and again.
+                // It stays in `served`: a task that panicked is not restarted again and again.
                 Err(error) => {
-                    tracing::error!(%error, "a channel ended by a bug; it delivers nothing until a restart");
+                    tracing::error!(%error, "a channel task ended by a bug; it delivers nothing until a restart");
                 }
             }
         }
@@ -179,8 +182,8 @@ impl<H: AlertingHost> Alerter<H> {
         }
     }
 
-    /// Looks at all that is wrong, and does what is to be done about it. When to look again.
-    async fn look(&mut self) -> Result<Option<Timestamp>, String> {
+    /// Collects and applies the decision. Returns the time of the next collection.
+    async fn reconcile(&mut self) -> Result<Option<Timestamp>, String> {
         let host = Arc::clone(&self.host);
         let now = host.clock().now();
         let rules = AlertRules {
@@ -196,7 +199,7 @@ impl<H: AlertingHost> Alerter<H> {
         let Reconciled {
             changed,
             forgotten,
-            tellings,
+            notifications,
             next,
         } = decision;
         let due = host.self_tests_due(now).await;
@@ -204,7 +207,7 @@ impl<H: AlertingHost> Alerter<H> {
             .into_iter()
             .map(|channel| self.queue_one(channel.clone(), true, Message::test(now, &channel)));
         let tests = tests.collect();
-        self.adopt(changed, forgotten, tellings, tests).await;
+        self.apply(changed, forgotten, notifications, tests).await;
         if let Some(error) = failure {
             return Err(error);
         }
@@ -212,18 +215,18 @@ impl<H: AlertingHost> Alerter<H> {
         Ok([next, silent_until, breaks].into_iter().flatten().min())
     }
 
-    /// Keeps what was decided, and then lets it be told.
-    async fn adopt(
+    /// Persists the decision, then queues its alerts.
+    async fn apply(
         &mut self,
         changed: Vec<Incident>,
         forgotten: Vec<String>,
-        tellings: Vec<Notification>,
+        notifications: Vec<Notification>,
         tests: Vec<QueuedAlert>,
     ) {
         let mut queued_alerts = tests;
-        for telling in tellings {
-            self.log(&telling.message);
-            queued_alerts.extend(self.queue_all(telling));
+        for notification in notifications {
+            self.log(&notification.message);
+            queued_alerts.extend(self.queue_all(notification));
         }
         for incident in &changed {
             self.incidents
@@ -232,14 +235,14 @@ impl<H: AlertingHost> Alerter<H> {
         for key in &forgotten {
             self.incidents.remove(key);
         }
-        // The newest of each incident replaces what could not be kept before.
-        let unkept = std::mem::take(&mut self.unkept);
+        // The newest version of an incident replaces one that could not be stored.
+        let unsaved = std::mem::take(&mut self.unsaved);
         let AlertChanges {
             incidents,
             forgotten: gone,
             queued_alerts: waiting,
             done,
-        } = unkept;
+        } = unsaved;
         let outboxes = &self.host.outboxes();
         let waits = |queued_alert: &QueuedAlert| {
             outboxes
@@ -268,28 +271,31 @@ impl<H: AlertingHost> Alerter<H> {
         keep.done.extend(outboxes.take_done());
         if !keep.is_empty() {
             match self.host.store(keep.clone()).await {
-                // What was delivered while it was written must not be there after a restart.
+                // An alert that was delivered meanwhile must not be sent again after a restart.
                 Ok(()) => {
                     let late = waiting.iter().filter(|queued_alert| !waits(queued_alert));
                     outboxes.done(late.map(|queued_alert| queued_alert.id));
                 }
                 Err(error) => {
-                    // People must hear of it all the same, of a full disk above all; after a crash they may hear it twice.
+                    // They are delivered all the same, above all for a full disk; a crash may duplicate them.
                     if !queued_alerts.is_empty() {
-                        tracing::warn!(error, "what people are told now is not on disk");
+                        tracing::warn!(
+                            error,
+                            "cannot store new alerts; they are delivered from memory"
+                        );
                     }
-                    self.unkept = keep;
+                    self.unsaved = keep;
                 }
             }
         }
-        self.store_and_queue(queued_alerts).await;
-        if !changed.is_empty() || !self.unkept.is_empty() {
-            self.show();
+        self.enqueue(queued_alerts).await;
+        if !changed.is_empty() || !self.unsaved.is_empty() {
+            self.publish();
         }
     }
 
-    fn queue_all(&mut self, telling: Notification) -> Vec<QueuedAlert> {
-        let Notification { message, to } = telling;
+    fn queue_all(&mut self, notification: Notification) -> Vec<QueuedAlert> {
+        let Notification { message, to } = notification;
         let channels = self.host.channels();
         let known = |name: &str| channels.iter().any(|channel| channel.name == name);
         let mut queued_alerts = Vec::new();
@@ -310,8 +316,8 @@ impl<H: AlertingHost> Alerter<H> {
         }
     }
 
-    /// Gives alerts to their channels; those of a channel that is not there any more are done with.
-    async fn store_and_queue(&mut self, queued_alerts: Vec<QueuedAlert>) {
+    /// Queues alerts for their channels. Alerts of removed channels are dropped.
+    async fn enqueue(&mut self, queued_alerts: Vec<QueuedAlert>) {
         let channels = self.host.channels();
         let mut done = Vec::new();
         for queued_alert in queued_alerts {
@@ -330,37 +336,38 @@ impl<H: AlertingHost> Alerter<H> {
         self.host.outboxes().done(done);
     }
 
-    /// Shows everybody what is open.
-    fn show(&self) {
+    /// Publishes the open incidents.
+    fn publish(&self) {
         self.host
             .outboxes()
-            .show(self.incidents.values().cloned().collect());
+            .publish(self.incidents.values().cloned().collect());
     }
 
-    async fn carry_out(&mut self, order: AlertCommand) {
-        let AlertCommand::Acknowledge(subject, answer) = order;
+    async fn execute(&mut self, command: AlertCommand) {
+        let AlertCommand::Acknowledge(subject, answer) = command;
         let now = self.host.clock().now();
-        let of_portal = format!("portal/{subject}");
-        let meant = |key: &str| {
-            key == subject || key == of_portal || key.starts_with(&format!("{of_portal}/"))
+        let portal_key = format!("portal/{subject}");
+        let matches = |key: &str| {
+            key == subject || key == portal_key || key.starts_with(&format!("{portal_key}/"))
         };
-        let (mut changed, mut tellings, mut count) = (Vec::new(), Vec::new(), 0);
+        let (mut changed, mut notifications, mut count) = (Vec::new(), Vec::new(), 0);
         for incident in self
             .incidents
             .values()
-            .filter(|incident| incident.is_open() && meant(&incident.key))
+            .filter(|incident| incident.is_open() && matches(&incident.key))
         {
             let mut incident = incident.clone();
             count += 1;
-            tellings.extend(incident.acknowledge(now));
+            notifications.extend(incident.acknowledge(now));
             changed.push(incident);
         }
-        self.adopt(changed, Vec::new(), tellings, Vec::new()).await;
-        // Whoever asked may have gone.
+        self.apply(changed, Vec::new(), notifications, Vec::new())
+            .await;
+        // The requester may be gone.
         let _ = answer.send(count);
     }
 
-    /// The log has heard of portals from whoever noticed; of channels it hears here.
+    /// Findings of portals are logged where they occur, those of channels here.
     fn log(&self, message: &Message) {
         if let message::MessageSubject::Channel(name) = &message.subject {
             self.host.log_channel(name, message);

@@ -1,14 +1,14 @@
-//! One delivery: within its time limit, and counted.
+//! One delivery with a time limit, counted in metrics.
 
 use std::time::Duration;
 
 use crate::channel::{Channel, Delivery};
 use crate::host::{AlertingHost, DeliveryResult};
 
-/// A delivery that does not keep its own time limit is given up so much later.
+/// A delivery that exceeds its own time limit is aborted after this extra time.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// A receiver that hangs must not hang its channel for good.
+/// A receiver that hangs must not block its channel for good.
 pub async fn limited(
     host: &impl AlertingHost,
     channel: &Channel,
@@ -28,7 +28,6 @@ pub async fn limited(
         .unwrap_or_else(late)
 }
 
-/// Counts how a delivery ended.
 pub fn count(host: &impl AlertingHost, channel: &str, delivery: &Delivery) {
     let result = match delivery {
         Delivery::Delivered(_) => DeliveryResult::Delivered,

@@ -1,6 +1,7 @@
-//! Where alerts go: a channel's address and what it needs, as the configuration says.
+//! Configuration of a channel: the receiver's address and what a delivery to it needs.
 //!
-//! Must not send: `adapters::channels` does. An address may be a secret as a whole, so it is one.
+//! Must not send: [`crate::channels`] does. An address may contain a key (a webhook URL does), so each address is a
+//! secret.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,74 +12,74 @@ use refreshd_secrets::ChannelSecret;
 /// A channel of the configuration.
 #[derive(Clone, Debug)]
 pub struct Channel {
-    /// Its name; a label of metrics.
+    /// Name; a label of metrics.
     pub name: String,
-    /// What is at the other end.
+    /// Kind of receiver, with its settings.
     pub kind: ChannelConfig,
-    /// How long one delivery may take.
+    /// Time limit of one delivery.
     pub timeout: Duration,
 }
 
-/// What is at the other end of a channel.
+/// Receiver of a channel, with its settings.
 #[derive(Clone, Debug)]
 pub enum ChannelConfig {
-    /// Any HTTP server; gets the body of an Alertmanager webhook (version 4), or what the template makes of a message.
+    /// Any HTTP server. Receives the body of an Alertmanager webhook (version 4), or the rendered template.
     Webhook {
-        /// Its address.
+        /// Address.
         url: ChannelSecret,
         /// The `Authorization` header.
         authorization: Option<ChannelSecret>,
-        /// What is sent instead.
+        /// Body that replaces the Alertmanager webhook's.
         template: Option<Template>,
     },
-    /// Alertmanager's API, version 2: firing alerts are sent again and again, resolved ones for five minutes.
+    /// Alertmanager's API, version 2. Firing alerts are resent periodically, resolved ones for five minutes.
     Alertmanager {
-        /// Its address, without `/api/v2/alerts`.
+        /// Address, without `/api/v2/alerts`.
         url: ChannelSecret,
         /// The `Authorization` header.
         authorization: Option<ChannelSecret>,
     },
     /// PagerDuty's Events API, version 2.
     PagerDuty {
-        /// Where events are sent.
+        /// Address of the events endpoint.
         url: ChannelSecret,
-        /// The integration's key.
+        /// Routing key of the integration.
         routing_key: ChannelSecret,
     },
     /// A Slack incoming webhook.
     Slack {
-        /// Its address.
+        /// Address.
         url: ChannelSecret,
     },
     /// A Telegram bot.
     Telegram {
-        /// The API's address, without `/bot…`.
+        /// Address of the API, without `/bot…`.
         url: ChannelSecret,
-        /// The bot.
+        /// Token of the bot.
         bot_token: ChannelSecret,
-        /// A number, or `@name`.
+        /// Chat: a number, or `@name`.
         chat_id: String,
     },
     /// Mail.
     Email(MailConfig),
-    /// A program of this machine.
+    /// A program on this machine.
     Command {
-        /// The program and its arguments.
+        /// Program and arguments.
         command: Vec<String>,
-        /// Where it is started.
+        /// Working directory.
         directory: PathBuf,
     },
     /// A dead man's switch: pinged only while every portal is fresh.
     Heartbeat {
-        /// Its address; `/fail` below it hears of trouble.
+        /// Address; failures are reported to `/fail` below it.
         url: ChannelSecret,
-        /// How often.
+        /// Interval.
         every: Duration,
     },
 }
 
 impl ChannelConfig {
-    /// As written in the configuration.
+    /// Name in the configuration.
     #[must_use]
     pub const fn as_str(&self) -> &'static str {
         match self {
@@ -93,62 +94,62 @@ impl ChannelConfig {
         }
     }
 
-    /// Whether it hears of incidents. A heartbeat hears of the whole.
+    /// Returns whether the channel receives incidents. A heartbeat reports the state of the whole daemon instead.
     #[must_use]
-    pub const fn hears_incidents(&self) -> bool {
+    pub const fn receives_incidents(&self) -> bool {
         !matches!(self, Self::Heartbeat { .. })
     }
 }
 
-/// How mail is sent.
+/// Settings for mail.
 #[derive(Clone, Debug)]
 pub struct MailConfig {
-    /// The mail server.
+    /// Mail server.
     pub host: String,
-    /// Its port.
+    /// Port.
     pub port: u16,
-    /// How the connection is protected.
+    /// Protection of the connection.
     pub tls: MailTls,
-    /// The user to log in as, and the password.
+    /// User name and password.
     pub login: Option<(String, ChannelSecret)>,
-    /// The sender's address.
+    /// Sender address.
     pub from: String,
-    /// Whom it is for.
+    /// Recipient addresses.
     pub to: Vec<String>,
 }
 
-/// How a connection to a mail server is protected.
+/// Protection of the connection to a mail server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MailTls {
-    /// Plain at first, then TLS (RFC 3207); never without.
+    /// STARTTLS (RFC 3207), mandatory: never continues in plain text.
     StartTls,
     /// TLS from the first byte (RFC 8314).
     Implicit,
-    /// None at all; to this machine only.
+    /// Unencrypted; allowed to this machine only.
     Off,
 }
 
-/// What a heartbeat says.
+/// State that a heartbeat reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HeartbeatState {
     /// Every portal is fresh.
-    Well,
-    /// Something is wrong, in a line.
-    Ill(String),
+    Healthy,
+    /// An incident is open; its title.
+    Failing(String),
 }
 
-/// What became of one delivery.
+/// Result of a delivery attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Delivery {
-    /// The receiver has it; its answer, in a line.
+    /// The receiver accepted the message; its response in one line.
     Delivered(String),
-    /// The receiver will never take this very message: it is not sent again.
+    /// The receiver will never accept this message: it is not retried.
     Rejected(String),
-    /// It may be taken later: it is sent again.
+    /// The receiver may accept the message later: it is retried.
     Failed {
-        /// Why.
+        /// Reason.
         why: String,
-        /// When the receiver wants to be asked again.
+        /// Delay that the receiver asked for (`Retry-After`).
         retry_after: Option<Duration>,
     },
 }

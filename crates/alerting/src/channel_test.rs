@@ -1,4 +1,4 @@
-//! Tests of channels: whether what is sent arrives, with a daemon and without. Must not print, and must not know HTTP.
+//! Tests of channels, with or without a running daemon. Must not print, and must not know HTTP.
 
 use futures_util::stream::{self, StreamExt as _};
 use serde::{Deserialize, Serialize};
@@ -8,31 +8,31 @@ use crate::channels::Notifier;
 use crate::message::Message;
 use refreshd_time::Timestamp;
 
-/// Channels tested at a time.
-const AT_ONCE: usize = 8;
+/// Number of concurrent tests.
+const CONCURRENCY: usize = 8;
 
-/// How the test of a channel ended. Fields are only ever added.
+/// Result of a channel test. Fields are only ever added.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TestResult {
-    /// The channel.
+    /// Name of the channel.
     pub channel: String,
-    /// What is at its other end.
+    /// Kind of the channel.
     pub kind: String,
     /// `delivered`, `rejected` or `failed`.
     pub result: String,
-    /// What the receiver answered, or why it did not.
+    /// Response of the receiver, or the error.
     pub answer: String,
 }
 
 impl TestResult {
-    /// Whether it arrived.
+    /// Returns whether the receiver accepted the message.
     #[must_use]
     pub fn is_delivered(&self) -> bool {
         self.result == "delivered"
     }
 }
 
-/// No channel has that name.
+/// No channel has this name.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("no channel is named {name}{}", suggestion.as_ref().map(|other| format!("; did you mean {other}?")).unwrap_or_default())]
 pub struct UnknownChannel {
@@ -40,7 +40,7 @@ pub struct UnknownChannel {
     suggestion: Option<String>,
 }
 
-/// Sends a test to a channel, or to every one, and waits for the answers.
+/// Sends a test message to one channel, or to all, and waits for the results.
 ///
 /// # Errors
 /// [`UnknownChannel`].
@@ -60,10 +60,10 @@ pub async fn test(
             suggestion: nearest(name, channels),
         });
     }
-    let trials = chosen
+    let tests = chosen
         .into_iter()
         .map(|channel| test_one(notifier.clone(), channel, now));
-    Ok(stream::iter(trials).buffered(AT_ONCE).collect().await)
+    Ok(stream::iter(tests).buffered(CONCURRENCY).collect().await)
 }
 
 async fn test_one(notifier: Notifier, channel: Channel, now: Timestamp) -> TestResult {

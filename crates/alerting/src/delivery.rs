@@ -1,7 +1,7 @@
-//! One channel: takes the alerts out of its outbox, one after the other, until each is delivered or out of date.
+//! Delivery task of one channel: delivers the alerts of its outbox in order, until each is delivered or stale.
 //!
-//! At least once: an alert leaves the outbox when the receiver has it, so one that was under way in a crash is delivered
-//! again. Must not decide what is said.
+//! At least once: an alert leaves the outbox after the receiver accepted it, so a crash during a delivery repeats it.
+//! Must not change messages.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,23 +19,24 @@ use crate::outboxes::Outbox;
 use refreshd_time::Timestamp;
 use refreshd_time::clock::MAX_SLEEP;
 
-/// Alertmanager forgets a firing alert that is not sent again.
+/// Interval for resending firing alerts to Alertmanager, which resolves those that are not resent.
 const RESEND: Duration = Duration::from_secs(60);
-/// After a start it hears sooner, whatever time was lost before; but what that start mends at once is not fired again.
+/// Delay of the first resend after a start: short, as the downtime counts, but long enough for problems that the start
+/// ends.
 const RESEND_FIRST: Duration = Duration::from_secs(10);
-/// And hears of a resolved one for so long.
+/// Duration of resending resolved alerts.
 const RESEND_RESOLVED: Duration = Duration::from_secs(300);
-/// What is under way when the daemon stops may take so long.
+/// Time limit for deliveries in progress when the daemon stops.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 
-/// Serves a channel until `stop`, or until the configuration does not name it any more. Returns its name.
+/// Serves a channel until `stop`, or until it is removed from the configuration. Returns its name.
 pub async fn serve<H: AlertingHost>(host: Arc<H>, name: String, stop: CancellationToken) -> String {
     {
         let mut work = std::pin::pin!(deliver_all(&*host, &name, &stop));
         tokio::select! {
             biased;
             () = &mut work => {}
-            // What the receiver is taking just now need not be sent to it again after the next start.
+            // Finishing a delivery in progress avoids a duplicate after the next start.
             () = stop.cancelled() => drop(host.clock().within(SHUTDOWN_GRACE, work).await),
         }
     }
@@ -55,7 +56,7 @@ async fn deliver_all(host: &impl AlertingHost, name: &str, stop: &CancellationTo
             continue;
         }
         let now = host.clock().now();
-        let out = outbox.queue().tidy(now);
+        let out = outbox.queue().remove_stale(now);
         drop_expired(host, name, out).await;
         let next = outbox.queue().next(now).cloned();
         if let Some(queued_alert) = next {
@@ -104,7 +105,7 @@ async fn deliver(
             .deliver(channel, message, host.clock().now()),
     )
     .await;
-    let ended = outbox.queue().ended(&delivery, host.clock().now());
+    let ended = outbox.queue().record_result(&delivery, host.clock().now());
     count(host, name, &delivery);
     let (key, event) = (message.key.as_str(), message.event.as_str());
     match &delivery {
@@ -114,7 +115,7 @@ async fn deliver(
                 key,
                 event,
                 answer,
-                "{name} was told: {}",
+                "{name} accepted the message: {}",
                 message.title()
             );
         }
@@ -124,7 +125,7 @@ async fn deliver(
                 key,
                 event,
                 why,
-                "{name} refuses a message, it is not sent again: {why}"
+                "{name} rejected a message, which is not retried: {why}"
             );
         }
         Delivery::Failed { why, .. } => {
@@ -133,23 +134,23 @@ async fn deliver(
                 key,
                 event,
                 why,
-                "{name} could not be told, it is tried again: {why}"
+                "delivery to {name} failed, it is retried: {why}"
             );
         }
     }
     match ended {
         Some(DeliveryEnd::Done(id)) => forget(host, vec![id]).await,
-        Some(DeliveryEnd::Again(_)) | None => {}
+        Some(DeliveryEnd::RetryAt(_)) | None => {}
     }
-    // It may be broken, or well again.
+    // The channel may have become a finding, or recovered.
     host.outboxes().wake.notify_one();
 }
 
-/// Sends Alertmanager again what is firing, and what is over since a few minutes.
+/// Resends firing and recently resolved alerts to Alertmanager.
 async fn resend(host: &impl AlertingHost, channel: &Channel, outbox: &Outbox) {
     let now = host.clock().now();
-    let board = host.outboxes().board();
-    let messages: Vec<Message> = board
+    let snapshot = host.outboxes().snapshot();
+    let messages: Vec<Message> = snapshot
         .iter()
         .filter(|incident| is_resent(incident, &channel.name, now))
         .map(|i| i.latest.clone())
@@ -163,13 +164,13 @@ async fn resend(host: &impl AlertingHost, channel: &Channel, outbox: &Outbox) {
         host.notifier().resend(channel, &messages, now),
     )
     .await;
-    outbox.queue().noted(&delivery, host.clock().now());
+    outbox.queue().record_health(&delivery, host.clock().now());
     count(host, &channel.name, &delivery);
     if let Delivery::Failed { why, .. } | Delivery::Rejected(why) = &delivery {
         tracing::warn!(
             channel = channel.name,
             why,
-            "{} could not be told again what is firing: {why}",
+            "{} could not be resent the firing alerts: {why}",
             channel.name
         );
         host.outboxes().wake.notify_one();
@@ -177,13 +178,13 @@ async fn resend(host: &impl AlertingHost, channel: &Channel, outbox: &Outbox) {
 }
 
 fn is_resent(incident: &Incident, channel: &str, now: Timestamp) -> bool {
-    incident.heard.contains(channel)
+    incident.notified_channels.contains(channel)
         && match incident.stage {
-            Stage::Open | Stage::Acknowledged => incident.spoken,
+            Stage::Open | Stage::Acknowledged => incident.is_notified,
             Stage::Over { at } => {
                 incident.latest.event == Event::Resolved && now.since(at) < RESEND_RESOLVED
             }
-            // It has been told that this is over.
+            // Its resolution was notified.
             Stage::Back { .. } => false,
         }
 }
@@ -199,7 +200,7 @@ async fn drop_expired(host: &impl AlertingHost, name: &str, queued_alerts: Vec<Q
             channel = name,
             key,
             event,
-            "{name} was not told in time, and is not told any more: {}",
+            "{name}: dropped an alert that expired before it could be delivered: {}",
             queued_alert.message.title()
         );
     }
@@ -215,7 +216,7 @@ async fn drop_expired(host: &impl AlertingHost, name: &str, queued_alerts: Vec<Q
     }
 }
 
-/// Takes alerts out of the state; if it refuses, with what is kept next.
+/// Deletes alerts from the state. If that fails, they are deleted with the next change.
 async fn forget(host: &impl AlertingHost, done: Vec<i64>) {
     let keep = AlertChanges {
         done: done.clone(),

@@ -1,7 +1,8 @@
-//! The dead man's switch: pinged while every portal is fresh, told at once when an incident is open, and not pinged
-//! otherwise, as while a renewal is retried, so that whoever listens notices by the silence what lasts.
+//! Dead man's switch: pings while every portal is fresh, and reports a failure as soon as an incident is open. In all
+//! other cases, such as while a renewal is retried, it sends nothing, so that the receiver detects a lasting problem by
+//! the missing ping.
 //!
-//! Must not ping for a daemon that cannot know: a state that cannot be read is no good news.
+//! Must not ping while the state cannot be read: the health of the daemon is unknown then.
 
 use std::time::Duration;
 
@@ -12,19 +13,19 @@ use crate::channel::{Channel, Delivery, HeartbeatState};
 use crate::host::AlertingHost;
 use crate::incidents::Incident;
 
-/// Says once how things are, and waits until it is time again, or until something is wrong that was not.
+/// Sends one beat, then waits for the next interval, or for a failure that was not reported yet.
 pub async fn beat(
     host: &impl AlertingHost,
     channel: &Channel,
     every: Duration,
     stop: &CancellationToken,
 ) {
-    let pulse = heartbeat_state(host).await;
-    let ill = matches!(pulse, Some(HeartbeatState::Ill(_)));
-    if let Some(pulse) = pulse {
-        send(host, channel, pulse).await;
+    let state = heartbeat_state(host).await;
+    let failing = matches!(state, Some(HeartbeatState::Failing(_)));
+    if let Some(state) = state {
+        send(host, channel, state).await;
     }
-    let mut board = host.outboxes().watch();
+    let mut snapshot = host.outboxes().watch();
     let began = host.clock().tick();
     loop {
         let left = every.saturating_sub(host.clock().elapsed(began));
@@ -34,8 +35,8 @@ pub async fn beat(
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            changed = board.changed() => {
-                if changed.is_err() || loudest(host).is_some() != ill {
+            changed = snapshot.changed() => {
+                if changed.is_err() || loudest(host).is_some() != failing {
                     return;
                 }
             }
@@ -44,12 +45,12 @@ pub async fn beat(
     }
 }
 
-async fn send(host: &impl AlertingHost, channel: &Channel, pulse: HeartbeatState) {
-    let delivery = limited(host, channel, host.notifier().beat(channel, pulse)).await;
+async fn send(host: &impl AlertingHost, channel: &Channel, state: HeartbeatState) {
+    let delivery = limited(host, channel, host.notifier().beat(channel, state)).await;
     host.outboxes()
         .outbox(&channel.name)
         .queue()
-        .noted(&delivery, host.clock().now());
+        .record_health(&delivery, host.clock().now());
     count(host, &channel.name, &delivery);
     if let Delivery::Failed { why, .. } | Delivery::Rejected(why) = &delivery {
         let name = &channel.name;
@@ -58,19 +59,19 @@ async fn send(host: &impl AlertingHost, channel: &Channel, pulse: HeartbeatState
     }
 }
 
-/// How things are; `None` if neither good nor bad enough to be said.
+/// State to report; `None` if it is neither healthy nor a failure.
 async fn heartbeat_state(host: &impl AlertingHost) -> Option<HeartbeatState> {
     if let Some(title) = loudest(host) {
-        return Some(HeartbeatState::Ill(title));
+        return Some(HeartbeatState::Failing(title));
     }
-    host.is_well().await.then_some(HeartbeatState::Well)
+    host.is_well().await.then_some(HeartbeatState::Healthy)
 }
 
-/// The loudest open incident that somebody should look at.
+/// Title of the open incident with the highest severity among those that fail the heartbeat.
 fn loudest(host: &impl AlertingHost) -> Option<String> {
-    let board = host.outboxes().board();
+    let snapshot = host.outboxes().snapshot();
     let is_ill = |incident: &&Incident| incident.is_open() && host.fails_heartbeat(incident);
-    let open = board.iter().filter(is_ill);
+    let open = snapshot.iter().filter(is_ill);
     open.max_by_key(|incident| incident.severity())
         .map(|incident| {
             let mut message = incident.latest.clone();

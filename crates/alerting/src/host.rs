@@ -1,4 +1,4 @@
-//! What the alerter needs of the program that uses it, and what both exchange.
+//! Port of the alerter: the interface to the program that uses it, and the types that they exchange.
 
 use crate::channel::Channel;
 use crate::channels::Notifier;
@@ -12,105 +12,105 @@ use refreshd_time::clock::Clock;
 
 /// The program that uses the alerter. Errors are sentences for the log.
 pub trait AlertingHost: Send + Sync + 'static {
-    /// The clock.
+    /// Clock.
     fn clock(&self) -> &Clock;
 
-    /// The channels by the configuration in force.
+    /// Channels of the current configuration.
     fn channels(&self) -> Vec<Channel>;
 
-    /// One of them.
+    /// Channel with this name.
     fn channel(&self, name: &str) -> Option<Channel> {
         self.channels()
             .into_iter()
             .find(|channel| channel.name == name)
     }
 
-    /// The names of those that hear of incidents: all but heartbeats.
+    /// Names of the channels that receive incidents: all but heartbeats.
     fn incident_channels(&self) -> Vec<String> {
         self.channels()
             .into_iter()
-            .filter(|channel| channel.kind.hears_incidents())
+            .filter(|channel| channel.kind.receives_incidents())
             .map(|channel| channel.name)
             .collect()
     }
 
-    /// From how many findings with one cause on these are one incident.
+    /// Number of findings with one cause that become one incident.
     fn group_threshold(&self) -> usize;
 
-    /// The way to the channels.
+    /// Client for the channels.
     fn notifier(&self) -> Notifier;
 
-    /// What waits for each channel, and what is open.
+    /// Outboxes of the channels, and the open incidents.
     fn outboxes(&self) -> &Outboxes;
 
-    /// Waits until something may be wrong, or over.
+    /// Waits until a finding may have appeared or disappeared.
     fn changed(&self) -> impl Future<Output = ()> + Send;
 
-    /// What was stored before.
+    /// Loads what was stored.
     fn load(&self) -> impl Future<Output = Result<StoredAlerts, String>> + Send;
 
-    /// Stores changes durably, all or none. An alert is sent after that.
+    /// Stores changes durably, all or none. Alerts are sent after that.
     fn store(&self, changes: AlertChanges) -> impl Future<Output = Result<(), String>> + Send;
 
-    /// Finds everything that is wrong now, and decides with a [`crate::incidents::Reconciler`].
+    /// Collects the current findings, and decides with a [`crate::incidents::Reconciler`].
     fn collect(
         &self,
         incidents: &Incidents,
         rules: &AlertRules,
     ) -> impl Future<Output = Collected> + Send;
 
-    /// The channels that are to be tested now.
+    /// Channels whose periodic test is due.
     fn self_tests_due(&self, now: Timestamp) -> impl Future<Output = Vec<String>> + Send;
 
-    /// Whether all is known to be well, so that a heartbeat may say so.
+    /// Returns whether everything is known to be healthy, so that a heartbeat may report it.
     fn is_well(&self) -> impl Future<Output = bool> + Send;
 
-    /// Whether an open incident makes the heartbeat report a failure.
+    /// Returns whether an open incident makes the heartbeat report a failure.
     fn fails_heartbeat(&self, incident: &Incident) -> bool;
 
-    /// Counts how a delivery ended.
+    /// Counts the result of a delivery.
     fn count(&self, channel: &str, result: DeliveryResult);
 
-    /// Logs that a channel does not deliver, or does again.
+    /// Logs that deliveries to a channel fail, or succeed again.
     fn log_channel(&self, channel: &str, message: &Message);
 }
 
-/// What one collection of findings came to.
+/// Result of one collection of findings.
 pub struct Collected {
-    /// What is to be done.
+    /// Decision on the incidents.
     pub decision: Reconciled,
-    /// When the next silence ends.
+    /// End of the silence that ends first.
     pub silent_until: Option<Timestamp>,
-    /// Why the state could not be read; nothing is taken for over then.
+    /// Reason why the state could not be read. No incident is resolved then.
     pub failure: Option<String>,
 }
 
-/// What the state knows of alerts, for a start.
+/// Stored alerts, for a start.
 #[derive(Debug, Default)]
 pub struct StoredAlerts {
-    /// All incidents, also those that are over and may come back.
+    /// All incidents, including resolved ones that may flap.
     pub incidents: Vec<Incident>,
-    /// What waits, in order.
+    /// Undelivered alerts, in order.
     pub queued_alerts: Vec<QueuedAlert>,
-    /// Rows that could not be understood.
+    /// Rows that could not be parsed.
     pub unreadable: usize,
 }
 
-/// What changes, all of it or nothing.
+/// Changes to store, all or none.
 #[derive(Debug, Default, Clone)]
 pub struct AlertChanges {
-    /// Incidents, new or changed.
+    /// New or changed incidents.
     pub incidents: Vec<Incident>,
-    /// Incidents that are long over, by their keys.
+    /// Keys of incidents to delete.
     pub forgotten: Vec<String>,
-    /// What waits from now on.
+    /// Alerts to deliver.
     pub queued_alerts: Vec<QueuedAlert>,
-    /// Alerts that are done with.
+    /// Alerts that were delivered or dropped.
     pub done: Vec<i64>,
 }
 
 impl AlertChanges {
-    /// Whether there is anything to write.
+    /// Returns whether there is nothing to write.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         let Self {
@@ -123,14 +123,14 @@ impl AlertChanges {
     }
 }
 
-/// How one attempt to deliver an alert ended.
+/// Result of an attempt to deliver an alert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeliveryResult {
-    /// The receiver has it.
+    /// The receiver accepted it.
     Delivered,
-    /// It is tried again.
+    /// It is retried.
     Failed,
-    /// The receiver does not want it.
+    /// The receiver rejected it for good.
     Rejected,
     /// It was out of date before it could be delivered.
     Expired,
@@ -140,7 +140,7 @@ impl DeliveryResult {
     /// Every result.
     pub const ALL: [Self; 4] = [Self::Delivered, Self::Failed, Self::Rejected, Self::Expired];
 
-    /// As written in metrics.
+    /// Name in metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -1,9 +1,9 @@
-//! Alerting: from what is wrong to what people are told, each once, over channels that may fail.
+//! Alerting: turns findings into incidents, and delivers each notification over channels that may fail.
 //!
-//! The program that uses it is an [`AlertingHost`]: it says what is wrong now, and stores what was decided. [`incidents`]
-//! groups findings into incidents and decides what is told of them, without I/O. [`alerter::run`] looks, decides, stores and
-//! queues; a task for each channel delivers its [`outbox`] over one of the [`channels`]. Nothing here knows a portal but by
-//! its name, nor a token.
+//! The program that uses it implements [`AlertingHost`]: it collects findings and stores decisions. [`incidents`]
+//! groups findings into incidents and decides on notifications, without I/O. [`alerter::run`] collects, decides, stores
+//! and queues; a task for each channel delivers its [`outbox`] over one of the [`channels`]. This crate knows a portal
+//! only by its name, and no tokens.
 
 pub mod alerter;
 mod bounded_delivery;

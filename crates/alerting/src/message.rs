@@ -1,7 +1,7 @@
-//! What people are told of an incident, once, in words: the same for every channel.
+//! Text of a notification about an incident. It is the same for every channel.
 //!
-//! Must not hold a secret, nor know a channel: how a receiver wants it is `adapters::channels`' affair. Times are kept as
-//! moments, since a message may be delivered long after it was written.
+//! Must not hold a secret, nor know a channel: formats of receivers belong to [`crate::channels`]. Times are stored as
+//! instants, since a message may be delivered long after it was written.
 
 use std::time::Duration;
 
@@ -10,24 +10,24 @@ use serde::{Deserialize, Serialize};
 use crate::Severity;
 use refreshd_time::{Timestamp, human};
 
-/// What an incident is about.
+/// Subject of an incident.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MessageSubject {
     /// One portal.
     Portal(String),
-    /// An app, and with it its portals.
+    /// An app, with all its portals.
     App(String),
-    /// An authorization server, by its host.
+    /// An authorization server, by host.
     Server(String),
-    /// A channel that does not deliver.
+    /// A channel whose deliveries fail.
     Channel(String),
-    /// This daemon itself.
+    /// This daemon.
     Daemon,
 }
 
 impl MessageSubject {
-    /// Its kind and its name, for labels; the daemon has no name.
+    /// Kind and name, for labels. The daemon has no name.
     #[must_use]
     pub fn label(&self) -> Option<(&'static str, &str)> {
         match self {
@@ -40,26 +40,26 @@ impl MessageSubject {
     }
 }
 
-/// Why a message is sent.
+/// Reason for sending a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Event {
-    /// An incident is told for the first time.
+    /// First notification of an incident.
     Opened,
-    /// It has become worse, or something else must be done now.
+    /// The severity rose, or the required action changed.
     Raised,
-    /// It is still there.
+    /// The incident is still open.
     Repeated,
-    /// Somebody has taken it on.
+    /// An operator acknowledged the incident.
     Acknowledged,
-    /// It is over.
+    /// The incident ended.
     Resolved,
-    /// Nothing happened: somebody wants to know whether messages arrive.
+    /// Test of a channel, without an incident.
     Test,
 }
 
 impl Event {
-    /// As written in messages for programs.
+    /// Name in messages for programs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -76,37 +76,37 @@ impl Event {
 /// One message about one incident.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
-    /// Names the incident, the same from its first message to its last, after a restart and a new installation:
-    /// `portal/acme`. Not yet unique among machines; see [`Message::dedup_key`].
+    /// Identifies the incident from its first message to its last, across restarts and reinstallations: `portal/acme`.
+    /// Not unique among machines; see [`Message::dedup_key`].
     pub key: String,
-    /// Why it is sent.
+    /// Reason for sending.
     pub event: Event,
-    /// How loud the incident is now; of a resolved one, how loud it was.
+    /// Current severity of the incident; the last one, if it is resolved.
     pub severity: Severity,
-    /// Each severity that was told, in the order of time, and since when; the last is in force.
+    /// Severities that were notified and when each began, oldest first. The last one is in force.
     pub levels: Vec<(Severity, Timestamp)>,
-    /// What it is about.
+    /// Subject of the incident.
     pub subject: MessageSubject,
-    /// What happened.
+    /// Cause.
     pub reason: String,
-    /// What a person must do, and what does it; `None` if nothing.
+    /// Action that an operator must take, with the command for it; `None` if there is none.
     pub action: Option<String>,
-    /// When it began.
+    /// Beginning of the incident.
     pub since: Timestamp,
-    /// When this was written.
+    /// Time of writing.
     pub at: Timestamp,
-    /// When the (soonest) access token concerned ends; `None` if no token is concerned, or there never was one.
+    /// Earliest expiry among the affected access tokens; `None` if there is no such token.
     pub expires_at: Option<Timestamp>,
-    /// The portals concerned, the soonest to expire first, as many as a message has room for.
+    /// Affected portals, earliest expiry first, at most as many as fit into a message.
     pub portals: Vec<String>,
-    /// How many portals are concerned.
+    /// Number of affected portals.
     pub count: u64,
-    /// Counts the messages of this incident, from 1.
+    /// Number of this message within the incident, from 1.
     pub number: u32,
 }
 
 impl Message {
-    /// A test of a channel.
+    /// Test message for a channel.
     #[must_use]
     pub fn test(now: Timestamp, channel: &str) -> Self {
         Self {
@@ -126,13 +126,13 @@ impl Message {
         }
     }
 
-    /// Whether the incident is over, or was none.
+    /// Returns whether the incident is resolved, or the message is a test.
     #[must_use]
     pub const fn is_over(&self) -> bool {
         matches!(self.event, Event::Resolved | Event::Test)
     }
 
-    /// Names the incident among those of all machines. Deterministic; at most 255 bytes, as PagerDuty wants it.
+    /// Identifies the incident among those of all machines. Deterministic, at most 255 bytes (PagerDuty's limit).
     #[must_use]
     pub fn dedup_key(&self, instance: &str) -> String {
         let whole = format!("refreshd/{instance}/{}", self.key);
@@ -150,9 +150,9 @@ impl Message {
         )
     }
 
-    /// Whom it concerns, in a few words: `acme`, `app crm`, `12 portals at oauth.bitrix.info`.
+    /// Short name of what is affected: `acme`, `app crm`, `12 portals at oauth.bitrix.info`.
     #[must_use]
-    pub fn whom(&self) -> String {
+    pub fn affected(&self) -> String {
         let many = (self.count > 1).then(|| format!("{} portals", self.count));
         match (&self.subject, many) {
             (MessageSubject::Portal(name), _) => name.clone(),
@@ -166,7 +166,7 @@ impl Message {
         }
     }
 
-    /// One line: how loud, whom, what.
+    /// One line: severity, subject, cause.
     #[must_use]
     pub fn title(&self) -> String {
         let how = match self.event {
@@ -175,10 +175,10 @@ impl Message {
             Event::Acknowledged => "acknowledged",
             Event::Opened | Event::Raised | Event::Repeated => self.severity.as_str(),
         };
-        format!("[{how}] {}: {}", self.whom(), self.reason)
+        format!("[{how}] {}: {}", self.affected(), self.reason)
     }
 
-    /// Since when, and for how long now.
+    /// Beginning and duration so far.
     #[must_use]
     pub fn lasting(&self, now: Timestamp) -> String {
         let until = if self.event == Event::Resolved {
@@ -199,7 +199,7 @@ impl Message {
         }
     }
 
-    /// How long readers still have a token that works; `None` where that is beside the point.
+    /// Remaining validity of the published token; `None` if it does not matter for this incident.
     #[must_use]
     pub fn validity(&self, now: Timestamp) -> Option<String> {
         if self.is_over() || self.count == 0 {
@@ -226,7 +226,7 @@ impl Message {
         })
     }
 
-    /// The portals by name, where there are several: `acme, globex and 180 more`.
+    /// Names of the portals, if there are several: `acme, globex and 180 more`.
     #[must_use]
     pub fn names(&self) -> Option<String> {
         if self.count < 2 {
@@ -241,7 +241,7 @@ impl Message {
         })
     }
 
-    /// All of it below the title, a line each: since when, how long the token works, which portals, what to do.
+    /// Lines below the title: duration, token validity, portals, action.
     #[must_use]
     pub fn lines(&self, now: Timestamp) -> Vec<String> {
         let mut lines = Vec::new();
@@ -253,9 +253,9 @@ impl Message {
         if let Some(action) = self.action.as_ref().filter(|_| !self.is_over()) {
             lines.push(format!("To do: {action}"));
         }
-        // A receiver that was down hears the past; it must be able to tell.
+        // A receiver that was down gets old messages, and must be able to recognise them.
         let late = now.since(self.at);
-        if late >= LATE {
+        if late >= LATE_AFTER {
             lines.push(format!(
                 "(Written {} ago; it could not be delivered before.)",
                 human(late)
@@ -264,7 +264,7 @@ impl Message {
         lines
     }
 
-    /// The whole of it as plain text.
+    /// Title and lines as plain text.
     #[must_use]
     pub fn text(&self, now: Timestamp) -> String {
         let mut lines = vec![self.title()];
@@ -273,10 +273,10 @@ impl Message {
     }
 }
 
-/// A key that is longer is cut, and its digest stands for the rest.
+/// Longer keys are truncated, with their digest appended.
 const MAX_KEY: usize = 255;
-/// A message that is delivered this long after it was written says so.
-const LATE: Duration = Duration::from_secs(120);
+/// A message that is delivered later than this states the delay.
+const LATE_AFTER: Duration = Duration::from_secs(120);
 
 #[cfg(test)]
 #[path = "message_tests.rs"]

@@ -1,4 +1,4 @@
-//! Messages as people read them.
+//! Messages as recipients read them.
 
 use super::*;
 

@@ -1,6 +1,6 @@
-//! What waits for a channel: in order, with its own back-off, and without what is out of date.
+//! Queue of undelivered alerts of one channel: in order, with its own back-off, without stale alerts.
 //!
-//! Must not send, nor know how long a delivery takes: it says what comes next, and is told what became of it.
+//! Must not send, nor measure time: it returns the next alert, and is given the result of its delivery.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::Duration;
@@ -9,29 +9,29 @@ use super::channel::Delivery;
 use super::message::{Event, Message};
 use refreshd_time::Timestamp;
 
-/// First and longest wait after a failed delivery; each is twice the one before.
+/// First and longest delay after a failed delivery; it doubles with each failure.
 const RETRY_AFTER: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
-/// A channel that delivers nothing for so long is a problem itself.
-const PATIENCE: Duration = Duration::from_secs(120);
-/// Nobody is told of what is so old.
+/// A channel that has failed for this long is a finding itself.
+const BROKEN_AFTER: Duration = Duration::from_secs(120);
+/// Older alerts are dropped.
 const MAX_AGE: Duration = Duration::from_secs(24 * 3600);
-/// Nobody is woken for what is over and began longer ago than this.
+/// Alerts of a resolved incident that began earlier than this are dropped.
 const RESOLVED_MAX_AGE: Duration = Duration::from_secs(900);
 
-/// A message on its way to a channel.
+/// An undelivered alert.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueuedAlert {
-    /// Its number; later alerts have higher ones.
+    /// Number; increases with each alert.
     pub id: i64,
-    /// The channel.
+    /// Channel.
     pub channel: String,
-    /// Whether the channel hears of this incident for the first time.
+    /// True if it is the first message of this incident to the channel.
     pub first: bool,
-    /// What is said.
+    /// Message.
     pub message: Message,
 }
 
-/// What waits for one channel.
+/// Undelivered alerts of one channel.
 #[derive(Debug, Default)]
 pub struct AlertQueue {
     queued_alerts: VecDeque<QueuedAlert>,
@@ -41,26 +41,26 @@ pub struct AlertQueue {
     tried_at: Timestamp,
 }
 
-/// A channel that delivers nothing at present.
+/// State of a channel whose deliveries fail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failing {
-    /// Since when.
+    /// First failure.
     pub since: Timestamp,
-    /// Why, most recently.
+    /// Latest reason.
     pub why: String,
 }
 
-/// What a queue comes to after a delivery.
+/// Effect of a delivery on the queue.
 #[derive(Debug, PartialEq, Eq)]
 pub enum DeliveryEnd {
-    /// The alert of this number is done with, delivered or not: forget it.
+    /// The alert with this number was delivered or dropped: delete it.
     Done(i64),
-    /// It is tried again then.
-    Again(Timestamp),
+    /// The alert is retried at this time.
+    RetryAt(Timestamp),
 }
 
 impl AlertQueue {
-    /// Puts an alert in line. One that was in line before, as after a reload, is not doubled.
+    /// Queues an alert, unless it is queued already, as after a reload.
     pub fn push(&mut self, queued_alert: QueuedAlert) {
         if self
             .queued_alerts
@@ -71,7 +71,7 @@ impl AlertQueue {
         }
     }
 
-    /// Whether this alert waits, or is under way.
+    /// Returns whether this alert is queued.
     #[must_use]
     pub fn has(&self, id: i64) -> bool {
         self.queued_alerts
@@ -79,19 +79,19 @@ impl AlertQueue {
             .any(|queued_alert| queued_alert.id == id)
     }
 
-    /// How many wait.
+    /// Number of queued alerts.
     #[must_use]
     pub fn len(&self) -> usize {
         self.queued_alerts.len()
     }
 
-    /// Whether nothing waits.
+    /// Returns whether no alert is queued.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.queued_alerts.is_empty()
     }
 
-    /// When the oldest was written.
+    /// Time of the oldest queued alert.
     #[must_use]
     pub fn oldest(&self) -> Option<Timestamp> {
         self.queued_alerts
@@ -100,7 +100,7 @@ impl AlertQueue {
             .min()
     }
 
-    /// What is to be delivered now, if it is time.
+    /// Alert to deliver now, if one is due.
     #[must_use]
     pub fn next(&self, now: Timestamp) -> Option<&QueuedAlert> {
         self.queued_alerts
@@ -108,10 +108,10 @@ impl AlertQueue {
             .filter(|_| self.next_at(now) <= now)
     }
 
-    /// When the next delivery may be tried.
+    /// Earliest time of the next attempt.
     #[must_use]
     pub fn next_at(&self, now: Timestamp) -> Timestamp {
-        // What was tried in the future was tried by a clock that has been set back since.
+        // An attempt in the future was recorded by a clock that was set back since.
         if self.tried_at > now {
             now
         } else {
@@ -119,8 +119,8 @@ impl AlertQueue {
         }
     }
 
-    /// Takes out what is out of date.
-    pub fn tidy(&mut self, now: Timestamp) -> Vec<QueuedAlert> {
+    /// Removes stale alerts and returns them.
+    pub fn remove_stale(&mut self, now: Timestamp) -> Vec<QueuedAlert> {
         let mut stories: BTreeMap<String, Vec<&QueuedAlert>> = BTreeMap::new();
         for queued_alert in &self.queued_alerts {
             stories
@@ -130,7 +130,7 @@ impl AlertQueue {
         }
         let stale: HashSet<i64> = stories
             .values()
-            .flat_map(|story| stale(story, now))
+            .flat_map(|alerts| stale(alerts, now))
             .collect();
         if stale.is_empty() {
             return Vec::new();
@@ -140,12 +140,12 @@ impl AlertQueue {
             .partition(|queued_alert| stale.contains(&queued_alert.id));
         self.queued_alerts = queued_alerts;
         let out: VecDeque<QueuedAlert> = out;
-        // Whoever has not heard the beginning begins with what is left.
-        for begun in out.iter().filter(|queued_alert| queued_alert.first) {
+        // If the opening was dropped, the oldest alert that is left becomes the first message.
+        for opening in out.iter().filter(|queued_alert| queued_alert.first) {
             let next = self
                 .queued_alerts
                 .iter_mut()
-                .find(|queued_alert| queued_alert.message.key == begun.message.key);
+                .find(|queued_alert| queued_alert.message.key == opening.message.key);
             if let Some(next) = next.filter(|next| next.message.event != Event::Resolved) {
                 next.first = true;
             }
@@ -153,22 +153,22 @@ impl AlertQueue {
         out.into()
     }
 
-    /// Notes what became of the first alert.
-    pub fn ended(&mut self, delivery: &Delivery, now: Timestamp) -> Option<DeliveryEnd> {
-        self.noted(delivery, now);
+    /// Applies the result of delivering the first alert.
+    pub fn record_result(&mut self, delivery: &Delivery, now: Timestamp) -> Option<DeliveryEnd> {
+        self.record_health(delivery, now);
         if let Delivery::Failed { .. } = delivery {
-            return (!self.is_empty()).then_some(DeliveryEnd::Again(self.next_at));
+            return (!self.is_empty()).then_some(DeliveryEnd::RetryAt(self.next_at));
         }
         self.queued_alerts
             .pop_front()
             .map(|queued_alert| DeliveryEnd::Done(queued_alert.id))
     }
 
-    /// Notes how the receiver is, without an alert: a repetition of what it was told, or a ping.
-    pub fn noted(&mut self, delivery: &Delivery, now: Timestamp) {
+    /// Records the health of the receiver after a request without an alert: a resend or a ping.
+    pub fn record_health(&mut self, delivery: &Delivery, now: Timestamp) {
         self.tried_at = now;
         match delivery {
-            // What is refused is refused by somebody who is there.
+            // A rejection shows that the receiver is reachable.
             Delivery::Delivered(_) | Delivery::Rejected(_) => {
                 (self.failures, self.failing, self.next_at) = (0, None, now);
             }
@@ -191,47 +191,47 @@ impl AlertQueue {
         }
     }
 
-    /// The channel was known not to deliver when refreshd ended, and nobody has seen it deliver since.
-    pub fn was_failing(&mut self, since: Timestamp) {
-        let why = "it did not deliver before refreshd was restarted".to_owned();
+    /// Restores that deliveries were failing before the restart.
+    pub fn restore_failing(&mut self, since: Timestamp) {
+        let why = "deliveries failed before refreshd was restarted".to_owned();
         self.failing.get_or_insert(Failing { since, why });
     }
 
-    /// Since when and why it delivers nothing, if it does not.
+    /// Failure state; `None` while deliveries succeed.
     #[must_use]
     pub const fn failing(&self) -> Option<&Failing> {
         self.failing.as_ref()
     }
 
-    /// The same, if that is for too long.
+    /// Failure state, if it has lasted too long.
     #[must_use]
     pub fn broken(&self, now: Timestamp) -> Option<&Failing> {
         self.failing
             .as_ref()
-            .filter(|failing| now.since(failing.since) >= PATIENCE)
+            .filter(|failing| now.since(failing.since) >= BROKEN_AFTER)
     }
 
-    /// When it will have been failing for too long, if it goes on.
+    /// When a lasting failure becomes a finding.
     #[must_use]
     pub fn breaks_at(&self) -> Option<Timestamp> {
         self.failing
             .as_ref()
-            .map(|failing| failing.since + PATIENCE)
+            .map(|failing| failing.since + BROKEN_AFTER)
     }
 
-    /// Tries at once, as after the configuration changed.
-    pub fn hurry(&mut self) {
+    /// Skips the back-off, as after a change of the configuration.
+    pub fn retry_now(&mut self) {
         self.next_at = self.tried_at;
     }
 }
 
-/// What of an incident's alerts is out of date. An incident that is over is told as a whole or not at all: nobody must
-/// hear that something began and never that it ended.
-fn stale(story: &[&QueuedAlert], now: Timestamp) -> Vec<i64> {
+/// Stale alerts among those of one incident. Alerts of a resolved incident are kept or dropped as a whole: a recipient
+/// must not see an opening without its resolution.
+fn stale(alerts: &[&QueuedAlert], now: Timestamp) -> Vec<i64> {
     let age = |queued_alert: &QueuedAlert| now.since(queued_alert.message.at);
     let mut out = Vec::new();
     for episode in
-        story.split_inclusive(|queued_alert| queued_alert.message.event == Event::Resolved)
+        alerts.split_inclusive(|queued_alert| queued_alert.message.event == Event::Resolved)
     {
         let [first, ..] = episode else { continue };
         let over = episode
@@ -247,7 +247,7 @@ fn stale(story: &[&QueuedAlert], now: Timestamp) -> Vec<i64> {
         }
         let oldest = if over { RESOLVED_MAX_AGE } else { MAX_AGE };
         for (at, queued_alert) in episode.iter().enumerate() {
-            // A repetition says nothing that what comes after it does not say.
+            // A repetition is obsolete as soon as another alert follows it.
             let overtaken = queued_alert.message.event == Event::Repeated && at + 1 < episode.len();
             let heard_of = !(over && first.first);
             let old = queued_alert.message.event != Event::Resolved

@@ -1,4 +1,4 @@
-//! What waits for a channel that is down, and what of it still matters when it is back.
+//! Alerts queued for a channel that is down, and which of them still matter when it is back.
 
 use super::super::message::MessageSubject;
 use super::*;
@@ -62,7 +62,7 @@ fn letters_leave_in_order_and_each_once() {
     let mut left = Vec::new();
     while let Some(next) = queue.next(at(0)).cloned() {
         assert_eq!(
-            queue.ended(&delivered(), at(0)),
+            queue.record_result(&delivered(), at(0)),
             Some(DeliveryEnd::Done(next.id))
         );
         left.push(next.id);
@@ -78,7 +78,7 @@ fn a_channel_that_fails_is_tried_at_growing_gaps_and_keeps_its_letters() {
     ]);
     let (mut now, mut gaps) = (0, Vec::new());
     for _ in 0..9 {
-        let Some(DeliveryEnd::Again(again)) = queue.ended(&failed(None), at(now)) else {
+        let Some(DeliveryEnd::RetryAt(again)) = queue.record_result(&failed(None), at(now)) else {
             panic!("it was lost")
         };
         assert_eq!(queue.next(at(now)), None, "not at once");
@@ -90,7 +90,7 @@ fn a_channel_that_fails_is_tried_at_growing_gaps_and_keeps_its_letters() {
         );
     }
     assert_eq!(gaps, [5, 10, 20, 40, 80, 160, 300, 300, 300]);
-    queue.ended(&delivered(), at(now));
+    queue.record_result(&delivered(), at(now));
     assert_eq!(
         queue.next(at(now)).map(|queued_alert| queued_alert.id),
         Some(2),
@@ -102,8 +102,8 @@ fn a_channel_that_fails_is_tried_at_growing_gaps_and_keeps_its_letters() {
 fn a_receiver_that_asks_for_time_is_given_it() {
     let mut queue = queue(&[queued_alert(1, "a", Event::Opened, 0)]);
     assert_eq!(
-        queue.ended(&failed(Some(60)), at(0)),
-        Some(DeliveryEnd::Again(at(60)))
+        queue.record_result(&failed(Some(60)), at(0)),
+        Some(DeliveryEnd::RetryAt(at(60)))
     );
 }
 
@@ -114,27 +114,27 @@ fn what_is_refused_does_not_block_what_comes_after() {
         queued_alert(2, "b", Event::Opened, 0),
     ]);
     assert!(matches!(
-        queue.ended(&Delivery::Rejected("400".into()), at(0)),
+        queue.record_result(&Delivery::Rejected("400".into()), at(0)),
         Some(DeliveryEnd::Done(_))
     ));
     assert_eq!(
         queue.next(at(0)).map(|queued_alert| queued_alert.id),
         Some(2)
     );
-    assert_eq!(queue.broken(at(1000)), None, "somebody is there");
+    assert_eq!(queue.broken(at(1000)), None, "the receiver is reachable");
 }
 
 #[test]
 fn a_channel_is_broken_after_two_minutes_without_a_delivery() {
     let mut queue = queue(&[queued_alert(1, "a", Event::Opened, 0)]);
-    queue.ended(&failed(None), at(0));
-    queue.ended(&failed(None), at(100));
+    queue.record_result(&failed(None), at(0));
+    queue.record_result(&failed(None), at(100));
     assert_eq!(
         (queue.broken(at(119)), queue.breaks_at()),
         (None, Some(at(120)))
     );
     assert_eq!(queue.broken(at(120)).unwrap().since, at(0));
-    queue.ended(&delivered(), at(121));
+    queue.record_result(&delivered(), at(121));
     assert_eq!(queue.broken(at(1000)), None);
 }
 
@@ -145,7 +145,7 @@ fn what_was_down_for_a_while_hears_all_of_it_in_order() {
         queued_alert(2, "a", Event::Raised, 100),
         queued_alert(3, "a", Event::Resolved, 200),
     ]);
-    assert_eq!(queue.tidy(at(800)), []);
+    assert_eq!(queue.remove_stale(at(800)), []);
     assert_eq!(queue.len(), 3);
 }
 
@@ -157,25 +157,27 @@ fn nobody_is_woken_for_what_is_long_over() {
         queued_alert(3, "a", Event::Raised, 100),
         queued_alert(4, "a", Event::Resolved, 200),
     ]);
-    assert_eq!(ids(&unheard.tidy(at(1200))), [1, 3, 4]);
+    assert_eq!(ids(&unheard.remove_stale(at(1200))), [1, 3, 4]);
     assert_eq!(
         unheard.next(at(1200)).map(|queued_alert| queued_alert.id),
         Some(2),
         "that one is not over"
     );
-    // Whoever heard the beginning hears the end, however late.
-    let mut heard = queue(&[
+    // A channel that received the opening receives the resolution, however late.
+    let mut received = queue(&[
         queued_alert(3, "a", Event::Raised, 100),
         queued_alert(4, "a", Event::Resolved, 200),
     ]);
-    assert_eq!(ids(&heard.tidy(at(90_000))), [3]);
+    assert_eq!(ids(&received.remove_stale(at(90_000))), [3]);
     assert_eq!(
-        heard.next(at(90_000)).map(|queued_alert| queued_alert.id),
+        received
+            .next(at(90_000))
+            .map(|queued_alert| queued_alert.id),
         Some(4)
     );
 }
 
-/// A simulated month found this one: the end had gone, the beginning was delivered a minute later.
+/// Found by a simulated month: the resolution was dropped, the opening was delivered a minute later.
 #[test]
 fn nobody_hears_of_a_beginning_without_its_end() {
     let queued_alerts = [
@@ -184,7 +186,7 @@ fn nobody_hears_of_a_beginning_without_its_end() {
     ];
     for now in (700..3000).step_by(10) {
         let mut queue = queue(&queued_alerts);
-        queue.tidy(at(now));
+        queue.remove_stale(at(now));
         assert!([0, 2].contains(&queue.len()), "at {now}: {queue:?}");
     }
 }
@@ -195,7 +197,7 @@ fn what_is_left_of_a_story_begins_anew() {
         queued_alert(1, "a", Event::Opened, 0),
         queued_alert(2, "a", Event::Raised, 3600),
     ]);
-    assert_eq!(ids(&queue.tidy(at(86_400))), [1]);
+    assert_eq!(ids(&queue.remove_stale(at(86_400))), [1]);
     assert!(queue.next(at(86_400)).unwrap().first);
 }
 
@@ -206,14 +208,14 @@ fn repetitions_that_were_overtaken_and_what_is_a_day_old_go() {
         queued_alert(2, "a", Event::Repeated, 3600),
         queued_alert(3, "a", Event::Repeated, 10_800),
     ]);
-    assert_eq!(ids(&queue.tidy(at(11_000))), [2]);
-    assert_eq!(ids(&queue.tidy(at(86_400))), [1]);
+    assert_eq!(ids(&queue.remove_stale(at(11_000))), [2]);
+    assert_eq!(ids(&queue.remove_stale(at(86_400))), [1]);
 }
 
 #[test]
 fn a_clock_that_was_set_back_does_not_stop_a_channel() {
     let mut queue = queue(&[queued_alert(1, "a", Event::Opened, 0)]);
-    queue.ended(&failed(None), at(1_000_000));
+    queue.record_result(&failed(None), at(1_000_000));
     assert_eq!(
         queue.next(at(0)).map(|queued_alert| queued_alert.id),
         Some(1)

@@ -1,4 +1,4 @@
-//! What the alerter and the channels' tasks share: a box for each channel, and a board that shows what is open.
+//! State shared by the alerter and the delivery tasks: an outbox for each channel, and a snapshot of the incidents.
 //!
 //! Must not hold a lock across an `await`.
 
@@ -12,48 +12,48 @@ use crate::incidents::Incident;
 use crate::outbox::{AlertQueue, QueuedAlert};
 use refreshd_time::Timestamp;
 
-/// Orders that may wait.
-const ORDERS: usize = 64;
+/// Maximum number of queued commands.
+const MAX_COMMANDS: usize = 64;
 
-/// What somebody asks of the alerter.
+/// Command to the alerter.
 #[derive(Debug)]
 pub enum AlertCommand {
-    /// This incident, or the incidents of this portal, are taken on: how many there were.
+    /// Acknowledges this incident, or the incidents of this portal. Replies with their number.
     Acknowledge(String, oneshot::Sender<usize>),
 }
 
-/// The boxes, the board, and the way to the alerter.
+/// Outboxes, snapshot of the incidents, and command queue of the alerter.
 pub struct Outboxes {
-    /// Wakes the alerter: something may be wrong, or over.
+    /// Wakes the alerter: a finding may have appeared or disappeared.
     pub wake: Notify,
     boxes: Mutex<BTreeMap<String, Arc<Outbox>>>,
-    /// Alerts that are done with and still in the state.
+    /// Delivered or dropped alerts that are still in the state.
     done: Mutex<Vec<i64>>,
-    board: watch::Sender<AlertsSnapshot>,
-    orders: (
+    snapshot: watch::Sender<AlertsSnapshot>,
+    commands: (
         mpsc::Sender<AlertCommand>,
         Mutex<Option<mpsc::Receiver<AlertCommand>>>,
     ),
 }
 
-/// All incidents, those included that ended a while ago.
+/// All incidents, including recently resolved ones.
 pub type AlertsSnapshot = Arc<Vec<Incident>>;
 
-/// What waits for one channel.
+/// Undelivered alerts of one channel.
 #[derive(Default)]
 pub struct Outbox {
     queue: Mutex<AlertQueue>,
-    /// Wakes the channel's task.
+    /// Wakes the delivery task.
     pub filled: Notify,
 }
 
 impl Outbox {
-    /// The queue; not to be held across an `await`.
+    /// Locks the queue. Must not be held across an `await`.
     pub fn queue(&self) -> MutexGuard<'_, AlertQueue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts an alert in.
+    /// Queues an alert.
     pub fn put(&self, queued_alert: QueuedAlert) {
         self.queue().push(queued_alert);
         self.filled.notify_one();
@@ -62,19 +62,19 @@ impl Outbox {
 
 impl Default for Outboxes {
     fn default() -> Self {
-        let (sender, receiver) = mpsc::channel(ORDERS);
+        let (sender, receiver) = mpsc::channel(MAX_COMMANDS);
         Self {
             wake: Notify::new(),
             boxes: Mutex::default(),
             done: Mutex::default(),
-            board: watch::Sender::new(AlertsSnapshot::default()),
-            orders: (sender, Mutex::new(Some(receiver))),
+            snapshot: watch::Sender::new(AlertsSnapshot::default()),
+            commands: (sender, Mutex::new(Some(receiver))),
         }
     }
 }
 
 impl Outboxes {
-    /// A channel's box.
+    /// Outbox of a channel.
     #[must_use]
     pub fn outbox(&self, channel: &str) -> Arc<Outbox> {
         let mut boxes = self.boxes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -84,21 +84,21 @@ impl Outboxes {
         Arc::clone(boxes.entry(channel.to_owned()).or_default())
     }
 
-    /// Every channel is tried at once, as after the configuration changed.
-    pub fn hurry(&self) {
+    /// Retries all channels now, as after a change of the configuration.
+    pub fn retry_now(&self) {
         for outbox in self
             .boxes
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .values()
         {
-            outbox.queue().hurry();
+            outbox.queue().retry_now();
             outbox.filled.notify_one();
         }
         self.wake.notify_one();
     }
 
-    /// When the next channel that fails will have failed for too long.
+    /// When the next failing channel becomes a finding.
     #[must_use]
     pub fn next_break(&self, now: Timestamp) -> Option<Timestamp> {
         let boxes = self.boxes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -109,7 +109,7 @@ impl Outboxes {
             .min()
     }
 
-    /// What waits for these channels: how many alerts, and since when.
+    /// Number and age of the undelivered alerts of these channels.
     pub fn waiting<'a>(
         &self,
         channels: impl IntoIterator<Item = &'a str>,
@@ -122,7 +122,7 @@ impl Outboxes {
         channels.into_iter().map(of).collect()
     }
 
-    /// Notes alerts that are done with.
+    /// Records delivered or dropped alerts.
     pub fn done(&self, ids: impl IntoIterator<Item = i64>) {
         self.done
             .lock()
@@ -130,35 +130,35 @@ impl Outboxes {
             .extend(ids);
     }
 
-    /// Takes what was noted.
+    /// Takes the recorded alerts.
     #[must_use]
     pub fn take_done(&self) -> Vec<i64> {
         std::mem::take(&mut *self.done.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Shows what is open.
-    pub fn show(&self, incidents: Vec<Incident>) {
-        self.board.send_replace(Arc::new(incidents));
+    /// Publishes a snapshot of the incidents.
+    pub fn publish(&self, incidents: Vec<Incident>) {
+        self.snapshot.send_replace(Arc::new(incidents));
     }
 
-    /// What is open, and what ended a while ago.
+    /// Latest snapshot of the incidents.
     #[must_use]
-    pub fn board(&self) -> AlertsSnapshot {
-        Arc::clone(&self.board.borrow())
+    pub fn snapshot(&self) -> AlertsSnapshot {
+        Arc::clone(&self.snapshot.borrow())
     }
 
-    /// Hears of each change of the board.
+    /// Receiver of changes of the snapshot.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<AlertsSnapshot> {
-        self.board.subscribe()
+        self.snapshot.subscribe()
     }
 
     /// Open incidents by severity.
     #[must_use]
     pub fn by_severity(&self) -> Vec<(Severity, u64)> {
-        let board = self.board();
+        let snapshot = self.snapshot();
         let count = |severity| {
-            let open = board
+            let open = snapshot
                 .iter()
                 .filter(|incident| incident.is_open() && incident.severity() == severity);
             (severity, open.count() as u64)
@@ -166,15 +166,15 @@ impl Outboxes {
         Severity::ALL.into_iter().map(count).collect()
     }
 
-    /// The way to the alerter.
+    /// Command queue of the alerter.
     #[must_use]
-    pub fn orders(&self) -> mpsc::Sender<AlertCommand> {
-        self.orders.0.clone()
+    pub fn commands(&self) -> mpsc::Sender<AlertCommand> {
+        self.commands.0.clone()
     }
 
-    /// The alerter's end of it; there is one alerter.
-    pub(crate) fn take_orders(&self) -> Option<mpsc::Receiver<AlertCommand>> {
-        self.orders
+    /// Receiving end of the command queue; there is one alerter.
+    pub(crate) fn take_commands(&self) -> Option<mpsc::Receiver<AlertCommand>> {
+        self.commands
             .1
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -1,18 +1,18 @@
-//! How loud something is, from the log alone to the loudest alert.
+//! Severity of an escalation step, from log-only to critical alerts.
 
 use serde::{Deserialize, Serialize};
 
-/// How loud a step is.
+/// Severity of an escalation step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Severity {
-    /// For the log only.
+    /// Log only.
     Notice,
-    /// Somebody should look within the hour.
+    /// Needs attention within the hour.
     Warning,
-    /// Soon a reader will meet an expired token.
+    /// Readers will soon get an expired token.
     Error,
-    /// Readers are, or are about to be, without a token; or only a person can mend it.
+    /// Readers have no valid token or are about to lose it, or the problem needs manual action.
     Critical,
 }
 
@@ -20,7 +20,7 @@ impl Severity {
     /// Every severity, lowest first.
     pub const ALL: [Self; 4] = [Self::Notice, Self::Warning, Self::Error, Self::Critical];
 
-    /// As written in configurations, logs and metrics.
+    /// Name in configurations, logs and metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -31,7 +31,7 @@ impl Severity {
         }
     }
 
-    /// The severity of that name.
+    /// Severity with this name.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL

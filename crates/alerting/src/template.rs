@@ -1,6 +1,6 @@
-//! A webhook's body of one's own: what a message is called in it, and whether it can be made at all.
+//! Template of a webhook body: its variables, its rendering, and its check.
 //!
-//! Must not show the text of a template: it may hold a receiver's key. What is wrong with it is said by line and kind.
+//! Must not print the text of a template: it may contain a receiver's key. An error names line and kind only.
 
 use std::fmt;
 use std::io;
@@ -12,13 +12,13 @@ use super::message::{Event, Message, MessageSubject};
 use crate::Severity;
 use refreshd_time::Timestamp;
 
-/// No body is longer, in bytes.
-pub const LONGEST_BODY: usize = 512 * 1024;
-/// Steps that a template may take: some thousand portals fit in, a loop without end does not.
-const FUEL: u64 = 200_000;
+/// Maximum size of a rendered body, in bytes.
+pub const MAX_BODY_BYTES: usize = 512 * 1024;
+/// Maximum number of steps of a rendering: enough for some thousand portals, and stops an endless loop.
+const MAX_STEPS: u64 = 200_000;
 
-/// What a message is called in a template.
-pub const NAMES: [&str; 21] = [
+/// Variables of a template.
+pub const VARIABLES: [&str; 21] = [
     "instance",
     "url",
     "key",
@@ -42,34 +42,34 @@ pub const NAMES: [&str; 21] = [
     "now",
 ];
 
-/// A body of one's own for a webhook. Cheap to clone; blind in `Debug`.
+/// Template of a webhook body. Cheap to clone; redacted in `Debug`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Template {
     source: Arc<str>,
     content_type: Arc<str>,
 }
 
-/// Why a template cannot be used.
+/// Error in a template.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WebhookTemplateError {
-    /// It uses a name that no message has.
+    /// It uses an unknown variable.
     Unknown {
-        /// The name.
+        /// Name of the variable.
         name: String,
-        /// Where it stands first.
+        /// Line of its first use.
         line: usize,
     },
-    /// Anything else.
+    /// Any other error.
     Other {
-        /// Where.
+        /// Line.
         line: usize,
-        /// What, without a part of the template.
+        /// Description, without a part of the template.
         why: String,
     },
 }
 
 impl Template {
-    /// A template and the type of what it makes.
+    /// A template and the content type of its body.
     #[must_use]
     pub fn new(source: &str, content_type: &str) -> Self {
         Self {
@@ -78,16 +78,16 @@ impl Template {
         }
     }
 
-    /// The type of what it makes.
+    /// Content type of the body.
     #[must_use]
     pub fn content_type(&self) -> &str {
         &self.content_type
     }
 
-    /// What it makes of a message.
+    /// Renders a message.
     ///
     /// # Errors
-    /// [`WebhookTemplateError`]: what [`Template::check`] would have found, mostly.
+    /// [`WebhookTemplateError`]: mostly one that [`Template::check`] would have found.
     pub fn render(
         &self,
         message: &Message,
@@ -95,14 +95,14 @@ impl Template {
         url: Option<&str>,
         now: Timestamp,
     ) -> Result<String, WebhookTemplateError> {
-        // A name that is missing must not keep an alert from leaving.
+        // A missing variable must not prevent an alert.
         self.made(
             UndefinedBehavior::Chainable,
             names(message, instance, url, now),
         )
     }
 
-    /// Makes a body of messages of every kind, to see that it can be done.
+    /// Renders sample messages of every kind.
     ///
     /// # Errors
     /// The first [`WebhookTemplateError`].
@@ -113,7 +113,7 @@ impl Template {
                 &message,
                 "host",
                 Some("https://refreshd.example.org/"),
-                SAMPLED,
+                SAMPLE_TIME,
             );
             let body = self.made(UndefinedBehavior::SemiStrict, names)?;
             if self.escape() == AutoEscape::Json {
@@ -138,18 +138,18 @@ impl Template {
             .map_err(|error| WebhookTemplateError::of(&error))?;
         String::from_utf8(body.0).map_err(|_| WebhookTemplateError::Other {
             line: 1,
-            why: "makes no UTF-8".to_owned(),
+            why: "is not UTF-8".to_owned(),
         })
     }
 
-    /// Also looks where no sample comes by.
+    /// Also finds variables in branches that no sample reaches.
     fn only_known_names(&self) -> Result<(), WebhookTemplateError> {
         let environment = self.environment(UndefinedBehavior::SemiStrict);
         let template = environment
             .template_from_str(&self.source)
             .map_err(|error| WebhookTemplateError::of(&error))?;
         let known = |name: &str| {
-            NAMES.contains(&name) || environment.globals().any(|(global, _)| global == name)
+            VARIABLES.contains(&name) || environment.globals().any(|(global, _)| global == name)
         };
         let unknown = template
             .undeclared_variables(false)
@@ -170,7 +170,7 @@ impl Template {
         let escape = self.escape();
         environment.set_auto_escape_callback(move |_| escape.clone());
         environment.set_undefined_behavior(undefined);
-        environment.set_fuel(Some(FUEL));
+        environment.set_fuel(Some(MAX_STEPS));
         environment
     }
 
@@ -191,7 +191,7 @@ impl fmt::Debug for Template {
 }
 
 impl WebhookTemplateError {
-    /// An error's detail may quote the template, so it is shown only where it names nothing but words of the language.
+    /// The error's detail may quote the template, so it is shown only if it consists of words of the template language.
     fn of(error: &minijinja::Error) -> Self {
         let harmless = matches!(
             error.kind(),
@@ -204,7 +204,7 @@ impl WebhookTemplateError {
         );
         let why = match (error.kind(), error.detail().filter(|_| harmless)) {
             (ErrorKind::OutOfFuel, _) => "it takes too many steps".to_owned(),
-            (ErrorKind::WriteFailure, _) => format!("it makes more than {LONGEST_BODY} bytes"),
+            (ErrorKind::WriteFailure, _) => format!("it makes more than {MAX_BODY_BYTES} bytes"),
             (kind, None) => kind.to_string(),
             (kind, Some(detail)) => format!("{kind}: {}", refreshd_secrets::mask::short(detail)),
         };
@@ -224,12 +224,12 @@ impl fmt::Display for WebhookTemplateError {
     }
 }
 
-/// A body that does not grow for ever.
+/// Writer with a size limit.
 struct Bounded(Vec<u8>);
 
 impl io::Write for Bounded {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.0.len() + bytes.len() > LONGEST_BODY {
+        if self.0.len() + bytes.len() > MAX_BODY_BYTES {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
         self.0.extend_from_slice(bytes);
@@ -264,7 +264,7 @@ fn names(message: &Message, instance: &str, url: Option<&str>, now: Timestamp) -
         severity => message.severity.as_str(),
         subject,
         name,
-        whom => message.whom(),
+        whom => message.affected(),
         title => message.title(),
         lines => message.lines(now),
         text => message.text(now),
@@ -280,22 +280,25 @@ fn names(message: &Message, instance: &str, url: Option<&str>, now: Timestamp) -
     }
 }
 
-/// When samples are made and sent.
-const SAMPLED: Timestamp = Timestamp::from_secs(1_795_190_400);
+/// Time of the samples.
+const SAMPLE_TIME: Timestamp = Timestamp::from_secs(1_795_190_400);
 
-/// One of every kind, with characters that break what is not escaped.
+/// One message of every kind, with characters that break unescaped output.
 fn samples() -> Vec<Message> {
     let one = Message {
         key: "portal/acme".to_owned(),
         event: Event::Opened,
         severity: Severity::Critical,
-        levels: vec![(Severity::Warning, SAMPLED), (Severity::Critical, SAMPLED)],
+        levels: vec![
+            (Severity::Warning, SAMPLE_TIME),
+            (Severity::Critical, SAMPLE_TIME),
+        ],
         subject: MessageSubject::Portal("acme".to_owned()),
         reason: "a sample: \"quoted\", <b>bold</b> & späť\\".to_owned(),
         action: Some("refreshd import acme".to_owned()),
-        since: SAMPLED,
-        at: SAMPLED,
-        expires_at: Some(SAMPLED),
+        since: SAMPLE_TIME,
+        at: SAMPLE_TIME,
+        expires_at: Some(SAMPLE_TIME),
         portals: vec!["acme".to_owned()],
         count: 1,
         number: 1,
@@ -324,7 +327,7 @@ fn samples() -> Vec<Message> {
         event,
         ..one.clone()
     });
-    [one, many, bare, Message::test(SAMPLED, "ops")]
+    [one, many, bare, Message::test(SAMPLE_TIME, "ops")]
         .into_iter()
         .chain(others)
         .collect()

@@ -1,10 +1,10 @@
-//! What templates make, and what is said of those that make nothing.
+//! Rendered templates, and errors of those that cannot be rendered.
 
 use super::*;
 
 fn made(source: &str, content_type: &str) -> String {
     Template::new(source, content_type)
-        .render(&samples()[0], "host-1", None, SAMPLED)
+        .render(&samples()[0], "host-1", None, SAMPLE_TIME)
         .unwrap()
 }
 
@@ -43,21 +43,21 @@ fn values_are_escaped_for_what_is_made() {
     );
 }
 
-/// A name that is promised and missing would be an error at the start of every daemon that uses it.
+/// A documented variable that is missing would be an error at the start of every daemon that uses it.
 #[test]
 fn every_name_is_there() {
-    let value = names(&samples()[0], "host-1", Some("https://x/"), SAMPLED);
-    for name in NAMES {
+    let value = names(&samples()[0], "host-1", Some("https://x/"), SAMPLE_TIME);
+    for name in VARIABLES {
         assert!(!value.get_attr(name).unwrap().is_undefined(), "{name}");
     }
-    let all: String = NAMES
+    let all: String = VARIABLES
         .iter()
         .map(|name| format!("{{{{ {name} }}}},"))
         .collect();
     Template::new(&format!("[{all}0]"), "application/json")
         .check()
         .unwrap();
-    assert_eq!(value.try_iter().unwrap().count(), NAMES.len());
+    assert_eq!(value.try_iter().unwrap().count(), VARIABLES.len());
 }
 
 #[test]
@@ -79,8 +79,8 @@ fn what_is_wrong_is_said_with_its_line_and_without_the_template() {
             "line 1: unknown name secretive",
         ),
         (
-            "{{ title|shout }}",
-            "line 1: unknown filter: filter shout is unknown",
+            "{{ title|loud }}",
+            "line 1: unknown filter: filter loud is unknown",
         ),
         ("{{ title.colour }}", "line 1: undefined value"),
         ("{{ title + 1 }}", "line 1: invalid operation"),

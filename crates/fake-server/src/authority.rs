@@ -1,6 +1,6 @@
-//! The stand-in authorization server as a pure state machine: clients, codes, grants, rotation, and what it noticed.
+//! The fake authorization server as a pure state machine: clients, codes, grants, rotation, and recorded violations.
 //!
-//! Must not do I/O or read a clock: `now` is an argument, and the same seed and calls give the same answers.
+//! Must not do I/O or read a clock: `now` is an argument, and the same seed and calls give the same responses.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,12 +14,12 @@ use super::response::{DeliveryFault, End, FakeResponse, ReplyContent, Ticket};
 use super::rules::{Reuse, Rules};
 use refreshd_time::Timestamp;
 
-/// Violations kept; the first ones tell most.
-const MOST_VIOLATIONS: usize = 100;
-/// How long a code is remembered after its end.
+/// Maximum number of recorded violations; the first ones are the most informative.
+const MAX_VIOLATIONS: usize = 100;
+/// Retention of expired codes.
 const CODE_MEMORY: Duration = Duration::from_secs(3600);
 
-/// The server's state.
+/// State of the server.
 #[derive(Debug)]
 pub struct AuthorizationServer {
     pub(super) rules: Rules,
@@ -30,18 +30,18 @@ pub struct AuthorizationServer {
     pub(super) violations: Vec<String>,
     pub(super) host: String,
     pub(super) traps: Vec<String>,
-    /// Requests to `/rest/app.info` so far, and how many of the next fail.
-    pub(super) questions: (u64, u32),
-    /// Of those that do not fail, how many of the next are refused, and to how many it is said that nothing is installed.
-    pub(super) wrong_answers: (u32, u32),
-    /// How long each takes.
-    pub(super) question_delay: Duration,
-    /// Users who are administrators of every portal, whose API this server is then; `None`: portals have none.
+    /// Number of requests to `/rest/app.info` so far, and how many of the next fail.
+    pub(super) owner_requests: (u64, u32),
+    /// Of the next requests that do not fail: the number of refusals, and the number of responses that nothing is
+    /// installed.
+    pub(super) owner_refusals: (u32, u32),
+    /// Delay of each response.
+    pub(super) owner_request_delay: Duration,
+    /// Administrators of every portal, whose API this server is then; `None`: portals have no API.
     pub(super) admins: Option<Vec<u64>>,
     codes: HashMap<String, Code>,
 }
 
-/// A registered client.
 #[derive(Debug)]
 pub(super) struct RegisteredClient {
     pub(super) secret: String,
@@ -56,16 +56,16 @@ struct Code {
     used: bool,
 }
 
-/// What a request presents, as far as the server knows it.
+/// Credential of a request, as far as the server knows it.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum PresentedCredential {
     Refresh(PairIndex),
-    /// Of this portal.
+    /// A code of this portal.
     Code(usize),
     Nothing,
 }
 
-/// A success: the pair to show, and the older pair whose spending it answers.
+/// A success: the new pair, and the older pair whose spending it answers.
 struct IssuedGrant {
     place: PairIndex,
     settles: Option<u64>,
@@ -87,15 +87,15 @@ impl AuthorizationServer {
             violations: Vec::new(),
             host: "sandbox.invalid".to_owned(),
             traps: vec!["/redirected".to_owned()],
-            questions: (0, 0),
-            wrong_answers: (0, 0),
-            question_delay: Duration::ZERO,
+            owner_requests: (0, 0),
+            owner_refusals: (0, 0),
+            owner_request_delay: Duration::ZERO,
             admins: None,
             codes: HashMap::new(),
         }
     }
 
-    /// Answers a token request. The caller carries the answer out and gives the ticket to [`Self::finish`].
+    /// Answers a token request. The caller sends the response and returns its ticket to [`Self::finish`].
     pub fn token(&mut self, request: &TokenRequest<'_>, now: Timestamp) -> FakeResponse {
         self.total_requests += 1;
         let form = RequestForm::read(request, self.rules.method);
@@ -109,17 +109,17 @@ impl AuthorizationServer {
             self.ledger.portals[portal].requests += 1;
         }
         for wrong in &form.wrong {
-            self.note(portal, wrong);
+            self.record_violation(portal, wrong);
         }
         let fault = self.take_fault(&form, portal);
-        let grant = self.begin(presented, &form, fault.is_some(), now);
+        let grant = self.start_request(presented, &form, fault.is_some(), now);
         let ticket = Ticket {
             id: self.total_requests,
             grant,
             settles: None,
         };
         if let Some((reply, delivery)) = fault.as_ref().and_then(Fault::unprocessed) {
-            self.trap(&reply);
+            self.watch_redirect(&reply);
             return FakeResponse {
                 reply,
                 delivery,
@@ -130,7 +130,7 @@ impl AuthorizationServer {
         self.processed(&form, presented, fault.as_ref(), ticket, now)
     }
 
-    /// A fresh authorization code. The person who allows it has the application installed.
+    /// Issues an authorization code. The authorizing user has the application installed.
     pub fn authorize(&mut self, domain: &str, client_id: &str, now: Timestamp) -> String {
         self.codes
             .retain(|_, code| now.since(code.expires_at) < CODE_MEMORY);
@@ -387,7 +387,7 @@ impl AuthorizationServer {
         body
     }
 
-    /// Where the API of a portal is.
+    /// Address of a portal's API.
     pub(super) fn endpoint_of(&self, domain: &str) -> String {
         match self.admins {
             Some(_) => format!("http://{}/rest/", self.host),
@@ -395,9 +395,9 @@ impl AuthorizationServer {
         }
     }
 
-    /// Remembers a violation. `text` holds no secret.
-    pub(super) fn note(&mut self, portal: Option<usize>, text: &str) {
-        if self.violations.len() < MOST_VIOLATIONS {
+    /// Records a violation. `text` contains no secret.
+    pub(super) fn record_violation(&mut self, portal: Option<usize>, text: &str) {
+        if self.violations.len() < MAX_VIOLATIONS {
             let who = portal.map_or("no known portal", |portal| {
                 self.ledger.portals[portal].domain.as_str()
             });
@@ -412,10 +412,10 @@ fn invalid_grant() -> TokenError {
 }
 
 impl AuthorizationServer {
-    /// Takes a ticket back. [`End::Written`] is told before the last byte leaves, so that the client cannot be
-    /// quicker; if that byte then cannot leave, [`Self::unwritten`] takes it back.
+    /// Ends a request. [`End::Written`] is reported before the last byte is sent, so that the client cannot be faster;
+    /// if that byte then cannot be sent, [`Self::unwritten`] reverts it.
     pub fn finish(&mut self, ticket: Ticket, end: End, now: Timestamp) {
-        self.land(ticket, end, now);
+        self.end_request(ticket, end, now);
         if end == End::Written
             && let Some(spent) = self.spent_of(ticket)
         {
@@ -423,7 +423,7 @@ impl AuthorizationServer {
         }
     }
 
-    /// The reply counted as written did not leave after all.
+    /// Reverts a reply counted as written: it was not sent.
     pub fn unwritten(&mut self, ticket: Ticket) {
         if let Some(spent) = self.spent_of(ticket) {
             spent.delivered = false;

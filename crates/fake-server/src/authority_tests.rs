@@ -1,4 +1,4 @@
-//! The stand-in server's answers: rotation, reuse, codes, errors, faults. The network is `server_tests`'.
+//! Responses of the fake server: rotation, reuse, codes, errors, faults. `server_tests` covers the network.
 
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ impl Bench {
         self.authority.install(ACME, APP, self.now)
     }
 
-    /// Sends a form and leaves the answer under way.
+    /// Sends a form and leaves the response in progress.
     pub(super) fn send(&mut self, body: &str) -> FakeResponse {
         let content_type = Some("application/x-www-form-urlencoded");
         let request = TokenRequest {
@@ -55,7 +55,7 @@ impl Bench {
         self.authority.token(&request, self.now)
     }
 
-    /// Sends a form and takes the whole answer: its status and body.
+    /// Sends a form and receives the complete response: its status and body.
     pub(super) fn ask(&mut self, body: &str) -> (u16, Map<String, Value>) {
         let answer = self.send(body);
         self.authority.finish(answer.ticket, End::Written, self.now);

@@ -1,4 +1,4 @@
-//! What the stand-in server notices: requests that a correct client never sends. Must not change an answer.
+//! Detects requests that a correct client never sends. Must not change a response.
 
 use std::time::Duration;
 
@@ -10,20 +10,20 @@ use super::rules::Reuse;
 use refreshd_time::{Timestamp, share_of};
 use refreshd_token_client::provider::origin_of;
 
-/// Renewals closer than this share of the life are too many.
+/// Renewals closer than this share of the lifetime are violations.
 const SPACING_SHARE: f64 = 0.1;
-/// The client counts from its sending, the server from its receiving.
+/// The client measures from sending, the server from receiving.
 const SPACING_TOLERANCE: Duration = Duration::from_millis(200);
-/// A client that gives a request up and repeats it may be quicker than the news of its closed connection.
+/// A client that aborts a request and repeats it may be faster than the news of its closed connection.
 const OVERLAP_TOLERANCE: Duration = Duration::from_secs(1);
-/// A client that was told that its grant is dead may ask again by itself, but not at once: the server may have been ill.
+/// A client may retry a dead grant by itself, but not at once: the server may have been failing.
 const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(20);
 /// The token endpoint; also the path of a redirect to another host.
 pub(super) const TOKEN_PATH: &str = "/oauth/token/";
 
 impl AuthorizationServer {
-    /// Checks what is presented and counts the request as in flight; gives its grant.
-    pub(super) fn begin(
+    /// Checks the credential and counts the request as in flight; returns its grant.
+    pub(super) fn start_request(
         &mut self,
         presented: PresentedCredential,
         form: &RequestForm,
@@ -47,8 +47,9 @@ impl AuthorizationServer {
         Some(place.grant)
     }
 
-    /// Ends a flight. Two at once are judged when the first ends: by then its client may turn out to have left.
-    pub(super) fn land(&mut self, ticket: Ticket, end: End, now: Timestamp) {
+    /// Ends a request in flight. Overlapping requests are judged when the first ends: its client may have disconnected
+    /// before.
+    pub(super) fn end_request(&mut self, ticket: Ticket, end: End, now: Timestamp) {
         let Some(grant) = ticket
             .grant
             .and_then(|grant| self.ledger.grants.get_mut(grant))
@@ -67,14 +68,14 @@ impl AuthorizationServer {
         let both_open =
             |since: Timestamp| end == End::Written || now.since(since) > OVERLAP_TOLERANCE;
         if overlapped_at.is_some_and(both_open) {
-            self.note(
+            self.record_violation(
                 Some(portal),
                 "two requests of one grant were in flight at once",
             );
         }
     }
 
-    /// Two renewals, both with a reply that arrived, in a tenth of the life.
+    /// Two renewals whose replies arrived, within a tenth of the lifetime.
     pub(super) fn check_spacing(&mut self, place: PairIndex, now: Timestamp) {
         let grant = &self.ledger.grants[place.grant];
         let (Some(pair), Some(before)) = (grant.pair(place.number), place.number.checked_sub(1))
@@ -87,15 +88,15 @@ impl AuthorizationServer {
             .spent(before)
             .is_some_and(|spent| spent.delivered && spent.clean && too_soon(spent.at))
         {
-            self.note(
+            self.record_violation(
                 Some(grant.portal),
                 "renewed twice within a tenth of the token's life",
             );
         }
     }
 
-    /// From now on nothing must come to where a redirect leads.
-    pub(super) fn trap(&mut self, reply: &ReplyContent) {
+    /// From now on a request to the target of a redirect is a violation.
+    pub(super) fn watch_redirect(&mut self, reply: &ReplyContent) {
         let Some(to) = reply.location.as_deref() else {
             return;
         };
@@ -106,10 +107,10 @@ impl AuthorizationServer {
         }
     }
 
-    /// Notices a request to where a redirect led.
-    pub(super) fn visited(&mut self, path: &str) {
+    /// Records a request to the target of a redirect.
+    pub(super) fn check_redirect(&mut self, path: &str) {
         if self.traps.iter().any(|trap| trap == path) {
-            self.note(None, "a redirect was followed");
+            self.record_violation(None, "a redirect was followed");
         }
     }
 
@@ -119,7 +120,7 @@ impl AuthorizationServer {
             .get("client_id")
             .filter(|client_id| *client_id != grant.client_id);
         if other.is_some_and(|client_id| self.clients.contains_key(client_id)) {
-            self.note(
+            self.record_violation(
                 Some(grant.portal),
                 "a refresh token was presented by another client",
             );
@@ -134,7 +135,7 @@ impl AuthorizationServer {
         if matches!(self.rules.reuse, Reuse::Grace(window) if now.since(spent.at) <= window) {
             return;
         }
-        // Who spent the next token had it, whatever became of the reply.
+        // A client that spent the next token had received it, whether the reply counts as delivered or not.
         let known = spent.delivered || grant.spent(place.number + 1).is_some();
         if !known {
             return;
@@ -144,13 +145,13 @@ impl AuthorizationServer {
             .answered_replay
             .is_some_and(|(answered, at)| answered == place && now.since(at) >= ASKED_AGAIN_AFTER);
         if portal.replay_allowed || asked_again {
-            // An answer that a fault swallows leaves the client as much in doubt as before.
+            // A response suppressed by a fault leaves the client as much in doubt as before.
             portal.replay_allowed = portal.replay_allowed && faulty;
             if !faulty || asked_again {
                 portal.answered_replay = Some((place, now));
             }
         } else {
-            self.note(
+            self.record_violation(
                 Some(grant.portal),
                 "a spent refresh token was presented again although its reply had arrived",
             );

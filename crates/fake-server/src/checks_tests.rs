@@ -1,4 +1,4 @@
-//! What the stand-in server notices, and what it must leave unnoticed.
+//! Violations that the fake server must record, and correct requests that it must accept.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ const AT_ONCE: &str = "two requests of one grant were in flight at once";
 const TOO_SOON: &str = "renewed twice within a tenth of the token's life";
 
 impl Bench {
-    /// What was noticed, without the portal in front and the request's number behind.
+    /// Violations, without the portal in front and the request's number at the end.
     fn noticed(&self) -> Vec<&str> {
         let texts = self.authority.violations.iter();
         texts
@@ -48,7 +48,7 @@ fn a_replay_is_legitimate_while_the_reply_has_not_arrived() {
         let mut bench = Bench::new(Rules::default());
         let token = refresh(&bench.install());
         bench.fail(fault.clone());
-        // Written or not, the client need not have understood it.
+        // Written or not, the client may have been unable to parse it.
         bench.renew(&token);
         bench.renew(&token);
         assert!(bench.noticed().is_empty(), "{fault:?}");
@@ -62,7 +62,7 @@ fn a_replay_is_legitimate_while_the_reply_has_not_arrived() {
         assert_eq!(
             bench.noticed(),
             [SPENT],
-            "{fault:?}: whoever spent the next token had it"
+            "{fault:?}: the client that spent the next token had it"
         );
     }
 }
@@ -213,7 +213,7 @@ fn the_token_of_one_client_comes_from_another() {
     bench.ask(&renewal(&token).replace(APP, "local.unknown"));
     assert!(
         bench.noticed().is_empty(),
-        "a client_id that nobody registered is a slip in a configuration"
+        "an unregistered client_id is a configuration error"
     );
     bench.ask(&renewal(&token).replace(APP, "local.other"));
     assert_eq!(
@@ -261,7 +261,7 @@ fn whoever_follows_a_redirect_is_noticed() {
         ("/plain", 2),
         ("/redirected", 3),
     ] {
-        bench.authority.visited(path);
+        bench.authority.check_redirect(path);
         assert_eq!(bench.noticed().len(), noticed, "{path}");
     }
 }

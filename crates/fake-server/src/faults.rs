@@ -1,21 +1,21 @@
-//! The ways in which the stand-in server fails on request. Must not act: `answer` and `server` carry a fault out.
+//! Faults that the fake server injects on request. Must not act: `response` and `server` carry a fault out.
 
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-/// Whose token requests a fault meets.
+/// Token requests that a fault applies to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum At {
-    /// Everybody's.
+    /// All requests.
     All,
-    /// Those with a refresh token or code of the portal with this host, by any name it has had.
+    /// Requests with a refresh token or code of the portal with this host, by any name it has had.
     Portal(String),
-    /// Those of the client with this `client_id`.
+    /// Requests of the client with this `client_id`.
     Client(String),
 }
 
-/// What goes wrong. "Processed" means that the refresh token is spent, whatever the client gets to see.
+/// Faults. "Processed" means that the refresh token is spent, whatever the client receives.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fault {
     /// A JSON error reply; nothing processed.
@@ -38,7 +38,7 @@ pub enum Fault {
         /// `Retry-After` in seconds.
         retry_after: Option<u64>,
     },
-    /// Processed, and then a gateway's page.
+    /// Processed, followed by a gateway's error page.
     Gateway {
         /// 502 or 504.
         status: u16,
@@ -49,26 +49,26 @@ pub enum Fault {
     LostBefore,
     /// Processed, and the connection reset (RST).
     Reset,
-    /// Processed; the whole length is announced and the connection closed early.
+    /// Processed; the full length is announced and the connection is closed early.
     Truncated {
         /// Bytes of the body sent; at least one is missing.
         after: usize,
     },
-    /// Processed; a whole HTTP reply whose JSON is cut.
+    /// Processed; a complete HTTP reply with truncated JSON.
     CutJson {
         /// Bytes of JSON kept; at least one is missing.
         after: usize,
     },
-    /// Processed at once, answered later.
+    /// Processed at once, answered after a delay.
     Slow {
-        /// How much later.
+        /// Delay.
         by: Duration,
     },
-    /// Processed, and never answered.
+    /// Processed, never answered.
     Stall,
     /// Processed; one byte of the body at a time.
     Drip {
-        /// The time before each byte.
+        /// Delay before each byte.
         every: Duration,
     },
     /// Processed; a 200 whose JSON begins with this much white space, without an announced length.
@@ -81,9 +81,9 @@ pub enum Fault {
         /// `Location`. A request that comes to its path on this server is a violation.
         to: String,
     },
-    /// Processed; the whole pair arrives, in another dress.
+    /// Processed; the complete pair arrives in a wrapping.
     Wrapped {
-        /// Which.
+        /// Wrapping.
         wrap: Wrap,
     },
     /// Processed; the reply has another portal's `member_id`.
@@ -97,20 +97,20 @@ pub enum Fault {
     },
 }
 
-/// What servers, proxies and frameworks were seen to put around a JSON reply, or in its place. The pair is whole in each.
+/// Wrappings that servers, proxies and frameworks put around a JSON reply. The pair is complete in each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wrap {
     /// A byte order mark in front.
     ByteOrderMark,
     /// A notice of PHP in front.
     Notice,
-    /// A comment of a template behind.
+    /// A template's comment after the reply.
     Comment,
-    /// NUL behind.
+    /// NUL after the reply.
     Nul,
     /// A prefix against cross-site script inclusion.
     Prefix,
-    /// A call of a function around.
+    /// A function call around the reply.
     Callback,
     /// A list of one.
     List,
@@ -122,12 +122,12 @@ pub enum Wrap {
     Form,
     /// `"error": 0` beside the pair.
     NoError,
-    /// Numbers and depths that no reader of JSON has room for, in a field that nobody reads.
+    /// Numbers and nesting that exceed every JSON parser, in an unused field.
     Absurd,
 }
 
 impl Wrap {
-    /// Every one.
+    /// Every wrapping.
     pub const ALL: [Self; 12] = [
         Self::ByteOrderMark,
         Self::Notice,
@@ -143,7 +143,7 @@ impl Wrap {
         Self::Absurd,
     ];
 
-    /// The body of a success with this around it.
+    /// Body of a success in this wrapping.
     #[must_use]
     pub fn around(self, body: &[u8]) -> Vec<u8> {
         let text = String::from_utf8_lossy(body);
@@ -184,7 +184,7 @@ impl Wrap {
     }
 }
 
-/// The faults in waiting, in the order they were asked for.
+/// Pending faults, in the order of their requests.
 #[derive(Debug, Default)]
 pub(super) struct Faults(Vec<(At, Fault, u32)>);
 
@@ -196,12 +196,12 @@ impl Faults {
         }
     }
 
-    /// Takes the faults of that place away; [`At::All`] takes every fault away.
+    /// Removes the faults of that place; [`At::All`] removes every fault.
     pub(super) fn heal(&mut self, at: &At) {
         self.0.retain(|(place, ..)| *at != At::All && place != at);
     }
 
-    /// The first fault whose place `meets` the request.
+    /// Takes the first fault whose place `meets` the request.
     pub(super) fn take(&mut self, meets: impl Fn(&At) -> bool) -> Option<Fault> {
         let index = self.0.iter().position(|(at, ..)| meets(at))?;
         let (_, fault, times) = &mut self.0[index];

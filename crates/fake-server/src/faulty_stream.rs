@@ -1,6 +1,6 @@
-//! The last inch of a reply: bodies that stop, drip or swell, and sockets that are reset.
+//! Faults during transmission: bodies that stop, drip or grow, and sockets that are reset.
 //!
-//! Must not decide what to answer. Tells the authority when a reply has left, and when it could not.
+//! Must not decide on a response. Reports to the authority when a reply was sent, or could not be.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -18,20 +18,20 @@ use super::handle::FakeServer;
 use super::response::{DeliveryFault, End, Ticket};
 use refreshd_time::clock::Clock;
 
-/// White space is streamed in pieces of this size.
+/// White space is streamed in chunks of this size.
 const FILLER: &[u8; 16 * 1024] = &[b' '; 16 * 1024];
 
-/// The connection was ended on purpose.
+/// The connection was closed on purpose.
 #[derive(Debug, thiserror::Error)]
-#[error("the stand-in server cut the connection")]
+#[error("the fake server closed the connection")]
 pub(super) struct Cut;
 
-/// What the socket of a connection needs to know of the requests on it.
+/// State of a connection for the requests on it.
 #[derive(Debug, Default)]
 pub(super) struct ConnectionState {
-    /// The reply that was counted as written and is not flushed yet.
+    /// Reply that was counted as written and is not flushed yet.
     unflushed: Mutex<Option<Ticket>>,
-    /// Closing resets.
+    /// True if closing resets the connection.
     pub(super) reset: AtomicBool,
 }
 
@@ -47,7 +47,7 @@ impl ConnectionState {
     }
 }
 
-/// A request that is not answered yet; dropped unanswered, its connection is gone.
+/// A request without a response so far; dropping it means that its connection is gone.
 pub(super) struct PendingReply {
     sandbox: FakeServer,
     line: Arc<ConnectionState>,
@@ -81,7 +81,7 @@ impl Drop for PendingReply {
     }
 }
 
-/// A reply's body.
+/// Body of a reply.
 pub(super) struct ReplyBody {
     shape: Shape,
     pending: Option<PendingReply>,
@@ -89,7 +89,7 @@ pub(super) struct ReplyBody {
 
 enum Shape {
     Whole(Bytes),
-    /// The part that is sent, and the length that is announced.
+    /// Part that is sent, and the length that is announced.
     Cut {
         part: Bytes,
         announced: u64,
@@ -108,7 +108,7 @@ enum Shape {
 }
 
 impl ReplyBody {
-    /// A body that leaves as it should.
+    /// A body without a fault.
     pub(super) fn whole(body: Vec<u8>, mut pending: Option<PendingReply>) -> Self {
         if body.is_empty()
             && let Some(pending) = &mut pending
@@ -121,7 +121,7 @@ impl ReplyBody {
         }
     }
 
-    /// A body that leaves as `delivery` says.
+    /// A body that is sent as `delivery` specifies.
     pub(super) fn new(
         body: Vec<u8>,
         delivery: DeliveryFault,
@@ -175,7 +175,7 @@ impl Body for ReplyBody {
             Shape::Cut { part, .. } if !part.is_empty() => std::mem::take(part),
             Shape::Cut { flushed: true, .. } => return Poll::Ready(Some(Err(Cut))),
             Shape::Cut { flushed, .. } => {
-                // A body that waits is flushed, so that the part leaves before the connection ends.
+                // A body that waits is flushed, so that the part is sent before the connection ends.
                 *flushed = true;
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
@@ -232,7 +232,7 @@ impl Body for ReplyBody {
     }
 }
 
-/// A connection's socket.
+/// Socket of a connection.
 pub(super) struct FaultyStream {
     stream: TcpStream,
     line: Arc<ConnectionState>,
@@ -252,7 +252,7 @@ impl FaultyStream {
 impl Drop for FaultyStream {
     fn drop(&mut self) {
         if self.line.reset.load(Ordering::Relaxed) {
-            // If the socket is gone already, there is nothing to reset.
+            // A socket that is gone cannot be reset.
             let _ = self.stream.set_zero_linger();
         }
         if let Some(ticket) = self.line.set_unflushed(None) {
@@ -292,7 +292,7 @@ impl AsyncWrite for FaultyStream {
         self.stream.is_write_vectored()
     }
 
-    /// Called once all that was buffered has been written: now the reply has left.
+    /// Called after all buffered data was written: the reply has been sent.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
         self.line.set_unflushed(None);
@@ -304,7 +304,7 @@ impl AsyncWrite for FaultyStream {
     }
 }
 
-/// Sleeps the whole span; the clock's own sleep is capped.
+/// Sleeps the whole time; the clock's own sleep is capped.
 pub(super) async fn wait_for(clock: Clock, span: Duration) {
     let began = clock.tick();
     loop {

@@ -1,12 +1,12 @@
-//! Reads a token request's parameters and says what is wrong with the way they came.
+//! Parses the parameters of a token request and reports violations of their format.
 //!
-//! Must not put a value into a text: what is wrong is told by parameter names only.
+//! Must not put a value into a text: violations name parameters only.
 
 use refreshd_token_client::provider::Method;
 
-/// Parameters that must not be in a URL, where access logs keep them.
+/// Parameters that must not be in a URL, which access logs contain.
 const SECRETS: [&str; 4] = ["client_secret", "refresh_token", "code", "access_token"];
-/// Every parameter Bitrix24's token endpoint takes; other names are not repeated in texts, they may be values.
+/// Parameters of Bitrix24's token endpoint. Other names are not repeated in texts, since they may be values.
 const KNOWN: [&str; 8] = [
     "grant_type",
     "client_id",
@@ -18,7 +18,7 @@ const KNOWN: [&str; 8] = [
     "bx24_request_id",
 ];
 
-/// A token request as it came over the wire.
+/// A token request as received.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenRequest<'a> {
     /// The HTTP method, upper case.
@@ -31,18 +31,18 @@ pub struct TokenRequest<'a> {
     pub body: &'a [u8],
 }
 
-/// What was read of it.
+/// Parsed request.
 #[derive(Debug, Default)]
 pub(super) struct RequestForm {
     fields: Vec<(String, String)>,
-    /// What a correct client does not do.
+    /// Violations.
     pub(super) wrong: Vec<String>,
-    /// Why it is refused as `invalid_request`.
+    /// Reason for refusing it as `invalid_request`.
     pub(super) refused: Option<String>,
 }
 
 impl RequestForm {
-    /// Reads a request to a server that wants `method`.
+    /// Parses a request to a server that demands `method`.
     pub(super) fn read(request: &TokenRequest<'_>, method: Method) -> Self {
         let mut form = Self::default();
         let wanted = match method {
@@ -75,7 +75,7 @@ impl RequestForm {
         form
     }
 
-    /// A parameter's value; an empty one counts as absent (RFC 6749 section 3.2).
+    /// Value of a parameter; an empty one counts as absent (RFC 6749 section 3.2).
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         let found = self.fields.iter().find(|(field, _)| field == name);
         found
@@ -109,7 +109,7 @@ fn is_form(content_type: Option<&str>) -> bool {
         .eq_ignore_ascii_case("application/x-www-form-urlencoded")
 }
 
-/// The pairs of an application/x-www-form-urlencoded text.
+/// Pairs of an application/x-www-form-urlencoded text.
 pub(super) fn pairs(text: &str) -> Vec<(String, String)> {
     let parts = text.split('&').filter(|part| !part.is_empty());
     parts
@@ -120,7 +120,7 @@ pub(super) fn pairs(text: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// `+` and `%XX` undone; a `%` without two hex digits stays as it is.
+/// Decodes `+` and `%XX`; a `%` without two hex digits stays.
 fn decoded(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
@@ -144,7 +144,7 @@ fn decoded(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// A value made fit for a query.
+/// Encodes a value for a query.
 pub(super) fn encoded(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {

@@ -1,4 +1,4 @@
-//! The handle to one fake server.
+//! Handle to a fake server.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use super::response::{End, FakeResponse, Ticket};
 use super::rules::Rules;
 use refreshd_time::clock::Clock;
 
-/// A handle to one stand-in server; clones lead to the same server.
+/// Handle to a fake server; clones share the server.
 #[derive(Clone, Debug)]
 pub struct FakeServer {
     pub(super) authority: Arc<Mutex<AuthorizationServer>>,
@@ -21,29 +21,30 @@ pub struct FakeServer {
 }
 
 impl FakeServer {
-    /// A server without clients and portals. Each one has tokens of its own.
+    /// A server without clients and portals. Each server issues tokens of its own.
     #[must_use]
     pub fn new(clock: Clock, rules: Rules) -> Self {
-        let seed = clock.chance().to_bits() ^ clock.now().millis().unsigned_abs();
+        let seed = clock.random_fraction().to_bits() ^ clock.now().millis().unsigned_abs();
         Self {
             authority: Arc::new(Mutex::new(AuthorizationServer::new(rules, seed))),
             clock,
         }
     }
 
-    /// Names the address that token replies give, before it serves there.
+    /// Sets the address that token replies contain, before it serves there.
     pub fn name(&self, host: &str) {
         host.clone_into(&mut self.lock().host);
     }
 
-    /// Answers a token request without a network. Carry the answer out and give its ticket to [`Self::finish`].
+    /// Answers a token request without a network. The caller sends the response and returns its ticket to
+    /// [`Self::finish`].
     #[must_use]
     pub fn token(&self, request: &TokenRequest<'_>) -> FakeResponse {
         let now = self.clock.now();
         self.lock().token(request, now)
     }
 
-    /// Takes a ticket back; see [`AuthorizationServer::finish`].
+    /// Ends a request; see [`AuthorizationServer::finish`].
     pub fn finish(&self, ticket: Ticket, end: End) {
         let now = self.clock.now();
         self.lock().finish(ticket, end, now);
@@ -66,78 +67,79 @@ impl FakeServer {
         );
     }
 
-    /// Where the authorization page sends a registered client's user; without it the page shows the code.
+    /// Sets the redirect target of a client's authorization page; without it the page shows the code.
     pub fn set_redirect(&self, client_id: &str, redirect_uri: &str) {
         if let Some(client) = self.lock().clients.get_mut(client_id) {
             client.redirect_uri = Some(redirect_uri.to_owned());
         }
     }
 
-    /// A new grant for the portal with this host, as the whole token reply. Older grants of the portal go on working.
+    /// Issues a new grant for the portal with this host and returns the token reply. Older grants of the portal stay
+    /// valid.
     #[must_use]
     pub fn install(&self, domain: &str, client_id: &str) -> Map<String, Value> {
         let now = self.clock.now();
         self.lock().install(domain, client_id, now)
     }
 
-    /// The same for a user other than the first.
+    /// As [`Self::install`], for another user.
     #[must_use]
     pub fn install_as(&self, domain: &str, client_id: &str, user_id: u64) -> Map<String, Value> {
         let now = self.clock.now();
         self.lock().install_as(domain, client_id, user_id, now)
     }
 
-    /// Questions whose an access token is, so far.
+    /// Number of requests for the owner of an access token so far.
     #[must_use]
     pub fn questions(&self) -> u64 {
-        self.lock().questions.0
+        self.lock().owner_requests.0
     }
 
-    /// The next questions of that kind are answered with an error of the server's own.
+    /// The next owner requests are answered with a server error.
     pub fn fail_questions(&self, times: u32) {
-        self.lock().questions.1 = times;
+        self.lock().owner_requests.1 = times;
     }
 
-    /// The next questions of that kind are refused, though the token is good; after them, so many are answered as before the
-    /// end of an installation.
+    /// The next owner requests are refused although the token is valid; after them, `not_installed` requests are
+    /// answered as before the end of an installation.
     pub fn answer_wrongly(&self, refusals: u32, not_installed: u32) {
-        self.lock().wrong_answers = (refusals, not_installed);
+        self.lock().owner_refusals = (refusals, not_installed);
     }
 
-    /// Each question of that kind takes so long from now on.
+    /// Delays the response to each owner request from now on.
     pub fn delay_questions(&self, delay: Duration) {
-        self.lock().question_delay = delay;
+        self.lock().owner_request_delay = delay;
     }
 
-    /// Portals have an API from now on, at this server, which knows these users as administrators.
+    /// From now on, portals have an API at this server, with these users as administrators.
     pub fn serve_portals(&self, admins: &[u64]) {
         self.lock().admins = Some(admins.to_vec());
     }
 
-    /// A fresh authorization code, as a user of the portal gets it: short-lived, and good for one exchange.
+    /// Issues an authorization code for a user of the portal: short-lived, and valid for one exchange.
     #[must_use]
     pub fn authorize(&self, domain: &str, client_id: &str) -> String {
         let now = self.clock.now();
         self.lock().authorize(domain, client_id, now)
     }
 
-    /// Takes the application out of a portal: `NOT_INSTALLED` until it is installed or authorized again.
+    /// Removes the application from a portal: `NOT_INSTALLED` until it is installed or authorized again.
     pub fn uninstall(&self, domain: &str) {
         self.lock().uninstall(domain);
     }
 
-    /// Gives a portal another host. The old name still leads to it in calls of this handle.
+    /// Changes the host of a portal. The old name still refers to it in calls of this handle.
     pub fn rename(&self, domain: &str, new_domain: &str) {
         self.lock().ledger.rename(domain, new_domain);
     }
 
-    /// Makes the next `times` token requests there fail (`u32::MAX`: until healed). Of several faults that meet a
-    /// request, the one asked for first applies, and only that.
+    /// Makes the next `times` token requests there fail (`u32::MAX`: until healed). If several faults apply to a
+    /// request, only the first added one takes effect.
     pub fn fail(&self, at: At, fault: Fault, times: u32) {
         self.lock().faults.add(at, fault, times);
     }
 
-    /// Takes the faults of that place away; [`At::All`] takes away every fault.
+    /// Removes the faults of that place; [`At::All`] removes every fault.
     #[expect(
         clippy::needless_pass_by_value,
         reason = "reads like `fail` at the caller's"
@@ -146,18 +148,18 @@ impl FakeServer {
         self.lock().faults.heal(&at);
     }
 
-    /// New rules from the next request on.
+    /// Sets new rules, from the next request on.
     pub fn set_rules(&self, rules: Rules) {
         self.lock().rules = rules;
     }
 
-    /// What is known of an access token; `None` if it was never issued, or over 1000 renewals ago.
+    /// State of an access token; `None` if it was never issued, or over 1000 renewals ago.
     #[must_use]
     pub fn knows_access(&self, token: &str) -> Option<Access> {
         self.lock().ledger.access(token)
     }
 
-    /// The newest refresh token issued for a portal: what its client must have stored.
+    /// Latest refresh token of a portal: the one that its client must have stored.
     #[must_use]
     pub fn current_refresh(&self, domain: &str) -> Option<String> {
         let authority = self.lock();
@@ -167,7 +169,7 @@ impl FakeServer {
             .map(|pair| pair.refresh.as_ref().to_owned())
     }
 
-    /// What has become of a refresh token that was handed out.
+    /// State of an issued refresh token.
     #[must_use]
     pub fn fate(&self, refresh: &str) -> Fate {
         let authority = self.lock();
@@ -177,7 +179,7 @@ impl FakeServer {
         let grant = &authority.ledger.grants[place.grant];
         match grant.spent(place.number) {
             Some(spent) if spent.delivered => Fate::Spent,
-            Some(_) => Fate::SpentUnheard,
+            Some(_) => Fate::SpentUndelivered,
             None if grant.revoked || !authority.ledger.portals[grant.portal].installed => {
                 Fate::Revoked
             }
@@ -185,7 +187,7 @@ impl FakeServer {
         }
     }
 
-    /// Rotations of a portal's grants so far.
+    /// Number of rotations of a portal's grants.
     #[must_use]
     pub fn renewals(&self, domain: &str) -> u64 {
         self.lock()
@@ -193,7 +195,7 @@ impl FakeServer {
             .map_or(0, |portal| portal.renewals)
     }
 
-    /// Token requests with a refresh token or code of the portal so far, failed ones too.
+    /// Number of token requests with a refresh token or code of the portal, including failed ones.
     #[must_use]
     pub fn requests(&self, domain: &str) -> u64 {
         self.lock()
@@ -201,25 +203,25 @@ impl FakeServer {
             .map_or(0, |portal| portal.requests)
     }
 
-    /// All token requests so far.
+    /// Number of all token requests.
     #[must_use]
     pub fn total_requests(&self) -> u64 {
         self.lock().total_requests
     }
 
-    /// What clients did that a correct one never does: the first hundred, without secrets.
+    /// Violations by clients: the first hundred, without secrets.
     #[must_use]
     pub fn violations(&self) -> Vec<String> {
         self.lock().violations.clone()
     }
 
-    /// As [`Self::violations`], which are forgotten then.
+    /// Takes the violations; see [`Self::violations`].
     #[must_use]
     pub fn take_violations(&self) -> Vec<String> {
         std::mem::take(&mut self.lock().violations)
     }
 
-    /// The portal's client was killed: one replay of a refresh token whose reply had arrived is legitimate.
+    /// Permits one replay of a refresh token whose reply had arrived: the portal's client was killed.
     pub fn allow_replay(&self, domain: &str) {
         let mut authority = self.lock();
         if let Some(portal) = authority.ledger.portal(domain) {
@@ -227,7 +229,7 @@ impl FakeServer {
         }
     }
 
-    /// Never held across an `await`. A panic elsewhere leaves the books as they were: single steps, all complete.
+    /// Must not be held across an `await`. A panic elsewhere leaves the state consistent: each step is complete.
     pub(super) fn lock(&self) -> MutexGuard<'_, AuthorizationServer> {
         self.authority
             .lock()

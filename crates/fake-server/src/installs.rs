@@ -1,6 +1,6 @@
-//! Applications that come to a portal and go, and `/rest/app.info`, which says whose an access token is.
+//! Installation and removal of applications, and `/rest/app.info`, which returns the owner of an access token.
 //!
-//! Must not know who asks: whoever has a token may.
+//! Must not identify the requester: possession of a token suffices.
 
 use serde_json::{Map, Value, json};
 
@@ -10,18 +10,18 @@ use super::ledger::USER_ID;
 use super::response::ReplyContent;
 use refreshd_time::Timestamp;
 
-/// Where to ask.
+/// Endpoint for the owner of an access token.
 pub(super) const APP_INFO_PATH: &str = "/rest/app.info";
-/// Where a portal is asked whether the user of a token is an administrator.
+/// Endpoint of a portal for whether the user of a token is an administrator.
 pub(super) const USER_ADMIN_PATH: &str = "/rest/user.admin";
 
 impl AuthorizationServer {
-    /// A new grant, and the token reply that tells of it.
+    /// Issues a new grant and returns its token reply.
     pub fn install(&mut self, domain: &str, client_id: &str, now: Timestamp) -> Map<String, Value> {
         self.install_as(domain, client_id, USER_ID, now)
     }
 
-    /// The same, of this user.
+    /// As [`Self::install`], for this user.
     pub fn install_as(
         &mut self,
         domain: &str,
@@ -37,7 +37,7 @@ impl AuthorizationServer {
         self.reply_of(place, now)
     }
 
-    /// Takes the application out of a portal: every grant of it is dead, also after a new installation.
+    /// Removes the application from a portal: all of its grants are dead, even after a new installation.
     pub fn uninstall(&mut self, domain: &str) {
         let Some(portal) = self.ledger.portal(domain) else {
             return;
@@ -50,7 +50,7 @@ impl AuthorizationServer {
             .for_each(|grant| grant.revoked = true);
     }
 
-    /// Answers a question whether the user of an access token is an administrator.
+    /// Answers whether the user of an access token is an administrator.
     pub(super) fn user_admin(&self, body: &[u8], now: Timestamp) -> ReplyContent {
         let form = pairs(&String::from_utf8_lossy(body));
         let token = form
@@ -72,7 +72,7 @@ impl AuthorizationServer {
         }
     }
 
-    /// Answers a question whose an access token is.
+    /// Answers a request for the owner of an access token.
     pub(super) fn app_info(
         &mut self,
         method: &str,
@@ -80,18 +80,18 @@ impl AuthorizationServer {
         body: &[u8],
         now: Timestamp,
     ) -> ReplyContent {
-        let (asked, failing) = &mut self.questions;
+        let (asked, failing) = &mut self.owner_requests;
         *asked += 1;
         if *failing > 0 {
             *failing -= 1;
             return ReplyContent::error(500, "INTERNAL_SERVER_ERROR", "out of order");
         }
-        if self.wrong_answers.0 > 0 {
-            self.wrong_answers.0 -= 1;
+        if self.owner_refusals.0 > 0 {
+            self.owner_refusals.0 -= 1;
             return ReplyContent::error(401, "invalid_token", "Unable to get application by token");
         }
         if pairs(query).iter().any(|(name, _)| name == "auth") {
-            self.note(None, "an access token was sent in the URL");
+            self.record_violation(None, "an access token was sent in the URL");
         }
         let form = pairs(&String::from_utf8_lossy(body));
         let token = form
@@ -115,8 +115,8 @@ impl AuthorizationServer {
                 "The access token provided has expired",
             );
         }
-        let not_yet = self.wrong_answers.1 > 0;
-        self.wrong_answers.1 = self.wrong_answers.1.saturating_sub(1);
+        let not_yet = self.owner_refusals.1 > 0;
+        self.owner_refusals.1 = self.owner_refusals.1.saturating_sub(1);
         let portal = &self.ledger.portals[grant.portal];
         let (domain, member_id) = (&portal.domain, &portal.member_id);
         let uri = format!("https://{domain}");
@@ -138,7 +138,7 @@ impl AuthorizationServer {
     }
 }
 
-/// Whether a text has the shape of a token; a question with another is not even looked up.
+/// Returns whether a text has the format of a token; others are not looked up.
 fn is_token(text: &str) -> bool {
     text.len() == 70 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
@@ -173,12 +173,12 @@ mod tests {
             installed["member_id"]
         );
         assert_eq!(installed["user_id"], 67);
-        bench.authority.questions.1 = 1;
+        bench.authority.owner_requests.1 = 1;
         assert_eq!(asked(&mut bench, token).0, 500);
         bench.authority.uninstall(ACME);
         let (status, answer) = asked(&mut bench, token);
         assert_eq!((status, &answer["error"]), (401, &"invalid_token".into()));
         assert_eq!(asked(&mut bench, "x").0, 400);
-        assert_eq!(bench.authority.questions.0, 4);
+        assert_eq!(bench.authority.owner_requests.0, 4);
     }
 }

@@ -1,6 +1,6 @@
-//! The books of the stand-in server: portals, their grants, and every pair of tokens of each grant.
+//! Records of the fake server: portals, their grants, and every pair of tokens of each grant.
 //!
-//! Must not judge a request: `authority` does. Remembers the last [`HISTORY`] pairs of a grant.
+//! Must not judge a request: `authority` does. Keeps the last [`HISTORY`] pairs of a grant.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -13,12 +13,12 @@ use refreshd_time::Timestamp;
 const HISTORY: usize = 1000;
 /// Access tokens kept of one pair, where renewals do not rotate.
 const ACCESSES: usize = 100;
-/// What the stamp of a refresh token says; it is not enforced, as it may not be at Bitrix24.
+/// Lifetime encoded in a refresh token; it is not enforced, as it may not be at Bitrix24.
 const REFRESH_LIFETIME: Duration = Duration::from_secs(30 * 86_400);
-/// Who owns a grant unless somebody else is named.
+/// Default owner of a grant.
 pub(super) const USER_ID: u64 = 1;
 
-/// A portal; its names lead to it by [`Ledger::portal`].
+/// A portal; [`Ledger::portal`] finds it by any of its names.
 #[derive(Debug)]
 pub(super) struct FakePortal {
     pub(super) domain: String,
@@ -27,9 +27,9 @@ pub(super) struct FakePortal {
     pub(super) newest_grant: Option<usize>,
     pub(super) renewals: u64,
     pub(super) requests: u64,
-    /// One replay of a token whose reply was delivered is legitimate: the test killed its client.
+    /// Permits one replay of a token whose reply was delivered: the test killed its client.
     pub(super) replay_allowed: bool,
-    /// The last time that such a token was presented and answered: a dead grant may be asked about again later.
+    /// Last time that such a token was presented and answered: a dead grant may be retried later.
     pub(super) answered_replay: Option<(PairIndex, Timestamp)>,
 }
 
@@ -52,30 +52,30 @@ pub(super) struct IssuedPair {
     pub(super) refresh: Arc<str>,
     pub(super) expires_at: Timestamp,
     pub(super) lifetime: Duration,
-    /// Set when the refresh token bought the next pair.
+    /// Set when the refresh token was exchanged for the next pair.
     pub(super) spent: Option<SpentToken>,
     accesses: VecDeque<Arc<str>>,
 }
 
-/// How a refresh token was spent.
+/// Record of a spent refresh token.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SpentToken {
     pub(super) at: Timestamp,
-    /// The reply with the next pair left whole: the client knows the next token.
+    /// The reply with the next pair was sent completely: the client knows the next token.
     pub(super) delivered: bool,
-    /// No fault and no replay had a part in it.
+    /// Neither a fault nor a replay was involved.
     pub(super) clean: bool,
 }
 
-/// A request that has not been answered.
+/// A request without a response.
 #[derive(Debug)]
 pub(super) struct InFlight {
     pub(super) id: u64,
-    /// When another request of the same grant came.
+    /// Arrival of another request for the same grant.
     pub(super) overlapped_at: Option<Timestamp>,
 }
 
-/// Where a refresh token is in the books.
+/// Position of a refresh token in the records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PairIndex {
     pub(super) grant: usize,
@@ -89,35 +89,35 @@ struct Issued {
     dead: bool,
 }
 
-/// What has become of a refresh token.
+/// State of a refresh token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It can be spent.
+    /// Valid.
     Good,
-    /// It was spent, and the reply with the next pair left whole.
+    /// Spent, and the reply with the next pair was sent completely.
     Spent,
-    /// It was spent, and nobody heard the reply.
-    SpentUnheard,
+    /// Spent, and the reply was lost.
+    SpentUndelivered,
     /// Its grant is dead, or its portal has no such application.
     Revoked,
-    /// It was never handed out, or long ago.
+    /// Never issued, or too long ago.
     Unknown,
 }
 
-/// What the server knows of an access token.
+/// State of an access token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Access {
-    /// The host of its portal, by the newest name.
+    /// Host of its portal, by the newest name.
     pub domain: String,
-    /// When it ends.
+    /// Expiry.
     pub expires_at: Timestamp,
-    /// Whether no newer one was issued for its grant.
+    /// True if no newer one was issued for its grant.
     pub current: bool,
-    /// Whether it stopped working before its end.
+    /// True if it was revoked before its expiry.
     pub revoked: bool,
 }
 
-/// The books.
+/// Records of all portals.
 #[derive(Debug)]
 pub(super) struct Ledger {
     pub(super) mint: Mint,
@@ -143,7 +143,7 @@ impl IssuedGrants {
             .get_mut(usize::try_from(number.checked_sub(self.first)?).ok()?)
     }
 
-    /// How the token of that pair was spent.
+    /// Record of the spending of that pair's refresh token; `None` while it is unspent.
     pub(super) fn spent(&self, number: u64) -> Option<SpentToken> {
         self.pair(number)?.spent
     }
@@ -165,12 +165,12 @@ impl Ledger {
         }
     }
 
-    /// The portal that has or had this host.
+    /// Portal that has or had this host.
     pub(super) fn portal(&self, domain: &str) -> Option<usize> {
         self.names.get(domain).copied()
     }
 
-    /// The same, made known if it is not.
+    /// Portal with this host, created if it is unknown.
     pub(super) fn portal_or_new(&mut self, domain: &str) -> usize {
         if let Some(portal) = self.portal(domain) {
             return portal;
@@ -189,7 +189,7 @@ impl Ledger {
         self.portals.len() - 1
     }
 
-    /// A further name for a portal, which becomes its own; the old one still leads to it.
+    /// Renames a portal; the old name still refers to it.
     pub(super) fn rename(&mut self, domain: &str, new_domain: &str) {
         if let Some(portal) = self.portal(domain) {
             new_domain.clone_into(&mut self.portals[portal].domain);
@@ -197,7 +197,7 @@ impl Ledger {
         }
     }
 
-    /// A grant with its first pair.
+    /// Creates a grant with its first pair.
     pub(super) fn grant(
         &mut self,
         portal: usize,
@@ -219,7 +219,7 @@ impl Ledger {
         self.add_pair(grant, lifetime, now)
     }
 
-    /// Spends the newest refresh token of a grant and gives the place of the next.
+    /// Spends the latest refresh token of a grant and returns the position of the next.
     pub(super) fn rotate(
         &mut self,
         grant: usize,
@@ -238,7 +238,7 @@ impl Ledger {
         self.add_pair(grant, lifetime, spent.at)
     }
 
-    /// A new access token for the newest refresh token.
+    /// Issues a new access token for the latest refresh token.
     pub(super) fn reissue(
         &mut self,
         grant: usize,
@@ -282,7 +282,7 @@ impl Ledger {
         })
     }
 
-    /// The grant that an access token is of, and when it ends; `None` if it is unknown or works no more.
+    /// Grant and expiry of an access token; `None` if it is unknown or no longer valid.
     pub(super) fn grant_of_access(&self, token: &str) -> Option<(&IssuedGrants, Timestamp)> {
         let issued = self.accesses.get(token).filter(|issued| !issued.dead)?;
         Some((&self.grants[issued.grant], issued.expires_at))

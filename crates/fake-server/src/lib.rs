@@ -1,17 +1,17 @@
-//! The stand-in authorization server: Bitrix24's dialect on loopback, for `refreshd demo` and for the tests.
+//! Fake authorization server: Bitrix24's protocol on loopback, for `refreshd demo` and for the tests.
 //!
-//! It rotates strictly, fails on request in every way a network can, and remembers what a correct client never does
-//! ([`FakeServer::violations`]). Must not be used as an authorization server: its tokens can be guessed, and whoever
-//! asks for a code gets one.
+//! It rotates strictly, injects every kind of network fault on request, and records requests that a correct client
+//! never sends ([`FakeServer::violations`]). Must not be used as an authorization server: its tokens are predictable,
+//! and every request for a code gets one.
 //!
-//! | file | what |
+//! | file | content |
 //! |---|---|
 //! | `authority` | the pure state machine: clients, codes, rotation |
-//! | `checks` | what a correct client never sends |
+//! | `checks` | requests that a correct client never sends |
 //! | `ledger` | portals, grants and pairs of tokens |
-//! | `faults`, `answer` | what can go wrong, and how it shapes an answer |
-//! | `installs` | applications that come and go, and `/rest/app.info` |
-//! | `form`, `pages`, `mint` | parameters, the authorization page, the look of tokens |
+//! | `faults`, `response` | faults, and their effect on a response |
+//! | `installs` | installation and removal of applications, and `/rest/app.info` |
+//! | `form`, `pages`, `mint` | parameters, the authorization page, the format of tokens |
 //! | `server`, `faulty_stream` | HTTP over TCP, down to the half-sent reply |
 
 mod authority;

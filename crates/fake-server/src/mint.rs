@@ -1,11 +1,11 @@
-//! Tokens, codes and ids that look like Bitrix24's. Must not be unpredictable: the same seed gives the same tokens.
+//! Tokens, codes and ids in Bitrix24's format. Must be predictable: the same seed gives the same tokens.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
 
 use refreshd_time::Timestamp;
 
-/// A source of tokens. Not for real secrets.
+/// Generator of tokens. Not for real secrets.
 #[derive(Debug)]
 pub(super) struct Mint(fastrand::Rng);
 
@@ -14,7 +14,7 @@ impl Mint {
         Self(fastrand::Rng::with_seed(seed))
     }
 
-    /// 70 hex digits: the end as a little-endian `u32`, three ids, and 152 random bits.
+    /// 70 hex digits: the expiry as a little-endian `u32`, three ids, and 152 random bits.
     pub(super) fn token(
         &mut self,
         ends_at: Timestamp,

@@ -1,4 +1,4 @@
-//! The authorization page: a code by redirect, or shown to be copied. Asks nobody; whoever opens it has agreed.
+//! Authorization page: returns a code by redirect, or shows it. It does not ask the user.
 //!
 //! Must not redirect anywhere but to the client's registered address.
 
@@ -11,7 +11,7 @@ use refreshd_time::Timestamp;
 pub(super) const AUTHORIZE_PATH: &str = "/oauth/authorize/";
 
 impl AuthorizationServer {
-    /// Answers `GET /oauth/authorize/`. The portal is `domain` in the query, or the host that was asked.
+    /// Answers `GET /oauth/authorize/`. The portal is `domain` in the query, or the requested host.
     pub(super) fn authorization_page(
         &mut self,
         query: &str,

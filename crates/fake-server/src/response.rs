@@ -1,4 +1,4 @@
-//! What the stand-in server answers, and how a fault shapes the way the answer leaves. Must not touch a network.
+//! Responses of the fake server, and the effect of a fault on their delivery. Must not use the network.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -25,53 +25,53 @@ pub struct ReplyContent {
     pub location: Option<String>,
 }
 
-/// How a reply leaves.
+/// Delivery of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeliveryFault {
-    /// As it should.
+    /// Without a fault.
     Whole,
     /// The connection is closed instead.
     Closed,
     /// The connection is reset instead.
     Reset,
-    /// So many bytes of the body, and the connection is closed.
+    /// This many bytes of the body, then the connection is closed.
     Truncated(usize),
-    /// Never; the connection stays open.
+    /// Not sent; the connection stays open.
     Never,
-    /// Byte by byte, with this wait before each.
+    /// Byte by byte, with this delay before each.
     Drip(Duration),
-    /// After so many bytes of white space.
+    /// After this many bytes of white space.
     Huge(u64),
 }
 
-/// The answer to one token request.
+/// Response to one token request.
 #[derive(Clone, Debug)]
 pub struct FakeResponse {
-    /// What is said.
+    /// Reply.
     pub reply: ReplyContent,
-    /// How it leaves.
+    /// Delivery of the reply.
     pub delivery: DeliveryFault,
-    /// How long to wait before it does.
+    /// Delay before the delivery.
     pub delay: Duration,
-    /// To be given back when the request is over.
+    /// To be returned when the request has ended.
     pub ticket: Ticket,
 }
 
-/// A request under way: [`super::AuthorizationServer::finish`] takes it back.
+/// A request in progress: [`super::AuthorizationServer::finish`] ends it.
 #[derive(Clone, Copy, Debug)]
 pub struct Ticket {
     pub(super) id: u64,
     pub(super) grant: Option<usize>,
-    /// The pair whose successor the reply holds, if the reply counts as delivered once it has left.
+    /// Pair whose successor the reply contains, if the reply counts as delivered once it was sent.
     pub(super) settles: Option<u64>,
 }
 
-/// How a request ended.
+/// End of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// All of the reply that was meant to leave has left.
+    /// The intended part of the reply was sent completely.
     Written,
-    /// The connection is gone, by either side's doing.
+    /// The connection is closed, by either side.
     Gone,
 }
 
@@ -120,7 +120,7 @@ impl ReplyContent {
 }
 
 impl Fault {
-    /// The reply of a fault that comes before processing.
+    /// Reply of a fault that takes effect before processing.
     pub(super) fn unprocessed(&self) -> Option<(ReplyContent, DeliveryFault)> {
         match self {
             Self::Refuse {
@@ -175,7 +175,7 @@ impl Fault {
         }
     }
 
-    /// A success, changed as the fault says.
+    /// Applies the fault to a successful reply.
     pub(super) fn change(
         &self,
         body: &mut Map<String, Value>,
@@ -195,7 +195,7 @@ impl Fault {
         }
     }
 
-    /// How the reply leaves after processing.
+    /// Delivery of the reply after processing.
     pub(super) fn shape(&self, reply: &mut ReplyContent) -> (DeliveryFault, Duration) {
         let missing_one = reply.body.len().saturating_sub(1);
         let delivery = match self {
@@ -229,7 +229,7 @@ impl Fault {
         (delivery, Duration::ZERO)
     }
 
-    /// Whether the client gets the reply as it should: only its contents may be odd.
+    /// Returns whether the client receives the reply completely: only its content may be wrong.
     pub(super) const fn leaves_whole(&self) -> bool {
         matches!(
             self,

@@ -1,6 +1,6 @@
-//! HTTP/1.1 for the stand-in server: takes requests to the authority and carries its answers out.
+//! HTTP/1.1 for the fake server: passes requests to the authority and sends its responses.
 //!
-//! Must not hold the authority's lock while it waits, and must not log: thousands of requests a second pass here.
+//! Must not hold the authority's lock while it waits, and must not log: it serves thousands of requests a second.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -25,20 +25,20 @@ use super::installs::{APP_INFO_PATH, USER_ADMIN_PATH};
 use super::pages::AUTHORIZE_PATH;
 use super::response::{DeliveryFault, FakeResponse, ReplyContent};
 
-/// Longest request body read, in bytes.
-const LONGEST_BODY: usize = 64 * 1024;
-/// The wait after a connection could not be accepted (no descriptors left).
+/// Maximum size of a request body, in bytes.
+const MAX_BODY_BYTES: usize = 64 * 1024;
+/// Delay after a failed accept (no descriptors left).
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 impl FakeServer {
-    /// Serves until stopped, then cuts every connection. One server may serve several listeners, one after another
-    /// or at once; `server_endpoint` names the last.
+    /// Serves until stopped, then closes every connection. One server may serve several listeners, consecutively or at
+    /// once; `server_endpoint` names the last.
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken) {
         serve(self, listener, stop).await;
     }
 }
 
-/// Serves until stopped, then cuts every connection.
+/// Serves until stopped, then closes every connection.
 pub(super) async fn serve(sandbox: FakeServer, listener: TcpListener, stop: CancellationToken) {
     if let Ok(address) = listener.local_addr() {
         sandbox.lock().host = address.to_string();
@@ -60,12 +60,13 @@ pub(super) async fn serve(sandbox: FakeServer, listener: TcpListener, stop: Canc
 }
 
 async fn connection(sandbox: FakeServer, stream: TcpStream) {
-    // Without it a dripped reply would leave in lumps; a socket that refuses is about to fail anyway.
+    // Without it a dripped reply would be sent in larger pieces; a socket that rejects the option is about to fail
+    // anyway.
     let _ = stream.set_nodelay(true);
     let line = Arc::new(ConnectionState::default());
     let wire = TokioIo::new(FaultyStream::new(stream, line.clone(), sandbox.clone()));
     let service = service_fn(|request| answer(sandbox.clone(), line.clone(), request));
-    // Whatever ends a connection is the client's business or a fault's.
+    // The client or a fault ends a connection; its error does not matter.
     let _ = http1::Builder::new().serve_connection(wire, service).await;
 }
 
@@ -78,20 +79,20 @@ async fn answer(
         (_, TOKEN_PATH) => return token(sandbox, line, request).await,
         (_, APP_INFO_PATH) => {
             let (head, body) = request.into_parts();
-            let Ok(body) = Limited::new(body, LONGEST_BODY).collect().await else {
+            let Ok(body) = Limited::new(body, MAX_BODY_BYTES).collect().await else {
                 return Err(Cut);
             };
             let (query, now) = (head.uri.query().unwrap_or_default(), sandbox.clock.now());
             let (reply, delay) = {
                 let mut authority = sandbox.lock();
                 let reply = authority.app_info(head.method.as_str(), query, &body.to_bytes(), now);
-                (reply, authority.question_delay)
+                (reply, authority.owner_request_delay)
             };
             wait_for(sandbox.clock, delay).await;
             reply
         }
         (&Method::POST, USER_ADMIN_PATH) => {
-            let Ok(body) = Limited::new(request.into_body(), LONGEST_BODY)
+            let Ok(body) = Limited::new(request.into_body(), MAX_BODY_BYTES)
                 .collect()
                 .await
             else {
@@ -111,7 +112,7 @@ async fn answer(
         }
         (&Method::GET, "/healthz") => ReplyContent::text(200, "ok\n"),
         (_, path) => {
-            sandbox.lock().visited(path);
+            sandbox.lock().check_redirect(path);
             ReplyContent::text(404, "not found\n")
         }
     };
@@ -124,7 +125,7 @@ async fn token(
     request: Request<Incoming>,
 ) -> Result<Response<ReplyBody>, Cut> {
     let (head, body) = request.into_parts();
-    let body = match Limited::new(body, LONGEST_BODY).collect().await {
+    let body = match Limited::new(body, MAX_BODY_BYTES).collect().await {
         Ok(body) => body.to_bytes(),
         Err(error) if error.is::<http_body_util::LengthLimitError>() => {
             return Ok(response(ReplyContent::text(413, "too long\n"), |body| {
@@ -154,7 +155,7 @@ async fn token(
             line.reset.store(true, Ordering::Relaxed);
             return Err(Cut);
         }
-        // Ends when the client leaves or the server is stopped: this future is dropped then.
+        // This future is dropped when the client disconnects or the server is stopped.
         DeliveryFault::Never => std::future::pending().await,
         DeliveryFault::Whole
         | DeliveryFault::Truncated(_)

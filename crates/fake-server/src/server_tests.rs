@@ -1,4 +1,4 @@
-//! The stand-in server over loopback, with reqwest as the client: every fault of transport as a client meets it.
+//! The fake server over loopback, with reqwest as the client: every transport fault from the client's view.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use refreshd_time::clock::Clock;
 const ACME: &str = "acme.bitrix24.com";
 const APP: &str = "local.1.2";
 
-/// A served sandbox with one installed portal, and a client.
+/// A running fake server with one installed portal, and a client.
 struct Rig {
     sandbox: FakeServer,
     origin: String,
@@ -88,7 +88,7 @@ fn object(bytes: &[u8]) -> Map<String, Value> {
     serde_json::from_slice(bytes).unwrap()
 }
 
-/// The chain of causes, as an operator would read it.
+/// Chain of causes, as shown to an operator.
 fn causes(error: &dyn std::error::Error) -> String {
     std::iter::successors(Some(error), |error| error.source())
         .map(|error| format!("{error}; "))
@@ -113,7 +113,7 @@ async fn a_renewal_with_all_that_the_handle_tells_of_it() {
         (rig.sandbox.renewals(ACME), rig.sandbox.requests(ACME)),
         (1, 1)
     );
-    // The whole reply was read, so the server knows that it has left.
+    // The complete reply was read, so the server knows that it was sent.
     assert_eq!(rig.request(&first).send().await.unwrap().status(), 400);
     assert_eq!(
         rig.sandbox.violations().len(),
@@ -152,7 +152,7 @@ async fn a_connection_is_kept_for_the_next_request() {
 async fn a_client_that_left_before_the_reply_did_not_get_it() {
     let rig = Rig::new().await;
     let token = rig.token();
-    // Far longer than the client waits, which is long enough for a busy machine to take the request in.
+    // Far longer than the client waits, which is long enough for a busy machine to receive the request.
     rig.sandbox.set_rules(Rules {
         delay: Duration::from_secs(30),
         ..Rules::default()
@@ -252,7 +252,7 @@ async fn a_slow_reply_comes_and_a_stalled_one_does_not() {
         .unwrap_err();
     assert!(stalled.is_timeout());
     assert_ne!(rig.token(), token, "processed all the same");
-    // The client hung up, so this is no second request at once; nor an unasked replay.
+    // The client disconnected, so this is not a concurrent request, nor an unpermitted replay.
     assert_eq!(rig.request(&token).send().await.unwrap().status(), 400);
     assert_eq!(rig.sandbox.violations(), [""; 0]);
 }
@@ -298,7 +298,7 @@ async fn a_huge_reply_is_long_and_its_length_unknown() {
     assert_eq!(
         object(&body)["refresh_token"],
         rig.token().as_str(),
-        "valid for whoever reads it all"
+        "valid for a parser that reads all of it"
     );
 }
 

@@ -1,6 +1,6 @@
-//! What all requests over HTTP have in common, and every answer: the client, a reason for an absence, when to ask again.
+//! Settings and helpers that all HTTP requests share: client, error causes, `Retry-After`.
 //!
-//! Must not send anything. No reason holds an address, which may be a secret as a whole.
+//! Must not send anything. No error text contains an address, which may be a secret as a whole.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -15,47 +15,48 @@ use rustls::crypto::aws_lc_rs;
 use refreshd_secrets::mask::short;
 use refreshd_time::Timestamp;
 
-/// An idle connection is given up before any server would, so that a request never meets one that is closing.
-pub const IDLE: Duration = Duration::from_secs(4);
+/// Idle connections are closed before a server would, so that a request never meets a closing one.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Most header lines of an answer. hyper's own limit of 100 would throw away a token reply behind a proxy that adds many.
-pub const HEADERS: usize = 512;
+/// Maximum number of header lines of a response. hyper's limit of 100 would reject a token reply behind a proxy that
+/// adds many.
+pub const MAX_HEADERS: usize = 512;
 
-/// Longest wait for a connection; a request's own limit may be shorter.
-pub const CONNECT: Duration = Duration::from_secs(10);
+/// Time limit for connecting; a request's own limit may be shorter.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How this program names itself to servers.
+/// User agent of all requests.
 pub const USER_AGENT: &str = concat!("refreshd/", env!("CARGO_PKG_VERSION"));
 
-/// Why TLS cannot be set up.
+/// Error in setting up TLS.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// No certificate authority, or none that can be read.
+    /// No certificate authority, or none that is readable.
     #[error(transparent)]
     Verifier(#[from] rustls::Error),
-    /// The client cannot be made.
+    /// The client cannot be built.
     #[error(transparent)]
     Client(#[from] reqwest::Error),
 }
 
-/// TLS that trusts the system's certificate authorities, or those of `SSL_CERT_FILE`.
+/// TLS configuration that trusts the system's certificate authorities, or those of `SSL_CERT_FILE`.
 pub fn tls() -> Result<ClientConfig, TlsError> {
     let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
     let builder = builder.with_safe_default_protocol_versions()?;
     Ok(builder.try_with_platform_verifier()?.with_no_client_auth())
 }
 
-/// A client that sends what it is given once, to where it is told: no redirect, no retry, no proxy of the environment.
+/// A client that sends each request once: no redirect, no retry, no proxy of the environment.
 pub fn client(tls: ClientConfig) -> Result<Client, TlsError> {
     Ok(Client::builder()
         .tls_backend_preconfigured(tls)
         .redirect(redirect::Policy::none())
         .retry(retry::never())
         .no_proxy()
-        .connect_timeout(CONNECT)
-        .pool_idle_timeout(IDLE)
-        // A header line that is damaged must not cost what follows it.
-        .http1_max_headers(HEADERS)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        // One damaged header line must not discard the lines after it.
+        .http1_max_headers(MAX_HEADERS)
         .http1_ignore_invalid_headers_in_responses(true)
         .http1_allow_spaces_after_header_name_in_responses(true)
         .http1_allow_obsolete_multiline_headers_in_responses(true)
@@ -63,7 +64,7 @@ pub fn client(tls: ClientConfig) -> Result<Client, TlsError> {
         .build()?)
 }
 
-/// The innermost cause. reqwest's own text holds the URL, and under GET the URL holds secrets.
+/// The innermost cause. reqwest's own text contains the URL, which contains secrets in GET requests.
 pub fn cause(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "it took too long".to_owned();
@@ -74,17 +75,17 @@ pub fn cause(error: &reqwest::Error) -> String {
     }
 }
 
-/// The innermost cause of an error.
+/// The innermost cause of an error, masked.
 pub fn innermost(error: &dyn Error) -> String {
     let mut cause = error;
     while let Some(deeper) = cause.source() {
         cause = deeper;
     }
-    // It may quote what the server sent, as the names in its certificate.
+    // It may quote the server, such as the names in its certificate.
     short(&cause.to_string())
 }
 
-/// `Retry-After`, both forms (RFC 9110 section 10.2.3), from `now`.
+/// Delay in `Retry-After`, in both forms (RFC 9110 section 10.2.3), relative to `now`.
 pub fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     match value.parse() {
@@ -93,7 +94,7 @@ pub fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     }
 }
 
-/// A date as headers have it.
+/// Parses a date in a header.
 pub fn parse_date(text: &str) -> Option<Timestamp> {
     let since = httpdate::parse_http_date(text)
         .ok()?

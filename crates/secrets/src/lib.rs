@@ -1,4 +1,4 @@
-//! Secrets as types, and words from outside made fit to be shown, with secrets taken out.
+//! Secret types, and masking of secrets in external text.
 
 pub mod mask;
 mod secret;

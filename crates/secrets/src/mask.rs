@@ -1,7 +1,8 @@
-//! Makes words from outside fit to be shown, logged, stored or published: no control characters, none that nobody sees, no long
-//! texts, no known secret in any encoding, nothing that looks like a token. The one masker and the one cleaner.
+//! Sanitises external text before it is shown, logged, stored or published: removes control characters, invisible
+//! characters, long texts, known secrets in any encoding, and anything that looks like a token. The only implementation
+//! of masking and cleaning.
 //!
-//! Must not be left out for a text because it was harmless so far: whoever sends it decides what is in it.
+//! Must be applied to every external text, even if it was harmless so far: its sender controls the content.
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
@@ -10,42 +11,43 @@ use std::ops::Range;
 use serde_json::Value;
 use url::{Host, Url};
 
-use super::secret_matcher::{Needles, PART, token_runs};
+use super::secret_matcher::{PART, SecretMatcher, token_runs};
 
-/// Longest text kept, in characters.
+/// Maximum length of a text, in characters.
 const MAX_LENGTH: usize = 200;
-/// Longest text kept of what a server says of a refusal, in characters.
+/// Maximum length of a server's error description, in characters.
 const MAX_DESCRIPTION: usize = 300;
-/// Longest address of an API, in bytes.
+/// Maximum length of an API's address, in bytes.
 const MAX_ENDPOINT: usize = 2048;
-/// So much of a text is looked at, in bytes, where no more than its beginning is shown.
-const LOOKED_AT: usize = 8192;
-/// A run of token characters this long that holds a digit is taken for a token.
+/// Maximum number of bytes scanned where only the beginning of a text is shown.
+const MAX_SCANNED: usize = 8192;
+/// A run of token characters of this length with a digit in it is masked as a token.
 const TOKEN_RUN: usize = 20;
-/// A shorter secret may be a part of ordinary words, which an error can do without.
+/// Minimum length of a secret to mask in an error. Shorter ones occur in ordinary words, but an error is still readable
+/// then.
 const MIN_SECRET: usize = 4;
-/// A shorter secret may be a part of a name or an address, which readers cannot do without.
+/// Minimum length of a secret to remove from a name or an address. Shorter ones could be parts of them, and readers
+/// need those.
 const MIN_TOKEN: usize = 16;
-/// So many letters and digits in a row are a part of a secret, in a name or an address. Half of a shorter secret is not
-/// enough: some tokens begin with the name of their user.
+/// Length of a run of letters and digits that counts as part of a secret in a name or an address. Half of a shorter
+/// secret is not enough: some tokens begin with their user's name.
 const PART_OF_TOKEN: Range<usize> = 16..32;
 
-/// Masks `text`: every part of `secrets` that it contains in any encoding, anything that looks like a token, and characters
-/// that are not printed. One line of up to 200 characters.
+/// Masks in `text` every part of `secrets` in any encoding, anything that looks like a token, and unprintable
+/// characters. The result is one line of up to 200 characters.
 #[must_use]
 pub fn mask(text: &str, secrets: &[&str]) -> String {
     cut(&masked(text, secrets, &[]), MAX_LENGTH)
 }
 
-/// As [`mask`], for the answer to a request whose address is secret. Of `whole` no part is masked but only all of it: an
-/// address has words in it that are used elsewhere.
+/// As [`mask`], for the response to a request whose address is secret. The secrets in `whole` are masked as a whole
+/// only: an address contains ordinary words.
 #[must_use]
 pub fn mask_answer(text: &str, secrets: &[&str], whole: &[&str]) -> String {
     cut(&masked(text, secrets, whole), MAX_LENGTH)
 }
 
-/// As [`mask`], for the sentence that a server gives with a refusal: up to 300 characters, blanks folded; `None` if
-/// nothing is left.
+/// As [`mask`], for a server's error description: up to 300 characters, blanks collapsed; `None` if nothing is left.
 #[must_use]
 pub fn server_text(text: &str, secrets: &[&str]) -> Option<String> {
     let text = masked(text, secrets, &[]);
@@ -54,8 +56,8 @@ pub fn server_text(text: &str, secrets: &[&str]) -> Option<String> {
     (!folded.is_empty()).then_some(folded)
 }
 
-/// An address that a server names for people: http or https, without user information, and `None` where it holds a
-/// secret, looks as if, or is too long to be shown.
+/// A link from a server for people: http or https, without user information. `None` if it contains a secret, looks as
+/// if it did, or is too long.
 #[must_use]
 pub fn link(text: &str, secrets: &[&str]) -> Option<String> {
     let url = address(text)?;
@@ -64,20 +66,20 @@ pub fn link(text: &str, secrets: &[&str]) -> Option<String> {
         .then(|| shown.to_owned())
 }
 
-/// The address of an API that a server names for readers: https, or http on this machine, without user information, in its
-/// canonical form; `None` where it is something else, or holds one of `tokens` or a part of one.
+/// An API address from a server for readers: https, or http to this machine, without user information, in canonical
+/// form. `None` if it is anything else, or contains one of `tokens` or a part of one.
 #[must_use]
 pub fn endpoint(text: &str, tokens: &[&str]) -> Option<String> {
     Cleaner::of(tokens).endpoint(text)
 }
 
-/// An address that a person is to open in a browser: as [`endpoint`], up to 2048 characters.
+/// An address to open in a browser: as [`endpoint`], up to 2048 characters.
 #[must_use]
 pub fn page(text: &str) -> Option<String> {
     endpoint(text, &[])
 }
 
-/// Whether a host always means the machine that uses it: `localhost`, or a loopback or unspecified address.
+/// Returns whether a host always means the local machine: `localhost`, or a loopback or unspecified address.
 #[must_use]
 pub fn is_loopback<S: AsRef<str>>(host: &Host<S>) -> bool {
     match host {
@@ -95,10 +97,10 @@ pub fn is_loopback<S: AsRef<str>>(host: &Host<S>) -> bool {
     }
 }
 
-/// An http or https address without user information and without characters that are not printed.
+/// An http or https address without user information and without unprintable characters.
 fn address(text: &str) -> Option<Url> {
     let text = text.trim();
-    // The parser drops line feeds and tabs; what holds them was not meant to be an address.
+    // The parser drops line feeds and tabs, but a text with them was not meant as an address.
     if text.contains(|c: char| c.is_control() || c.is_whitespace() || is_hidden(c)) {
         return None;
     }
@@ -111,18 +113,19 @@ fn address(text: &str) -> Option<Url> {
 }
 
 fn masked(text: &str, secrets: &[&str], whole: &[&str]) -> String {
-    let text = &text[..text.floor_char_boundary(LOOKED_AT)];
-    // Before secrets are looked for: one with a space in it must not come out of one with a line feed, nor out of one
-    // with characters in it that nobody sees.
+    let text = &text[..text.floor_char_boundary(MAX_SCANNED)];
+    // Before the search for secrets: removing a line feed or an invisible character must not produce a secret
+    // afterwards.
     let text = visible(text, " ");
     let long = |secret: &&str| secret.len() >= MIN_SECRET;
-    let mut places = Needles::of(secrets.iter().copied().filter(long), |_| PART).find(&text);
-    places.extend(Needles::of(whole.iter().copied().filter(long), |length| length).find(&text));
+    let mut places = SecretMatcher::of(secrets.iter().copied().filter(long), |_| PART).find(&text);
+    places
+        .extend(SecretMatcher::of(whole.iter().copied().filter(long), |length| length).find(&text));
     places.extend(token_runs(&text, TOKEN_RUN));
     without_secrets(&text, places).trim().to_owned()
 }
 
-/// The text without characters that nobody sees; `control` stands for each control character and line separator.
+/// Removes invisible characters; `control` replaces each control character and line separator.
 fn visible(text: &str, control: &str) -> String {
     text.replace(is_hidden, "").replace(
         |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}'),
@@ -130,8 +133,8 @@ fn visible(text: &str, control: &str) -> String {
     )
 }
 
-/// Characters that show nothing and change what is shown around them: Unicode's category Cf (marks and overrides of the
-/// writing direction, zero-width characters, the soft hyphen, tags), fillers and variation selectors.
+/// Characters that are invisible or change how their neighbours are displayed: Unicode's category Cf (marks and
+/// overrides of the writing direction, zero-width characters, the soft hyphen, tags), fillers and variation selectors.
 const fn is_hidden(c: char) -> bool {
     matches!(c,
         '\u{ad}' | '\u{34f}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{890}' | '\u{891}'
@@ -141,13 +144,13 @@ const fn is_hidden(c: char) -> bool {
         | '\u{1d159}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// A text as one line, without characters that are not printed: for what is about to be written to a log or a terminal.
+/// A text as one line without unprintable characters, for a log or a terminal.
 #[must_use]
 pub fn line(text: &str) -> String {
     visible(text, " ")
 }
 
-/// A text without characters that nobody sees; control characters stay.
+/// Removes invisible characters; control characters stay.
 #[must_use]
 pub fn seen(text: &str) -> Cow<'_, str> {
     if text.contains(is_hidden) {
@@ -157,7 +160,7 @@ pub fn seen(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// The beginning of a text as one line, as much as a message has room for.
+/// The beginning of a text as one line, as long as a message permits.
 #[must_use]
 pub fn short(text: &str) -> String {
     cut(&visible(text, " "), MAX_LENGTH)
@@ -171,21 +174,21 @@ fn cut(text: &str, longest: usize) -> String {
         .to_owned()
 }
 
-/// A name as it is, without `tokens` and long parts of them, control characters and characters that nobody sees.
+/// A name without `tokens` and long parts of them, control characters and invisible characters.
 #[must_use]
 pub fn clean(text: &str, tokens: &[&str]) -> String {
     Cleaner::of(tokens).clean(text)
 }
 
-/// Takes tokens out of the fields of a reply. What is looked for is prepared once for all of them, and only if it is needed.
+/// Removes tokens from the fields of a reply. The search is prepared once for all fields, and only if it is needed.
 pub struct Cleaner<'t> {
     tokens: &'t [&'t str],
-    halves: OnceCell<Needles>,
-    parts: OnceCell<Needles>,
+    halves: OnceCell<SecretMatcher>,
+    parts: OnceCell<SecretMatcher>,
 }
 
 impl<'t> Cleaner<'t> {
-    /// Of these tokens.
+    /// A cleaner for these tokens.
     #[must_use]
     pub const fn of(tokens: &'t [&'t str]) -> Self {
         Self {
@@ -195,8 +198,8 @@ impl<'t> Cleaner<'t> {
         }
     }
 
-    fn needles(&self, part: fn(usize) -> usize) -> Needles {
-        Needles::of(
+    fn matcher(&self, part: fn(usize) -> usize) -> SecretMatcher {
+        SecretMatcher::of(
             self.tokens
                 .iter()
                 .copied()
@@ -210,11 +213,11 @@ impl<'t> Cleaner<'t> {
     pub fn clean(&self, text: &str) -> String {
         let text = visible(text, "");
         let half = |length: usize| (length / 2).clamp(PART_OF_TOKEN.start, PART_OF_TOKEN.end);
-        let places = self.halves.get_or_init(|| self.needles(half)).find(&text);
+        let places = self.halves.get_or_init(|| self.matcher(half)).find(&text);
         without_secrets(&text, places)
     }
 
-    /// `value` as it is, with every string in it as [`clean`] makes it.
+    /// `value` with each string cleaned as by [`clean`].
     #[must_use]
     pub fn clean_value(&self, value: &Value) -> Value {
         match value {
@@ -235,7 +238,7 @@ impl<'t> Cleaner<'t> {
         let url = address(text)?;
         let secure = url.scheme() == "https" || url.host().is_some_and(|host| is_loopback(&host));
         let canonical = url.as_str();
-        // Readers add a path to an address without one, and a slash would be doubled.
+        // Readers append a path, which would double a trailing slash.
         let bare = url.path() == "/"
             && !text.ends_with('/')
             && url.query().is_none()
@@ -245,17 +248,17 @@ impl<'t> Cleaner<'t> {
             .filter(|_| bare)
             .unwrap_or(canonical);
         let holds_token = || {
-            let needles = self
+            let matcher = self
                 .parts
-                .get_or_init(|| self.needles(|_| PART_OF_TOKEN.start));
-            !needles.find(text).is_empty()
-                || (canonical != text && !needles.find(canonical).is_empty())
+                .get_or_init(|| self.matcher(|_| PART_OF_TOKEN.start));
+            !matcher.find(text).is_empty()
+                || (canonical != text && !matcher.find(canonical).is_empty())
         };
         (secure && canonical.len() <= MAX_ENDPOINT && !holds_token()).then(|| canonical.to_owned())
     }
 }
 
-/// The text with a mark in the place of each of these.
+/// Replaces each of these ranges with a mark.
 fn without_secrets(text: &str, mut places: Vec<Range<usize>>) -> String {
     places.sort_by_key(|place| place.start);
     let (mut out, mut at) = (String::new(), 0);
@@ -378,7 +381,7 @@ mod tests {
         assert_eq!(
             mask("unknown: 5bad2d67%2F006e%2D9f06006b", &[]),
             "unknown: …",
-            "a token that nobody knows"
+            "an unknown token"
         );
     }
 

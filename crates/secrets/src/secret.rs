@@ -1,4 +1,4 @@
-//! Secrets as types: blind in `Debug`, without `Display`, wiped when dropped; `expose` is easy to search for.
+//! Secret types: redacted in `Debug`, without `Display`, zeroized on drop. `expose` is easy to search for.
 //!
 //! Must not grow a way to print, compare loosely or serialise a secret by accident.
 
@@ -14,14 +14,14 @@ macro_rules! secret {
         pub struct $name(SecretString);
 
         impl $name {
-            /// Takes a non-empty secret, without surrounding white space; `None` if nothing is left.
+            /// Wraps a non-empty secret without surrounding white space; `None` if nothing is left.
             #[must_use]
             pub fn new(text: &str) -> Option<Self> {
                 let text = text.trim();
                 (!text.is_empty()).then(|| Self(SecretString::from(text)))
             }
 
-            /// The secret itself. Give it to the one place that must have it, and to no log, error or `format!`.
+            /// The secret itself. Pass it to the one place that needs it, never to a log, an error or `format!`.
             #[must_use]
             pub fn expose(&self) -> &str {
                 self.0.expose_secret()
@@ -41,7 +41,7 @@ secret!(
     AccessToken
 );
 secret!(
-    /// The single-use token that buys the next pair (RFC 6749 section 6). Never leaves the state and the token request.
+    /// The single-use token for the next pair (RFC 6749 section 6). Never leaves the state and the token request.
     RefreshToken
 );
 secret!(
@@ -50,45 +50,45 @@ secret!(
 );
 
 secret!(
-    /// What a browser brings back from an authorization; works once, and for half a minute at some providers
-    /// (RFC 6749 section 4.1.2).
+    /// The code in the redirect after an authorization: single use, valid for half a minute at some providers (RFC 6749
+    /// section 4.1.2).
     AuthorizationCode
 );
 secret!(
-    /// What proves that a code is exchanged by who asked for it (RFC 7636 section 4.1).
+    /// Proof that the client exchanging a code requested it (RFC 7636 section 4.1).
     CodeVerifier
 );
 secret!(
-    /// What a device asks with until a person has typed the other code (RFC 8628 section 3.2).
+    /// The code with which a device polls until the user has entered the user code (RFC 8628 section 3.2).
     DeviceCode
 );
 
 secret!(
-    /// What proves that an event is of one installation of an app: the same in all of them, and known to nobody else.
+    /// Proof that an event comes from an installation of an app: the same in all of its events, and otherwise secret.
     ApplicationToken
 );
 secret!(
-    /// What an alert channel must not tell: an address, a key, a password.
+    /// Secret of an alert channel: an address, a key, a password.
     ChannelSecret
 );
 
-/// The body of a reply that may hold tokens: any bytes.
+/// Body of a reply that may contain tokens: any bytes.
 pub struct ReplyBody(SecretBox<[u8]>);
 
 impl ReplyBody {
-    /// Takes the bytes.
+    /// Wraps the bytes.
     #[must_use]
     pub fn new(bytes: Vec<u8>) -> Self {
         Self(SecretBox::new(bytes.into_boxed_slice()))
     }
 
-    /// The bytes. Give them to the reader of replies, to the state, or to a person who asked for them.
+    /// The bytes, for the reader of replies, for the state, or for an operator who requested them.
     #[must_use]
     pub fn expose(&self) -> &[u8] {
         self.0.expose_secret()
     }
 
-    /// The length in bytes.
+    /// Length in bytes.
     #[must_use]
     pub fn length(&self) -> usize {
         self.expose().len()
@@ -102,7 +102,7 @@ impl fmt::Debug for ReplyBody {
 }
 
 impl RefreshToken {
-    /// SHA-256 of the token: recognises a token without holding it.
+    /// SHA-256 of the token: recognises a token without storing it.
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(self.expose().as_bytes())
@@ -110,7 +110,7 @@ impl RefreshToken {
 }
 
 impl AccessToken {
-    /// Whether the two are the same, in a time that does not tell how much of them is.
+    /// Compares in constant time.
     #[must_use]
     pub fn is(&self, other: &Self) -> bool {
         constant_time::verify_slices_are_equal(self.expose().as_bytes(), other.expose().as_bytes())
@@ -119,7 +119,7 @@ impl AccessToken {
 }
 
 impl ApplicationToken {
-    /// Whether the two are the same, in a time that does not tell how much of them is.
+    /// Compares in constant time.
     #[must_use]
     pub fn is(&self, other: &Self) -> bool {
         constant_time::verify_slices_are_equal(self.expose().as_bytes(), other.expose().as_bytes())
@@ -127,12 +127,12 @@ impl ApplicationToken {
     }
 }
 
-/// A SHA-256 digest. Tells two secrets apart without being one; prints as its first eight hex digits.
+/// A SHA-256 digest. Distinguishes secrets without being one; prints as its first eight hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Fingerprint([u8; 32]);
 
 impl Fingerprint {
-    /// The digest of some bytes.
+    /// Digest of these bytes.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         let mut out = [0; 32];
@@ -140,19 +140,19 @@ impl Fingerprint {
         Self(out)
     }
 
-    /// The 32 bytes, to store.
+    /// The 32 bytes, for storage.
     #[must_use]
     pub const fn bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
-    /// From stored bytes.
+    /// Digest from stored bytes.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// A number in [0, 1) that depends on the digest alone.
+    /// A number in [0, 1) that depends on the digest only.
     #[must_use]
     pub fn unit(&self) -> f64 {
         let [a, b, c, d, ..] = self.0;

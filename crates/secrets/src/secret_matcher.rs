@@ -1,25 +1,25 @@
-//! Finds a secret in a text whatever it is written as: percent-, JSON- or HTML-encoded, as quoted-printable, base64 or hex, in
-//! another case, with other punctuation, or in parts.
+//! Finds a secret in a text in any encoding: percent, JSON, HTML, quoted-printable, base64 or hex, in another case,
+//! with other punctuation, or in parts.
 //!
-//! Must not change a text: it says where the secrets are, and `mask` takes them out.
+//! Must not change a text: it returns the ranges of the secrets, and `mask` replaces them.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 
-/// So many letters and digits of a secret in a row are a part of it; fewer may be a part of ordinary words.
+/// Length of a run of letters and digits that counts as part of a secret. Shorter runs occur in ordinary words.
 pub const PART: usize = 8;
-/// Encodings within encodings that are undone, at most.
-const ROUNDS: usize = 5;
-/// Base64 within base64 that is looked into, at most.
-const DEPTH: usize = 2;
-/// Base64 that is shorter cannot hold a part: 8 bytes take 11 characters.
-const BASE64: usize = 11;
-/// The same of hex.
-const HEX: usize = 2 * PART;
-/// Longer texts are not unpacked, in bytes: nobody is shown so much, and it would take too long.
-const LARGEST_PACKED: usize = 8192;
+/// Maximum number of nested encodings to decode.
+const MAX_ROUNDS: usize = 5;
+/// Maximum nesting of base64 to decode.
+const MAX_DEPTH: usize = 2;
+/// Minimum length of base64 that can contain a part: 8 bytes take 11 characters.
+const MIN_BASE64: usize = 11;
+/// Minimum length of hex that can contain a part.
+const MIN_HEX: usize = 2 * PART;
+/// Maximum size of a text to decode, in bytes. Longer ones are never shown, and would take too long.
+const MAX_ENCODED_BYTES: usize = 8192;
 
-/// One character and the bytes of the text that it is written as.
+/// A decoded character and the bytes of the text that encode it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Unit {
     c: char,
@@ -27,19 +27,20 @@ struct Unit {
     end: usize,
 }
 
-/// What is looked for.
+/// Secrets to search for.
 #[derive(Default)]
-pub struct Needles {
-    /// Hashes of runs of letters and digits, by the length of the run. Two runs with one hash of 64 bits mask a word too many.
+pub struct SecretMatcher {
+    /// Hashes of runs of letters and digits by length of the run. A collision of 64-bit hashes masks a word too many.
     parts: BTreeMap<usize, HashSet<u64>>,
-    /// Secrets with too few letters and digits, character by character.
+    /// Secrets with too few letters and digits, compared character by character.
     exact: Vec<Vec<char>>,
 }
 
-impl Needles {
-    /// Of these secrets. One whose part is enough is found by any run of `part(length)` of its letters and digits.
+impl SecretMatcher {
+    /// Prepares a search for these secrets. A secret with enough letters and digits is found by any run of
+    /// `part(length)` of them.
     pub fn of<'s>(secrets: impl Iterator<Item = &'s str>, part: fn(usize) -> usize) -> Self {
-        let mut needles = Self::default();
+        let mut matcher = Self::default();
         for secret in secrets {
             let written = units(secret);
             let decoded = decode(written.clone());
@@ -48,27 +49,27 @@ impl Needles {
                 if normal.len() < PART {
                     let exact: Vec<char> = spaced(form).into_iter().map(|unit| unit.c).collect();
                     if !exact.is_empty() {
-                        needles.exact.push(exact);
+                        matcher.exact.push(exact);
                     }
                 } else {
                     let length = part(normal.len()).clamp(PART, normal.len());
-                    let parts = needles.parts.entry(length).or_default();
+                    let parts = matcher.parts.entry(length).or_default();
                     parts.extend(hashes(&normal, length));
                 }
             }
         }
-        needles
+        matcher
     }
 
-    /// Where they are in a text, in bytes. The places may overlap and are in no order.
+    /// Ranges of the secrets in a text, in bytes. They may overlap and are unordered.
     pub fn find(&self, text: &str) -> Vec<Range<usize>> {
         if self.parts.is_empty() && self.exact.is_empty() {
             return Vec::new();
         }
-        self.look(text, 0)
+        self.search(text, 0)
     }
 
-    fn look(&self, text: &str, depth: usize) -> Vec<Range<usize>> {
+    fn search(&self, text: &str, depth: usize) -> Vec<Range<usize>> {
         let written = units(text);
         let decoded = decode(written.clone());
         let printable = quoted_printable(&decoded);
@@ -77,7 +78,7 @@ impl Needles {
             self.find_parts(text, form, &mut found);
             self.find_exact(form, &mut found);
         }
-        if depth < DEPTH && text.len() <= LARGEST_PACKED {
+        if depth < MAX_DEPTH && text.len() <= MAX_ENCODED_BYTES {
             for form in different([&written, &decoded]) {
                 self.find_packed(form, depth, &mut found);
             }
@@ -119,15 +120,15 @@ impl Needles {
         }
     }
 
-    /// What is base64 or hex is unpacked and looked into; it is found as a whole.
+    /// Decodes base64 and hex and searches the result; a match covers the encoded text as a whole.
     fn find_packed(&self, form: &[Unit], depth: usize, found: &mut Vec<Range<usize>>) {
         let holds = |bytes: Vec<u8>| {
             !self
-                .look(&String::from_utf8_lossy(&bytes), depth + 1)
+                .search(&String::from_utf8_lossy(&bytes), depth + 1)
                 .is_empty()
         };
         let packed: [(usize, usize, u32, Digit); 2] =
-            [(BASE64, 4, 6, base64_digit), (HEX, 2, 4, hex_digit)];
+            [(MIN_BASE64, 4, 6, base64_digit), (MIN_HEX, 2, 4, hex_digit)];
         for (shortest, alignments, bits, digit) in packed {
             for run in form
                 .split(|unit| digit(unit.c).is_none())
@@ -137,7 +138,7 @@ impl Needles {
                     continue;
                 };
                 let digits: Vec<u32> = run.iter().filter_map(|unit| digit(unit.c)).collect();
-                // Where it begins is not known: other characters of the same kind may stand before it.
+                // The beginning is unknown: other characters of the same alphabet may precede it.
                 if (0..alignments)
                     .any(|skipped| holds(unpack(digits.get(skipped..).unwrap_or_default(), bits)))
                 {
@@ -148,7 +149,7 @@ impl Needles {
     }
 }
 
-/// Runs of at least so many characters that tokens are made of, with a digit among them, percent-encoded or not.
+/// Runs of at least `shortest` token characters with a digit among them, percent-encoded or not.
 pub fn token_runs(text: &str, shortest: usize) -> Vec<Range<usize>> {
     let is_token = |unit: &Unit| unit.c.is_ascii_alphanumeric() || "-_~+/=".contains(unit.c);
     let decoded = decode(units(text));
@@ -160,7 +161,7 @@ pub fn token_runs(text: &str, shortest: usize) -> Vec<Range<usize>> {
         .collect()
 }
 
-/// The hash of every run of so many characters, one after the other: that of the next comes out of the one before.
+/// Hashes of all runs of this length, computed as a rolling hash.
 fn hashes(form: &[Unit], length: usize) -> impl Iterator<Item = u64> {
     const BASE: u64 = 0x9e37_79b9_7f4a_7c15;
     let leaving = (0..length).fold(1_u64, |power, _| power.wrapping_mul(BASE));
@@ -177,14 +178,14 @@ fn hashes(form: &[Unit], length: usize) -> impl Iterator<Item = u64> {
     })
 }
 
-/// Each but those that are the same as the one before.
+/// Skips forms that equal the one before.
 fn different<const N: usize>(forms: [&Vec<Unit>; N]) -> impl Iterator<Item = &Vec<Unit>> {
     (0..N)
         .filter(move |at| *at == 0 || forms[*at] != forms[at - 1])
         .map(move |at| forms[at])
 }
 
-/// The value of a character in an encoding of bytes.
+/// Value of a character in an encoding of bytes.
 type Digit = fn(char) -> Option<u32>;
 
 fn base64_digit(c: char) -> Option<u32> {
@@ -203,7 +204,7 @@ fn hex_digit(c: char) -> Option<u32> {
     c.to_digit(16)
 }
 
-/// The bytes that digits of so many bits make.
+/// Bytes from digits of this many bits.
 fn unpack(digits: &[u32], bits: u32) -> Vec<u8> {
     let (mut bytes, mut held, mut count) = (Vec::with_capacity(digits.len()), 0_u32, 0);
     for digit in digits {
@@ -217,7 +218,7 @@ fn unpack(digits: &[u32], bits: u32) -> Vec<u8> {
     bytes
 }
 
-/// A place with the letters, digits and percent signs around it, which are likely the rest of the same secret.
+/// Extends a range by the letters, digits and percent signs around it, which are likely the rest of the same secret.
 fn with_rest(text: &str, place: Range<usize>) -> Range<usize> {
     let is_rest = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'%';
     let before = text.as_bytes()[..place.start]
@@ -242,14 +243,14 @@ fn units(text: &str) -> Vec<Unit> {
         .collect()
 }
 
-/// The letters and digits, in lower case.
+/// Letters and digits only, in lower case.
 fn normal(form: &[Unit]) -> Vec<Unit> {
     let kept = form.iter().filter(|unit| unit.c.is_alphanumeric());
     kept.flat_map(|unit| unit.c.to_lowercase().map(|c| Unit { c, ..*unit }))
         .collect()
 }
 
-/// All characters; a plus sign stands for a blank in forms.
+/// All characters; a plus sign is a blank, as in forms.
 fn spaced(form: &[Unit]) -> Vec<Unit> {
     let blank = |c: char| {
         if c == '+' || c.is_whitespace() {
@@ -266,9 +267,9 @@ fn spaced(form: &[Unit]) -> Vec<Unit> {
         .collect()
 }
 
-/// Undoes percent-encoding and the escapes of JSON and HTML, also of what was encoded more than once.
+/// Decodes percent-encoding and the escapes of JSON and HTML, repeatedly.
 fn decode(mut form: Vec<Unit>) -> Vec<Unit> {
-    for _ in 0..ROUNDS {
+    for _ in 0..MAX_ROUNDS {
         let mut decoded = Vec::with_capacity(form.len());
         let mut rest = form.as_slice();
         while let Some(first) = rest.first() {
@@ -297,7 +298,7 @@ fn decode(mut form: Vec<Unit>) -> Vec<Unit> {
     form
 }
 
-/// Undoes quoted-printable (RFC 2045 section 6.7), which other texts may only look like.
+/// Decodes quoted-printable (RFC 2045 section 6.7). Texts in other encodings may look like it.
 fn quoted_printable(form: &[Unit]) -> Vec<Unit> {
     let (mut decoded, mut rest) = (Vec::with_capacity(form.len()), form);
     while let Some(first) = rest.first() {
@@ -314,7 +315,7 @@ fn quoted_printable(form: &[Unit]) -> Vec<Unit> {
 
 type Read<'f> = Option<(Vec<Unit>, &'f [Unit])>;
 
-/// Bytes in hex, each after this sign: UTF-8 as far as they are.
+/// Hex bytes, each after this sign, decoded as UTF-8 where possible.
 fn octets(form: &[Unit], sign: char) -> Read<'_> {
     let (mut bytes, mut places, mut rest) = (Vec::new(), Vec::new(), form);
     while let [first, high, low, after @ ..] = rest
@@ -363,16 +364,16 @@ fn percent_u(form: &[Unit]) -> Read<'_> {
     ))
 }
 
-/// A number in hex; `None` if a character is no digit.
+/// A hex number; `None` if a character is not a digit.
 fn hex(digits: &[Unit]) -> Option<u32> {
     digits
         .iter()
         .try_fold(0, |sum, unit| Some(sum * 16 + unit.c.to_digit(16)?))
 }
 
-/// `{XX}` of an escape `\u{XX}`: its value, and how many characters it takes.
+/// `{XX}` of an escape `\u{XX}`: its value and length in characters.
 fn braced(form: &[Unit]) -> Option<(u32, usize)> {
-    const LONGEST: usize = 6;
+    const MAX_LENGTH: usize = 6;
     let [open, inner @ ..] = form else {
         return None;
     };
@@ -381,13 +382,13 @@ fn braced(form: &[Unit]) -> Option<(u32, usize)> {
     }
     let digits = inner
         .iter()
-        .take(LONGEST + 1)
+        .take(MAX_LENGTH + 1)
         .position(|unit| unit.c == '}')
         .filter(|digits| *digits > 0)?;
     Some((hex(&inner[..digits])?, digits + 2))
 }
 
-/// An escape of JSON, or of languages that are like it.
+/// An escape of JSON or of similar languages.
 fn backslash(form: &[Unit]) -> Read<'_> {
     let (first, kind) = (form.first()?, form.get(1)?);
     let after = &form[2..];
@@ -398,7 +399,7 @@ fn backslash(form: &[Unit]) -> Read<'_> {
         _ => None,
     };
     let (c, taken) = match of_number {
-        // Half of a pair of UTF-16 is no letter of any secret that is compared.
+        // An unpaired surrogate is no character of any secret.
         Some((value, digits)) => (
             char::from_u32(value).unwrap_or(char::REPLACEMENT_CHARACTER),
             digits,
@@ -417,13 +418,13 @@ fn backslash(form: &[Unit]) -> Read<'_> {
     ))
 }
 
-/// A character reference of HTML; a name that is not known here is no letter or digit of ASCII.
+/// An HTML character reference. An unknown name is no ASCII letter or digit.
 fn entity(form: &[Unit]) -> Read<'_> {
-    const LONGEST: usize = 32;
+    const MAX_LENGTH: usize = 32;
     let length = form
         .iter()
         .skip(1)
-        .take(LONGEST)
+        .take(MAX_LENGTH)
         .take_while(|unit| unit.c.is_ascii_alphanumeric() || unit.c == '#')
         .count();
     let name: String = form.get(1..=length)?.iter().map(|unit| unit.c).collect();
@@ -467,7 +468,7 @@ fn entity(form: &[Unit]) -> Read<'_> {
             "Hat" => '^',
             "grave" => '`',
             _ if form.get(1 + length).is_some_and(|unit| unit.c == ';') => ' ',
-            // A parameter's name after an ampersand.
+            // The name of a parameter after an ampersand.
             _ => return None,
         },
     };
@@ -490,7 +491,7 @@ mod tests {
     const SECRET: &str = "rt/aBcDeFg1+hIjKlMn2=oPq";
 
     fn holds(text: &str) -> bool {
-        !Needles::of([SECRET].into_iter(), |_| PART)
+        !SecretMatcher::of([SECRET].into_iter(), |_| PART)
             .find(text)
             .is_empty()
     }
@@ -562,39 +563,39 @@ mod tests {
 
     #[test]
     fn a_secret_of_few_letters_is_compared_character_by_character() {
-        let needles = Needles::of(["q/w+e:r&1"].into_iter(), |_| PART);
+        let matcher = SecretMatcher::of(["q/w+e:r&1"].into_iter(), |_| PART);
         for text in [
             "?t=q/w+e:r&1",
             "?t=q%2Fw%2Be%3Ar%261",
             "q\\/w+e:r&amp;1",
             "q/w e:r&1",
         ] {
-            assert!(!needles.find(text).is_empty(), "{text}");
+            assert!(!matcher.find(text).is_empty(), "{text}");
         }
-        assert!(needles.find("qwer1").is_empty());
+        assert!(matcher.find("qwer1").is_empty());
     }
 
     #[test]
     fn a_secret_of_symbols_is_found_in_html() {
-        let needles = Needles::of(["<\">(/+:;=)'"].into_iter(), |_| PART);
+        let matcher = SecretMatcher::of(["<\">(/+:;=)'"].into_iter(), |_| PART);
         for text in [
             "no &lt;&quot;&gt;(/+:;=)' here",
             "&lt;&#34;&gt;&lpar;&sol;&plus;&colon;&semi;&equals;&rpar;&apos;",
         ] {
-            assert!(!needles.find(text).is_empty(), "{text}");
+            assert!(!matcher.find(text).is_empty(), "{text}");
         }
     }
 
     #[test]
     fn letters_of_any_script_are_compared_without_case() {
-        let needles = Needles::of(["пароль-длинный"].into_iter(), |_| PART);
-        assert!(!needles.find("ПАРОЛЬ-ДЛИННЫЙ").is_empty());
+        let matcher = SecretMatcher::of(["пароль-длинный"].into_iter(), |_| PART);
+        assert!(!matcher.find("ПАРОЛЬ-ДЛИННЫЙ").is_empty());
     }
 
     #[test]
     fn the_place_is_that_of_what_was_written() {
         let text = "é: rt%2FaBcDeFg1%2BhIjKlMn2%3DoPq, so";
-        let places = Needles::of([SECRET].into_iter(), |_| PART).find(text);
+        let places = SecretMatcher::of([SECRET].into_iter(), |_| PART).find(text);
         assert!(
             places
                 .iter()

@@ -1,6 +1,6 @@
-//! The one door to time and chance. Everything else takes `now` and randomness as arguments.
+//! The only access to clocks and randomness. All other code takes `now` and randomness as arguments.
 
-#![expect(clippy::disallowed_methods, reason = "this is the door")]
+#![expect(clippy::disallowed_methods, reason = "the only access to clocks")]
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,18 +9,18 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::Timestamp;
 
-/// Sleeps are never longer, so that suspend and clock steps are noticed.
+/// Maximum length of a sleep, so that suspend and clock steps are noticed.
 pub const MAX_SLEEP: Duration = Duration::from_secs(30);
 
-/// A wall clock that moves this much against the monotonic one has been set.
+/// Minimum difference between wall clock and monotonic clock that counts as a clock step.
 pub const CLOCK_STEP_MILLIS: i64 = 5_000;
 
-/// Two clocks that are read within this time are read at one moment.
-const SAME_MOMENT: Duration = Duration::from_millis(100);
-/// A machine that is so busy that this never works has no true reading to give.
-const READINGS: usize = 10;
+/// Two clocks read within this time count as read simultaneously.
+const MAX_READING_GAP: Duration = Duration::from_millis(100);
+/// Attempts to read both clocks simultaneously. A machine too busy for that has no exact reading.
+const MAX_READINGS: usize = 10;
 
-/// The wall clock, a monotonic clock and chance.
+/// Wall clock, monotonic clock and randomness.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Clock(TimeSource);
 
@@ -31,16 +31,15 @@ enum TimeSource {
     Other(&'static dyn WallClock),
 }
 
-/// A wall clock and chance that are not the machine's: a simulation's. The monotonic clock is tokio's in either case,
-/// which a simulation pauses.
+/// Wall clock and randomness of a simulation. The monotonic clock is tokio's in either case, which a simulation pauses.
 pub trait WallClock: std::fmt::Debug + Send + Sync {
-    /// Now.
+    /// Current time.
     fn now(&self) -> Timestamp;
     /// A number in [0, 1).
     fn jitter(&self) -> f64;
 }
 
-/// What both clocks said at one moment.
+/// Simultaneous reading of both clocks.
 #[derive(Clone, Copy, Debug)]
 pub struct ClockReading {
     /// The wall clock.
@@ -48,7 +47,7 @@ pub struct ClockReading {
     running: RunningTime,
 }
 
-/// A clock that nobody sets, and that runs also while this process stands still or the machine sleeps.
+/// A clock that cannot be set and that continues while the process is stopped or the machine sleeps.
 #[derive(Clone, Copy, Debug)]
 enum RunningTime {
     SinceBoot(Duration),
@@ -60,7 +59,7 @@ impl RunningTime {
         match (self, before) {
             (Self::SinceBoot(now), Self::SinceBoot(before)) => now.saturating_sub(before),
             (Self::Simulated(now), Self::Simulated(before)) => now.0.duration_since(before.0),
-            // No process has both.
+            // A process uses one of the two only.
             (Self::SinceBoot(_), Self::Simulated(_)) | (Self::Simulated(_), Self::SinceBoot(_)) => {
                 Duration::ZERO
             }
@@ -69,7 +68,8 @@ impl RunningTime {
 }
 
 impl ClockReading {
-    /// By how many milliseconds the wall clock was set since an earlier reading. A standstill is none: both clocks run on.
+    /// Milliseconds by which the wall clock was set since an earlier reading. A suspend is no step: both clocks
+    /// continue.
     #[must_use]
     pub fn step_since(&self, before: Self) -> i64 {
         let elapsed = i64::try_from(self.passed_since(before).as_millis()).unwrap_or(i64::MAX);
@@ -77,13 +77,13 @@ impl ClockReading {
         moved.saturating_sub(elapsed)
     }
 
-    /// How long ago an earlier reading is, a sleep of the machine included.
+    /// Time since an earlier reading, including a suspend of the machine.
     #[must_use]
     pub fn passed_since(&self, before: Self) -> Duration {
         self.running.since(before.running)
     }
 
-    /// The same before a step.
+    /// The reading before a clock step of this length.
     #[must_use]
     pub const fn before_step(self, millis: i64) -> Self {
         Self {
@@ -93,7 +93,7 @@ impl ClockReading {
     }
 }
 
-/// A moment on the monotonic clock.
+/// An instant of the monotonic clock.
 #[derive(Clone, Copy, Debug)]
 pub struct Tick(tokio::time::Instant);
 
@@ -104,13 +104,13 @@ impl Clock {
         Self(TimeSource::Machine)
     }
 
-    /// Another wall clock, and its chance.
+    /// A clock with this wall clock and its randomness.
     #[must_use]
     pub const fn of(wall: &'static dyn WallClock) -> Self {
         Self(TimeSource::Other(wall))
     }
 
-    /// The wall clock's now.
+    /// Current wall-clock time.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         if let TimeSource::Other(wall) = self.0 {
@@ -124,27 +124,27 @@ impl Clock {
         })
     }
 
-    /// The monotonic clock's now.
+    /// Current time of the monotonic clock.
     #[must_use]
     pub fn tick(&self) -> Tick {
         Tick(tokio::time::Instant::now())
     }
 
-    /// How long ago, unmoved by steps of the wall clock.
+    /// Time since a tick, unaffected by clock steps.
     #[must_use]
     pub fn elapsed(&self, since: Tick) -> Duration {
         since.0.elapsed()
     }
 
-    /// Reads both clocks at one moment.
+    /// Reads both clocks simultaneously.
     #[must_use]
     pub fn reading(&self) -> ClockReading {
         let mut running = self.running();
-        for _ in 0..READINGS {
+        for _ in 0..MAX_READINGS {
             let wall = self.now();
             let after = self.running();
-            // A process that stood still between the two would see a step.
-            if after.since(running) < SAME_MOMENT {
+            // If the process was stopped between the two readings, they would show a step.
+            if after.since(running) < MAX_READING_GAP {
                 return ClockReading { wall, running };
             }
             running = after;
@@ -168,32 +168,32 @@ impl Clock {
         tokio::time::sleep(span.min(MAX_SLEEP)).await;
     }
 
-    /// Sleeps until a wall-clock moment, at most [`MAX_SLEEP`]: ask again afterwards.
+    /// Sleeps until a wall-clock time, at most [`MAX_SLEEP`]: the caller has to check the time again.
     pub async fn sleep_until(&self, at: Timestamp) {
         self.sleep(at.until(self.now())).await;
     }
 
-    /// Waits for something, at most so long; `None` if it took longer.
+    /// Waits for `work` up to a time limit; `None` if it took longer.
     pub async fn within<T>(&self, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
         tokio::time::timeout(limit, work).await.ok()
     }
 
-    /// Limits waits to a span of time in which this process can run.
+    /// A time limit that counts only time in which this process can run.
     #[must_use]
     pub const fn running_limit(&self, limit: Duration) -> RunningLimit {
         RunningLimit {
             left: limit,
-            last_look: RunningLimit::LAST_LOOK,
+            final_grace: RunningLimit::FINAL_GRACE,
         }
     }
 
-    /// 43 characters that nobody can guess, fit for a URL (256 bits; RFC 7636 section 4.1 wants as many).
+    /// 43 unpredictable URL-safe characters (256 bits, as RFC 7636 section 4.1 demands).
     #[must_use]
     pub fn random_token(&self) -> String {
         let mut bytes = [0; 32];
         match self.0 {
             TimeSource::Machine => {
-                // Without the system's source of chance TLS would not work either.
+                // Without the system's random source TLS would not work either.
                 if aws_lc_rs::rand::fill(&mut bytes).is_err() {
                     return String::new();
                 }
@@ -205,7 +205,7 @@ impl Clock {
 
     /// A random number in [0, 1).
     #[must_use]
-    pub fn chance(&self) -> f64 {
+    pub fn random_fraction(&self) -> f64 {
         match self.0 {
             TimeSource::Machine => fastrand::f64(),
             TimeSource::Other(wall) => wall.jitter(),
@@ -213,27 +213,27 @@ impl Clock {
     }
 }
 
-/// A limit that counts only time in which this process could run: a process that is stopped (SIGSTOP, a frozen cgroup, a paused
-/// machine) or starved finds what came meanwhile, and still has its time to read it.
+/// A time limit that counts only time in which this process could run. A process that was stopped (SIGSTOP, a frozen
+/// cgroup, a paused machine) or starved still gets time to read what arrived meanwhile.
 #[derive(Debug)]
 pub struct RunningLimit {
     left: Duration,
-    last_look: Duration,
+    final_grace: Duration,
 }
 
 impl RunningLimit {
-    /// The limit is spent in steps of this length; a standstill costs one of them.
+    /// Granularity: a standstill costs one step at most.
     const STEP: Duration = Duration::from_secs(1);
-    /// At the end, tasks that read sockets have so long to hand over what is there already.
-    const LAST_LOOK: Duration = Duration::from_millis(250);
+    /// Extra time at the end for tasks that read sockets to deliver what has arrived.
+    const FINAL_GRACE: Duration = Duration::from_millis(250);
 
-    /// Waits for something; `None` if the limit is over.
+    /// Waits for `work`; `None` if the limit is exceeded.
     pub async fn wait<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
         let mut work = std::pin::pin!(work);
         while !self.left.is_zero() {
             let step = self.left.min(Self::STEP);
             let began = tokio::time::Instant::now();
-            // What is there is looked at before the time.
+            // Results that are ready take precedence over the limit.
             tokio::select! {
                 biased;
                 done = &mut work => {
@@ -244,8 +244,8 @@ impl RunningLimit {
             }
         }
         let began = tokio::time::Instant::now();
-        let done = tokio::time::timeout(self.last_look, work).await.ok();
-        self.last_look = self.last_look.saturating_sub(began.elapsed());
+        let done = tokio::time::timeout(self.final_grace, work).await.ok();
+        self.final_grace = self.final_grace.saturating_sub(began.elapsed());
         done
     }
 }
@@ -281,7 +281,7 @@ mod tests {
                 .await,
             Some(())
         );
-        // As after SIGCONT: the time is over, and the work has not been looked at.
+        // As after SIGCONT: the time is over, and the work was not polled.
         let stopped = async {
             tokio::time::sleep(Duration::from_millis(100)).await;
             tokio::time::advance(Duration::from_secs(60)).await;
@@ -310,7 +310,7 @@ mod tests {
                 .await
                 .is_none()
         );
-        // Nor does it go on for as long as something comes now and then.
+        // The limit is not extended by each arrival.
         assert!(
             limit
                 .wait(clock.sleep(Duration::from_millis(1)))

@@ -1,6 +1,6 @@
-//! Instants that servers write as text: ISO 8601 with a zone, and the dates of HTTP (RFC 9110 section 5.6.7) and mail.
+//! Parses dates of servers: ISO 8601 with a zone, and the formats of HTTP (RFC 9110 section 5.6.7) and mail.
 //!
-//! A date without a zone is none: it may be of any. Must not read a clock.
+//! A date without a zone is rejected: its instant is unknown. Must not read a clock.
 
 use crate::Timestamp;
 
@@ -28,13 +28,13 @@ const DAYS: [&str; 7] = [
     "sunday",
 ];
 
-/// The instant that a text names; `None` if it names none, or one of several.
+/// Parses an instant; `None` if the text has none, or is ambiguous.
 #[must_use]
 pub fn instant(text: &str) -> Option<Timestamp> {
     iso(text).or_else(|| words(text))
 }
 
-/// `2026-11-28T20:00:00Z`, also with a blank for the T, a fraction, an offset.
+/// `2026-11-28T20:00:00Z`, also with a blank for the T, with a fraction, or with an offset.
 fn iso(text: &str) -> Option<Timestamp> {
     let extended = extended(text);
     let text = extended.as_deref().unwrap_or(text);
@@ -54,7 +54,7 @@ fn iso(text: &str) -> Option<Timestamp> {
     )
 }
 
-/// The basic format of ISO 8601, `20261128T200000Z`, in its extended one.
+/// Converts the basic format of ISO 8601, `20261128T200000Z`, to the extended one.
 fn extended(text: &str) -> Option<String> {
     let part = |from: usize, to: usize| {
         let part = text.get(from..to)?;
@@ -75,7 +75,7 @@ fn extended(text: &str) -> Option<String> {
     ))
 }
 
-/// `Sat, 28 Nov 2026 20:00:00 GMT`, the two obsolete forms of RFC 9110, and what JavaScript prints.
+/// `Sat, 28 Nov 2026 20:00:00 GMT`, the two obsolete forms of RFC 9110, and JavaScript's format.
 fn words(text: &str) -> Option<Timestamp> {
     let (mut year, mut month, mut day, mut time, mut zone) = (None, None, None, None, None);
     let mut kinds = Vec::new();
@@ -114,12 +114,12 @@ fn words(text: &str) -> Option<Timestamp> {
             kinds.push('z');
         }
     }
-    // The form of C's asctime has no zone, and means GMT.
+    // The format of C's asctime has no zone, and means GMT.
     let zone = zone.or_else(|| (kinds == ['w', 'm', 'd', 't', 'y']).then_some(0))?;
     at((year?, month?, day?), time?, zone)
 }
 
-/// A part that is there twice is no date.
+/// A part that occurs twice is an error.
 fn set<T>(part: &mut Option<T>, value: T) -> Option<()> {
     part.replace(value).is_none().then_some(())
 }
@@ -130,7 +130,7 @@ fn number(text: &str) -> Option<i64> {
         .flatten()
 }
 
-/// Two digits are a year of this century (RFC 850 was given up before the next).
+/// Two digits are a year of this century: RFC 850's format was obsolete before it.
 const fn full(year: i64, digits: usize) -> Option<i64> {
     match digits {
         4 => Some(year),
@@ -140,7 +140,7 @@ const fn full(year: i64, digits: usize) -> Option<i64> {
     }
 }
 
-/// From 1; at least three letters of the name.
+/// Position of a name, from 1; needs at least three letters of it.
 fn position(names: &[&str], word: &str) -> Option<i64> {
     let word = word.to_ascii_lowercase();
     let at = names
@@ -149,7 +149,7 @@ fn position(names: &[&str], word: &str) -> Option<i64> {
     i64::try_from(at + 1).ok()
 }
 
-/// Seconds east of Greenwich: `Z`, `GMT`, `+03:00`, `-0730`, `+03`.
+/// Offset in seconds: `Z`, `GMT`, `+03:00`, `-0730`, `+03`.
 fn offset(zone: &str) -> Option<i64> {
     if ["Z", "GMT", "UTC", "UT"]
         .iter()
@@ -176,7 +176,7 @@ fn at((year, month, day): (i64, i64, i64), time: &str, east: i64) -> Option<Time
     let (hour, minute) = (number(parts.next()?)?, number(parts.next()?)?);
     let second = match parts.next() {
         None => 0,
-        // A fraction of a second is not worth its digits.
+        // Fractions of a second are dropped.
         Some(second) => number(second.split('.').next()?)?,
     };
     let days_in_month = match month {
@@ -195,7 +195,7 @@ fn at((year, month, day): (i64, i64, i64), time: &str, east: i64) -> Option<Time
     ))
 }
 
-/// Days since 1970-01-01 in the Gregorian calendar, by counting from the first of March of the year 0.
+/// Days since 1970-01-01 in the Gregorian calendar, counted from 1 March of year 0.
 const fn days(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let of_year = (153 * (month + if month > 2 { -3 } else { 9 }) + 2) / 5 + day - 1;

@@ -1,4 +1,4 @@
-//! Wall-clock instants, dates as servers write them, and the one door to clocks and randomness.
+//! Wall-clock instants, dates in server formats, and the only access to clocks and randomness.
 
 pub mod clock;
 pub mod date;

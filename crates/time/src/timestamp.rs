@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-/// The last second that RFC 3339 can write: 9999-12-31T23:59:59Z.
+/// Last second that RFC 3339 can express: 9999-12-31T23:59:59Z.
 const LAST_SECOND: i64 = 253_402_300_799;
 
 /// A wall-clock instant in milliseconds since 1970-01-01T00:00:00Z. Displays as RFC 3339 with whole seconds.
@@ -41,19 +41,19 @@ impl Timestamp {
         self.0.div_euclid(1000)
     }
 
-    /// How long after `earlier` this is; zero if it is not after it.
+    /// Time since `earlier`; zero if that is later.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
-    /// How long from `now` until this; zero if it has passed.
+    /// Time from `now` to this; zero if it has passed.
     #[must_use]
     pub fn until(self, now: Self) -> Duration {
         self.since(now)
     }
 
-    /// Moved by a signed number of milliseconds, as after a clock step; saturates.
+    /// Shifted by a signed number of milliseconds, as after a clock step; saturates.
     #[must_use]
     pub const fn shifted(self, millis: i64) -> Self {
         Self(self.0.saturating_add(millis))
@@ -89,8 +89,8 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// By how many seconds another clock is ahead of this one, by a reply that it dates: no more than what this clock knows of when
-/// the reply was made. One that was read late, as by a process that stood still, is not old by that.
+/// Seconds by which a server's clock is ahead, from the date of its reply. Bounded by the time between sending and
+/// reading: a reply that was read late, as by a stopped process, must not look old.
 #[must_use]
 pub fn skew(date: Timestamp, sent_at: Timestamp, read_at: Timestamp) -> i64 {
     let (earliest, latest) = (sent_at.secs(), read_at.secs().max(sent_at.secs()));
@@ -98,7 +98,7 @@ pub fn skew(date: Timestamp, sent_at: Timestamp, read_at: Timestamp) -> i64 {
     date.saturating_sub(date.clamp(earliest, latest))
 }
 
-/// A duration for people: at most two units, whole seconds, `0s` for nothing. (`24m 40s`, `3days 2h`)
+/// A duration for people: at most two units, whole seconds, `0s` for zero. (`24m 40s`, `3days 2h`)
 #[must_use]
 pub fn human(span: Duration) -> String {
     let secs = span.as_secs();

@@ -1,7 +1,8 @@
-//! The way to authorization servers: one token request out, one whole reply or the lack of it back.
+//! Client for authorization servers: sends one token request and returns one complete reply, or the reason why there is
+//! none.
 //!
-//! Must not follow redirects, retry, log, nor judge a reply: `domain::reply` does. Whether a request may have left
-//! this machine decides between "not sent" and "in doubt", so every error is sorted here, once.
+//! Must not follow redirects, retry, log, nor interpret a reply: [`crate::reply`] does. Whether a request may have left
+//! this machine decides between "not sent" and "in doubt", so all errors are classified here.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -17,21 +18,23 @@ use reqwest::header::{
     HeaderName, HeaderValue, LOCATION, USER_AGENT,
 };
 
-use super::recording::{ReadOn, Recorder, RecordingConnector, token_client};
-use crate::body_decoding::LARGEST;
+use super::recording::{ReadResult, Recorder, RecordingConnector, token_client};
+use crate::body_decoding::MAX_BODY_BYTES;
 use crate::provider::{Method, host_of};
 use crate::quirks::BodyEncoding;
 use crate::raw_http::{self, BodyEnd, RawHttpResponse};
 use crate::request::TokenRequest;
-use refreshd_http::{CONNECT, TlsError, cause, client, innermost, parse_date, retry_after, tls};
+use refreshd_http::{
+    CONNECT_TIMEOUT, TlsError, cause, client, innermost, parse_date, retry_after, tls,
+};
 use refreshd_secrets::mask::line;
 use refreshd_time::Timestamp;
 use refreshd_time::clock::{Clock, RunningLimit};
 
-/// Largest body read, in bytes. A token reply has about one thousand.
-const LARGEST_BODY: usize = LARGEST;
-/// An answer without a proper end is over when nothing more of it comes for so long.
-const QUIET: Duration = Duration::from_secs(1);
+/// Maximum number of bytes read of a body. A token reply has about one thousand.
+const MAX_RESPONSE_BYTES: usize = MAX_BODY_BYTES;
+/// A response with broken framing is complete when no data arrives for this time.
+const QUIET_PERIOD: Duration = Duration::from_secs(1);
 
 /// A client for token requests. Cheap to clone.
 #[derive(Clone)]
@@ -41,25 +44,25 @@ pub struct AuthorizationServer {
     transport: Option<Arc<dyn Transport>>,
 }
 
-/// A way for a finished request to reach a server, in place of the network: a simulation's.
+/// Replacement for the network, for simulations.
 pub trait Transport: Send + Sync {
-    /// Carries it there and the reply back.
-    fn carry(&self, request: reqwest::Request) -> TransportFuture;
+    /// Sends the request and returns the reply.
+    fn send(&self, request: reqwest::Request) -> TransportFuture;
 }
 
-/// A request under way.
+/// A request in progress.
 pub type TransportFuture = Pin<Box<dyn Future<Output = TokenResponse> + Send>>;
 
-/// What came back.
+/// Outcome of a request.
 #[derive(Debug)]
 pub enum TokenResponse {
     /// The request did not leave this machine.
     NotSent(String),
-    /// It left, or may have, and no reply came.
+    /// The request was sent, or may have been, and no reply arrived.
     InDoubt(String),
-    /// A reply that broke off: what arrived of it, and why no more.
+    /// A truncated reply: the part that arrived, and the reason.
     Cut(HttpResponse, String),
-    /// A whole reply.
+    /// A complete reply.
     Whole(HttpResponse),
 }
 
@@ -68,19 +71,19 @@ pub enum TokenResponse {
 pub struct HttpResponse {
     /// The HTTP status.
     pub status: u16,
-    /// `Retry-After`, both forms (RFC 9110 section 10.2.3), from `now`.
+    /// Delay in `Retry-After`, in both forms (RFC 9110 section 10.2.3).
     pub retry_after: Option<Duration>,
-    /// The server's own clock.
+    /// `Date`: the server's clock.
     pub date: Option<Timestamp>,
-    /// `Content-Type`, cut.
+    /// `Content-Type`, truncated.
     pub content_type: Option<String>,
-    /// `Content-Encoding`, cut.
+    /// `Content-Encoding`, truncated.
     pub content_encoding: Option<String>,
-    /// `Location`, as it came: it is shown, never followed.
+    /// `Location`, unmodified: shown, never followed.
     pub location: Option<String>,
-    /// The body, up to 1 MiB.
+    /// Body, up to 1 MiB.
     pub body: Vec<u8>,
-    /// Whether that is known to be all of it. An answer that broke off may have its whole body all the same.
+    /// True if the body is known to be complete. A truncated response may have its complete body all the same.
     pub whole: bool,
 }
 
@@ -98,17 +101,17 @@ impl AuthorizationServer {
         })
     }
 
-    /// The same requests by another way than the network.
+    /// The same client with another transport than the network.
     #[must_use]
-    pub fn through(self, transport: Arc<dyn Transport>) -> Self {
+    pub fn with_transport(self, transport: Arc<dyn Transport>) -> Self {
         Self {
             transport: Some(transport),
             ..self
         }
     }
 
-    /// Sends one request and reads the whole reply; `timeout` includes connecting, and counts only time in which this
-    /// process can run. Never cancel this future once it is polled, if the request spends anything.
+    /// Sends one request and reads the reply. `timeout` includes connecting, and counts only time in which this process
+    /// can run. Not cancel safe: once polled, a request that spends a token must not be dropped.
     pub async fn exchange(
         &self,
         request: &TokenRequest,
@@ -120,7 +123,7 @@ impl AuthorizationServer {
             Err(error) => return not_sent(request, &cause(&error)),
         };
         match &self.transport {
-            Some(transport) => transport.carry(built).await,
+            Some(transport) => transport.send(built).await,
             None => self.send(request, built, timeout, now).await,
         }
     }
@@ -166,24 +169,24 @@ impl AuthorizationServer {
         let Some(recorder) = recorder else {
             return TokenResponse::InDoubt(why);
         };
-        let closed = read_on(&recorder, &mut limit).await;
+        let closed = read_to_end(&recorder, &mut limit).await;
         answer_of(raw_http::read(&recorder.received()), closed, why, now)
     }
 
-    /// Asks a server for anything at all, to see that it is there: `check --online`. The status, and where it redirects.
+    /// Checks that a server responds, for `check --online`. Returns the status, and the target of a redirect.
     ///
     /// # Errors
-    /// Why there was no HTTP reply.
+    /// The reason why there was no HTTP response.
     pub async fn probe(&self, url: &str) -> Result<(u16, Option<String>), String> {
-        let sent = self.client.head(url).timeout(CONNECT).send().await;
+        let sent = self.client.head(url).timeout(CONNECT_TIMEOUT).send().await;
         let response = sent.map_err(|error| cause(&error))?;
         Ok((response.status().as_u16(), location(response.headers())))
     }
 
-    /// Reads what lies at an address: its status, and up to 1 MiB.
+    /// Fetches a document: its status, and up to 1 MiB.
     ///
     /// # Errors
-    /// Why there was no whole reply.
+    /// The reason why there was no complete response.
     pub async fn fetch(&self, url: &str, limit: Duration) -> Result<(u16, Vec<u8>), String> {
         let host = host_of(url).unwrap_or("the authorization server");
         let sent = self
@@ -241,13 +244,13 @@ impl AuthorizationServer {
                 value.set_sensitive(true);
                 builder.header(AUTHORIZATION, value)
             }
-            // Base64 is always fit for a header.
+            // Base64 is always valid in a header.
             Some(Err(_)) | None => builder,
         }
     }
 }
 
-/// Reads a whole body of up to [`LARGEST_BODY`] bytes.
+/// Reads a complete body of up to [`MAX_RESPONSE_BYTES`] bytes.
 pub(crate) async fn read_body(response: reqwest::Response) -> Result<Vec<u8>, String> {
     match arrived(response, None).await {
         (body, None) => Ok(body),
@@ -255,7 +258,8 @@ pub(crate) async fn read_body(response: reqwest::Response) -> Result<Vec<u8>, St
     }
 }
 
-/// Up to [`LARGEST_BODY`] bytes of a body, and why they are not all of it. Without a limit here the response has one.
+/// Reads up to [`MAX_RESPONSE_BYTES`] bytes of a body, with the reason if it is not complete. `limit` is `None` if the
+/// response has a limit of its own.
 async fn arrived(
     mut response: reqwest::Response,
     mut limit: Option<&mut RunningLimit>,
@@ -277,12 +281,14 @@ async fn arrived(
         match chunk {
             Ok(None) => return (body, None),
             Ok(Some(chunk)) => {
-                let room = LARGEST_BODY - body.len();
+                let room = MAX_RESPONSE_BYTES - body.len();
                 body.extend_from_slice(&chunk[..chunk.len().min(room)]);
                 if chunk.len() > room {
                     return (
                         body,
-                        Some(format!("its body is longer than {LARGEST_BODY} bytes")),
+                        Some(format!(
+                            "its body is longer than {MAX_RESPONSE_BYTES} bytes"
+                        )),
                     );
                 }
             }
@@ -296,7 +302,7 @@ async fn arrived(
     }
 }
 
-/// A header's value, fit to be shown and of a bounded length.
+/// A header's value, masked and of bounded length.
 fn named(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     let text = String::from_utf8_lossy(headers.get(name)?.as_bytes()).into_owned();
     Some(line(&text).chars().take(100).collect())
@@ -307,8 +313,8 @@ fn not_sent(request: &TokenRequest, why: &str) -> TokenResponse {
     TokenResponse::NotSent(format!("cannot connect to {server}: {why}"))
 }
 
-/// Reads the answer whose head arrived. Where its body breaks off, or is shorter than it seems, what else the connection
-/// received belongs to it.
+/// Reads the response whose head has arrived. If its body is truncated, or longer than announced, the other bytes of
+/// the connection belong to it.
 async fn read_answer(
     response: reqwest::Response,
     recorder: Option<Recorder>,
@@ -317,8 +323,8 @@ async fn read_answer(
 ) -> TokenResponse {
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
     if let (101, Some(recorder)) = (status, &recorder) {
-        // Nobody asked to switch protocols: the answer comes after this.
-        let closed = read_on(recorder, limit).await;
+        // An unrequested protocol switch: the response follows it.
+        let closed = read_to_end(recorder, limit).await;
         return answer_of(
             raw_http::read(&recorder.received()),
             closed,
@@ -331,19 +337,20 @@ async fn read_answer(
     if let Some(recorder) = recorder {
         let is_success = (200..300).contains(&status);
         let whole = problem.is_none();
-        if body.len() < LARGEST_BODY && (!whole || may_go_on(&body, is_success, &recorder)) {
-            let closed = read_on(&recorder, limit).await;
+        if body.len() < MAX_RESPONSE_BYTES && (!whole || may_continue(&body, is_success, &recorder))
+        {
+            let closed = read_to_end(&recorder, limit).await;
             let RawHttpResponse {
                 body: mut all, end, ..
             } = raw_http::read(&recorder.received());
-            let ended = is_all(end, closed) && all.len() <= LARGEST_BODY;
+            let ended = is_all(end, closed) && all.len() <= MAX_RESPONSE_BYTES;
             all_came |= ended;
             if whole {
                 all.truncate(raw_http::without_next_answer(&all, body.len()).len());
             }
             if all.len() > body.len() {
                 body = all;
-                body.truncate(LARGEST_BODY);
+                body.truncate(MAX_RESPONSE_BYTES);
                 all_came = ended;
                 problem.get_or_insert("its body is longer than its head says".to_owned());
             }
@@ -358,9 +365,9 @@ async fn read_answer(
     }
 }
 
-/// Whether there may be more to a body than the HTTP library says. What is no success has a body to wait for only where it
+/// Returns whether a body may be longer than the HTTP library reports. The body of an error is only waited for if it
 /// came with the head, as after 304.
-fn may_go_on(body: &[u8], is_success: bool, recorder: &Recorder) -> bool {
+fn may_continue(body: &[u8], is_success: bool, recorder: &Recorder) -> bool {
     let goes_on = |received: &[u8]| {
         let all = raw_http::read(received).body;
         raw_http::without_next_answer(&all, body.len()).len() > body.len()
@@ -369,32 +376,33 @@ fn may_go_on(body: &[u8], is_success: bool, recorder: &Recorder) -> bool {
         || ((is_success || body.is_empty()) && recorder.with_received(goes_on))
 }
 
-/// Whether a body is all there, where the HTTP library did not see to it.
+/// Returns whether a body is complete, where the HTTP library did not check it.
 fn is_all(end: BodyEnd, closed: bool) -> bool {
     match end {
         BodyEnd::Reached => true,
         BodyEnd::Missing => false,
-        BodyEnd::Unsaid => closed,
+        BodyEnd::Unknown => closed,
     }
 }
 
-/// Takes the connection and reads until the server closes it or says nothing for [`QUIET`]; whether it was closed in order.
-async fn read_on(recorder: &Recorder, limit: &mut RunningLimit) -> bool {
+/// Takes the connection and reads until the server closes it or sends nothing for [`QUIET_PERIOD`]. Returns whether it was
+/// closed in order.
+async fn read_to_end(recorder: &Recorder, limit: &mut RunningLimit) -> bool {
     recorder.take();
     let more = || async {
-        let mut quiet = Clock::system().running_limit(QUIET);
+        let mut quiet = Clock::system().running_limit(QUIET_PERIOD);
         quiet.wait(recorder.more()).await
     };
     loop {
         match limit.wait(more()).await.flatten() {
-            Some(ReadOn::More) => {}
-            Some(ReadOn::Closed) => return true,
-            Some(ReadOn::Broken) | None => return false,
+            Some(ReadResult::More) => {}
+            Some(ReadResult::Closed) => return true,
+            Some(ReadResult::Broken) | None => return false,
         }
     }
 }
 
-/// An answer that the HTTP library could not read, and why.
+/// A response that the HTTP library could not parse, with the reason.
 fn answer_of(
     received: RawHttpResponse,
     closed: bool,
@@ -411,8 +419,8 @@ fn answer_of(
     if body.is_empty() {
         return TokenResponse::InDoubt(why);
     }
-    let whole = is_all(end, closed) && body.len() <= LARGEST_BODY;
-    body.truncate(LARGEST_BODY);
+    let whole = is_all(end, closed) && body.len() <= MAX_RESPONSE_BYTES;
+    body.truncate(MAX_RESPONSE_BYTES);
     let headers = headers.into_iter().filter_map(|(name, value)| {
         Some((
             HeaderName::from_bytes(name.as_bytes()).ok()?,
@@ -423,7 +431,7 @@ fn answer_of(
         Some(status) => format!("status {status}, but {why}"),
         None => why,
     };
-    // Without a status, nothing speaks against what the body says.
+    // Without a status, the body alone decides.
     TokenResponse::Cut(
         reply(
             status.unwrap_or(200),
@@ -459,7 +467,7 @@ fn location(headers: &HeaderMap) -> Option<String> {
         .map(|location| String::from_utf8_lossy(location.as_bytes()).into_owned())
 }
 
-/// The recorder of a connection; each has one.
+/// Recorder of a connection; each connection has one.
 fn recorder_of(connected: &Connected) -> Option<Recorder> {
     let mut extensions = Extensions::new();
     connected.get_extras(&mut extensions);

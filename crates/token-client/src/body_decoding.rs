@@ -1,5 +1,5 @@
-//! Bytes to text: compression (gzip, zlib, deflate) and encodings (UTF-16, UTF-32) that nobody asked for. Memory is bounded for
-//! any body.
+//! Decodes bytes to text: unrequested compression (gzip, zlib, deflate) and encodings (UTF-16, UTF-32). Memory is
+//! bounded for any body.
 
 use std::borrow::Cow;
 use std::io::Read;
@@ -9,17 +9,17 @@ use flate2::{Decompress, FlushDecompress, Status};
 
 use super::lenient::DAMAGE;
 
-/// Longest body that is read, packed or not, in bytes.
-pub const LARGEST: usize = 1 << 20;
-/// What came out of packed bytes.
+/// Maximum size of a body, compressed or not, in bytes.
+pub const MAX_BODY_BYTES: usize = 1 << 20;
+/// Result of a decompression.
 pub struct Unpacked {
-    /// As far as they could be unpacked.
+    /// Decompressed bytes, as far as possible.
     pub bytes: Vec<u8>,
-    /// Whether the packing said that this is the end. After a fault, or beyond [`LARGEST`], there may have been more.
+    /// True if the end marker was reached. After an error, or beyond [`MAX_BODY_BYTES`], there may have been more.
     pub ended: bool,
 }
 
-/// What is packed with a header that says so; `None` if nothing is, or nothing comes of it.
+/// Decompresses data with a known header; `None` if there is none, or the result is empty.
 pub fn unpack(bytes: &[u8]) -> Option<Unpacked> {
     let bytes = bytes
         .strip_prefix(b"\xef\xbb\xbf")
@@ -38,13 +38,13 @@ pub fn unpack(bytes: &[u8]) -> Option<Unpacked> {
     (!inside.bytes.is_empty()).then_some(inside)
 }
 
-/// What comes out of deflate without a header (RFC 1951), as far as it can be read.
+/// Decompresses deflate without a header (RFC 1951), as far as possible.
 pub fn raw_deflate(bytes: &[u8]) -> Unpacked {
     inflated(bytes, Decompress::new(false))
 }
 
-/// What comes out of the members of a gzip file (RFC 1952 section 2.2), up to [`LARGEST`] bytes. Bytes after the last one
-/// are none of it.
+/// Decompresses the members of a gzip file (RFC 1952 section 2.2), up to [`MAX_BODY_BYTES`] bytes. Bytes after the last member
+/// are ignored.
 fn gunzipped(mut bytes: &[u8]) -> Unpacked {
     let (mut out, mut piece) = (Vec::new(), [0; 4096]);
     while bytes.starts_with(&[0x1f, 0x8b, 8]) {
@@ -52,12 +52,12 @@ fn gunzipped(mut bytes: &[u8]) -> Unpacked {
         loop {
             match member.read(&mut piece) {
                 Ok(0) => break,
-                Ok(length) if out.len() + length <= LARGEST => {
+                Ok(length) if out.len() + length <= MAX_BODY_BYTES => {
                     out.extend_from_slice(&piece[..length]);
                 }
                 Ok(length) => {
                     out.extend_from_slice(&piece[..length]);
-                    out.truncate(LARGEST);
+                    out.truncate(MAX_BODY_BYTES);
                     return Unpacked {
                         bytes: out,
                         ended: false,
@@ -79,7 +79,7 @@ fn gunzipped(mut bytes: &[u8]) -> Unpacked {
     }
 }
 
-/// What comes out before the end or a fault, up to [`LARGEST`] bytes.
+/// Decompresses until the end or an error, up to [`MAX_BODY_BYTES`] bytes.
 fn inflated(packed: &[u8], mut inflater: Decompress) -> Unpacked {
     let (mut out, mut piece) = (Vec::new(), [0; 4096]);
     let count = |total: u64| usize::try_from(total).unwrap_or(usize::MAX);
@@ -89,28 +89,29 @@ fn inflated(packed: &[u8], mut inflater: Decompress) -> Unpacked {
         let status = inflater.decompress(rest, &mut piece, FlushDecompress::None);
         let length = count(inflater.total_out()) - written;
         out.extend_from_slice(&piece[..length]);
-        let ended = matches!(status, Ok(Status::StreamEnd)) && out.len() <= LARGEST;
+        let ended = matches!(status, Ok(Status::StreamEnd)) && out.len() <= MAX_BODY_BYTES;
         let stuck = length == 0 && count(inflater.total_in()) == read;
         if status.is_err()
             || matches!(status, Ok(Status::StreamEnd))
             || stuck
-            || out.len() > LARGEST
+            || out.len() > MAX_BODY_BYTES
         {
-            out.truncate(LARGEST);
+            out.truncate(MAX_BODY_BYTES);
             return Unpacked { bytes: out, ended };
         }
     }
 }
 
-/// The text of a file that a person saved: UTF-8, or UTF-16 with its mark, as Windows' Notepad and PowerShell write it.
+/// Text of a file that a person saved: UTF-8, or UTF-16 with a byte order mark, as from Windows' Notepad and
+/// PowerShell.
 ///
 /// # Errors
-/// In words, where it is neither.
+/// A sentence, if it is neither.
 pub fn text_of_file(bytes: Vec<u8>) -> Result<String, &'static str> {
-    const NEITHER: &str = "is not UTF-8";
+    const NOT_UTF8: &str = "is not UTF-8";
     let is_marked = bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff");
     if !is_marked || bytes.len() == 2 {
-        return String::from_utf8(bytes).map_err(|_| NEITHER);
+        return String::from_utf8(bytes).map_err(|_| NOT_UTF8);
     }
     let is_little = bytes[0] == 0xff;
     let (pairs, rest) = bytes[2..].as_chunks::<2>();
@@ -127,8 +128,8 @@ pub fn text_of_file(bytes: Vec<u8>) -> Result<String, &'static str> {
         .ok_or("is neither UTF-8 nor whole UTF-16")
 }
 
-/// The text as UTF-8, as far as it can be told: UTF-16 is known by its mark, or since every other byte of its ASCII is
-/// zero; UTF-32 since three of four are.
+/// The text as UTF-8. UTF-16 is recognised by its byte order mark or by a zero in every other byte of ASCII, UTF-32 by
+/// three zeros of four bytes.
 #[must_use]
 pub fn decode(bytes: &[u8]) -> Cow<'_, [u8]> {
     let wide = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
@@ -148,7 +149,7 @@ pub fn decode(bytes: &[u8]) -> Cow<'_, [u8]> {
                 .enumerate()
                 .all(|(index, byte)| (index % 2 == zeros) == (*byte == 0))
     };
-    // The first character is the mark, which is no ASCII.
+    // The first character is the byte order mark, which is not ASCII.
     let quads = |used: &[usize]| {
         let start = &bytes[..bytes.len().min(64)];
         let after_mark = start.iter().enumerate().skip(4);
@@ -164,7 +165,7 @@ pub fn decode(bytes: &[u8]) -> Cow<'_, [u8]> {
             .collect();
         Cow::Owned(text.into_bytes())
     };
-    // A document begins with a sign of JSON, whatever letters follow.
+    // A document begins with a character of JSON syntax, whatever script follows.
     let begins = |before: usize, after: usize| {
         bytes.len() > before + after
             && b"{[\"".contains(&bytes[before])

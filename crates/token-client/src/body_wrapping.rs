@@ -1,11 +1,12 @@
-//! What lies around a reply in one text: marks, prefixes against inclusion as a script, comments, a call (JSONP), a form.
+//! Removes wrappings of a reply in a text: byte order marks, prefixes against script inclusion, comments, a call
+//! (JSONP), a form.
 
 use serde_json::{Map, Value};
 use url::form_urlencoded;
 
 use super::lenient::{add, is_blank};
 
-/// What some servers put before a reply so that no page can include it as a script; without white space, longest first.
+/// Prefixes of some servers against script inclusion; without white space, longest first.
 const PREFIXES: [&str; 12] = [
     "throw1;<don'tbeevil'>",
     "throw1;<dontbeevil>",
@@ -21,9 +22,9 @@ const PREFIXES: [&str; 12] = [
     "data:",
 ];
 
-/// What nobody sees at the ends of a text, in UTF-8: the byte order mark, once more as Latin-1 that was encoded again, spaces
-/// without a width or a break.
-const MARKS: [&[u8]; 7] = [
+/// Invisible characters at the ends of a text, in UTF-8: the byte order mark, the same encoded twice (via Latin-1),
+/// zero-width and no-break spaces.
+const INVISIBLE: [&[u8]; 7] = [
     b"\xef\xbb\xbf",
     b"\xc3\xaf\xc2\xbb\xc2\xbf",
     b"\xe2\x80\x8b",
@@ -33,11 +34,11 @@ const MARKS: [&[u8]; 7] = [
     b"\xe2\x80\xa9",
 ];
 
-/// A text without the white space, NUL and marks at its ends.
+/// Trims white space, NUL and byte order marks.
 pub(super) fn trimmed(mut text: &[u8]) -> &[u8] {
     loop {
         let before = text.len();
-        for mark in MARKS {
+        for mark in INVISIBLE {
             text = text.strip_prefix(mark).unwrap_or(text);
             text = text.strip_suffix(mark).unwrap_or(text);
         }
@@ -57,12 +58,12 @@ pub(super) fn trimmed(mut text: &[u8]) -> &[u8] {
     }
 }
 
-/// Whether nothing but white space, NUL and semicolons is left.
+/// Returns whether only white space, NUL and semicolons are left.
 pub(super) fn is_end(rest: &[u8]) -> bool {
     rest.iter().all(|byte| is_blank(*byte) || *byte == b';')
 }
 
-/// A text without a prefix against inclusion as a script, or without the comment that it is in.
+/// Removes a prefix against script inclusion, or a comment around the text.
 pub(super) fn without_prefix(text: &[u8]) -> &[u8] {
     let after = |prefix: &str| {
         let mut wanted = prefix.bytes().peekable();
@@ -95,9 +96,9 @@ pub(super) fn without_prefix(text: &[u8]) -> &[u8] {
         .unwrap_or(text)
 }
 
-/// The data of a text that is one event stream (HTML, "Server-sent events") of one event.
+/// Data of a text that is a stream (HTML, "Server-sent events") of one event.
 pub(super) fn event_data(text: &[u8]) -> Option<Vec<u8>> {
-    const OTHERS: [&[u8]; 4] = [b":", b"event:", b"id:", b"retry:"];
+    const OTHER_FIELDS: [&[u8]; 4] = [b":", b"event:", b"id:", b"retry:"];
     let lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
     let mut data: Option<Vec<u8>> = None;
     for line in lines.filter(|line| !line.is_empty()) {
@@ -105,14 +106,14 @@ pub(super) fn event_data(text: &[u8]) -> Option<Vec<u8>> {
             let data = data.get_or_insert_default();
             data.extend_from_slice(part);
             data.push(b'\n');
-        } else if !OTHERS.iter().any(|other| line.starts_with(other)) {
+        } else if !OTHER_FIELDS.iter().any(|other| line.starts_with(other)) {
             return None;
         }
     }
     data
 }
 
-/// The value of a text that is one assignment: `var token = R;`, `token=R`; or that follows the word `OK`.
+/// Value of a text that is one assignment (`var token = R;`, `token=R`) or that follows the word `OK`.
 pub(super) fn assigned(text: &[u8]) -> Option<&[u8]> {
     let open = text.iter().take(256).position(|byte| *byte == b'{')?;
     let (before, value) = text.split_at(open);
@@ -128,7 +129,7 @@ pub(super) fn assigned(text: &[u8]) -> Option<&[u8]> {
     is_function(name.trim()).then_some(value)
 }
 
-/// Without what Python writes of a warning before a reply: the line that names it, and the line of its source.
+/// Removes a Python warning before a reply: the line with its name, and the line of source code.
 pub(super) fn without_warnings(text: &[u8]) -> &[u8] {
     let mut rest = text;
     loop {
@@ -153,7 +154,7 @@ pub(super) fn without_warnings(text: &[u8]) -> &[u8] {
     }
 }
 
-/// What follows a bracket, or the name of a function and a bracket, that a text begins with.
+/// Text after an opening bracket, or after a function name and a bracket, at the beginning.
 pub(super) fn opened(text: &[u8]) -> Option<&[u8]> {
     let rest = match text {
         [b'[', rest @ ..] => rest,
@@ -171,7 +172,7 @@ fn is_function(name: &str) -> bool {
     !name.is_empty() && !name.starts_with(|c: char| c.is_ascii_digit()) && name.chars().all(is_part)
 }
 
-/// The argument of a text that is one call of a function: JSONP.
+/// Argument of a text that is one function call: JSONP.
 pub(super) fn call(text: &[u8]) -> Option<&[u8]> {
     let open = text.iter().position(|byte| *byte == b'(')?;
     let (name, rest) = (&text[..open], text[open + 1..].trim_ascii_end());
@@ -188,8 +189,7 @@ pub(super) fn call(text: &[u8]) -> Option<&[u8]> {
     is_function(name).then_some(inside)
 }
 
-/// A text that is nothing but a form (`application/x-www-form-urlencoded`), also with another sign than `&` between its
-/// fields.
+/// Parses a text that is a form (`application/x-www-form-urlencoded`), also with another separator than `&`.
 pub(super) fn form(text: &[u8]) -> Option<Map<String, Value>> {
     let is_part =
         |byte: &u8| byte.is_ascii_alphanumeric() || b"=&%+-_.~*!,:;/@$'()[]|".contains(byte);
@@ -197,7 +197,7 @@ pub(super) fn form(text: &[u8]) -> Option<Map<String, Value>> {
         [b'?' | b'#', rest @ ..] => rest,
         _ => text,
     };
-    // A field on each line.
+    // One field per line.
     let lines: Vec<_> = text
         .split(|byte| *byte == b'\n')
         .map(<[u8]>::trim_ascii)
@@ -214,7 +214,7 @@ pub(super) fn form(text: &[u8]) -> Option<Map<String, Value>> {
         return None;
     }
     let text = std::str::from_utf8(text).ok()?.replace("&amp;", "&");
-    // Encoded as a whole.
+    // The form was encoded as a whole.
     if !text.contains(['=', '&']) && text.to_ascii_lowercase().contains("%3d") {
         let decoded: String = form_urlencoded::parse(text.as_bytes())
             .next()?
@@ -249,7 +249,7 @@ fn fields(text: &str, sign: char) -> Option<Map<String, Value>> {
         if name.is_empty() {
             return None;
         }
-        // `token[access_token]`, as PHP names what is in a list.
+        // `token[access_token]`, PHP's notation for nested fields.
         let nested = name
             .strip_suffix(']')
             .and_then(|name| name.split_once('['))
@@ -270,10 +270,10 @@ fn fields(text: &str, sign: char) -> Option<Map<String, Value>> {
     (!map.is_empty()).then_some(map)
 }
 
-/// Whether a text is not one token but a reply by itself, a form or JSON: it names a token in it. Whoever reads the token
-/// files must not get the refresh token.
+/// Returns whether a text is not a token but a reply itself, a form or JSON with a token in it. The refresh token in it
+/// must not reach readers of the token files.
 pub(super) fn is_wrapped(text: &str) -> bool {
-    const NAMES: [&str; 4] = [
+    const TOKEN_NAMES: [&str; 4] = [
         "access_token",
         "refresh_token",
         "accesstoken",
@@ -287,7 +287,7 @@ pub(super) fn is_wrapped(text: &str) -> bool {
             || rest.starts_with("%3a")
             || rest.starts_with("%22")
     };
-    NAMES.iter().any(|name| {
+    TOKEN_NAMES.iter().any(|name| {
         text.match_indices(name)
             .any(|(at, _)| is_name(&text[at + name.len()..]))
     })

@@ -1,7 +1,7 @@
-//! What a refusal means and says: its class by status and table, our meaning, and the server's own words beside it.
+//! Classifies a refusal by status and error table, and words it: our meaning, with the server's description beside it.
 //!
-//! Must not read a pair, nor decide what happens next. A server that is ill is not believed: 5xx, 408, 425 and 429 decide
-//! before any error code.
+//! Must not read a pair, nor decide what happens next. An error code of a failing server is not trusted: 5xx, 408, 425
+//! and 429 take precedence over it.
 
 use serde_json::{Map, Value};
 use url::Url;
@@ -12,33 +12,33 @@ use super::quirks::JsonPath;
 use super::verdict::{Refusal, TokenReply};
 use refreshd_secrets::mask::{link, mask, server_text};
 
-/// What a request spent.
+/// Credential that a request spent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PresentedCredential {
     /// A refresh token, or the client's own credentials.
     #[default]
     Renewal,
-    /// An authorization code or a device's code.
+    /// An authorization code or a device code.
     Code,
 }
 
-/// What is known of the request that a reply answers.
+/// Context of the request that a reply answers.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ErrorContext<'a> {
-    /// What it spent.
+    /// Credential that it spent.
     pub spent: PresentedCredential,
-    /// Where it was sent, without parameters.
+    /// Address, without parameters.
     pub sent_to: &'a str,
-    /// The reply's `Location` (RFC 9110 section 10.2.2), as it came.
+    /// `Location` of the reply (RFC 9110 section 10.2.2), unmodified.
     pub location: Option<&'a str>,
-    /// Whether a request of the very same kind (client, endpoint, parameters) bought the pair that is in force.
+    /// True if a request of the same kind (client, endpoint, parameters) returned the pair that is in force.
     pub worked_before: bool,
 }
 
-/// A page of an error, where the server names one (RFC 6749 section 5.2).
+/// Members with a link to a page about the error (RFC 6749 section 5.2).
 const ERROR_URI: [&str; 2] = ["error_uri", "more_info"];
-/// Where servers put a sentence for people, besides the profile's own place.
-const WORDS: [&str; 12] = [
+/// Members with a sentence for people, besides the profile's own place.
+const DESCRIPTIONS: [&str; 12] = [
     "error_description",
     "errorDescription",
     "error.message",
@@ -52,10 +52,11 @@ const WORDS: [&str; 12] = [
     "detail",
     "title",
 ];
-/// Where they put a second one.
-const MORE_WORDS: [&str; 2] = ["hint", "error_hint"];
+/// Members with a second sentence.
+const SECONDARY_DESCRIPTIONS: [&str; 2] = ["hint", "error_hint"];
 
-/// Codes of RFC 6749 section 5.2 and RFC 8628 section 3.5: no part of a secret, even where one is called the same.
+/// Error codes of RFC 6749 section 5.2 and RFC 8628 section 3.5. They are never masked, even if a secret has the same
+/// text.
 pub(super) const STANDARD_CODES: [&str; 10] = [
     "invalid_request",
     "invalid_client",
@@ -69,10 +70,10 @@ pub(super) const STANDARD_CODES: [&str; 10] = [
     "expired_token",
 ];
 
-/// What a server says that speaks of a refresh token, though a code was refused.
+/// Replaces a description that mentions a refresh token although a code was refused.
 const CODE_REFUSED: &str = "the code is not valid: it was used already, has expired, or is for another client or redirect_uri";
 
-/// A reply that holds an error code.
+/// Classifies a reply with an error code.
 pub fn with_code(
     reply: &TokenReply<'_>,
     profile: &Profile,
@@ -91,7 +92,7 @@ pub fn with_code(
         (None, Some(rule)) => (Some(rule), spelt.as_str()),
         (rule, _) => (rule, code),
     };
-    let believed = rule.filter(|rule| is_believed(rule, reply.status));
+    let believed = rule.filter(|rule| is_trusted(rule, reply.status));
     let shown = server_text(&words, secrets);
     let mut problem = match (believed, rule) {
         (Some(rule), _) => by_rule(rule, shown.as_deref().unwrap_or_default(), context.spent),
@@ -108,7 +109,7 @@ pub fn with_code(
     let assumed = general
         && context.worked_before
         && may_be_dead(problem.class, reply.status)
-        && is_said_of_dead_grants(&spelt)
+        && is_dead_grant_code(&spelt)
         && !is_of_something_else(&words);
     if assumed {
         problem = dead(&format!("said {}", mask(&spelt, secrets)), reply.status);
@@ -126,7 +127,7 @@ pub fn with_code(
     with_words(problem, shown, body, secrets).into_refusal(reply, assumed)
 }
 
-/// A reply without an error code: the status decides, and a success that cannot be read has probably spent the token.
+/// Classifies a reply without an error code by its status. An unparsable success has probably spent the token.
 pub fn without_code(
     reply: &TokenReply<'_>,
     profile: &Profile,
@@ -145,7 +146,7 @@ pub fn without_code(
         .errors
         .iter()
         .find(matches)
-        .filter(|rule| is_believed(rule, status))
+        .filter(|rule| is_trusted(rule, status))
     {
         let problem = by_rule(
             rule,
@@ -159,8 +160,8 @@ pub fn without_code(
             let what = format!("answered {status} with nothing else");
             return dead(&what, status).into_refusal(reply, true);
         }
-        let said = body.map(|body| words(body, "")).unwrap_or_default();
-        if is_of_a_dead_token(&said) && !is_of_something_else(&said) {
+        let description = body.map(|body| words(body, "")).unwrap_or_default();
+        if reports_dead_token(&description) && !is_of_something_else(&description) {
             let what = format!("answered {status} with a sentence about the token");
             return with_words(dead(&what, status)).into_refusal(reply, true);
         }
@@ -192,24 +193,24 @@ pub fn without_code(
     with_words(problem).into_refusal(reply, false)
 }
 
-/// The class of a status alone.
+/// Class of a status alone.
 pub const fn by_status(status: u16) -> Class {
     match status {
-        // A gateway that gave up: the server behind it may have spent the token.
+        // A gateway timed out: the server behind it may have spent the token.
         502 | 504 => Class::InDoubt,
         408 | 425 | 429 | 500..=599 => Class::Transient,
         _ => Class::Unknown,
     }
 }
 
-/// Whether the server is ill or busy, so that what it says of the grant is worth nothing.
+/// Returns whether the server is failing or overloaded, so that its error code says nothing about the grant.
 const fn is_server_failure(status: u16) -> bool {
     matches!(status, 408 | 425 | 429 | 500..=599)
 }
 
-/// Whether a row counts at this status. Of a server that is ill only a row that names the status counts, or one that
-/// says no more than the status does; and none ever ends a grant or refuses a client.
-fn is_believed(rule: &ErrorRule, status: u16) -> bool {
+/// Returns whether a row applies at this status. For a failing server a row applies only if it lists the status, or
+/// states no more than the status does; and it never ends a grant or rejects a client.
+fn is_trusted(rule: &ErrorRule, status: u16) -> bool {
     if !is_server_failure(status) {
         return true;
     }
@@ -220,7 +221,7 @@ fn is_believed(rule: &ErrorRule, status: u16) -> bool {
     !final_word && (rule.status.contains(&status) || rule.class == by_status(status))
 }
 
-/// What a row of the profile's table says; `words` stand for a meaning that it does not give.
+/// Problem by a row of the profile's table; `words` replace a missing meaning.
 fn by_rule(rule: &ErrorRule, words: &str, spent: PresentedCredential) -> Problem {
     let meaning = rule.meaning.as_deref().map(|meaning| match spent {
         PresentedCredential::Code if meaning.to_lowercase().contains("refresh token") => {
@@ -234,7 +235,7 @@ fn by_rule(rule: &ErrorRule, words: &str, spent: PresentedCredential) -> Problem
     }
 }
 
-/// Puts the server's words beside our meaning, unless they are the meaning.
+/// Appends the server's description to our meaning, unless it is the meaning.
 fn with_words(
     problem: Problem,
     shown: Option<String>,
@@ -243,21 +244,21 @@ fn with_words(
 ) -> Problem {
     let uri = ERROR_URI.iter().find_map(|name| body.get(*name)?.as_str());
     Problem {
-        said: shown.filter(|shown| *shown != problem.detail),
+        server_text: shown.filter(|shown| *shown != problem.detail),
         error_uri: uri.and_then(|uri| link(uri, secrets)),
         ..problem
     }
 }
 
-/// The server's sentences, each once.
+/// The server's sentences, without duplicates.
 fn words(body: &Map<String, Value>, description: &str) -> String {
     let text = |name: &&str| match JsonPath::new(name).find(body)? {
         Value::String(text) if !text.trim().is_empty() => Some(text.clone()),
         _ => None,
     };
     let own = Some(description.to_owned()).filter(|words| !words.trim().is_empty());
-    let first = own.or_else(|| WORDS.iter().find_map(text));
-    let more = MORE_WORDS
+    let first = own.or_else(|| DESCRIPTIONS.iter().find_map(text));
+    let more = SECONDARY_DESCRIPTIONS
         .iter()
         .find_map(text)
         .filter(|more| first.as_ref() != Some(more));
@@ -275,12 +276,12 @@ impl Problem {
     }
 }
 
-/// Some servers say of a dead grant only that the request is not valid. The same kind of request bought the pair before.
+/// Some servers report a dead grant only as an invalid request. A request of the same kind returned the pair before.
 fn dead(what: &str, status: u16) -> Problem {
     let detail = format!(
         "the server {what} to the same kind of request that worked before; assumed: the grant is dead"
     );
-    // The one other thing that a server means by this status is the client.
+    // The only other cause of this status is the client.
     let remedy = "authorize the app {app} again: refreshd authorize {portal}; if its client_secret was changed at the provider, \
                   correct that in the configuration first, then: systemctl reload refreshd";
     Problem {
@@ -289,19 +290,19 @@ fn dead(what: &str, status: u16) -> Problem {
     }
 }
 
-/// A code as RFC 6749 spells codes: `Invalid Grant`, `invalid-grant`.
+/// Normalises a code to the spelling of RFC 6749: `Invalid Grant`, `invalid-grant`.
 fn spelt_as_usual(code: &str) -> String {
     code.trim().to_ascii_lowercase().replace([' ', '-'], "_")
 }
 
-/// Codes by which servers say of a dead grant that it is one, besides `invalid_grant`: Spring's `invalid_token`, fosite's
-/// `token_inactive`, and the many that name the token and what has become of it.
-fn is_said_of_dead_grants(code: &str) -> bool {
-    matches!(code, "invalid_request" | "access_denied") || is_of_a_dead_token(code)
+/// Returns whether a code, besides `invalid_grant`, reports a dead grant: Spring's `invalid_token`, fosite's
+/// `token_inactive`, and the many that name the token and its state.
+fn is_dead_grant_code(code: &str) -> bool {
+    matches!(code, "invalid_request" | "access_denied") || reports_dead_token(code)
 }
 
-/// Whether a code or a sentence names a token and says that it is good for nothing any more.
-fn is_of_a_dead_token(text: &str) -> bool {
+/// Returns whether a code or a sentence reports that a token is no longer valid.
+fn reports_dead_token(text: &str) -> bool {
     const DEAD: [&str; 13] = [
         "expired",
         "revoked",
@@ -321,18 +322,18 @@ fn is_of_a_dead_token(text: &str) -> bool {
     text.contains("token") && DEAD.iter().any(|dead| text.contains(dead))
 }
 
-/// Whether a refusal says so little that it may be of a dead grant.
+/// Returns whether a refusal is so unspecific that it may be about a dead grant.
 const fn may_be_dead(class: Class, status: u16) -> bool {
     matches!(class, Class::ClientRejected | Class::Unknown)
         && matches!(status, 200..=299 | 400 | 401 | 403 | 404 | 410 | 422)
 }
 
-/// A sentence that RFC 6749 section 5.2 gives for every `invalid_request`: many servers repeat it whatever is wrong.
+/// Sentence of RFC 6749 section 5.2 for every `invalid_request`: many servers send it whatever the cause.
 const STANDARD: &str = "the request is missing a required parameter, includes an";
 
-/// Whether a sentence is about another part of the request than the refresh token, or about the server itself.
+/// Returns whether a sentence is about another part of the request than the refresh token, or about the server itself.
 fn is_of_something_else(words: &str) -> bool {
-    const OTHER: [&str; 38] = [
+    const OTHER_CAUSES: [&str; 38] = [
         "redirect_uri",
         "redirect uri",
         "scope",
@@ -381,10 +382,10 @@ fn is_of_something_else(words: &str) -> bool {
         }
         None => words,
     };
-    OTHER.iter().any(|other| special.contains(other))
+    OTHER_CAUSES.iter().any(|other| special.contains(other))
 }
 
-/// Whether a body says nothing: no bytes but white space, or a JSON value that holds nothing.
+/// Returns whether a body is empty: only white space, or an empty JSON value.
 fn is_blank(body: &[u8]) -> bool {
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     let text: Vec<u8> = body
@@ -395,11 +396,11 @@ fn is_blank(body: &[u8]) -> bool {
     matches!(text.as_slice(), b"" | b"{}" | b"[]" | b"null" | b"\"\"")
 }
 
-/// A redirect is not followed: where it leads helps to correct the configuration.
+/// A redirect is not followed, but its target helps to correct the configuration.
 fn redirected(status: u16, context: ErrorContext<'_>) -> Problem {
     let leads = context
         .location
-        .and_then(|location| leads_to(context.sent_to, location))
+        .and_then(|location| redirect_target(context.sent_to, location))
         .map(|leads| format!(" {leads}"))
         .unwrap_or_default();
     let detail = format!(
@@ -413,9 +414,9 @@ fn redirected(status: u16, context: ErrorContext<'_>) -> Problem {
     }
 }
 
-/// Where a redirect leads: the host, and what else differs where that is the same.
+/// Target of a redirect: the host, and the difference if the host is the same.
 #[must_use]
-pub fn leads_to(sent_to: &str, location: &str) -> Option<String> {
+pub fn redirect_target(sent_to: &str, location: &str) -> Option<String> {
     let from = Url::parse(sent_to).ok()?;
     let to = from.join(location.trim()).ok()?;
     let host = to
@@ -442,7 +443,7 @@ pub fn leads_to(sent_to: &str, location: &str) -> Option<String> {
     } else if path(&to) == path(&from) {
         " (the same address)".to_owned()
     } else {
-        // A path may hold a secret, as one that was sent in it.
+        // A path may contain a secret, such as one sent in it.
         " (only the path differs)".to_owned()
     };
     Some(format!("to {}{how}", mask(&shown, &[])))

@@ -1,4 +1,4 @@
-//! What servers' refusals come to, and what is shown of their own words.
+//! Classification of refusals, and the server's texts in them.
 
 use std::time::Duration;
 
@@ -72,10 +72,10 @@ fn a_row_that_names_the_status_may_say_what_it_means_but_never_ends_a_grant() {
         meaning: Some("held by hand".into()),
         remedy: None,
     };
-    assert!(is_believed(&row(Class::Blocked, &[503]), 503));
-    assert!(!is_believed(&row(Class::Blocked, &[]), 503));
+    assert!(is_trusted(&row(Class::Blocked, &[503]), 503));
+    assert!(!is_trusted(&row(Class::Blocked, &[]), 503));
     assert!(
-        is_believed(&row(Class::Transient, &[]), 503),
+        is_trusted(&row(Class::Transient, &[]), 503),
         "it says the same as the status"
     );
     for class in [
@@ -83,8 +83,8 @@ fn a_row_that_names_the_status_may_say_what_it_means_but_never_ends_a_grant() {
         Class::Gone,
         Class::ClientRejected,
     ] {
-        assert!(!is_believed(&row(class, &[503, 429]), 429), "{class:?}");
-        assert!(is_believed(&row(class, &[]), 400), "{class:?}");
+        assert!(!is_trusted(&row(class, &[503, 429]), 429), "{class:?}");
+        assert!(is_trusted(&row(class, &[]), 400), "{class:?}");
     }
 }
 
@@ -127,7 +127,7 @@ fn the_servers_own_words_stand_beside_our_meaning() {
         "the server answered with status 403 and no error code (the server says: not from here; see https://x.example/why)"
     );
     let bad = problem(400, r#"{"error":"odd","error_uri":"javascript:alert(1)"}"#);
-    assert_eq!((bad.error_uri, bad.said), (None, None));
+    assert_eq!((bad.error_uri, bad.server_text), (None, None));
     let own = problem(400, r#"{"error":"odd","error_description":"said once"}"#);
     assert_eq!(
         own.text(),
@@ -202,7 +202,7 @@ fn a_dead_grant_in_other_words_is_known_by_the_request_that_worked() {
         );
         assert!(
             dead.problem.detail.contains("assumed: the grant is dead"),
-            "people are told what was assumed"
+            "the assumption is shown"
         );
         let new = refusal(400, &body, ErrorContext::default());
         assert!(
@@ -337,7 +337,7 @@ fn a_code_is_read_where_and_as_servers_write_it() {
         );
         assert_eq!(problem(500, body).class, Class::Transient, "{body}");
     }
-    // A token is not lost to a list of warnings beside it.
+    // A list of warnings does not discard the token beside it.
     let reply = TokenReply {
         status: 200,
         retry_after: None,
@@ -362,7 +362,7 @@ fn a_refused_code_is_not_called_a_refresh_token() {
         now: Timestamp::default(),
         body: br#"{"error":"invalid_grant"}"#,
     };
-    let said = |spent| match read_in(
+    let description = |spent| match read_in(
         &reply,
         &profile,
         &[],
@@ -375,8 +375,8 @@ fn a_refused_code_is_not_called_a_refresh_token() {
         Verdict::Granted(_) => panic!("taken"),
     };
     assert_eq!(
-        said(PresentedCredential::Renewal),
+        description(PresentedCredential::Renewal),
         "the refresh token has expired or was revoked"
     );
-    assert_eq!(said(PresentedCredential::Code), CODE_REFUSED);
+    assert_eq!(description(PresentedCredential::Code), CODE_REFUSED);
 }

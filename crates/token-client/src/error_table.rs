@@ -1,12 +1,12 @@
-//! What a refusal means: the classes, and the rows of a provider's ordered table that name them.
+//! Error classes, and the rows of a provider's ordered error table.
 //!
-//! Must not decide what happens next: that is `renewal`.
+//! Must not decide what happens next: the renewal does.
 
 use serde_json::{Map, Value};
 
 use super::quirks::{JsonPath, is_value};
 
-/// What a failed token request means, and so what happens next.
+/// Class of a failed token request. It decides what happens next.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
 )]
@@ -14,19 +14,19 @@ use super::quirks::{JsonPath, is_value};
 pub enum Class {
     /// The request did not leave this machine.
     NotSent,
-    /// The server cannot answer now.
+    /// The server is unavailable at present.
     Transient,
-    /// The request left and its outcome is not known.
+    /// The request was sent and its outcome is unknown.
     InDoubt,
-    /// The server refuses the client, not the grant.
+    /// The server rejects the client, not the grant.
     ClientRejected,
-    /// The grant is alive, but somebody must pay or allow something first.
+    /// The grant is valid, but a payment or a permission is missing.
     Blocked,
     /// The grant is dead.
     NeedsAuthorization,
     /// The app was removed from the portal.
     Gone,
-    /// The server renews only later.
+    /// The server refuses to renew before a later time.
     TooEarly,
     /// None of these.
     Unknown,
@@ -46,7 +46,7 @@ impl Class {
         Self::Unknown,
     ];
 
-    /// As written in profiles, logs and JSON.
+    /// Name in profiles, logs and JSON.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -62,34 +62,34 @@ impl Class {
         }
     }
 
-    /// The class of that name.
+    /// Class with this name.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|class| class.as_str() == text)
     }
 }
 
-/// One row of a profile's error table. The first row whose given parts all match decides.
+/// One row of a profile's error table. The first row whose given conditions all match applies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ErrorRule {
     /// HTTP statuses; empty matches any.
     pub status: Vec<u16>,
-    /// `error` codes, compared without case; empty matches any reply.
+    /// `error` codes, case-insensitive; empty matches any reply.
     pub error: Vec<String>,
-    /// A part of `error_description`, compared without case; empty matches any.
+    /// Part of `error_description`, case-insensitive; empty matches any.
     pub description: String,
-    /// Places of the reply, each of which must hold one of its values.
+    /// Further members of the reply, each of which must have one of these values.
     pub also: Vec<(JsonPath, Vec<String>)>,
-    /// What it means.
+    /// Resulting class.
     pub class: Class,
-    /// The same in a sentence for an operator.
+    /// Meaning, as a sentence for an operator.
     pub meaning: Option<String>,
-    /// What mends it, with names left open for the caller to fill in.
+    /// Remedy; the caller fills in the placeholders.
     pub remedy: Option<String>,
 }
 
 impl ErrorRule {
-    /// Whether this row is about this reply; `body` is `None` where it is no JSON object.
+    /// Returns whether this row matches a reply; `body` is `None` if it is not a JSON object.
     #[must_use]
     pub fn matches(
         &self,

@@ -1,22 +1,22 @@
-//! A portal's host in one form, however it is written: in any case, in any script, with a port or a final dot.
+//! Canonical form of a portal's host: case, script, port and final dot are normalised.
 //!
-//! Must not look a name up: two names of one machine are two hosts here.
+//! Must not resolve names: two names of one machine are two hosts here.
 
 use refreshd_secrets::mask::is_loopback;
 use url::Host;
 
-/// Longest host, in bytes (RFC 1035 section 2.3.4), with a port.
-const LONGEST: usize = 260;
-/// What stands in no host, and would be another directive or header where a host is written.
+/// Maximum length of a host, in bytes (RFC 1035 section 2.3.4), with a port.
+const MAX_LENGTH: usize = 260;
+/// Characters that no host contains, and that would start another directive or header.
 const FOREIGN: &str = ";,\"'<>*\\`(){}|";
 
-/// A host in lower case and in ASCII (RFC 5890), with its port if that is not 80 or 443. A whole address is read as
-/// its host. `None` if it is none.
+/// A host in lower case and in ASCII (RFC 5890), with its port unless that is 80 or 443. A URL is reduced to its host.
+/// `None` if it is not a host.
 #[must_use]
 pub fn plain_host(text: &str) -> Option<String> {
     let text = text.split_once("://").map_or(text, |(_, rest)| rest);
     let text = text.split(['/', '?', '#']).next().unwrap_or_default();
-    if text.len() > LONGEST || text.contains('@') {
+    if text.len() > MAX_LENGTH || text.contains('@') {
         return None;
     }
     let (name, port) = split_port(text)?;
@@ -24,7 +24,7 @@ pub fn plain_host(text: &str) -> Option<String> {
         Host::Domain(domain) => domain,
         ip @ (Host::Ipv4(_) | Host::Ipv6(_)) => ip.to_string(),
     };
-    let fits = (1..=LONGEST).contains(&host.len())
+    let fits = (1..=MAX_LENGTH).contains(&host.len())
         && host
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte));
@@ -35,14 +35,14 @@ pub fn plain_host(text: &str) -> Option<String> {
     }
 }
 
-/// Whether a text could only harm where a host is expected: white space, control characters, other directives.
+/// Returns whether a text could do harm where a host is expected: white space, control characters, other directives.
 #[must_use]
 pub fn is_hostile(text: &str) -> bool {
     text.trim()
         .contains(|c: char| c.is_control() || c.is_whitespace() || FOREIGN.contains(c))
 }
 
-/// Whether a [`plain_host`] is one that always means the machine that uses it.
+/// Returns whether a [`plain_host`] always means the local machine.
 #[must_use]
 pub fn is_this_machine(host: &str) -> bool {
     Host::parse(without_port(host)).is_ok_and(|host| is_loopback(&host))
@@ -52,7 +52,7 @@ fn without_port(host: &str) -> &str {
     split_port(host).map_or(host, |(name, _)| name)
 }
 
-/// The name and the port; `None` if what stands after the colon is no port.
+/// Name and port; `None` if the text after the colon is not a port.
 fn split_port(text: &str) -> Option<(&str, Option<u16>)> {
     let after_name = if text.starts_with('[') {
         text.find(']')? + 1
@@ -71,7 +71,7 @@ fn split_port(text: &str) -> Option<(&str, Option<u16>)> {
     }
 }
 
-/// The region of a cloud portal is the last label of its host: `acme.bitrix24.ru`.
+/// Region of a cloud portal: the last label of its host (`acme.bitrix24.ru`).
 #[must_use]
 pub fn region_of(domain: &str) -> Option<&str> {
     let host = domain.split(':').next()?;
@@ -79,7 +79,7 @@ pub fn region_of(domain: &str) -> Option<&str> {
         .then(|| host.rsplit('.').next())?
 }
 
-/// Whether two texts name one host: without regard to case, the usual ports, and how an international name is written.
+/// Returns whether two texts name one host, regardless of case, default ports, and spelling of international names.
 #[must_use]
 pub fn same_host(one: &str, other: &str) -> bool {
     let normal = |host: &str| plain_host(host).unwrap_or_else(|| host.to_lowercase());

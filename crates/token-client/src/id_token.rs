@@ -1,17 +1,16 @@
-//! The one claim of an ID token that is compared: the `nonce` of an OpenID Connect authorization (OpenID Connect Core 1.0,
-//! section 3.1.3.7).
+//! Compares the `nonce` claim of an ID token (OpenID Connect Core 1.0, section 3.1.3.7). No other claim is used.
 //!
-//! Must not believe anything else that the token says: its signature is not checked. It came from the token endpoint, over
-//! TLS, in answer to our own request, which is proof enough for this comparison.
+//! Must not trust any other claim: the signature is not checked. The token came from the token endpoint, over TLS, in
+//! response to our own request, which is enough for this comparison.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 
-/// The scope that makes a request one of OpenID Connect.
+/// Scope of an OpenID Connect request.
 const OPENID: &str = "openid";
 
-/// Whether a request with this scope is one of OpenID Connect, which has a `nonce`.
+/// Returns whether a request with this scope is an OpenID Connect request, which has a `nonce`.
 #[must_use]
 pub fn is_openid(scope: &[String]) -> bool {
     scope
@@ -19,8 +18,8 @@ pub fn is_openid(scope: &[String]) -> bool {
         .any(|entry| entry.split([' ', ',', '+']).any(|word| word == OPENID))
 }
 
-/// Whether a token reply's `id_token` is of another authorization than the one with this `nonce`. One without the claim, or
-/// no readable ID token at all, says nothing: servers that are asked for plain OAuth leave it out.
+/// Returns whether the `id_token` of a reply has another `nonce`. A missing claim or an unreadable ID token is
+/// accepted: servers omit it in plain OAuth.
 #[must_use]
 pub fn is_of_another(reply: &Map<String, Value>, nonce: &str) -> bool {
     named(reply).is_some_and(|named| named != nonce)

@@ -1,7 +1,7 @@
-//! Whether one word can be a refresh token at all (RFC 6749 appendix A.17), and what it is instead.
+//! Checks whether a word can be a refresh token (RFC 6749 appendix A.17), and describes what it is otherwise.
 //!
-//! A word that is refused here is never sent. What could be a token at some provider must pass: the authorization
-//! server has the last word. Must not quote what it was given.
+//! A word that is rejected here is never sent. Anything that could be a token at some provider must pass: the
+//! authorization server decides. Must not quote its input.
 
 use core::net::{IpAddr, SocketAddr};
 
@@ -11,13 +11,13 @@ use serde_json::Value;
 
 use refreshd_secrets::RefreshToken;
 
-/// A word of letters alone that is shorter than this is a name or a word of a language, and no token.
-const SHORTEST_OF_LETTERS: usize = 10;
-/// A number with fewer digits than this is no token.
-const SHORTEST_OF_DIGITS: usize = 16;
+/// A purely alphabetic word shorter than this is a name or a word, not a token.
+const MIN_ALPHABETIC_LENGTH: usize = 10;
+/// A number with fewer digits is not a token.
+const MIN_DIGITS: usize = 16;
 
-/// What programs print where there is nothing. Lower case, without `_` and `-`.
-const NOTHING: &[&str] = &[
+/// Outputs of programs for a missing value. Lower case, without `_` and `-`.
+const MISSING_VALUES: &[&str] = &[
     "null",
     "na",
     "n/a",
@@ -47,8 +47,8 @@ const NOTHING: &[&str] = &[
     "1",
 ];
 
-/// What people write where a secret is to be put in. Lower case, without `_` and `-`.
-const FILLERS: &[&str] = &[
+/// Placeholders for a secret. Lower case, without `_` and `-`.
+const PLACEHOLDERS: &[&str] = &[
     "tbd",
     "dummy",
     "yes",
@@ -69,7 +69,7 @@ const FILLERS: &[&str] = &[
     "error",
 ];
 
-/// Keys of grants, as people put them before a value. Lower case, without `_` and `-`.
+/// Keys before a copied value. Lower case, without `_` and `-`.
 const KEYS: &[&str] = &[
     "refreshtoken",
     "refreshid",
@@ -88,9 +88,9 @@ const ERROR_CODES: &[&str] = &[
     "authorization_pending",
 ];
 
-/// What a word is, if it cannot be a refresh token; a whole sentence that also says what to do.
+/// Reason why a word cannot be a refresh token, as a sentence with the required action; `None` if it can be one.
 #[must_use]
-pub fn instead(word: &str) -> Option<&'static str> {
+pub fn mismatch(word: &str) -> Option<&'static str> {
     if word.starts_with('<') {
         return Some(if is_filler(word) { FILLER } else { MARKUP });
     }
@@ -133,7 +133,7 @@ pub fn instead(word: &str) -> Option<&'static str> {
     }
     if is_dump(word) {
         return Some(
-            "it is what a program prints for a value, with brackets or a type around it; hand over the value alone",
+            "it is what a program prints for a value, with brackets or a type around it; pass the value alone",
         );
     }
     if let Some(what) = scalar(word) {
@@ -148,15 +148,15 @@ pub fn instead(word: &str) -> Option<&'static str> {
     }
     if is_shortened(word) {
         return Some(
-            "it was shortened or masked by whatever printed it; hand over the whole refresh token",
+            "it was shortened or masked by whatever printed it; pass the whole refresh token",
         );
     }
     if is_reference(word) {
-        return Some("it names a place where a secret is kept; hand over what is kept there");
+        return Some("it names a place where a secret is kept; pass the secret itself");
     }
     if word.ends_with([',', ';', '&']) || is_ended_sentence(word) {
         return Some(
-            "there is a sign behind it that separates it from what came next; hand over the refresh token alone",
+            "there is a sign behind it that separates it from what came next; pass the refresh token alone",
         );
     }
     let small = word
@@ -170,31 +170,29 @@ pub fn instead(word: &str) -> Option<&'static str> {
     let body = word.trim_end_matches('=');
     let is_key = body.len() < word.len() && KEYS.contains(&plain(body).as_str());
     if body.contains('=') || is_labelled(body) || is_key {
-        return Some("it is NAME=value; hand over the value alone, without the name");
+        return Some("it is NAME=value; pass the value alone, without the name");
     }
     if has_escapes(body) {
-        return Some(
-            "it is percent-encoded, or escaped with backslashes; hand over the decoded value",
-        );
+        return Some("it is percent-encoded, or escaped with backslashes; pass the decoded value");
     }
-    // `^` and `|` are in the tokens of eBay, Amazon and Laravel Sanctum.
+    // eBay, Amazon and Laravel Sanctum use `^` and `|` in tokens.
     if body.contains(['"', '\'', '`', '<', '>', '{', '}', '[', ']', '\\']) {
         return Some(
             "it has brackets, quotes or backslashes in it, which no refresh token has; is it a piece of JSON or of code?",
         );
     }
-    if body.len() < SHORTEST_OF_LETTERS && body.bytes().all(|byte| byte.is_ascii_alphabetic()) {
+    if body.len() < MIN_ALPHABETIC_LENGTH && body.bytes().all(|byte| byte.is_ascii_alphabetic()) {
         return Some("it is a short word of letters, such as a name; a refresh token is longer");
     }
     another_jwt(body)
 }
 
-/// Whether a word is another secret, most of it, the same in hexadecimal or in other capitals, or Base64 with it inside (the header
-/// of a client's password).
+/// Returns whether a word is another secret: most of it, its hexadecimal form, another case, or Base64 that contains it
+/// (the header of a client's password).
 #[must_use]
-pub fn is_made_of(word: &str, secret: &str) -> bool {
-    const ENOUGH: usize = 12;
-    let within = |part: &str, whole: &str| part.len() >= ENOUGH && whole.contains(part);
+pub fn contains_secret(word: &str, secret: &str) -> bool {
+    const MIN_LENGTH: usize = 12;
+    let within = |part: &str, whole: &str| part.len() >= MIN_LENGTH && whole.contains(part);
     let bytes = word.trim_end_matches('=');
     let decoded = STANDARD_NO_PAD
         .decode(bytes)
@@ -202,13 +200,13 @@ pub fn is_made_of(word: &str, secret: &str) -> bool {
         .unwrap_or_default();
     let inside = || {
         let secret = secret.as_bytes();
-        secret.len() >= ENOUGH && decoded.windows(secret.len()).any(|part| part == secret)
+        secret.len() >= MIN_LENGTH && decoded.windows(secret.len()).any(|part| part == secret)
     };
     let in_hex = || {
         let hex: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
         word.eq_ignore_ascii_case(&hex)
     };
-    let long = secret.len() >= ENOUGH;
+    let long = secret.len() >= MIN_LENGTH;
     word == secret
         || within(word, secret)
         || within(secret, word)
@@ -216,7 +214,7 @@ pub fn is_made_of(word: &str, secret: &str) -> bool {
         || long && (word.eq_ignore_ascii_case(secret) || in_hex())
 }
 
-/// What was put where a refresh token belongs, of what no server hands out even though its characters could be.
+/// As [`mismatch`], for words whose characters a token could have but that no server issues.
 #[must_use]
 pub fn misplaced(word: &str) -> Option<&'static str> {
     if word.contains("://") {
@@ -227,7 +225,7 @@ pub fn misplaced(word: &str) -> Option<&'static str> {
             .is_some_and(|(name, value)| is_name(name) && !value.is_empty())
     };
     if word.contains('&') && word.split('&').all(is_form) {
-        return Some("it is a form; hand over the value of its refresh token alone");
+        return Some("it is a form; pass the value of its refresh token alone");
     }
     if word.len() > 1 && word.starts_with(QUOTES) && word.ends_with(QUOTES) {
         return Some("it has quotes of its own inside the quotes; hand it over without them");
@@ -236,7 +234,7 @@ pub fn misplaced(word: &str) -> Option<&'static str> {
         .split_once('=')
         .is_some_and(|(name, _)| KEYS.contains(&plain(name).as_str()));
     if is_assignment {
-        return Some("it is NAME=value; hand over the value alone, without the name");
+        return Some("it is NAME=value; pass the value alone, without the name");
     }
     // Base64 may begin with a slash, and has capitals and digits.
     let plain = |byte: u8| byte.is_ascii_lowercase() || b"/._-~".contains(&byte);
@@ -244,7 +242,7 @@ pub fn misplaced(word: &str) -> Option<&'static str> {
         .then_some("it is the name of a file, and no refresh token")
 }
 
-/// Whether it stands where a value was to be put in: `null`, `${TOKEN}`, `<your token>`, `REFRESH_TOKEN`, `********`.
+/// Returns whether a word is a placeholder: `null`, `${TOKEN}`, `<your token>`, `REFRESH_TOKEN`, `********`.
 #[must_use]
 pub fn is_filler(word: &str) -> bool {
     let word = word.trim_end_matches([';', ',']);
@@ -252,33 +250,34 @@ pub fn is_filler(word: &str) -> bool {
     stands_for_nothing(word) || (!bare.is_empty() && stands_for_nothing(bare))
 }
 
-/// Whether it is `null`, `changeme`, `********` or the like. What may be a name that somebody chose is none.
+/// Returns whether a word is `null`, `changeme`, `********` or the like. A possible user-defined name is not.
 #[must_use]
 pub fn is_nothing(word: &str) -> bool {
-    stands_for_none(word) || FILLERS.contains(&plain(word).as_str())
+    is_missing_value(word) || PLACEHOLDERS.contains(&plain(word).as_str())
 }
 
-/// Whether a program wrote it where it has no token: `null`, `undefined`, `[object Object]`, `********`, or nothing at all.
+/// Returns whether a word is a program's output for a missing token: `null`, `undefined`, `[object Object]`,
+/// `********`, or empty.
 #[must_use]
-pub fn stands_for_none(word: &str) -> bool {
+pub fn is_missing_value(word: &str) -> bool {
     let masked = word.chars().all(|c| "*•.#?-_…".contains(c))
         || ((3..=32).contains(&word.len()) && word.bytes().all(|byte| b"xX".contains(&byte)));
     let bare = plain(word.trim_matches(|c| "()[]<>*".contains(c)));
     masked
-        || NOTHING.contains(&plain(word).as_str())
-        || NOTHING.contains(&bare.as_str())
+        || MISSING_VALUES.contains(&plain(word).as_str())
+        || MISSING_VALUES.contains(&bare.as_str())
         || bare == "object object"
 }
 
-/// Whether whoever printed a token left some of it out. Microsoft's long ones have asterisks of their own.
+/// Returns whether a token was abbreviated in output. Microsoft's long tokens contain asterisks themselves.
 #[must_use]
 pub fn is_shortened(word: &str) -> bool {
-    const LONGEST_MASKED: usize = 40;
-    let masked = word.contains("***") && word.len() < LONGEST_MASKED;
+    const MAX_MASKED_LENGTH: usize = 40;
+    let masked = word.contains("***") && word.len() < MAX_MASKED_LENGTH;
     masked || word.contains("...") || word.contains('…')
 }
 
-/// Whether a word says that something went wrong, where a token should be: an error code, or such a word alone.
+/// Returns whether a word reports an error in place of a token: an error code, or such a word alone.
 #[must_use]
 pub fn is_error_word(word: &str) -> bool {
     const WORDS: [&str; 31] = [
@@ -328,7 +327,7 @@ pub fn is_error_word(word: &str) -> bool {
         "missing",
         "not",
     ];
-    // `session_expired`, `login_required`: words alone, of which the first or the last says what is wrong.
+    // `session_expired`, `login_required`: plain words, the first or last of which reports the error.
     let parts: Vec<_> = word.split(['_', '-', ':', '=', '.']).collect();
     let is_code = parts.len() > 1
         && parts
@@ -377,13 +376,13 @@ fn stands_for_nothing(word: &str) -> bool {
         || between("%", "%") && queued_alerts(word.trim_matches('%'))
         || word.strip_prefix('$').is_some_and(queued_alerts)
         || (between("<", ">") && !word.starts_with("<!") && !word[1..].contains(['<', '/', '=']))
-        || (shouted && (word.contains('_') || word.len() < 16) && !is_shouted_token(word))
+        || (shouted && (word.contains('_') || word.len() < 16) && !is_uppercase_token(word))
 }
 
-/// Whether capitals alone can be a token: a part is longer than words are, or it follows the sign `RT_`.
-fn is_shouted_token(word: &str) -> bool {
-    const LONGEST_WORD: usize = 16;
-    const SHORTEST_AFTER_SIGN: usize = 8;
+/// Returns whether a text in capitals can be a token: a part is longer than a word, or it has the prefix `RT_`.
+fn is_uppercase_token(word: &str) -> bool {
+    const MAX_WORD_LENGTH: usize = 16;
+    const MIN_LENGTH_AFTER_PREFIX: usize = 8;
     let is_random = |part: &str| {
         !["TOKEN", "SECRET", "REFRESH", "PASSWORD"]
             .iter()
@@ -391,8 +390,8 @@ fn is_shouted_token(word: &str) -> bool {
     };
     let after_sign = word
         .strip_prefix("RT_")
-        .is_some_and(|rest| rest.len() >= SHORTEST_AFTER_SIGN && !rest.contains('_'));
-    let is_long = || word.split('_').any(|part| part.len() > LONGEST_WORD);
+        .is_some_and(|rest| rest.len() >= MIN_LENGTH_AFTER_PREFIX && !rest.contains('_'));
+    let is_long = || word.split('_').any(|part| part.len() > MAX_WORD_LENGTH);
     is_random(word) && (after_sign || is_long())
 }
 
@@ -412,7 +411,7 @@ fn several_words(text: &str) -> &'static str {
     } else if lines.all(|line| {
         line.starts_with('#') || line.split_once('=').is_some_and(|(name, _)| is_name(name))
     }) {
-        "it is lines of NAME=value; hand over the value of the refresh token alone"
+        "it is lines of NAME=value; pass the value of the refresh token alone"
     } else {
         "it is neither JSON nor a bare refresh token (one word)"
     }
@@ -438,14 +437,14 @@ fn address(word: &str) -> &'static str {
     }
 }
 
-/// Whether it can be Base64 that begins with a slash, rather than a path: of all kinds of letters, and without a part that is a
-/// word.
+/// Returns whether a text can be Base64 with a leading slash, rather than a path: it mixes character classes, and no
+/// part is a word.
 fn is_base64(word: &str) -> bool {
-    const LONGEST_WORD: usize = 3;
+    const MAX_WORD_LENGTH: usize = 3;
     let body = word.trim_end_matches('=');
     let has = |kind: fn(&u8) -> bool| body.bytes().any(|byte| kind(&byte));
     let is_word = |part: &str| {
-        part.len() > LONGEST_WORD && part.bytes().skip(1).all(|byte| byte.is_ascii_lowercase())
+        part.len() > MAX_WORD_LENGTH && part.bytes().skip(1).all(|byte| byte.is_ascii_lowercase())
     };
     body.starts_with('/')
         && body
@@ -465,23 +464,23 @@ fn is_path(word: &str) -> bool {
             .any(|start| word.starts_with(start))
 }
 
-/// `a/b/c`, of small letters alone: Base64 has capitals. Google's tokens begin with `1//`, older ones with `1/`.
+/// `a/b/c` in lower case only: Base64 has capitals. Google's tokens begin with `1//`, older ones with `1/`.
 fn is_relative_path(word: &str) -> bool {
-    const LONGEST: usize = 64;
-    const SHORTEST_OF_GOOGLE: usize = 20;
-    let is_google = |rest: &str| rest.len() >= SHORTEST_OF_GOOGLE && !rest.contains(['/', '.']);
+    const MAX_LENGTH: usize = 64;
+    const MIN_GOOGLE_LENGTH: usize = 20;
+    let is_google = |rest: &str| rest.len() >= MIN_GOOGLE_LENGTH && !rest.contains(['/', '.']);
     if word.strip_prefix("1/").is_some_and(is_google) {
         return false;
     }
     let small =
         |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"/._~-".contains(&byte);
-    word.contains('/') && !word.contains("//") && word.len() < LONGEST && word.bytes().all(small)
+    word.contains('/') && !word.contains("//") && word.len() < MAX_LENGTH && word.bytes().all(small)
 }
 
-/// What files of other kinds begin with.
+/// Returns whether a text begins like a file of another kind.
 fn is_file_head(word: &str) -> bool {
-    const HEADS: [&str; 3] = ["%PDF-", "#!/", "{\\rtf"];
-    HEADS.iter().any(|head| word.starts_with(head)) || ["GIF87a", "GIF89a"].contains(&word)
+    const FILE_HEADS: [&str; 3] = ["%PDF-", "#!/", "{\\rtf"];
+    FILE_HEADS.iter().any(|head| word.starts_with(head)) || ["GIF87a", "GIF89a"].contains(&word)
 }
 
 /// `(5bad)`, `bool(false)`, `string(4)`.
@@ -491,12 +490,12 @@ fn is_dump(word: &str) -> bool {
         .is_some_and(|(kind, rest)| TYPES.contains(&kind) && rest.ends_with(')'))
 }
 
-/// Whether a full stop was copied along. A JWT without a signature ends with one of its own.
+/// Returns whether a full stop was copied along. An unsigned JWT ends with one of its own.
 fn is_ended_sentence(word: &str) -> bool {
     word.ends_with('.') && word.matches('.').count() != 2
 }
 
-/// Names of files, hosts and people, addresses and dates, which are often beside a token.
+/// Names of files, hosts and people, addresses and dates, which often stand next to a token.
 fn elsewhere(word: &str) -> Option<&'static str> {
     const ENDINGS: [&str; 25] = [
         ".json", ".txt", ".toml", ".yaml", ".yml", ".env", ".ini", ".conf", ".cfg", ".xml", ".csv",
@@ -532,7 +531,7 @@ fn elsewhere(word: &str) -> Option<&'static str> {
     date(day).then_some("it is a date, and no refresh token")
 }
 
-/// The name of a host, with or without a port.
+/// Returns whether a text is a host name, with or without a port.
 fn is_host(text: &str) -> bool {
     const DOMAINS: [&str; 16] = [
         "com",
@@ -577,17 +576,17 @@ fn is_host(text: &str) -> bool {
         })
 }
 
-/// What JSON takes for a value: a number that is long enough may be a token all the same.
+/// JSON scalars. A number that is long enough may be a token.
 fn scalar(word: &str) -> Option<&'static str> {
     match serde_json::from_str::<Value>(word) {
-        Ok(Value::Number(_)) if word.len() < SHORTEST_OF_DIGITS => {
+        Ok(Value::Number(_)) if word.len() < MIN_DIGITS => {
             Some("it is a number, and no refresh token")
         }
         _ => None,
     }
 }
 
-/// `refresh_token:abc`, as of YAML or a header.
+/// `refresh_token:abc`, as in YAML or a header.
 fn is_labelled(word: &str) -> bool {
     let Some((name, _)) = word.split_once(':') else {
         return false;
@@ -608,20 +607,20 @@ fn has_escapes(word: &str) -> bool {
     encoded || word.contains("\\/") || word.contains("\\u")
 }
 
-/// Whether it leads to a secret elsewhere: `arn:aws:…`, `vault:secret/x#token`.
+/// Returns whether a text references a secret elsewhere: `arn:aws:…`, `vault:secret/x#token`.
 fn is_reference(word: &str) -> bool {
-    const KEEPERS: [&str; 10] = [
+    const SECRET_STORES: [&str; 10] = [
         "arn", "vault", "op", "env", "file", "ssm", "aws", "gcp", "azure", "secret",
     ];
     word.split_once(':').is_some_and(|(keeper, _)| {
-        KEEPERS
+        SECRET_STORES
             .iter()
             .any(|known| known.eq_ignore_ascii_case(keeper))
     })
 }
 
-/// A JWT that is something else than a refresh token, and says so: an access token by its header (RFC 9068 section 2.1) or by
-/// Keycloak's `typ`, an ID token (OpenID Connect Core 1.0 section 2), a client's assertion (RFC 7523 section 3).
+/// A JWT of another kind than a refresh token: an access token by its header (RFC 9068 section 2.1) or by Keycloak's
+/// `typ`, an ID token (OpenID Connect Core 1.0 section 2), a client assertion (RFC 7523 section 3).
 fn another_jwt(word: &str) -> Option<&'static str> {
     const ACCESS: &str = "it is an access token (a JWT that says so); the refresh token is another";
     let mut parts = word.split('.');
@@ -643,11 +642,11 @@ fn another_jwt(word: &str) -> Option<&'static str> {
             .as_ref()
             .is_some_and(|payload| payload.get(name).is_some())
     };
-    // What kind it is, in the words of Keycloak, of Amazon Cognito and of others.
+    // Kind of token, as named by Keycloak, Amazon Cognito and others.
     let kind = ["typ", "token_use", "token_type"]
         .iter()
         .find_map(|name| text(&payload, name));
-    // ForgeRock says beside it how it is sent: `"tokenName":"refresh_token","token_type":"Bearer"`.
+    // ForgeRock adds the type of use: `"tokenName":"refresh_token","token_type":"Bearer"`.
     let is_refresh = |name: &&str| {
         [&header, &payload]
             .into_iter()
@@ -680,7 +679,7 @@ fn another_jwt(word: &str) -> Option<&'static str> {
     match (text(&header, "typ").as_deref(), kind.as_deref()) {
         (Some("at+jwt" | "application/at+jwt"), _) | (_, Some("bearer" | "access")) => Some(ACCESS),
         (_, Some("id")) => Some("it is an ID token (a JWT that says so), and no refresh token"),
-        // Microsoft's, Okta's and Auth0's; their refresh tokens are no JWT.
+        // Microsoft, Okta and Auth0: their refresh tokens are not JWTs.
         (_, None) if has("scp") || has("scope") && has("azp") => Some(ACCESS),
         (_, None) if has("iss") && has("aud") && has("exp") && about_a_person() => {
             Some("it is an ID token (a JWT about a person), and no refresh token")
@@ -697,12 +696,12 @@ fn another_jwt(word: &str) -> Option<&'static str> {
     }
 }
 
-/// A bare refresh token.
+/// Parses a bare refresh token.
 ///
 /// # Errors
-/// What the word is instead.
+/// Description of what the word is instead.
 pub fn refresh_token(word: &str) -> Result<RefreshToken, &'static str> {
-    match instead(word) {
+    match mismatch(word) {
         Some(what) => Err(what),
         None => RefreshToken::new(word).ok_or("there is nothing in it"),
     }
@@ -845,7 +844,7 @@ mod tests {
                 "an access token",
             ),
         ] {
-            let what = instead(word).unwrap_or_default();
+            let what = mismatch(word).unwrap_or_default();
             assert!(what.contains(expected), "{word}: {what:?}");
         }
     }
@@ -865,16 +864,16 @@ mod tests {
                 .replace(' ', "")
                 .as_str(),
         ] {
-            assert!(is_made_of(word, secret), "{word}");
+            assert!(contains_secret(word, secret), "{word}");
         }
         for word in [
             "s3cret",
             "5bad2d67006e0001",
             &STANDARD_NO_PAD.encode("nothing of it, but long"),
         ] {
-            assert!(!is_made_of(word, secret), "{word}");
+            assert!(!contains_secret(word, secret), "{word}");
         }
-        assert!(!is_made_of("5bad2d67006e0001s", "s"));
+        assert!(!contains_secret("5bad2d67006e0001s", "s"));
     }
 
     #[test]
@@ -940,7 +939,7 @@ mod tests {
             // {"tokenName":"refresh_token","token_type":"Bearer","sub":"u","auth_time":1,"iss":"x","aud":"c","exp":1}
             "eyJhbGciOiJub25lIn0.eyJ0b2tlbk5hbWUiOiJyZWZyZXNoX3Rva2VuIiwidG9rZW5fdHlwZSI6IkJlYXJlciIsInN1YiI6InUiLCJhdXRoX3RpbWUiOjEsImlzcyI6IngiLCJhdWQiOiJjIiwiZXhwIjoxfQ.x",
         ] {
-            assert_eq!(instead(word), None, "{word}");
+            assert_eq!(mismatch(word), None, "{word}");
         }
     }
 }

@@ -1,6 +1,6 @@
-//! What an authorization server says a token is worth (RFC 7662), and whether it took one back (RFC 7009).
+//! Parses responses to introspection (RFC 7662) and revocation (RFC 7009).
 //!
-//! Must not keep what it does not name: an answer may hold anything about a person.
+//! Must not keep other members: a response may contain personal data.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -8,29 +8,29 @@ use serde_json::Value;
 use refreshd_secrets::mask::mask;
 use refreshd_time::Timestamp;
 
-/// What is read of an answer.
+/// Used members of an introspection response.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Introspection {
-    /// Whether the token works.
+    /// True if the token is valid.
     pub active: bool,
-    /// When it ends (RFC 3339).
+    /// Expiry (RFC 3339).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<String>,
-    /// What it may do.
+    /// Granted scope.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
-    /// Whose it is.
+    /// Client that the token was issued to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_id: Option<String>,
-    /// For whom it acts.
+    /// Subject of the token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sub: Option<String>,
 }
 
-/// Reads an answer; `Err` says what it is instead. `secrets` are taken out of what it says.
+/// Parses a response. `secrets` are masked in error texts.
 ///
 /// # Errors
-/// A sentence, without any part of the answer but its masked error code.
+/// A sentence, without any part of the response but its masked error code.
 pub fn read(status: u16, body: &[u8], secrets: &[&str]) -> Result<Introspection, String> {
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     let Ok(Value::Object(body)) = serde_json::from_slice::<Value>(body) else {
@@ -62,8 +62,8 @@ pub fn read(status: u16, body: &[u8], secrets: &[&str]) -> Result<Introspection,
     })
 }
 
-/// Whether a token was taken back. A server says yes to one that it does not know, too (RFC 7009 section 2.2).
-/// `secrets` are taken out of what it says.
+/// Parses a revocation response. A server also accepts unknown tokens (RFC 7009 section 2.2). `secrets` are masked in
+/// error texts.
 ///
 /// # Errors
 /// A sentence.

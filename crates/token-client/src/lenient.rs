@@ -1,32 +1,33 @@
-//! JSON as servers send it: a reader that forgives damage where it does not matter.
+//! Lenient JSON parser: tolerates damage where it does not matter.
 //!
-//! What it forgives: invalid UTF-8, control characters and unknown escapes in strings, numbers that no type holds, trailing
-//! commas, any depth and any number of values; and the single quotes and words of what Python prints for a dictionary. Must not accept a value that is not closed, and must not grow without bound.
+//! It tolerates invalid UTF-8, control characters and unknown escapes in strings, numbers outside every type, trailing
+//! commas, any depth and any number of values, and the single quotes and words of a printed Python dictionary. Must not
+//! accept an unclosed value, and must not use unbounded memory.
 
 use serde_json::{Map, Number, Value};
 
-use super::quirks::says_nothing;
+use super::quirks::means_no_error;
 
-/// Containers below this level are checked for matching brackets only, and read as null.
+/// Containers below this level are only checked for matching brackets, and parsed as null.
 const MAX_DEPTH: usize = 64;
-/// After so many values the remaining containers are read as null, which bounds the memory of a body.
+/// After this many values the remaining containers are parsed as null, which bounds memory.
 const MAX_VALUES: usize = 20_000;
-/// Stands for what could not be decoded in a string. No token holds it (RFC 6749 appendix A.12).
+/// Replaces undecodable parts of a string. No token contains it (RFC 6749 appendix A.12).
 pub const DAMAGE: char = '\u{fffd}';
 
-/// A value and where it ends.
+/// A value and its end.
 #[derive(Debug)]
 pub struct Parsed {
     /// The value.
     pub value: Value,
-    /// The index after its last byte.
+    /// Index after its last byte.
     pub end: usize,
-    /// Whether containers were left out since there were too many values.
+    /// True if containers were left out because there were too many values.
     pub shortened: bool,
 }
 
-/// Reads the value that `bytes` begin with, after white space. Numbers of members whose name is in `exact` are read as
-/// strings with the digits as they are written. `Err`: there is no whole value; it says how many bytes were read.
+/// Parses the value at the beginning of `bytes`, after white space. Numbers of members named in `exact` become strings
+/// with their original digits. `Err` means that there is no complete value; it holds the number of bytes read.
 pub fn parse(bytes: &[u8], exact: &[&str]) -> Result<Parsed, usize> {
     let mut parser = Parser {
         bytes,
@@ -45,7 +46,7 @@ pub fn parse(bytes: &[u8], exact: &[&str]) -> Result<Parsed, usize> {
     }
 }
 
-/// White space of JSON, and the control characters that some servers add.
+/// White space of JSON, and control characters that some servers add.
 pub const fn is_blank(byte: u8) -> bool {
     byte <= b' '
 }
@@ -63,7 +64,7 @@ impl Parser<'_> {
         self.bytes.get(self.at).copied()
     }
 
-    /// The next byte that is not blank.
+    /// Next byte that is not blank.
     fn next(&mut self) -> Option<u8> {
         while self.peek().is_some_and(is_blank) {
             self.at += 1;
@@ -127,7 +128,7 @@ impl Parser<'_> {
         }
     }
 
-    /// A comma, unless the end comes next.
+    /// Accepts a comma, unless the end follows.
     fn comma(&mut self, end: u8) -> Option<()> {
         if self.next()? == end {
             Some(())
@@ -136,7 +137,7 @@ impl Parser<'_> {
         }
     }
 
-    /// Goes over a container without reading it: its strings and brackets must be closed.
+    /// Skips a container without parsing it: its strings and brackets must be closed.
     fn skip(&mut self) -> Option<()> {
         let mut open = Vec::new();
         loop {
@@ -219,7 +220,7 @@ impl Parser<'_> {
             .filter(|raw| raw.contains(|c: char| c.is_ascii_digit()))?;
         self.at += length;
         let number = serde_json::from_str::<Number>(raw).ok().filter(|_| !exact);
-        // Digits that a 64-bit integer cannot hold stay as they are written.
+        // Digits that exceed a 64-bit integer stay as text.
         let whole = raw
             .bytes()
             .all(|byte| byte.is_ascii_digit() || byte == b'-');
@@ -232,8 +233,8 @@ impl Parser<'_> {
     }
 }
 
-/// Adds a member. The last one of a name counts, as with other readers, unless it would take away what an earlier one says. Of
-/// two different tokens under one name neither counts: both stay, in a list.
+/// Adds a member. For duplicate names the last one wins, as in other parsers, unless it is empty. Two different tokens
+/// with one name are ambiguous: both are kept in a list.
 pub(super) fn add(map: &mut Map<String, Value>, name: String, value: Value) {
     let is_token = |name: &str| {
         let end = name.len().saturating_sub("token".len());
@@ -242,15 +243,15 @@ pub(super) fn add(map: &mut Map<String, Value>, name: String, value: Value) {
     };
     match map.get_mut(&name) {
         None => drop(map.insert(name, value)),
-        Some(_) if says_nothing(&value) => {}
-        Some(known) if is_token(&name) && !says_nothing(known) && *known != value => {
+        Some(_) if means_no_error(&value) => {}
+        Some(known) if is_token(&name) && !means_no_error(known) && *known != value => {
             *known = Value::Array(vec![known.take(), value]);
         }
         Some(known) => *known = value,
     }
 }
 
-/// A string's text; what no escape says, and what is no UTF-8, is [`DAMAGE`].
+/// Text of a string; undecodable escapes and invalid UTF-8 become [`DAMAGE`].
 fn unescaped(inside: &[u8]) -> String {
     let mut text = Vec::with_capacity(inside.len());
     let mut at = 0;
@@ -283,7 +284,7 @@ fn unescaped(inside: &[u8]) -> String {
     String::from_utf8_lossy(&text).into_owned()
 }
 
-/// What follows `\u`, and its length: four digits, or a pair of surrogates.
+/// Character after `\u`, and the length of its escape: four digits, or a surrogate pair.
 fn code_point(rest: &[u8]) -> (char, usize) {
     let four = |from: usize| {
         let digits = std::str::from_utf8(rest.get(from..from + 4)?).ok()?;

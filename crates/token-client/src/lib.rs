@@ -1,9 +1,9 @@
 //! An OAuth 2.0 token client: provider profiles, token requests, and a tolerant reader of token replies.
 //!
-//! A [`provider::Profile`] says where and how a provider is asked. [`request`] builds a token request from it,
-//! [`authorization_server::AuthorizationServer`] sends it once, and [`reply`] reads what came back: a
-//! [`verdict::Verdict`], which is a pair of tokens, a refusal with its class, or a reply out of which neither can be read.
-//! Nothing is stored or retried here: a refresh token works once, and when it may be sent again is its keeper's decision.
+//! A [`provider::Profile`] describes a provider's endpoints and formats. [`request`] builds a token request from it,
+//! [`authorization_server::AuthorizationServer`] sends it once, and [`reply`] parses the response into a
+//! [`verdict::Verdict`]: a pair of tokens, a refusal with its class, or a reply that cannot be parsed. This crate
+//! stores and retries nothing: a refresh token works once, so its owner decides when to send it again.
 
 pub mod authorization_server;
 pub mod body_decoding;

@@ -1,28 +1,28 @@
-//! Finds JSON values between notices and markup, and says of each whether it stands alone: at the start of a line, or after a
-//! notice of the server's language, with nothing behind it on its line and no element open around it.
+//! Finds JSON values between notices and markup, and whether each stands alone: at the start of a line or after a
+//! notice of the server's language, with nothing after it on the line and no open element around it.
 //!
-//! Must not look into attributes, comments, scripts and the like. Must not judge what a value is: `token_object` does.
+//! Must not search attributes, comments, scripts and the like. Must not interpret a value: `token_object` does.
 
 use serde_json::Value;
 
 use super::lenient::{is_blank, parse};
 use super::surroundings::attributes;
 
-/// Elements whose text is no text of the page.
+/// Elements whose content is not text of the page.
 const RAW: [&str; 10] = [
     "script", "style", "textarea", "title", "template", "noscript", "iframe", "xmp", "noembed",
     "noframes",
 ];
-/// It may stand anywhere in a text that was put together.
+/// May occur anywhere in concatenated text.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-/// What ends text of XML that is written as it is.
+/// End of a CDATA section.
 const CDATA_END: &[u8] = b"]]>";
-/// Elements that nothing ends.
+/// Elements without an end tag.
 const VOID: [&str; 13] = [
     "area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track",
     "wbr",
 ];
-/// What a server's language calls its own words when it puts them before a reply.
+/// Names of notices that a server's language prints before a reply.
 const NOTICES: [&str; 7] = [
     "notice",
     "warning",
@@ -32,7 +32,7 @@ const NOTICES: [&str; 7] = [
     "parse error",
     "debug",
 ];
-/// A page with such words speaks about replies.
+/// Elements of a page that documents replies.
 const CODE_ELEMENTS: [&str; 18] = [
     "should be",
     "should look",
@@ -53,30 +53,30 @@ const CODE_ELEMENTS: [&str; 18] = [
     "responds",
     "returns",
 ];
-/// Elements that may be open, values of a page, and characters of a line that count: what is beyond bounds the work.
+/// Maximum number of open elements, values of a page, and relevant characters of a line. They bound the work.
 const MAX_OPEN: usize = 200;
 const MAX_PIECES: usize = 1000;
 const MAX_WORDS: usize = 300;
-/// What is read again after values that were none: so many times the length of the text.
+/// Maximum number of bytes parsed in total, as a multiple of the text's length: failed values are read again.
 const MAX_STEPS: usize = 16;
 
-/// A JSON object or list of a page.
+/// A JSON object or list in a page.
 pub(super) struct Piece {
     pub(super) value: Value,
     /// As [`super::lenient::Parsed::shortened`].
     pub(super) shortened: bool,
-    /// Whether it stands alone.
+    /// True if it stands alone.
     pub(super) alone: bool,
 }
 
-/// What a text holds.
+/// Contents of a text.
 pub(super) struct MarkupText {
     pub(super) pieces: Vec<Piece>,
-    /// Whether there is nothing but values: no text and no tag.
+    /// True if the text consists of values only: no text and no tag.
     pub(super) bare: bool,
 }
 
-/// Reads a text; `None` if that takes too much work.
+/// Scans a text; `None` if that exceeds the work limit.
 pub(super) fn scan(text: &[u8], exact: &[&str]) -> Option<MarkupText> {
     let mut scan = Scan {
         text,
@@ -132,7 +132,7 @@ pub(super) fn scan(text: &[u8], exact: &[&str]) -> Option<MarkupText> {
             .trim_matches(|c: char| c == '\0' || c.is_whitespace())
             .is_empty();
     let words = scan.outside.to_ascii_lowercase();
-    // A notice names the line of the program that it comes from, and quotes what it likes.
+    // A notice names a line of the program, and may quote anything.
     let is_notice =
         |line: &str| line.contains(" on line ") && NOTICES.iter().any(|word| line.contains(word));
     let mut lines = words.lines().filter(|line| !is_notice(line));
@@ -152,7 +152,7 @@ fn is_xml(text: &[u8]) -> bool {
     text.trim_ascii_start().starts_with(b"<?xml")
 }
 
-/// Whether nothing follows on the line but markup.
+/// Returns whether only markup follows on the line.
 fn ends_line(rest: &[u8]) -> bool {
     match rest.iter().find(|byte| !matches!(byte, b' ' | b'\t')) {
         None => true,
@@ -163,7 +163,7 @@ fn ends_line(rest: &[u8]) -> bool {
     }
 }
 
-/// A page with the quotes of its text, but of no tag, as they were before they were escaped.
+/// Unescapes the quotes in a page's text, but not in its tags.
 pub(super) fn with_quotes(page: &[u8]) -> Vec<u8> {
     const QUOTE: &[u8] = b"&quot;";
     let (mut plain, mut at) = (Vec::with_capacity(page.len()), 0);
@@ -187,14 +187,14 @@ pub(super) fn with_quotes(page: &[u8]) -> Vec<u8> {
     plain
 }
 
-/// What stands on a line before a value.
+/// Text on a line before a value.
 #[derive(Default)]
 struct TextLine {
-    /// What it begins with, without tags.
+    /// Its beginning, without tags.
     words: String,
-    /// Whether some of it is outside of every element.
+    /// True if a part of it is outside of all elements.
     bare: bool,
-    /// The last character that is not blank, since the last tag, be it on a line before.
+    /// Last non-blank character since the last tag, even on an earlier line.
     last: Option<char>,
 }
 
@@ -220,7 +220,7 @@ impl TextLine {
         }
     }
 
-    /// Whether a value may follow: not one that a sentence, an assignment or another value leads to.
+    /// Returns whether a value may follow: not after a sentence, an assignment or another value.
     fn is_fit(&self) -> bool {
         let leads = self.last.is_some_and(|c| {
             matches!(
@@ -239,24 +239,24 @@ impl TextLine {
 struct Scan<'a> {
     text: &'a [u8],
     at: usize,
-    /// The elements that are open.
+    /// Open elements.
     open: Vec<String>,
-    /// The text outside of tags and values.
+    /// Text outside of tags and values.
     outside: String,
     line: TextLine,
-    /// Brackets of the text that are open.
+    /// Open brackets of the text.
     brackets: usize,
-    /// Marks of Markdown's code blocks, and the backticks or tildes of one so far.
+    /// Markers of Markdown code blocks, and the backticks or tildes of a possible one.
     fences: usize,
     ticks: usize,
-    /// Whether there was a tag or a comment.
+    /// True if there was a tag or a comment.
     tags: bool,
 }
 
 impl Scan<'_> {
     fn character(&mut self, byte: u8) {
         self.at += 1;
-        // Of what is no ASCII only that it is there matters.
+        // Of non-ASCII characters only the presence matters.
         let c = if byte.is_ascii() {
             char::from(byte)
         } else {
@@ -277,7 +277,7 @@ impl Scan<'_> {
         }
     }
 
-    /// Goes over a tag, or a comment, and over the contents of elements that hold no text; false if none is here.
+    /// Skips a tag or a comment, and the content of elements without text; false if there is none here.
     fn tag(&mut self) -> bool {
         let rest = &self.text[self.at + 1..];
         let end = |from: usize, mark: &[u8]| {
@@ -286,7 +286,7 @@ impl Scan<'_> {
                 .position(|window| window == mark);
             found.map_or(rest.len(), |at| from + at + mark.len())
         };
-        // A comment to HTML, text to XML.
+        // A comment in HTML, text in XML.
         if rest.starts_with(b"![CDATA[") && is_xml(self.text) {
             self.line.last = None;
             return self.go(b"![CDATA[".len());
@@ -316,7 +316,7 @@ impl Scan<'_> {
         } else if RAW.contains(&name.rsplit(':').next().unwrap_or(&name))
             && (!closed_itself || self.closes(&name))
         {
-            // HTML does not know elements that close themselves: what follows may be a script all the same.
+            // HTML has no self-closing elements: the following text may be a script.
             self.raw(&name);
         } else if !closed_itself && !VOID.contains(&name.as_str()) && self.open.len() < MAX_OPEN {
             self.open.push(name);
@@ -331,7 +331,7 @@ impl Scan<'_> {
         true
     }
 
-    /// Whether an end tag of that name follows.
+    /// Returns whether an end tag with this name follows.
     fn closes(&self, name: &str) -> bool {
         let ends = |window: &[u8]| {
             window[..2] == *b"</" && window[2..].eq_ignore_ascii_case(name.as_bytes())
@@ -339,7 +339,7 @@ impl Scan<'_> {
         self.text[self.at..].windows(name.len() + 2).any(ends)
     }
 
-    /// Goes to the end tag of an element.
+    /// Skips to the end tag of an element.
     fn raw(&mut self, name: &str) {
         let rest = &self.text[self.at..];
         let ends = |window: &[u8]| {

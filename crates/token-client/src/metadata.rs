@@ -1,6 +1,6 @@
-//! An authorization server's own description of itself (RFC 8414, OpenID Connect Discovery 1.0), put under a profile.
+//! Applies authorization server metadata (RFC 8414, OpenID Connect Discovery 1.0) to a profile.
 //!
-//! Must not let a description lead secrets to a host that neither the issuer nor the configuration names.
+//! Must not send secrets to a host that neither the issuer nor the configuration names.
 
 use serde::Deserialize;
 
@@ -10,7 +10,7 @@ use super::host::is_this_machine;
 use super::host::same_host;
 use super::provider::{ClientAuthentication, DOMAIN, Profile};
 
-/// What is read of a description.
+/// Used members of the metadata.
 #[derive(Deserialize)]
 struct MetadataDocument {
     issuer: String,
@@ -24,43 +24,43 @@ struct MetadataDocument {
     authorization_response_iss_parameter_supported: bool,
 }
 
-/// Why a description cannot be used. Holds no more of it than an address's host.
+/// Error in metadata. Contains no more of it than the host of an address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MetadataError {
-    /// No JSON, or none of this kind.
+    /// Not JSON, or not metadata.
     #[error("what is there is no metadata of an authorization server")]
     NotMetadata,
-    /// RFC 8414 section 3.3.
+    /// The issuer differs (RFC 8414 section 3.3).
     #[error("the metadata is of another issuer; `issuer` must be written as the server writes it")]
     OtherIssuer,
-    /// An endpoint elsewhere.
+    /// An endpoint on another host.
     #[error(
         "the metadata names {endpoint} on {host}; if that is right, write allowed_hosts = [{host:?}] beside `issuer`"
     )]
     OtherHost {
-        /// Which endpoint.
+        /// Name of the endpoint.
         endpoint: &'static str,
-        /// Where it is.
+        /// Its host.
         host: String,
     },
-    /// An endpoint that anybody could listen to.
+    /// An endpoint without TLS.
     #[error("the metadata names {endpoint} without https")]
     NotSecure {
-        /// Which endpoint.
+        /// Name of the endpoint.
         endpoint: &'static str,
     },
-    /// Something that is no address of a server.
+    /// An endpoint that is not a server's address.
     #[error("the metadata names {endpoint} with something else than the address of a server")]
     NotAnAddress {
-        /// Which endpoint.
+        /// Name of the endpoint.
         endpoint: &'static str,
     },
-    /// Nowhere to send anything to.
+    /// There is no token endpoint.
     #[error("the metadata names no token_endpoint")]
     NoTokenEndpoint,
 }
 
-/// Where an issuer's description may lie, the likelier address first: OpenID Connect Discovery section 4, RFC 8414
+/// Possible addresses of an issuer's metadata, the likelier one first: OpenID Connect Discovery section 4, RFC 8414
 /// section 3.
 #[must_use]
 pub fn addresses(issuer: &str) -> [String; 2] {
@@ -73,10 +73,10 @@ pub fn addresses(issuer: &str) -> [String; 2] {
     ]
 }
 
-/// Completes a profile by its issuer's description. What the configuration says stays.
+/// Completes a profile with its issuer's metadata. Settings of the configuration take precedence.
 ///
 /// # Errors
-/// [`MetadataError`]; the profile is left as it was.
+/// [`MetadataError`]; the profile is unchanged then.
 pub fn complete(profile: &mut Profile, body: &[u8]) -> Result<(), MetadataError> {
     let Some(issuer) = profile.issuer.clone() else {
         return Ok(());
@@ -96,7 +96,7 @@ pub fn complete(profile: &mut Profile, body: &[u8]) -> Result<(), MetadataError>
                 .and_then(|issuer| authority(&issuer));
             let own = of_issuer.is_some_and(|own| own == host);
             let listed = own || profile.hosts.iter().any(|listed| same_host(listed, &host));
-            // An issuer without https is on this machine, and what is there may be too.
+            // An issuer without https is on this machine, and its endpoints may be too.
             let here = own && issuer.starts_with("http://") && is_this_machine(&host);
             match (listed, url.scheme() == "https" || here) {
                 (false, _) => Err(MetadataError::OtherHost { endpoint, host }),
@@ -147,7 +147,7 @@ pub fn complete(profile: &mut Profile, body: &[u8]) -> Result<(), MetadataError>
         profile.token_url = token;
     }
     profile.names_issuer_in_redirect = document.authorization_response_iss_parameter_supported;
-    // RFC 8414 section 2: without the list it is Basic.
+    // Without the list the default is Basic (RFC 8414 section 2).
     let takes = |method: &str| {
         document
             .token_endpoint_auth_methods_supported
@@ -163,8 +163,8 @@ pub fn complete(profile: &mut Profile, body: &[u8]) -> Result<(), MetadataError>
     Ok(())
 }
 
-/// An address as its canonical form: http or https, without user information, without a fragment, and without a gap to fill
-/// in. What holds white space or control characters was not meant to be one, though the parser drops them.
+/// Canonical form of an address: http or https, without user information, fragment and placeholder. White space and
+/// control characters are rejected, although the parser would drop them.
 fn address(text: &str) -> Option<Url> {
     if text.len() > MAX_URL
         || text.contains(|c: char| c.is_control() || c.is_whitespace())
@@ -180,10 +180,10 @@ fn address(text: &str) -> Option<Url> {
     plain.then_some(url)
 }
 
-/// Longest address, in bytes.
+/// Maximum length of an address, in bytes.
 const MAX_URL: usize = 2048;
 
-/// The host, with its port if that is not the scheme's own.
+/// Host, with its port unless that is the scheme's default.
 fn authority(url: &Url) -> Option<String> {
     let host = url
         .host_str()

@@ -1,50 +1,51 @@
-//! What went wrong with a token request: the class, the server's code and words, what mends it.
+//! Cause of a failed token request: class, error code, description, remedy.
 
 use serde::{Deserialize, Serialize};
 
 use crate::error_table::Class;
 use refreshd_time::Timestamp;
 
-/// What went wrong last, in words fit for a log.
+/// Cause of the last failure, in texts that are safe to log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
-    /// What it means.
+    /// Class of the error.
     pub class: Class,
-    /// The server's `error` code, if it gave one.
+    /// `error` code of the server, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
-    /// A sentence: the profile's meaning of the code, or the server's own words, masked.
+    /// Description: the profile's meaning of the code, or the server's own words, masked.
     pub detail: String,
-    /// What mends it, by the profile, with names left open: the caller fills them in.
+    /// Remedy from the profile; the caller fills in the placeholders.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
-    /// The server's own words, masked, where `detail` is not made of them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub said: Option<String>,
-    /// The page that the server names for this error (RFC 6749 section 5.2): an http or https URL.
+    /// The server's own words, masked, if `detail` does not consist of them.
+    #[serde(rename = "said", default, skip_serializing_if = "Option::is_none")]
+    pub server_text: Option<String>,
+    /// Link to a page about the error (RFC 6749 section 5.2): an http or https URL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_uri: Option<String>,
-    /// The server wants to be left alone until after the access token's end.
+    /// The server's `Retry-After` exceeds the lifetime of the access token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked_to_wait: Option<AskedToWait>,
-    /// The refused client works for so many other portals of the app: the refusal is this portal's own.
+    /// Number of other portals of the app for which the rejected client works: the rejection is specific to this
+    /// portal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub works_for: Option<u64>,
 }
 
-/// A server's wish (`Retry-After`) that goes beyond the end of the access token.
+/// A `Retry-After` beyond the end of the access token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AskedToWait {
-    /// The authorization server's host.
+    /// Host of the authorization server.
     pub by: String,
-    /// Until when.
+    /// Time from `Retry-After`.
     pub until: Timestamp,
-    /// When the access token ends.
+    /// Expiry of the access token.
     pub token_ends: Timestamp,
 }
 
 impl Problem {
-    /// One that no row of a profile is about.
+    /// A problem without a row in the profile.
     #[must_use]
     pub const fn new(class: Class, detail: String) -> Self {
         Self {
@@ -52,14 +53,14 @@ impl Problem {
             code: None,
             detail,
             remedy: None,
-            said: None,
+            server_text: None,
             error_uri: None,
             asked_to_wait: None,
             works_for: None,
         }
     }
 
-    /// The code, what it means, and what the server said besides, as far as there is any of it.
+    /// Code, meaning, and the server's description, as far as they exist.
     #[must_use]
     pub fn text(&self) -> String {
         let mut text = match (&self.code, self.detail.as_str()) {
@@ -73,20 +74,20 @@ impl Problem {
         text
     }
 
-    /// What the server said besides the code, as far as it said anything.
+    /// The server's description besides the code, if there is any.
     #[must_use]
     pub fn more(&self) -> Option<String> {
-        let said = self
-            .said
+        let server_text = self
+            .server_text
             .as_ref()
-            .map(|said| format!("the server says: {said}"));
+            .map(|text| format!("the server says: {text}"));
         let uri = self.error_uri.as_ref().map(|uri| format!("see {uri}"));
         let wait = self.asked_to_wait.as_ref().map(|AskedToWait { by, until, token_ends }| {
             format!(
                 "{by} asks to wait until {until} (Retry-After), which is after the token's end at {token_ends}"
             )
         });
-        let parts: Vec<_> = [said, uri, wait].into_iter().flatten().collect();
+        let parts: Vec<_> = [server_text, uri, wait].into_iter().flatten().collect();
         (!parts.is_empty()).then(|| parts.join("; "))
     }
 }

@@ -1,6 +1,7 @@
-//! The dialect of an authorization server, as data. Profiles are TOML (`config/providers/`), read by `config`.
+//! Provider profiles: endpoints and formats of an authorization server, as data. Profiles are TOML
+//! (`config/providers/`), parsed by `config`.
 //!
-//! Must not name a provider: what one provider does differently is a field that any profile can set.
+//! Must not name a provider: a difference of a provider is a field that any profile can set.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,16 +14,16 @@ use super::quirks::{
 use super::renew_every::RenewEvery;
 use refreshd_secrets::mask::endpoint;
 
-/// How the token request is sent.
+/// HTTP method of a token request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
     /// A form in the body (RFC 6749 section 3.2). Keeps secrets out of access logs.
     Post,
-    /// Everything in the query, for servers that take nothing else.
+    /// All parameters in the query, for servers that accept nothing else.
     Get,
 }
 
-/// How the client proves who it is (RFC 6749 section 2.3).
+/// Client authentication (RFC 6749 section 2.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientAuthentication {
     /// A public client: `client_id` alone.
@@ -35,87 +36,88 @@ pub enum ClientAuthentication {
     BasicWithBody,
 }
 
-/// When a refresh token whose use has no known outcome is sent again.
+/// Time of a retry with a refresh token whose last use has an unknown outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Replay {
-    /// At once: the server may have a grace period of seconds.
+    /// Immediately: the server may have a grace period of seconds.
     Now,
-    /// Shortly before the access token ends: this server revokes the whole family on reuse.
+    /// Shortly before the access token expires: this server revokes the whole token family on reuse.
     Late,
 }
 
-/// A provider's profile, with an app's overrides applied. Every URL but the issuer may hold `{domain}`, the portal's.
+/// A provider's profile, with an app's overrides applied. Every URL but the issuer may contain `{domain}`, the portal's
+/// host.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Profile {
-    /// The provider's name in the configuration.
+    /// Name of the provider in the configuration.
     pub name: String,
-    /// Whose metadata names the endpoints that are not written here (RFC 8414 section 2).
+    /// Issuer whose metadata supplies the endpoints missing here (RFC 8414 section 2).
     pub issuer: Option<String>,
     /// Hosts besides the issuer's that its metadata may name.
     pub hosts: Vec<String>,
-    /// What `{domain}` is for a portal that names no host of its own.
+    /// Value of `{domain}` for a portal without a host of its own.
     pub default_domain: Option<String>,
-    /// Where codes and refresh tokens are exchanged; empty until the issuer's metadata is known.
+    /// Token endpoint for codes and refresh tokens; empty until the issuer's metadata is known.
     pub token_url: String,
     /// Token endpoints by region of the portal, where they differ.
     pub token_url_by_region: BTreeMap<String, String>,
-    /// Where renewals go, if not to the token endpoint.
+    /// Endpoint for renewals, if it is not the token endpoint.
     pub refresh_url: Option<String>,
-    /// Where a person authorizes.
+    /// Authorization endpoint.
     pub authorize_url: Option<String>,
-    /// Where a device asks for its codes (RFC 8628 section 3.1).
+    /// Device authorization endpoint (RFC 8628 section 3.1).
     pub device_url: Option<String>,
-    /// Where a grant is given back (RFC 7009).
+    /// Revocation endpoint (RFC 7009).
     pub revoke_url: Option<String>,
-    /// Where a token is asked about (RFC 7662).
+    /// Introspection endpoint (RFC 7662).
     pub introspect_url: Option<String>,
-    /// Whether its redirects say who answers (RFC 9207).
+    /// True if redirects have an `iss` parameter (RFC 9207).
     pub names_issuer_in_redirect: bool,
-    /// How the first token comes.
+    /// Grant type of the first token.
     pub start: GrantType,
-    /// POST or GET.
+    /// HTTP method.
     pub method: Method,
-    /// How the client proves who it is.
+    /// Client authentication.
     pub client_authentication: ClientAuthentication,
-    /// Proof of a code's owner.
+    /// PKCE method.
     pub pkce: Pkce,
-    /// What differs in requests.
+    /// Differences in requests.
     pub request: RequestQuirks,
-    /// What differs in replies.
+    /// Fields of replies.
     pub reply: ReplyFields,
-    /// When to renew.
+    /// Age at which tokens are renewed.
     pub renew_every: RenewEvery,
-    /// Not before this.
+    /// Earliest time of a renewal.
     pub earliest: NotBefore,
-    /// The life of a token whose reply has no usable `expires_in`.
+    /// Lifetime of a token whose reply has no usable `expires_in`.
     pub assumed_lifetime: Duration,
-    /// When to replay.
+    /// Time of a retry in doubt.
     pub replay: Replay,
-    /// What a renewal does to the refresh token.
+    /// Effect of a renewal on the refresh token.
     pub rotation: Rotation,
-    /// How long a spent refresh token still gets its reply again.
+    /// Time in which a spent refresh token still gets the same reply.
     pub grace: Option<Duration>,
-    /// What separates the words of `scope`.
+    /// Separator of the values in `scope`.
     pub scope_separator: String,
-    /// The field that says whose grant it is and never changes (Bitrix24: `member_id`).
+    /// Field that identifies the owner of the grant and never changes (Bitrix24: `member_id`).
     pub identity_field: Option<String>,
-    /// The field that says where the API is (Bitrix24: `client_endpoint`).
+    /// Field with the address of the API (Bitrix24: `client_endpoint`).
     pub endpoint_field: Option<String>,
-    /// The field that names the authorization server's host for the next renewal (Bitrix24: `server_endpoint`).
+    /// Field with the authorization server's host for the next renewal (Bitrix24: `server_endpoint`).
     pub server_field: Option<String>,
-    /// Further fields of the reply that readers get.
+    /// Further fields of the reply that are published to readers.
     pub fields: Vec<String>,
-    /// How apps of this provider are installed by their portals, where refreshd can take that in.
+    /// Installation of this provider's apps by portals, where refreshd supports it.
     pub install: InstallFields,
-    /// The ordered error table.
+    /// Ordered error table.
     pub errors: Vec<ErrorRule>,
 }
 
-/// What stands for the portal's host in a URL.
+/// Placeholder for the portal's host in a URL.
 pub const DOMAIN: &str = "{domain}";
 
 impl Profile {
-    /// What a profile is before its keys are read: RFC 6749, without an endpoint.
+    /// Defaults of a profile: RFC 6749, without an endpoint.
     #[must_use]
     pub fn blank() -> Self {
         Self {
@@ -153,7 +155,7 @@ impl Profile {
         }
     }
 
-    /// Every endpoint that renewals go to, as written; none before the issuer's metadata is known.
+    /// Every endpoint for renewals, with placeholders; none before the issuer's metadata is known.
     pub fn renewal_urls(&self) -> impl Iterator<Item = &str> {
         let elsewhere = self.refresh_url.as_deref();
         let token_urls = std::iter::once(&self.token_url).chain(self.token_url_by_region.values());
@@ -167,7 +169,7 @@ impl Profile {
             .filter(|url| !url.is_empty())
     }
 
-    /// The token endpoint for a portal of this region, as written; the default one for any other region.
+    /// Token endpoint for a portal of this region, with placeholders; the default one for any other region.
     #[must_use]
     pub fn token_url_for(&self, region: Option<&str>) -> &str {
         region
@@ -175,7 +177,7 @@ impl Profile {
             .unwrap_or(&self.token_url)
     }
 
-    /// Where the renewals of a portal go.
+    /// Endpoint for the renewals of a portal.
     #[must_use]
     pub fn renewal_url_for(&self, region: Option<&str>, domain: Option<&str>) -> String {
         at_domain(
@@ -186,14 +188,15 @@ impl Profile {
         )
     }
 
-    /// The endpoint for renewals on the host that a reply named, if that host is on the allow-list.
+    /// Endpoint for renewals on the host that a reply named, if that host is on the allow-list.
     #[must_use]
     pub fn renewal_url_on_host_of(&self, server_endpoint: &str) -> Option<&str> {
         let host = host_of(server_endpoint)?;
         self.renewal_urls().find(|url| host_of(url) == Some(host))
     }
 
-    /// Whether an issuer's address (RFC 9207 section 2) is https, or on this machine, on the host of one of its endpoints.
+    /// Returns whether an issuer (RFC 9207 section 2) uses https, or this machine, and the host of one of the
+    /// endpoints.
     #[must_use]
     pub fn is_own_host(&self, issuer: &str, domain: Option<&str>) -> bool {
         let Some(named) = endpoint(issuer, &[])
@@ -218,14 +221,14 @@ impl Profile {
         listed || urls.any(|url| host_of(&url).is_some_and(|host| same_host(host, &named)))
     }
 
-    /// Whether its endpoints are on a host of the portal's own.
+    /// Returns whether the endpoints are on a host of the portal's own.
     #[must_use]
     pub fn is_at_domain(&self) -> bool {
         self.renewal_urls().any(|url| url.contains(DOMAIN))
     }
 
-    /// Names the authority a grant belongs to: the provider where it has several servers, else the server. A grant
-    /// is bound to this and the client; a change of either keeps the refresh token out of reach.
+    /// Authority that a grant belongs to: the provider if it has several servers, otherwise the server. A grant is
+    /// bound to it and to the client; a refresh token is not sent after a change of either.
     #[must_use]
     pub fn authority(&self, domain: Option<&str>) -> String {
         match &self.issuer {
@@ -238,14 +241,14 @@ impl Profile {
         }
     }
 
-    /// Whether a request without a known outcome has lost nothing: what is sent next is good all the same.
+    /// Returns whether a request without a known outcome loses nothing, because the credential stays valid.
     #[must_use]
     pub fn replay_is_harmless(&self) -> bool {
         self.rotation == Rotation::Never || self.start == GrantType::ClientCredentials
     }
 }
 
-/// A URL with the portal's host filled in.
+/// Fills in the portal's host.
 #[must_use]
 pub fn at_domain(url: &str, domain: Option<&str>) -> String {
     domain.map_or_else(|| url.to_owned(), |domain| url.replace(DOMAIN, domain))

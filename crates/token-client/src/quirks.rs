@@ -1,24 +1,24 @@
-//! How a provider spells its requests and replies, where that differs from RFC 6749. Parts of a [`super::provider::Profile`].
+//! Differences of a provider's requests and replies from RFC 6749. Parts of a [`super::provider::Profile`].
 //!
-//! Must not name a provider, nor build or read anything: `request` and `reply` do.
+//! Must not name a provider, nor build or parse anything: `request` and `reply` do.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::Value;
 
-/// How a portal's first token comes.
+/// Grant type of a portal's first token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GrantType {
-    /// A person authorizes in a browser (RFC 6749 section 4.1).
+    /// A user authorizes in a browser (RFC 6749 section 4.1).
     AuthorizationCode,
-    /// The client's own credentials suffice, also for each renewal (RFC 6749 section 4.4).
+    /// Client credentials, also for each renewal (RFC 6749 section 4.4).
     ClientCredentials,
-    /// A person types a code on another device (RFC 8628).
+    /// A user enters a code on another device (RFC 8628).
     Device,
 }
 
-/// The form of a request's body.
+/// Encoding of a request's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyEncoding {
     /// `application/x-www-form-urlencoded` (RFC 6749 appendix B).
@@ -27,38 +27,38 @@ pub enum BodyEncoding {
     Json,
 }
 
-/// What HTTP Basic is made of.
+/// Encoding of the credentials in HTTP Basic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BasicEncoding {
-    /// Id and secret are form-encoded first (RFC 6749 section 2.3.1).
+    /// Id and secret are form-encoded (RFC 6749 section 2.3.1).
     Form,
-    /// They are joined as they are, as many servers expect.
+    /// Id and secret are joined unencoded, as many servers expect.
     Raw,
 }
 
-/// Proof that who exchanges a code is who asked for it (RFC 7636).
+/// PKCE method: proves that the client exchanging a code requested it (RFC 7636).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pkce {
-    /// The server does not know it, or refuses it.
+    /// Unknown to the server, or refused by it.
     None,
-    /// The verifier itself, for servers that take nothing better.
+    /// The verifier itself, for servers without a better method.
     Plain,
-    /// Its SHA-256.
+    /// SHA-256 of the verifier.
     S256,
 }
 
-/// What a renewal does to the refresh token.
+/// Effect of a renewal on the refresh token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rotation {
-    /// A new one each time; the old one is spent.
+    /// Each renewal returns a new one; the old one is spent.
     Always,
-    /// Now and then a new one.
+    /// Some renewals return a new one.
     Sometimes,
-    /// It stays, so a lost reply loses nothing.
+    /// The refresh token stays valid, so a lost reply loses nothing.
     Never,
 }
 
-/// When a token may be renewed at the earliest.
+/// Earliest time of a renewal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotBefore {
     /// At any time.
@@ -69,46 +69,46 @@ pub enum NotBefore {
     Expiry,
 }
 
-/// How a provider's portals install apps.
+/// Installation of apps by a provider's portals.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct InstallFields {
-    /// The path at an authorization server that says whose an access token is; `None`: installs are not taken in.
+    /// Path at the authorization server that returns the owner of an access token; `None`: installs are not supported.
     pub check: Option<String>,
-    /// The method at a portal's own endpoint that says whether the user of an access token is an administrator there.
+    /// Method at a portal's own endpoint that returns whether the user of an access token is an administrator.
     pub admin: Option<String>,
-    /// The script that finishes an installation in the browser.
+    /// URL of the script that finishes an installation in the browser.
     pub script: Option<String>,
-    /// What is run of it, in the same language.
+    /// Statement that calls it.
     pub run: Option<String>,
 }
 
-/// What differs in requests.
+/// Differences in requests.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RequestQuirks {
     /// Form or JSON.
     pub body: BodyEncoding,
-    /// What HTTP Basic is made of.
+    /// Encoding of the credentials in HTTP Basic.
     pub basic_encoding: BasicEncoding,
-    /// Whether a renewal repeats the scope.
+    /// True if a renewal repeats the scope.
     pub scope_in_renewal: bool,
-    /// Names of parameters that differ: the RFC's name, and the provider's.
+    /// Renamed parameters: the RFC's name, and the provider's.
     pub names: BTreeMap<String, String>,
     /// Further headers.
     pub headers: BTreeMap<String, String>,
     /// Further parameters of the authorization request.
     pub authorize_parameters: BTreeMap<String, String>,
-    /// Further parameters of a code's exchange. An empty one takes a standard parameter away.
+    /// Further parameters of a code exchange. An empty value removes a standard parameter.
     pub code_parameters: BTreeMap<String, String>,
-    /// The same of a renewal.
+    /// Further parameters of a renewal, likewise.
     pub renewal_parameters: BTreeMap<String, String>,
-    /// Parameters of the redirect that are kept with the grant.
+    /// Parameters of the redirect that are stored with the grant.
     pub redirect_fields: Vec<String>,
-    /// The parameter of the redirect that names the authorization server (Bitrix24: `server_domain`).
+    /// Parameter of the redirect with the authorization server's host (Bitrix24: `server_domain`).
     pub redirect_server: Option<String>,
 }
 
 impl RequestQuirks {
-    /// Whether a renewal needs characters that nobody can guess.
+    /// Returns whether a renewal needs random characters.
     #[must_use]
     pub fn renewal_needs_random(&self) -> bool {
         self.renewal_parameters
@@ -118,7 +118,7 @@ impl RequestQuirks {
 }
 
 impl Default for RequestQuirks {
-    /// As in RFC 6749.
+    /// RFC 6749.
     fn default() -> Self {
         Self {
             body: BodyEncoding::Form,
@@ -135,18 +135,18 @@ impl Default for RequestQuirks {
     }
 }
 
-/// Where a value stands in a reply: names of members (or indexes of lists) from the outermost on.
+/// Place of a value in a reply: names of members (or indexes of lists) from the outermost to the innermost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JsonPath(Vec<String>);
 
 impl JsonPath {
-    /// From dotted names: `authed_user.access_token`.
+    /// Parses dotted names: `authed_user.access_token`.
     #[must_use]
     pub fn new(dotted: &str) -> Self {
         Self(dotted.split('.').map(str::to_owned).collect())
     }
 
-    /// What stands there.
+    /// Value at this place.
     #[must_use]
     pub fn find<'v>(&self, body: &'v serde_json::Map<String, Value>) -> Option<&'v Value> {
         let (first, rest) = self.0.split_first()?;
@@ -158,20 +158,20 @@ impl JsonPath {
             })
     }
 
-    /// The name of the member itself.
+    /// Name of the innermost member.
     #[must_use]
     pub fn last(&self) -> &str {
         self.0.last().map_or("", String::as_str)
     }
 
-    /// As it is written.
+    /// Dotted form.
     #[must_use]
     pub fn dotted(&self) -> String {
         self.0.join(".")
     }
 }
 
-/// Where the parts of a reply stand; the first place that holds something counts.
+/// Places of the parts of a reply; the first non-empty place counts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReplyFields {
     /// The access token.
@@ -182,27 +182,27 @@ pub struct ReplyFields {
     pub token_type: Vec<JsonPath>,
     /// The scope.
     pub scope: Vec<JsonPath>,
-    /// The life from now on.
+    /// Lifetime, from now on.
     pub expires_in: Vec<JsonPath>,
-    /// The end, as a date or since the epoch, for replies without a life.
+    /// Expiry, as a date or since the epoch, for replies without a lifetime.
     pub expires_at: Vec<JsonPath>,
-    /// The refresh token's life from now on.
+    /// Lifetime of the refresh token, from now on.
     pub refresh_expires_in: Vec<JsonPath>,
-    /// The refresh token's end, for replies without a life of it.
+    /// Expiry of the refresh token, for replies without its lifetime.
     pub refresh_expires_at: Vec<JsonPath>,
-    /// Whether lives are in milliseconds.
+    /// True if lifetimes are in milliseconds.
     pub in_milliseconds: bool,
     /// The error code.
     pub error: Vec<JsonPath>,
-    /// The server's words for it.
+    /// Description of the error.
     pub error_description: Vec<JsonPath>,
-    /// Places that say whether the request succeeded, and the values that say so: any other value there is an error code,
-    /// and where all of them succeed, nothing at the places of `error` is one.
+    /// Places that indicate success, with the values that do: any other value there is an error code. If all of them
+    /// indicate success, the places of `error` are ignored.
     pub success: Vec<(JsonPath, Vec<String>)>,
 }
 
 impl Default for ReplyFields {
-    /// As in RFC 6749 sections 5.1 and 5.2; ends, which it has none of, under the names that are usual.
+    /// RFC 6749 sections 5.1 and 5.2; expiries, which it does not define, have their usual names.
     fn default() -> Self {
         let at = |name: &str| vec![JsonPath::new(name)];
         let any = |names: &[&str]| names.iter().map(|name| JsonPath::new(name)).collect();
@@ -233,7 +233,7 @@ impl Default for ReplyFields {
     }
 }
 
-/// The first of `places` that holds something.
+/// First non-empty value of `places`.
 #[must_use]
 pub fn first<'v>(
     places: &[JsonPath],
@@ -245,7 +245,7 @@ pub fn first<'v>(
         .find(|value| !value.is_null())
 }
 
-/// Whether `value` is `wanted`, as a text without regard to case, as a number, or as one of a list.
+/// Returns whether `value` equals `wanted`: as a case-insensitive text, as a number, or as an element of a list.
 #[must_use]
 pub fn is_value(value: &Value, wanted: &str) -> bool {
     match value {
@@ -257,7 +257,7 @@ pub fn is_value(value: &Value, wanted: &str) -> bool {
     }
 }
 
-/// Words that servers put into an error field of a reply that is none.
+/// Values of an error field that mean that there is no error.
 const NO_ERROR: [&str; 20] = [
     "",
     "0",
@@ -281,24 +281,24 @@ const NO_ERROR: [&str; 20] = [
     "0x0",
 ];
 
-/// Whether a value, where an error is expected, says that there is none. An object does with a code that says so and no
-/// message, or if all of its members do.
+/// Returns whether the value of an error field means that there is no error. An object means that if its code does and
+/// it has no message, or if all of its members do.
 #[must_use]
-pub fn says_nothing(value: &Value) -> bool {
+pub fn means_no_error(value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::Bool(yes) => !yes,
-        // 200 is the status of a success.
+        // Status of a success.
         Value::Number(number) => matches!(number.as_f64(), Some(0.0 | 200.0)),
         Value::String(text) => {
             let text = text.trim();
             let zeros = !text.is_empty() && text.bytes().all(|byte| byte == b'0');
             zeros || text == "200" || NO_ERROR.iter().any(|word| word.eq_ignore_ascii_case(text))
         }
-        Value::Array(values) => values.iter().all(says_nothing),
+        Value::Array(values) => values.iter().all(means_no_error),
         Value::Object(map) => match map.get("code") {
-            Some(code) => says_nothing(code) && map.get("message").is_none_or(says_nothing),
-            None => map.values().all(says_nothing),
+            Some(code) => means_no_error(code) && map.get("message").is_none_or(means_no_error),
+            None => map.values().all(means_no_error),
         },
     }
 }
@@ -331,7 +331,7 @@ mod tests {
             r#"{"message":null}"#,
         ] {
             assert!(
-                says_nothing(&serde_json::from_str(nothing).unwrap()),
+                means_no_error(&serde_json::from_str(nothing).unwrap()),
                 "{nothing}"
             );
         }
@@ -349,7 +349,7 @@ mod tests {
             r#"{"message":"denied"}"#,
         ] {
             assert!(
-                !says_nothing(&serde_json::from_str(error).unwrap()),
+                !means_no_error(&serde_json::from_str(error).unwrap()),
                 "{error}"
             );
         }

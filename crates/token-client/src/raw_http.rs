@@ -1,40 +1,41 @@
-//! Reads what a server sent where an HTTP library gave up on it: a status line, header lines and a body whose framing breaks RFC 9112.
+//! Parses responses that an HTTP library rejects: a status line, header lines and a body whose framing violates RFC
+//! 9112.
 //!
-//! A token that came in such an answer is as good as any other. Must not judge what the body says. What is read here is never
-//! a whole reply: whoever uses it takes a pair out of it, and no refusal.
+//! A token in such a response is as valid as any other. Must not interpret the body. The result never counts as a
+//! complete reply: callers use a pair in it, but no refusal.
 
-/// An answer, as far as it can be read.
+/// A response, as far as it can be parsed.
 #[derive(Debug, PartialEq, Eq)]
 pub struct RawHttpResponse {
     /// The status code; `None` where there is no status line.
     pub status: Option<u16>,
-    /// Header lines: name and value, both without blanks around them.
+    /// Header lines: name and value, both trimmed.
     pub headers: Vec<(String, Vec<u8>)>,
-    /// How many bytes the head has.
+    /// Length of the head, in bytes.
     pub head: usize,
-    /// The body, out of its chunks where it has any.
+    /// Body, with chunked encoding removed.
     pub body: Vec<u8>,
-    /// What its framing says of its end.
+    /// End of the body by its framing.
     pub end: BodyEnd,
 }
 
-/// What the framing of a body says of its end (RFC 9112 section 6.3).
+/// End of a body by its framing (RFC 9112 section 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyEnd {
-    /// It came: the last chunk, or as many bytes as were announced.
+    /// Complete: the last chunk arrived, or as many bytes as announced.
     Reached,
-    /// More was announced than came.
+    /// Truncated: fewer bytes arrived than announced.
     Missing,
-    /// Nothing that can be believed: the body ends where the server closes the connection.
-    Unsaid,
+    /// Unknown: there is no credible framing, and the body ends where the server closes the connection.
+    Unknown,
 }
 
-/// Most header lines that are read.
+/// Maximum number of header lines.
 const MAX_HEADER_LINES: usize = 1024;
-/// Most interim answers (1xx) before the final one.
+/// Maximum number of interim responses (1xx) before the final one.
 const MAX_INTERIM: usize = 16;
 
-/// Reads what arrived on a connection since a request was sent.
+/// Parses the bytes that a connection received since a request was sent.
 #[must_use]
 pub fn read(received: &[u8]) -> RawHttpResponse {
     let mut start = 0;
@@ -62,13 +63,13 @@ fn read_one(received: &[u8]) -> RawHttpResponse {
         .get(..4)
         .is_some_and(|name| name.eq_ignore_ascii_case(b"http"))
     {
-        // HTTP/0.9, or something that is not HTTP: all of it is the body.
+        // HTTP/0.9, or not HTTP: all of it is the body.
         return RawHttpResponse {
             status: None,
             headers: Vec::new(),
             head: 0,
             body: received.to_vec(),
-            end: BodyEnd::Unsaid,
+            end: BodyEnd::Unknown,
         };
     }
     let mut lines = HeaderLines {
@@ -115,7 +116,7 @@ fn read_one(received: &[u8]) -> RawHttpResponse {
     }
 }
 
-/// What the announced lengths say of a body of this one. One that is smaller is wrong, and says nothing.
+/// End of a body of this length by the announced lengths. A smaller announced length is wrong, and ignored.
 fn end_by_length(headers: &[(String, Vec<u8>)], length: usize) -> BodyEnd {
     let announced = || {
         let lengths = headers
@@ -132,11 +133,11 @@ fn end_by_length(headers: &[(String, Vec<u8>)], length: usize) -> BodyEnd {
     } else if announced().any(|announced| announced > length) {
         BodyEnd::Missing
     } else {
-        BodyEnd::Unsaid
+        BodyEnd::Unknown
     }
 }
 
-/// What ends the lines of an answer: LF, or CR where there is no LF in all of it.
+/// Line terminator of a response: LF, or CR if there is no LF.
 fn line_end(received: &[u8]) -> u8 {
     if received.contains(&b'\n') {
         b'\n'
@@ -145,7 +146,7 @@ fn line_end(received: &[u8]) -> u8 {
     }
 }
 
-/// Lines that end with LF, with or without a CR before it; or with CR alone.
+/// Lines that end with LF or CRLF; or with CR alone.
 struct HeaderLines<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -164,7 +165,7 @@ impl<'a> Iterator for HeaderLines<'a> {
     }
 }
 
-/// The first number of three digits after the protocol's name: `HTTP/1.1 200 OK`, `HTTP 200`, `HTTP/1.1  200`.
+/// The first three-digit number after the protocol's name: `HTTP/1.1 200 OK`, `HTTP 200`, `HTTP/1.1  200`.
 fn status_of(line: &[u8]) -> Option<u16> {
     let text = String::from_utf8_lossy(line);
     let mut words = text
@@ -177,8 +178,8 @@ fn status_of(line: &[u8]) -> Option<u16> {
         .filter(|status| (100..600).contains(status))
 }
 
-/// A body out of its chunks, whose lines may end with LF alone; as much as there is, and whether the last chunk is. `None`: it
-/// has none.
+/// Decodes a chunked body, whose lines may end with LF alone. Returns the decoded bytes, and whether the last chunk
+/// arrived; `None` if the body is not chunked.
 fn unchunked(rest: &[u8]) -> Option<(Vec<u8>, bool)> {
     let mut body = Vec::new();
     let mut lines = HeaderLines {
@@ -197,7 +198,7 @@ fn unchunked(rest: &[u8]) -> Option<(Vec<u8>, bool)> {
             .map(<[u8]>::trim_ascii)
             .and_then(size_of);
         let Some(size) = size else {
-            // A body that is not in chunks, or no longer is: all of it, rather than a part.
+            // Not chunked, or no longer: the whole body is better than a part.
             return None;
         };
         first = false;
@@ -218,8 +219,8 @@ fn size_of(text: &[u8]) -> Option<usize> {
     (!digits.is_empty() && digits.len() <= 8).then(|| usize::from_str_radix(digits, 16).ok())?
 }
 
-/// What belongs to a body of which an HTTP library took the first `taken` bytes for the whole: all, up to the next answer on the
-/// same connection. Nothing more than those belongs to a body that is whole JSON.
+/// Extends a body, of which an HTTP library took the first `taken` bytes, up to the next response on the same
+/// connection. Complete JSON is not extended.
 #[must_use]
 pub fn without_next_answer(body: &[u8], taken: usize) -> &[u8] {
     let (whole, rest) = body.split_at(taken.min(body.len()));
@@ -232,8 +233,8 @@ pub fn without_next_answer(body: &[u8], taken: usize) -> &[u8] {
     &body[..whole.len() + next.unwrap_or(rest.len())]
 }
 
-/// Whether a body that an HTTP library took for whole may have more to it: it is empty, or it begins as JSON and does not
-/// end as such. A server that counts characters for bytes states too short a length.
+/// Returns whether a body may be longer than an HTTP library reports: it is empty, or begins as JSON and does not end
+/// as such. A server that counts characters instead of bytes announces too short a length.
 #[must_use]
 pub fn may_have_more(body: &[u8]) -> bool {
     let body = body.trim_ascii();

@@ -1,7 +1,7 @@
-//! Connections of token requests, which keep what they received since the request was sent: where the HTTP library gives up on an
-//! answer, its bytes are still there.
+//! Connections of token requests that record the received bytes since the request: if the HTTP library rejects a
+//! response, its bytes are still available.
 //!
-//! Must not read an answer: `domain::raw_http` does. What is recorded may hold tokens, and is shown to nobody.
+//! Must not parse a response: [`crate::raw_http`] does. A recording may contain tokens and must not be shown.
 
 use std::future::poll_fn;
 use std::io;
@@ -15,33 +15,34 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use refreshd_http::{CONNECT, HEADERS, IDLE};
+use refreshd_http::{CONNECT_TIMEOUT, IDLE_TIMEOUT, MAX_HEADERS};
 use rustls::ClientConfig;
 use tokio::net::TcpStream;
 use tower_service::Service;
 
-use crate::body_decoding::LARGEST;
+use crate::body_decoding::MAX_BODY_BYTES;
 use refreshd_time::clock::Clock;
 
-/// Most bytes that are recorded of one answer: its head and its body.
-const MAX_RECORDED_BYTES: usize = LARGEST + (256 << 10);
-/// Most bytes of one read.
-const PIECE: usize = 8 << 10;
+/// Maximum number of recorded bytes of a response: its head and its body.
+const MAX_RECORDED_BYTES: usize = MAX_BODY_BYTES + (256 << 10);
+/// Maximum number of bytes of one read.
+const READ_BYTES: usize = 8 << 10;
 
-/// A client for token requests: as [`refreshd_http::client`], but what a connection received can be had where it is no HTTP.
+/// A client for token requests: as [`refreshd_http::client`], with access to the received bytes if they are not valid
+/// HTTP.
 pub(super) fn token_client(tls: ClientConfig) -> Client<RecordingConnector, reqwest::Body> {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
-    tcp.set_connect_timeout(Some(CONNECT));
+    tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
     let https = HttpsConnectorBuilder::new()
         .with_tls_config(tls)
         .https_or_http();
     let connector = RecordingConnector(https.enable_http1().wrap_connector(tcp));
     Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(IDLE)
-        .http1_max_headers(HEADERS)
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .http1_max_headers(MAX_HEADERS)
         .http1_ignore_invalid_headers_in_responses(true)
         .http1_allow_spaces_after_header_name_in_responses(true)
         .http1_allow_obsolete_multiline_headers_in_responses(true)
@@ -51,7 +52,7 @@ pub(super) fn token_client(tls: ClientConfig) -> Client<RecordingConnector, reqw
 type Stream = MaybeHttpsStream<TokioIo<TcpStream>>;
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Connects over TCP, and TLS for `https`, within [`CONNECT`].
+/// Connects over TCP, with TLS for `https`, within [`CONNECT_TIMEOUT`].
 #[derive(Clone)]
 pub(super) struct RecordingConnector(pub(super) HttpsConnector<HttpConnector>);
 
@@ -67,7 +68,7 @@ impl Service<Uri> for RecordingConnector {
     fn call(&mut self, uri: Uri) -> Self::Future {
         let connecting = self.0.call(uri);
         Box::pin(async move {
-            match Clock::system().within(CONNECT, connecting).await {
+            match Clock::system().within(CONNECT_TIMEOUT, connecting).await {
                 Some(stream) => Ok(RecordingStream(Recorder::of(stream?))),
                 None => Err(io::Error::new(io::ErrorKind::TimedOut, "it took too long").into()),
             }
@@ -75,37 +76,38 @@ impl Service<Uri> for RecordingConnector {
     }
 }
 
-/// A connection as the HTTP library has it.
+/// A connection as the HTTP library sees it.
 pub(super) struct RecordingStream(Recorder);
 
-/// What a connection received since the last request was sent, and the connection itself.
+/// Recorded bytes of a connection since the last request, and the connection itself.
 #[derive(Clone)]
 pub(super) struct Recorder(Arc<Mutex<RecordedBytes>>);
 
 struct RecordedBytes {
     stream: Stream,
-    /// Since the last write after a read.
+    /// Bytes since the last write that followed a read.
     received: Vec<u8>,
-    /// Whether something was received after the last write.
+    /// True if bytes were received after the last write.
     answered: bool,
-    /// Whether an answer is awaited: the connection is not shut down then, so that the rest of a broken one can be read.
+    /// True while a response is expected. The connection is not shut down then, so that the rest of a malformed one can
+    /// be read.
     awaited: bool,
-    /// Whether the recorder reads by itself, and the HTTP library no longer.
+    /// True if the recorder reads itself, instead of the HTTP library.
     taken: bool,
-    /// Whether reading failed: what came before is not all that was sent, whatever a later read says.
+    /// True if a read failed: the received bytes are incomplete, whatever a later read returns.
     broken: bool,
-    /// Who of the HTTP library waits for something to read.
+    /// Waker of the HTTP library's reading task.
     reader: Option<Waker>,
 }
 
-/// What a read brought.
+/// Result of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ReadOn {
-    /// Bytes.
+pub(super) enum ReadResult {
+    /// Bytes were received.
     More,
-    /// The end: the server closed the connection in order.
+    /// The server closed the connection in order.
     Closed,
-    /// No more, and perhaps not all: the connection broke, or [`MAX_RECORDED_BYTES`] is reached.
+    /// The connection failed, or [`MAX_RECORDED_BYTES`] is reached: data may be missing.
     Broken,
 }
 
@@ -127,24 +129,24 @@ impl Recorder {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What was received since the request was sent.
+    /// Bytes received since the request was sent.
     pub(super) fn received(&self) -> Vec<u8> {
         self.lock().received.clone()
     }
 
-    /// The answer was read: the connection may carry the next request.
+    /// Marks the response as read: the connection may be reused.
     pub(super) fn is_read(&self) {
         let mut recorded = self.lock();
         recorded.awaited = false;
         recorded.received = Vec::new();
     }
 
-    /// How many bytes were received, and how many of them are a head.
-    pub(super) fn with_received<T>(&self, look: impl FnOnce(&[u8]) -> T) -> T {
-        look(&self.lock().received)
+    /// Applies `inspect` to the received bytes.
+    pub(super) fn with_received<T>(&self, inspect: impl FnOnce(&[u8]) -> T) -> T {
+        inspect(&self.lock().received)
     }
 
-    /// Takes the connection from the HTTP library, for good.
+    /// Takes the connection from the HTTP library permanently.
     pub(super) fn take(&self) {
         let mut recorded = self.lock();
         recorded.taken = true;
@@ -153,14 +155,14 @@ impl Recorder {
         }
     }
 
-    /// Reads more of the answer.
-    pub(super) async fn more(&self) -> ReadOn {
+    /// Reads more of the response.
+    pub(super) async fn more(&self) -> ReadResult {
         poll_fn(|context| {
             let recorded = &mut *self.lock();
             if recorded.received.len() >= MAX_RECORDED_BYTES {
-                return Poll::Ready(ReadOn::Broken);
+                return Poll::Ready(ReadResult::Broken);
             }
-            let mut piece = [0; PIECE];
+            let mut piece = [0; READ_BYTES];
             let mut buffer = ReadBuf::new(&mut piece);
             Pin::new(&mut recorded.stream)
                 .poll_read(context, buffer.unfilled())
@@ -168,9 +170,9 @@ impl Recorder {
                     recorded.received.extend_from_slice(buffer.filled());
                     recorded.broken |= read.is_err();
                     match buffer.filled() {
-                        _ if recorded.broken => ReadOn::Broken,
-                        [] => ReadOn::Closed,
-                        _ => ReadOn::More,
+                        _ if recorded.broken => ReadResult::Broken,
+                        [] => ReadResult::Closed,
+                        _ => ReadResult::More,
                     }
                 })
         })
@@ -207,8 +209,8 @@ impl Read for RecordingStream {
         mut cursor: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         let recorded = &mut *self.0.lock();
-        let mut piece = [0; PIECE];
-        let room = cursor.remaining().min(PIECE);
+        let mut piece = [0; READ_BYTES];
+        let room = cursor.remaining().min(READ_BYTES);
         let mut buffer = ReadBuf::new(&mut piece[..room]);
         let read = recorded.stream()?.poll_read(context, buffer.unfilled());
         match &read {

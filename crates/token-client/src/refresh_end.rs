@@ -1,44 +1,44 @@
-//! When a refresh token ends of itself, whether renewals move that end, and when people are told of it.
+//! Expiry of a refresh token, whether renewals extend it, and when operators are notified.
 //!
-//! Where each renewal brings a later end (Keycloak), nothing is told. Where none does (LinkedIn's year), the grant ends
-//! then whatever refreshd does, and people hear of it in time to authorize again. Must not tell anybody itself.
+//! If each renewal extends the expiry (Keycloak), there is no notification. If none does (LinkedIn's year), the grant
+//! ends then in any case, and operators are notified in time to authorize again. Must not notify itself.
 
 use std::time::Duration;
 
 use super::token_life::TokenLife;
 use refreshd_time::Timestamp;
 
-/// A server that counts in whole seconds may say an end that differs by one from the same end before.
+/// Tolerance for servers that count in whole seconds: the same expiry may differ by one.
 const ROUNDING: Duration = Duration::from_millis(500);
-/// A server that counts an end down says nothing, or zero, from its last second on.
+/// A server with a countdown omits the value, or sends zero, in its last second.
 const COUNTED_DOWN: Duration = Duration::from_secs(1);
 
-/// The end of a refresh token, as its server says it.
+/// Expiry of a refresh token, as reported by the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RefreshEnd {
-    /// When it ends.
+    /// Expiry.
     pub at: Timestamp,
-    /// Since when this end is known: the whole life is from here to [`Self::at`].
+    /// Start of the lifetime: since when this expiry is known.
     pub since: Timestamp,
-    /// What renewals do to it.
+    /// Effect of renewals on the expiry.
     pub motion: Motion,
 }
 
-/// What renewals do to a refresh token's end.
+/// Effect of renewals on a refresh token's expiry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Motion {
-    /// There has been none since the end was said first.
+    /// No renewal yet since the expiry was first reported.
     Unknown,
-    /// The last one brought a later end.
+    /// The last renewal extended it.
     Moves,
-    /// The last one left it where it was.
+    /// The last renewal left it unchanged.
     Fixed,
-    /// It is said to end before the next renewal may come, or to have ended when it came.
+    /// It is reported to precede the next possible renewal, or preceded the last one.
     Short,
 }
 
 impl Motion {
-    /// Its name in the state.
+    /// Name in the state.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -49,7 +49,7 @@ impl Motion {
         }
     }
 
-    /// The one of that name; a name that is none says nothing.
+    /// Value with this name; an unknown name is [`Self::Unknown`].
     #[must_use]
     pub fn parse(text: &str) -> Self {
         [Self::Moves, Self::Fixed, Self::Short]
@@ -59,19 +59,19 @@ impl Motion {
     }
 }
 
-/// When a reply came, and when the one before it did.
+/// Times of a reply and of the one before it.
 #[derive(Clone, Copy, Debug)]
 pub struct RenewalTimes {
-    /// The pair before came then.
+    /// Arrival of the pair before.
     pub before_at: Timestamp,
-    /// The request of this one left then.
+    /// Sending of this pair's request.
     pub sent_at: Timestamp,
-    /// The least time from then until the next: an end before that cannot be kept ahead of.
+    /// Minimum delay from then to the next renewal: an earlier expiry cannot be prevented.
     pub soonest: Duration,
 }
 
-/// What is known of the end after a reply that says `life` of the refresh token. `rotated`: it brought a new one, of
-/// which nothing is known if it says nothing.
+/// Expiry after a reply that reports `life` for the refresh token. `rotated`: the reply has a new refresh token, whose
+/// expiry is unknown if it is not reported.
 #[must_use]
 pub fn after(
     before: Option<RefreshEnd>,
@@ -86,7 +86,7 @@ pub fn after(
     } = asked;
     let has_come = |end: &RefreshEnd| end.at <= sent_at + COUNTED_DOWN;
     let at = match life {
-        // An end that was counted down to nothing has come: that is neither a new end, nor none.
+        // An expired countdown is neither a new expiry, nor none.
         TokenLife::Ended | TokenLife::Endless
             if before.as_ref().is_some_and(has_come)
                 && before
@@ -97,7 +97,7 @@ pub fn after(
                 ..end
             });
         }
-        TokenLife::Said(span) => sent_at + *span,
+        TokenLife::Reported(span) => sent_at + *span,
         TokenLife::Ended => sent_at,
         TokenLife::Endless => return None,
         TokenLife::Absent | TokenLife::Unreadable(_) => return before.filter(|_| !rotated),
@@ -114,7 +114,7 @@ pub fn after(
             },
         });
     };
-    // One that moves moves by the time between; one that is counted down does not.
+    // A moving expiry moves by the time between the replies; a countdown does not.
     let moved = at.since(before.at) > sent_at.since(before_at) / 2 + ROUNDING;
     Some(if is_short && (moved || before.motion == Motion::Short) {
         let since = match before.motion {
@@ -149,18 +149,18 @@ mod tests {
         Timestamp::from_secs(1_795_000_000 + secs)
     }
 
-    fn said(secs: u64) -> TokenLife {
-        TokenLife::Said(Duration::from_secs(secs))
+    fn reported(secs: u64) -> TokenLife {
+        TokenLife::Reported(Duration::from_secs(secs))
     }
 
-    /// What is known after replies of these times and lives.
+    /// Expiry after replies with these times and lifetimes.
     fn known(replies: &[(i64, u64)]) -> Option<RefreshEnd> {
         let mut end = None;
         let mut before_at = at(0);
         for (sent, life) in replies {
             end = after(
                 end,
-                &said(*life),
+                &reported(*life),
                 true,
                 RenewalTimes {
                     before_at,
@@ -182,7 +182,7 @@ mod tests {
             let left = (60_000 - 1300 * tenth) / 1000;
             end = after(
                 end,
-                &said(left),
+                &reported(left),
                 false,
                 RenewalTimes {
                     before_at,
@@ -197,12 +197,12 @@ mod tests {
 
     #[test]
     fn an_end_that_stops_moving_is_fixed_and_one_that_moves_again_is_not() {
-        // Keycloak: half an hour idle, until the session's own end comes near.
+        // Keycloak: half an hour of idle time, until the session's own end is near.
         let end = known(&[(0, 1800), (1200, 1800), (2400, 900), (2700, 600)]).unwrap();
         assert_eq!((end.motion, end.at), (Motion::Fixed, at(3300)));
         let end = after(
             Some(end),
-            &said(1800),
+            &reported(1800),
             true,
             RenewalTimes {
                 before_at: at(2700),

@@ -1,34 +1,35 @@
-//! At which age a provider's tokens are renewed, and how often at most. Must not know a portal: its own share is `schedule`'s.
+//! Age at which a provider's tokens are renewed, and the minimum time between renewals. Must not know a portal: a
+//! portal's own jitter belongs to the scheduler.
 
 use std::time::Duration;
 
 use refreshd_time::share_of;
 
-/// A renewal is never planned later than this share of the life.
+/// Latest planned renewal, as a share of the lifetime.
 pub const LATEST_SHARE: f64 = 0.9;
-/// At most one renewal of a portal in this share of its life.
+/// Minimum time between renewals of a portal, as a share of the lifetime.
 const SPACING_SHARE: f64 = 0.1;
-/// Nor more than one in this time, however short a life the server claims.
-pub const SHORTEST_SPACING: Duration = Duration::from_secs(1);
-/// A refresh token that ends sooner is not run after.
-const SHORTEST_BEFORE_AN_END: Duration = Duration::from_secs(60);
-/// After the expiry, for servers whose clock is a little behind.
+/// Minimum time between renewals, however short a lifetime the server reports.
+pub const MIN_SPACING: Duration = Duration::from_secs(1);
+/// Minimum time between renewals that precede a refresh token's expiry; one that expires sooner is not chased.
+const MIN_SPACING_BEFORE_END: Duration = Duration::from_secs(60);
+/// Delay after the expiry, for servers whose clock is slightly behind.
 pub const AFTER_EXPIRY: Duration = Duration::from_secs(1);
 
-/// The age at which a token is renewed.
+/// Age at which a token is renewed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum RenewEvery {
     /// A fixed age.
     Age(Duration),
-    /// A share of the life, in (0, 1).
+    /// A share of the lifetime, in (0, 1).
     Share(f64),
-    /// Once it has expired, for servers that renew no sooner.
+    /// After its expiry, for servers that do not renew sooner.
     Expiry,
 }
 
 impl RenewEvery {
-    /// The age for a token of this life, before spreading: at most 90 % of the life, unless it is to expire first; at
-    /// least a tenth of it.
+    /// Age for a token with this lifetime, before jitter: at most 90 % of the lifetime, unless it is to expire first;
+    /// at least a tenth of it.
     #[must_use]
     pub fn age(self, lifetime: Duration) -> Duration {
         let wanted = match self {
@@ -41,7 +42,7 @@ impl RenewEvery {
             .max(spacing(lifetime))
     }
 
-    /// Whether this age fits into a life with its last tenth left over.
+    /// Returns whether this age leaves the last tenth of the lifetime.
     #[must_use]
     pub fn fits(self, lifetime: Duration) -> bool {
         match self {
@@ -52,15 +53,15 @@ impl RenewEvery {
     }
 }
 
-/// The least time between two renewals of a portal.
+/// Minimum time between two renewals of a portal.
 #[must_use]
 pub fn spacing(lifetime: Duration) -> Duration {
-    share_of(lifetime, SPACING_SHARE).max(SHORTEST_SPACING)
+    share_of(lifetime, SPACING_SHARE).max(MIN_SPACING)
 }
 
-/// The least time between two renewals where a refresh token ends sooner than a tenth of the access token's life:
-/// session servers give half an hour beside an access token of a day, and a grant must not end of our patience.
+/// Minimum time between two renewals if the refresh token expires within a tenth of the access token's lifetime.
+/// Session servers allow half an hour beside an access token of a day, and waiting must not end the grant.
 #[must_use]
 pub fn before_an_end(lifetime: Duration) -> Duration {
-    spacing(lifetime).min(SHORTEST_BEFORE_AN_END)
+    spacing(lifetime).min(MIN_SPACING_BEFORE_END)
 }

@@ -1,17 +1,18 @@
-//! What the authorization server said, and which class it is. The only judge of token replies.
+//! Parses replies of a token endpoint and classifies them. The only implementation.
 //!
-//! Tolerant by table, since a reply that cannot be read is a grant lost: numbers as strings, missing `token_type`,
-//! `error` in a 200; `token_object` finds the object however it is wrapped. Must not keep or show any part of a body that the profile does not name.
+//! Tolerant by profile, since a reply that cannot be parsed is a lost grant: numbers as strings, missing `token_type`,
+//! `error` in a 200; `token_object` finds the object in any wrapping. Must not keep or show a part of a body that the
+//! profile does not name.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-pub use super::error_reply::{ErrorContext, PresentedCredential, leads_to};
+pub use super::error_reply::{ErrorContext, PresentedCredential, redirect_target};
 use super::error_reply::{with_code, without_code};
 use super::problem::Problem;
 use super::provider::{Class, Profile};
-use super::quirks::{JsonPath, first, says_nothing};
+use super::quirks::{JsonPath, first, means_no_error};
 use super::reply_error::error_of;
 use super::token::Details;
 use super::token_life::TokenLives;
@@ -21,13 +22,13 @@ use refreshd_secrets::mask::Cleaner;
 use refreshd_secrets::{AccessToken, RefreshToken};
 use refreshd_time::Timestamp;
 
-/// Reads a reply by the profile's table. `secrets` are taken out of whatever the server's own words repeat.
+/// Parses a reply by the profile's tables. `secrets` are masked in the server's texts.
 #[must_use]
 pub fn read(reply: &TokenReply<'_>, profile: &Profile, secrets: &[&str]) -> Verdict {
     read_in(reply, profile, secrets, ErrorContext::default())
 }
 
-/// As [`read`], with what is known of the request that it answers.
+/// As [`read`], with the context of the request.
 #[must_use]
 pub fn read_in(
     reply: &TokenReply<'_>,
@@ -48,8 +49,8 @@ pub fn read_in(
     if let Some((code, description)) = error_of(&body, profile) {
         let words = (code.as_str(), description.as_str());
         let refusal = with_code(reply, profile, &body, words, secrets, context);
-        // An error that nobody knows says less than a token that is there: the body is kept, the outcome is not known.
-        // Where the profile says what success is, that alone counts.
+        // An unknown error beside a token is inconclusive: the body is kept, and the outcome is in doubt. If the
+        // profile defines success, only that definition counts.
         let unknown = refusal.problem.class == Class::Unknown
             && is_success(reply.status)
             && profile.reply.success.is_empty();
@@ -74,19 +75,19 @@ pub fn read_in(
         }
         None => match error_elsewhere(&body) {
             Some((code, words)) => {
-                let said = (code.as_str(), words.as_str());
-                Verdict::Refused(with_code(reply, profile, &body, said, secrets, context))
+                let error = (code.as_str(), words.as_str());
+                Verdict::Refused(with_code(reply, profile, &body, error, secrets, context))
             }
             None => Verdict::Refused(without_code(reply, profile, Some(&body), secrets, context)),
         },
     }
 }
 
-/// The error code of a reply without a token, where its place is not the profile's: `Error` in another case, or the first of
-/// a list `errors`. Beside a token such a list may hold warnings.
+/// Error code of a reply without a token, outside of the profile's place: `Error` in another case, or the first of a
+/// list `errors`. Beside a token such a list may contain warnings.
 fn error_elsewhere(body: &Map<String, Value>) -> Option<(String, String)> {
     let word = |value: &Value| match value {
-        Value::String(text) if !says_nothing(value) => Some(text.clone()),
+        Value::String(text) if !means_no_error(value) => Some(text.clone()),
         _ => None,
     };
     let named = |wanted: &str| {
@@ -112,17 +113,17 @@ fn error_elsewhere(body: &Map<String, Value>) -> Option<(String, String)> {
             .find_map(|name| error.get(*name).and_then(word)),
         other => word(other),
     }?;
-    // A sentence is no code.
+    // A sentence is not a code.
     (code.len() <= 64 && !code.trim().contains(' ')).then(|| (code, String::new()))
 }
 
-/// As [`read_taken`], of a text however it is wrapped.
+/// As [`read_taken`], for a text in any wrapping.
 #[must_use]
 pub fn read_taken_text(text: &[u8], profile: &Profile, now: Timestamp) -> Option<GrantedTokens> {
     token_object::open(text, true, profile).and_then(|body| read_taken(&body, profile, now))
 }
 
-/// A token reply that some other program already took, as `import` gets it: the same reading, without a status.
+/// Parses a token reply that another program received, for `import`: there is no status.
 #[must_use]
 pub fn read_taken(
     body: &Map<String, Value>,
@@ -136,8 +137,8 @@ pub fn read_taken(
     }
 }
 
-/// Whether a body deserves to be kept for a person or a newer version: a success out of which no pair was read although
-/// nothing says that there is none, or a pair with another status.
+/// Returns whether a body must be stored for an operator or a newer version: a success from which no pair was parsed
+/// although nothing denies that there is one, or a pair with another status.
 #[must_use]
 pub fn is_unread(reply: &TokenReply<'_>, verdict: &Verdict, profile: &Profile) -> bool {
     let Verdict::Refused(Refusal { problem, .. }) = verdict else {
@@ -153,7 +154,8 @@ pub fn is_unread(reply: &TokenReply<'_>, verdict: &Verdict, profile: &Profile) -
         && (is_success(reply.status) || is_pair())
 }
 
-/// What a server repeats of a secret, the new tokens included, is taken out of all that readers and logs get.
+/// Builds the result. Secrets that the server repeats, including the new tokens, are masked in everything that readers
+/// and logs get.
 fn granted(
     body: &Map<String, Value>,
     profile: &Profile,
@@ -168,7 +170,8 @@ fn granted(
     let odd_refresh = odd_refresh(&form.refresh_token, body);
     let refresh = match first_refresh(&form.refresh_token, body) {
         None => None,
-        // What is there and cannot be read is not taken for nothing: the old one would stay in force.
+        // A value that is present but unparsable must not be treated as missing: the old refresh token would stay in
+        // force.
         Some(value) => Some(RefreshToken::new(&token_object::token(value, profile)?)?),
     };
     let new = [
@@ -204,7 +207,7 @@ fn granted(
     let fields: BTreeMap<_, _> = (profile.fields.iter())
         .filter(|field| !SECRET_FIELDS.contains(&field.as_str()))
         .filter_map(|field| JsonPath::new(field).find(body).map(|value| (field, value)))
-        .filter(|(_, value)| is_flat(value, DEEPEST))
+        .filter(|(_, value)| is_flat(value, MAX_NESTING))
         .map(|(field, value)| (field.clone(), cleaner.clean_value(value)))
         .collect();
     let lives = TokenLives::of(form, body, now, profile.assumed_lifetime, &tokens);
@@ -233,11 +236,11 @@ fn granted(
     })
 }
 
-/// Never handed to readers, whatever a profile says.
+/// Never published to readers, whatever a profile lists.
 pub const SECRET_FIELDS: [&str; 4] = ["refresh_token", "client_secret", "access_token", "id_token"];
 
-/// A field with more levels is left out: whoever reads it, the state first, stands for no more than 127 around it.
-const DEEPEST: usize = 32;
+/// Fields with deeper nesting are dropped: their consumers, above all the state, allow 127 levels in total.
+const MAX_NESTING: usize = 32;
 
 fn is_flat(value: &Value, levels: usize) -> bool {
     match value {
@@ -247,7 +250,7 @@ fn is_flat(value: &Value, levels: usize) -> bool {
     }
 }
 
-/// RFC 6749 section 7.1: compared without case, so written in one way.
+/// Case-insensitive (RFC 6749 section 7.1), so normalised to one spelling.
 fn token_type(text: &str) -> String {
     match text {
         "" => "Bearer".to_owned(),

@@ -1,12 +1,12 @@
-//! The error that a reply says, whatever its status: RFC 6749 section 5.2, and where a profile finds it.
+//! Error in a reply, whatever its status: RFC 6749 section 5.2, and the profile's places.
 
 use serde_json::{Map, Value};
 
 use super::provider::Profile;
-use super::quirks::{JsonPath, first, is_value, says_nothing};
+use super::quirks::{JsonPath, first, is_value, means_no_error};
 
-/// The error code of a reply and the server's words for it. Bitrix24 and others send `error` as a word, REST v3 as an
-/// object `{code, message}`; many send it with a value that says that there is none.
+/// Error code of a reply and its description. Bitrix24 and others send `error` as a word, REST v3 as an object `{code,
+/// message}`; many send it with a value that means that there is none.
 pub fn error_of(body: &Map<String, Value>, profile: &Profile) -> Option<(String, String)> {
     let form = &profile.reply;
     let text = |value: Option<&Value>| match value {
@@ -15,16 +15,16 @@ pub fn error_of(body: &Map<String, Value>, profile: &Profile) -> Option<(String,
         _ => String::new(),
     };
     let description = || text(first(&form.error_description, body));
-    let said = |(place, good): &(JsonPath, Vec<String>)| {
+    let outcome = |(place, good): &(JsonPath, Vec<String>)| {
         let value = place.find(body).filter(|value| !value.is_null())?;
         Some((value, good.iter().any(|good| is_value(value, good))))
     };
-    let mut said = form.success.iter().filter_map(said).peekable();
-    let error = if said.peek().is_some() {
-        said.find(|(_, good)| !good).map(|(value, _)| value)
+    let mut outcomes = form.success.iter().filter_map(outcome).peekable();
+    let error = if outcomes.peek().is_some() {
+        outcomes.find(|(_, good)| !good).map(|(value, _)| value)
     } else {
         let places = form.error.iter().filter_map(|place| place.find(body));
-        places.into_iter().find(|value| !says_nothing(value))
+        places.into_iter().find(|value| !means_no_error(value))
     };
     match error? {
         Value::String(code) => Some((code.clone(), description())),

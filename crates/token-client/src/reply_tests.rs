@@ -1,4 +1,4 @@
-//! The class of each reply, a row each.
+//! Class of each reply, one row each.
 
 use super::super::provider::ErrorRule;
 use super::super::quirks::ReplyFields;

@@ -1,4 +1,5 @@
-//! The requests of OAuth 2.0 as a provider wants them: parameters, headers, client authentication. The only maker of them.
+//! Builds the requests of OAuth 2.0 for a provider: parameters, headers, client authentication. The only
+//! implementation.
 //!
 //! Must not send anything, nor choose an address that is neither the profile's nor the portal's own.
 
@@ -18,67 +19,67 @@ use refreshd_secrets::{
     RefreshToken,
 };
 
-/// Who asks, and for whom.
+/// Client, provider and portal of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestBuilder<'a> {
-    /// The provider's profile with the app's overrides.
+    /// Provider's profile with the app's overrides.
     pub profile: &'a Profile,
-    /// The client.
+    /// Client id.
     pub client_id: &'a str,
-    /// Its secret, unless it is a public client.
+    /// Client secret; `None` for a public client.
     pub client_secret: Option<&'a ClientSecret>,
-    /// The portal's host.
+    /// Host of the portal.
     pub domain: Option<&'a str>,
-    /// Where the browser is sent after an authorization.
+    /// Redirect target after an authorization.
     pub redirect_uri: Option<&'a str>,
-    /// What is asked for.
+    /// Requested scope.
     pub scope: &'a [String],
-    /// What is kept with the grant.
+    /// Fields stored with the grant.
     pub fields: &'a BTreeMap<String, Value>,
-    /// Characters that nobody can guess, fresh for this request.
+    /// Random characters, fresh for this request.
     pub random: &'a str,
 }
 
-/// What a request is for.
+/// Purpose of a request.
 #[derive(Clone, Copy, Debug)]
 pub enum RequestKind<'a> {
-    /// The next access token (RFC 6749 sections 6 and 4.4).
+    /// Renewal (RFC 6749 sections 6 and 4.4).
     Renewal(&'a Credential),
-    /// A code's exchange (RFC 6749 section 4.1.3, RFC 7636 section 4.5).
+    /// Code exchange (RFC 6749 section 4.1.3, RFC 7636 section 4.5).
     Code(&'a AuthorizationCode, Option<&'a CodeVerifier>),
-    /// The codes of a device (RFC 8628 section 3.1).
+    /// Device authorization (RFC 8628 section 3.1).
     DeviceCodes,
-    /// Whether a person has typed the code (RFC 8628 section 3.4).
+    /// Poll for a device's token (RFC 8628 section 3.4).
     DeviceToken(&'a DeviceCode),
-    /// Gives a grant back (RFC 7009 section 2.1).
+    /// Revocation (RFC 7009 section 2.1).
     Revocation(Token<'a>),
-    /// What a token is worth (RFC 7662 section 2.1).
+    /// Introspection (RFC 7662 section 2.1).
     Introspection(&'a AccessToken),
 }
 
-/// A token that a request is about.
+/// Token to revoke.
 #[derive(Clone, Copy, Debug)]
 pub enum Token<'a> {
-    /// It ends the whole grant.
+    /// Ends the whole grant.
     Refresh(&'a RefreshToken),
-    /// Of a client that needs no grant.
+    /// For a client without a grant of its own.
     Access(&'a AccessToken),
 }
 
-/// A request, ready to be sent. Its parameters may be secrets.
+/// A request that is ready to be sent. Its parameters may be secrets.
 #[derive(Clone, PartialEq, Eq)]
 pub struct TokenRequest {
-    /// Where it goes, without its parameters.
+    /// Address, without parameters.
     pub url: String,
-    /// POST or GET.
+    /// HTTP method.
     pub method: Method,
-    /// The form of a POST's body.
+    /// Encoding of a POST's body.
     pub body: BodyEncoding,
-    /// In this order.
+    /// Parameters, in this order.
     pub parameters: Vec<(String, String)>,
-    /// Besides `Accept` and what the form of the body brings.
+    /// Headers besides `Accept` and those of the body's encoding.
     pub headers: Vec<(String, String)>,
-    /// The value of `Authorization`.
+    /// Value of `Authorization`.
     pub authorization: Option<String>,
 }
 
@@ -102,7 +103,7 @@ impl fmt::Debug for TokenRequest {
 }
 
 impl RequestBuilder<'_> {
-    /// The request for a purpose, to `url`.
+    /// Builds a request to `url`.
     #[must_use]
     pub fn request(&self, url: &str, purpose: RequestKind<'_>) -> TokenRequest {
         let Profile {
@@ -152,8 +153,8 @@ impl RequestBuilder<'_> {
         }
     }
 
-    /// The kind of a renewal to `url`: all of the request but the refresh token and chance, and the pair that it buys. Two
-    /// requests of one kind differ in nothing that the configuration says.
+    /// Identifies the kind of a renewal to `url`: all of the request except the refresh token and random parts. Two
+    /// requests of one kind do not differ in anything from the configuration.
     #[must_use]
     pub fn kind_of_renewal(
         &self,
@@ -186,7 +187,7 @@ impl RequestBuilder<'_> {
         Fingerprint::of(all.as_bytes())
     }
 
-    /// The address that a person opens to authorize (RFC 6749 section 4.1.1), or none if the profile has none.
+    /// Address that a user opens to authorize (RFC 6749 section 4.1.1); `None` if the profile has none.
     #[must_use]
     pub fn authorize_url(
         &self,
@@ -262,7 +263,7 @@ impl RequestBuilder<'_> {
         }
     }
 
-    /// The profile's own parameters. What cannot be filled in is left out.
+    /// Adds the profile's own parameters. One with an unknown placeholder is left out.
     fn add<'p>(
         &self,
         further: impl IntoIterator<Item = (&'p String, &'p String)>,
@@ -280,7 +281,7 @@ impl RequestBuilder<'_> {
         }
     }
 
-    /// A value with its gaps filled in.
+    /// Replaces placeholders in a value.
     fn fill(&self, value: &str) -> Option<String> {
         let (mut filled, mut rest) = (String::new(), value);
         while let Some((before, after)) = rest.split_once('{') {
@@ -327,7 +328,7 @@ impl RequestBuilder<'_> {
     }
 }
 
-/// Named as in the RFCs, each once.
+/// Parameters with unique names. Names are those of the RFCs and are renamed by the profile.
 struct FormParameters(Vec<(String, String)>);
 
 impl FormParameters {
@@ -351,7 +352,7 @@ const fn grant_type(purpose: RequestKind<'_>) -> Option<&'static str> {
     }
 }
 
-/// RFC 7636 section 4.2.
+/// `code_challenge` (RFC 7636 section 4.2).
 fn challenge(pkce: Pkce, verifier: Option<&CodeVerifier>) -> Option<(&'static str, String)> {
     let verifier = verifier?;
     match pkce {

@@ -1,4 +1,4 @@
-//! What is sent, and what is not.
+//! Parts that a request must and must not contain.
 
 use super::*;
 use crate::samples::profile;

@@ -1,4 +1,4 @@
-//! A profile for tests, of this crate and of its users.
+//! A sample profile for tests of this crate and of its users.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::provider::{ClientAuthentication, Profile};
 use crate::quirks::{InstallFields, Pkce};
 use crate::renew_every::RenewEvery;
 
-/// A profile in the shape of Bitrix24's, for tests of the domain.
+/// A profile similar to Bitrix24's.
 #[must_use]
 pub fn profile() -> Profile {
     let rule = |status: &[u16], error: &[&str], description: &str, class| ErrorRule {

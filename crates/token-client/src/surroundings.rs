@@ -1,14 +1,15 @@
-//! What stands around a token object: whether its words, names and values say that the request failed, or that the object is
-//! something else than the answer.
+//! Interprets the surroundings of a token object: words, names and values that report a failure, or mark the object as
+//! something else than the reply.
 //!
-//! One predicate for text before and after, names of wrappers, and members beside the tokens. Must not look for tokens.
+//! One predicate for text before and after, names of wrappers, and members beside the tokens. Must not search for
+//! tokens.
 
 use serde_json::{Map, Value};
 
 use super::lenient::parse;
-use super::quirks::says_nothing;
+use super::quirks::means_no_error;
 
-/// What a text says of the request.
+/// Statement of a text about the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Statement {
     Failure,
@@ -16,7 +17,7 @@ pub(super) enum Statement {
     Nothing,
 }
 
-/// Words for a failure, also as the beginning or the end of a word (`invalidgrant`, `TypeError`).
+/// Words for a failure, also as prefix or suffix of a word (`invalidgrant`, `TypeError`).
 const FAILURES: [&str; 16] = [
     "error",
     "errors",
@@ -35,7 +36,7 @@ const FAILURES: [&str; 16] = [
     "exception",
     "inactive",
 ];
-/// Words for a failure that are parts of harmless words.
+/// Words for a failure that occur inside harmless words.
 const EXACT_FAILURES: [&str; 44] = [
     "err",
     "errno",
@@ -82,7 +83,7 @@ const EXACT_FAILURES: [&str; 44] = [
     "reject",
     "required",
 ];
-/// Words that name a failure; the others say what has become of something.
+/// Nouns among the failure words; the others are states.
 const NOUNS: [&str; 7] = [
     "error",
     "err",
@@ -92,8 +93,8 @@ const NOUNS: [&str; 7] = [
     "failure",
     "fail",
 ];
-/// Said of a token that was replaced as well as of one that was refused.
-const ENDED: [&str; 4] = ["revoked", "expired", "invalidated", "inactive"];
+/// States of a replaced token as well as of a rejected one.
+const END_STATES: [&str; 4] = ["revoked", "expired", "invalidated", "inactive"];
 const SUCCESSES: [&str; 14] = [
     "ok",
     "success",
@@ -110,8 +111,8 @@ const SUCCESSES: [&str; 14] = [
     "active",
     "authorized",
 ];
-/// Good words that say nothing alone, but a failure after `not`.
-const GOOD: [&str; 12] = [
+/// Success words that mean a failure after `not`, and nothing alone.
+const SUCCESS_WORDS: [&str; 12] = [
     "found",
     "allowed",
     "accepted",
@@ -125,18 +126,18 @@ const GOOD: [&str; 12] = [
     "known",
     "available",
 ];
-const NO: [&str; 16] = [
+const NEGATIONS: [&str; 16] = [
     "no", "not", "without", "zero", "0", "never", "nothing", "isnt", "wasnt", "arent", "doesnt",
     "didnt", "non", "cannot", "couldnt", "hasnt",
 ];
-/// They may stand between `no` and what it denies.
-const FILLING: [&str; 14] = [
+/// Words that may stand between `no` and the word it negates.
+const FILLER_WORDS: [&str; 14] = [
     "any", "be", "been", "an", "a", "the", "known", "such", "more", "new", "further", "longer",
     "yet", "is",
 ];
 const STATUS_WORDS: [&str; 4] = ["http", "status", "code", "error"];
 
-/// The words of a text or a name, in small letters, with the parts of `camelCase` apart.
+/// Words of a text or a name, in lower case, with `camelCase` split.
 fn words(text: &str) -> Vec<String> {
     let is_address = |part: &&str| part.contains("://");
     let parts: Vec<_> = (text.split_whitespace())
@@ -173,21 +174,21 @@ fn is_failure_word(word: &str) -> bool {
             && !word.starts_with("unre"))
 }
 
-/// What a text says, by its words.
+/// Statement of a text, by its words.
 pub(super) fn statement(text: &str) -> Statement {
     let words = words(text);
     let has = |wanted: &[&str]| words.iter().any(|word| wanted.contains(&word.as_str()));
     // `Refreshed; the old token was revoked.`
     let replaced =
         has(&["old", "previous", "prior", "former"]) && (has(&["new"]) || has(&SUCCESSES));
-    let mut said = Statement::Nothing;
+    let mut result = Statement::Nothing;
     for (at, word) in words.iter().enumerate() {
         let word = word.as_str();
         let before = |skipped: &[&str]| {
             let mut before = words[..at].iter().rev().map(String::as_str);
             before.find(|word| !skipped.contains(word))
         };
-        let denied = || before(&FILLING).is_some_and(|word| NO.contains(&word));
+        let denied = || before(&FILLER_WORDS).is_some_and(|word| NEGATIONS.contains(&word));
         let next = words.get(at + 1).map(String::as_str);
         let is_status = word.len() == 3
             && word
@@ -214,21 +215,21 @@ pub(super) fn statement(text: &str) -> Statement {
         if is_failure_word(word) {
             let nothing = ["0", "none", "null", "false", "nil", "ok", "success", "free"];
             if denied() || next.is_some_and(|next| nothing.contains(&next)) {
-                said = Statement::Success;
-            } else if !(replaced && ENDED.contains(&word)) {
+                result = Statement::Success;
+            } else if !(replaced && END_STATES.contains(&word)) {
                 return Statement::Failure;
             }
-        } else if (good || GOOD.contains(&word)) && denied() {
+        } else if (good || SUCCESS_WORDS.contains(&word)) && denied() {
             return Statement::Failure;
         } else if good {
-            said = Statement::Success;
+            result = Statement::Success;
         }
     }
-    said
+    result
 }
 
-/// Whether a name says that what it holds is something else than the answer: a request, an example, what was before, where
-/// tokens are to be had, or how long they live.
+/// Returns whether a name marks its value as something else than the reply: a request, an example, an earlier state, a
+/// place to get tokens, or a lifetime.
 pub(super) fn is_something_else(name: &str) -> bool {
     const BEGINNINGS: [&str; 13] = [
         "old",
@@ -305,9 +306,9 @@ pub(super) fn is_something_else(name: &str) -> bool {
             .any(|word| WORDS.contains(&word.as_str()))
 }
 
-/// Whether what is around the JSON values of a text says that they are no pair. Nothing is around a form.
+/// Returns whether the text around JSON values denies that they are a pair. A form has no surroundings.
 pub(super) fn is_refused_by_text(text: &[u8], exact: &[&str]) -> bool {
-    // What is read again after values that were none: so many times the length of the text.
+    // Maximum number of bytes parsed, as a multiple of the text's length: failed values are read again.
     const MAX_STEPS: usize = 16;
     let (mut around, mut at, mut values) = (String::new(), 0, false);
     let mut patience = text.len().saturating_mul(MAX_STEPS);
@@ -348,7 +349,7 @@ pub(super) fn is_refused_by_text(text: &[u8], exact: &[&str]) -> bool {
         });
         at += 1;
     }
-    // The last head counts: a whole conversation has those of its requests too.
+    // The last head counts: a recorded conversation contains those of its requests too.
     let mut of_request = false;
     for line in around.lines() {
         let words: Vec<_> = line.split_whitespace().collect();
@@ -369,12 +370,12 @@ pub(super) fn is_refused_by_text(text: &[u8], exact: &[&str]) -> bool {
     values && of_request
 }
 
-/// Whether a string begins that holds JSON, and not a quoted word.
+/// Returns whether a string with JSON in it begins here, rather than a quoted word.
 fn holds_json(text: &[u8]) -> bool {
     matches!(text, [_, b'{' | b'[' | b'\\', ..])
 }
 
-/// The name that a value is handed to: of `onError(`, or of `old =`.
+/// Name of the function or variable that a value is passed to: of `onError(`, or of `old =`.
 fn called(around: &str) -> &str {
     let Some(before) = around.trim_end().strip_suffix(['(', '=']) else {
         return "";
@@ -384,7 +385,7 @@ fn called(around: &str) -> &str {
     &before[before.trim_end_matches(is_part).len()..]
 }
 
-/// The length and the name of a tag, with the contents of a script or a style; `None` if none is here. The text of a
+/// Length and name of a tag, including the content of a script or a style; `None` if there is none here. The text of a
 /// comment counts.
 fn tag(rest: &[u8]) -> Option<(usize, String)> {
     let start = if rest.get(1) == Some(&b'/') { 2 } else { 1 };
@@ -414,7 +415,7 @@ fn tag(rest: &[u8]) -> Option<(usize, String)> {
     Some((length, if small == "br" { small } else { name }))
 }
 
-/// The length of the rest of a tag, with its `>`; quoted values may hold one.
+/// Length of the rest of a tag, including its `>`; quoted values may contain one.
 pub(super) fn attributes(rest: &[u8]) -> usize {
     let mut quote = None;
     for (index, byte) in rest.iter().enumerate() {
@@ -428,7 +429,7 @@ pub(super) fn attributes(rest: &[u8]) -> usize {
     rest.len()
 }
 
-/// A line without the notices of PHP in it: they are about its program, and not about the token.
+/// A line without PHP's notices: they are about its program, not about the token.
 fn without_notices(line: &str) -> String {
     const KINDS: [&str; 4] = ["Notice", "Warning", "Deprecated", "Strict Standards"];
     const PLACE: &str = " on line ";
@@ -450,8 +451,8 @@ fn without_notices(line: &str) -> String {
     rest
 }
 
-/// Objects about somebody or something else: what they say of errors and states is not about the request.
-const SOMEBODY: [&str; 26] = [
+/// Objects about a person or another thing: their errors and states are not about the request.
+const OTHER_OBJECTS: [&str; 26] = [
     "user",
     "users",
     "owner",
@@ -480,13 +481,13 @@ const SOMEBODY: [&str; 26] = [
     "scope",
 ];
 
-/// Whether a member may say something about the request, so that what is in it has to be looked at.
+/// Returns whether a member may be about the request, so that its content must be inspected.
 pub(super) fn is_about_the_request(name: &str) -> bool {
-    !SOMEBODY.contains(&name.to_ascii_lowercase().as_str()) && !is_something_else(name)
+    !OTHER_OBJECTS.contains(&name.to_ascii_lowercase().as_str()) && !is_something_else(name)
 }
 
-/// Whether the members of an object say in any usual way that the request failed. `codes` are error codes that say so under
-/// any name; in an object `beside` the token, as its `meta`, free text does not count.
+/// Returns whether the members of an object report a failure in any usual way. `codes` are error codes that do so under
+/// any name; in an object `beside` the token, such as `meta`, free text is ignored.
 pub(super) fn is_refused_by_members(
     map: &Map<String, Value>,
     beside: bool,
@@ -521,13 +522,13 @@ pub(super) fn is_refused_by_members(
         let refused = match kind {
             MemberKind::Flag => is_no(value),
             MemberKind::Error { sentence } => {
-                let said = value
+                let meaning = value
                     .as_str()
                     .filter(|_| *sentence)
                     .map_or(Statement::Nothing, statement);
-                // What is wrong is said by a code. Without one a sentence alone has to be believed.
-                let enough = !*sentence || !has_code || said == Statement::Failure;
-                !says_nothing(value) && !succeeds(value) && enough
+                // A code decides. Without one the sentence has to be trusted.
+                let decisive = !*sentence || !has_code || meaning == Statement::Failure;
+                !means_no_error(value) && !succeeds(value) && decisive
             }
             MemberKind::State => is_yes(value) || fails(value),
             MemberKind::Code => {
@@ -535,7 +536,7 @@ pub(super) fn is_refused_by_members(
                     || is_failed_status(value, says_success)
                     || fails(value)
             }
-            // What the request sent, as a rule: only a word alone counts.
+            // Usually repeats the request: only a single word counts.
             MemberKind::Label => value
                 .as_str()
                 .is_some_and(|text| !text.trim().contains(' ') && fails(value)),
@@ -546,17 +547,17 @@ pub(super) fn is_refused_by_members(
     })
 }
 
-/// What a member says by its name.
+/// Kind of a member, by its name.
 enum MemberKind {
-    /// Whether the request succeeded.
+    /// Success of the request.
     Flag,
-    /// What is wrong, by a code or by a sentence.
+    /// Error, as a code or a sentence.
     Error {
         sentence: bool,
     },
-    /// What has become of something: `revoked`.
+    /// State of something: `revoked`.
     State,
-    /// A number or a word for the outcome.
+    /// Number or word for the outcome.
     Code,
     Label,
     Message,
@@ -600,7 +601,7 @@ impl MemberKind {
             "warning",
             "warnings",
         ];
-        // Of what such a member says, only the time or the number of it.
+        // Of such a member, only its time or count.
         const MEASURES: [&str; 11] = [
             "at",
             "in",
@@ -653,7 +654,8 @@ impl MemberKind {
     }
 }
 
-/// `code`, `http_status`, `ret`, `resultCode`: nothing but such words, so no `country_code`.
+/// Returns whether a name consists of words for a code only: `code`, `http_status`, `ret`, `resultCode`, but not
+/// `country_code`.
 fn is_code_name(plain: &str) -> bool {
     const PARTS: [&str; 14] = [
         "response", "return", "result", "status", "outcome", "reply", "http", "resp", "code",
@@ -666,7 +668,7 @@ fn is_code_name(plain: &str) -> bool {
     rest.is_empty() && !plain.is_empty() && !["sub", "api", "biz", "http", "reply"].contains(&plain)
 }
 
-/// Whether a number says that a request failed. A success in words is believed before a number that no one has registered.
+/// Returns whether a number reports a failure. A success in words takes precedence over an unregistered number.
 fn is_failed_status(value: &Value, says_success: bool) -> bool {
     const REGISTERED: [i64; 14] = [
         400, 401, 402, 403, 404, 405, 409, 410, 422, 429, 500, 502, 503, 504,
@@ -691,8 +693,8 @@ fn is_no(value: &Value) -> bool {
 
 fn is_one_of(value: &Value, yes: bool, number: f64, words: &[&str]) -> bool {
     match value {
-        Value::Bool(said) => *said == yes,
-        Value::Number(said) => said.as_f64() == Some(number),
+        Value::Bool(value) => *value == yes,
+        Value::Number(value) => value.as_f64() == Some(number),
         Value::String(text) => words
             .iter()
             .any(|word| word.eq_ignore_ascii_case(text.trim())),

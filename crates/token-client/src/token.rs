@@ -1,4 +1,4 @@
-//! A pair of tokens and what came with it. Must not know how it is stored or published.
+//! A pair of tokens with its metadata. Must not know how it is stored or published.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::refresh_end::RefreshEnd;
 use refreshd_secrets::{AccessToken, RefreshToken};
 use refreshd_time::Timestamp;
 
-/// Counts the pairs of a portal: one up with each renewal or import, never back.
+/// Counts the pairs of a portal: incremented by each renewal or import, never decreased.
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
 )]
@@ -18,7 +18,7 @@ use refreshd_time::Timestamp;
 pub struct Generation(pub u64);
 
 impl Generation {
-    /// The one after this.
+    /// The next generation.
     #[must_use]
     pub const fn next(self) -> Self {
         Self(self.0.saturating_add(1))
@@ -31,41 +31,41 @@ impl std::fmt::Display for Generation {
     }
 }
 
-/// An access token and how long it lives.
+/// An access token and its lifetime.
 #[derive(Clone, Debug)]
 pub struct Access {
-    /// The token itself.
+    /// The token.
     pub token: AccessToken,
-    /// As the server named it, with the usual capital: `Bearer`.
+    /// Token type as the server names it, with the usual capital: `Bearer`.
     pub token_type: String,
-    /// When the request that brought it was sent: the life is counted from before the server's own count.
+    /// Sending time of the request: the lifetime is counted from before the server's own count.
     pub issued_at: Timestamp,
-    /// When it ends.
+    /// Expiry.
     pub expires_at: Timestamp,
 }
 
 impl Access {
-    /// Its whole life.
+    /// Lifetime in total.
     #[must_use]
     pub fn lifetime(&self) -> Duration {
         self.expires_at.since(self.issued_at)
     }
 }
 
-/// What else a reply said that readers need. Holds no secret.
+/// Further parts of a reply that readers need. Contains no secret.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Details {
-    /// The granted scope; empty if the server did not say.
+    /// Granted scope; empty if the server does not report it.
     pub scope: Vec<String>,
-    /// Where the API is (Bitrix24: `client_endpoint`).
+    /// Address of the API (Bitrix24: `client_endpoint`).
     pub endpoint: Option<String>,
-    /// The profile's further fields, as received.
+    /// Further fields of the profile, as received.
     pub fields: BTreeMap<String, serde_json::Value>,
 }
 
 impl Details {
-    /// With what a reply does not say again, as it was before: the scope (RFC 6749 section 5.1), the API's address, and the
-    /// fields that only the redirect of the authorization said.
+    /// Completes the details of a reply with those of the pair before: the scope (RFC 6749 section 5.1), the API's
+    /// address, and the fields that only the authorization's redirect contains.
     #[must_use]
     pub fn with(mut self, before: &Self, redirect_fields: &[String]) -> Self {
         if self.scope.is_empty() {
@@ -85,7 +85,7 @@ impl Details {
     }
 }
 
-/// What buys the next access token.
+/// Credential for the next access token.
 #[derive(Clone, Debug)]
 pub enum Credential {
     /// A refresh token (RFC 6749 section 6).
@@ -95,7 +95,7 @@ pub enum Credential {
 }
 
 impl Credential {
-    /// The refresh token, if it is one.
+    /// Refresh token, if it is one.
     #[must_use]
     pub const fn refresh(&self) -> Option<&RefreshToken> {
         match self {
@@ -105,24 +105,24 @@ impl Credential {
     }
 }
 
-/// One grant's tokens. A grant that was imported as a bare refresh token has no access token yet.
+/// Tokens of one grant. A grant that was imported as a bare refresh token has no access token yet.
 #[derive(Clone, Debug)]
 pub struct Tokens {
-    /// What readers use.
+    /// Access token for readers.
     pub access: Option<Access>,
-    /// What buys the next pair.
+    /// Credential for the next pair.
     pub credential: Credential,
-    /// What else the server said.
+    /// Further parts of the reply.
     pub details: Details,
-    /// What it said of how long they are good for, besides the access token's end.
+    /// Validity besides the access token's expiry.
     pub validity: Validity,
 }
 
-/// What is known of a grant's lives besides the access token's end.
+/// Validity of a grant besides the access token's expiry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Validity {
-    /// The refresh token's own end; `None`: it has none, or the server does not say.
+    /// Expiry of the refresh token; `None`: it has none, or the server does not report it.
     pub refresh: Option<RefreshEnd>,
-    /// What the newest reply said of lives and could not be read, in words for people.
+    /// Unparsable lifetime in the latest reply, in words for people.
     pub notice: Option<String>,
 }

@@ -1,6 +1,6 @@
-//! How long a reply says that its tokens live: a number, a text in one of the usual forms, or an end.
+//! Parses lifetimes of tokens in a reply: a number, a text in one of the usual formats, or an expiry.
 //!
-//! What can be meant in two ways is not guessed: it is [`TokenLife::Unreadable`], and the caller decides. Must not read a clock.
+//! An ambiguous value is not guessed: it is [`TokenLife::Unreadable`], and the caller decides. Must not read a clock.
 
 use std::time::Duration;
 
@@ -12,45 +12,45 @@ use refreshd_secrets::mask::mask;
 use refreshd_time::date::instant;
 use refreshd_time::{Timestamp, human};
 
-/// An access token may live so long; a larger number of seconds is another thing, such as an instant.
+/// Maximum lifetime of an access token; a larger number of seconds is something else, such as an instant.
 const MAX_LIFE: Duration = LIFETIME_RANGE.1;
-/// The same of a refresh token: thirty years.
+/// Maximum lifetime of a refresh token: thirty years.
 const MAX_REFRESH_LIFE: Duration = Duration::from_secs(30 * 365 * 86_400);
-/// A number is taken for an instant if that is no further back.
-const LOOK_BACK: Duration = Duration::from_secs(86_400);
-/// Numbers below this (the year 2001) are no instants in seconds.
+/// A number is an instant if it is not further in the past than this.
+const MAX_PAST: Duration = Duration::from_secs(86_400);
+/// Smaller numbers (before the year 2001) are not instants in seconds.
 const FIRST_INSTANT: f64 = 1e9;
-/// Characters that are shown of a text that cannot be read.
+/// Maximum length of an unparsable text in messages, in characters.
 const MAX_SHOWN: usize = 40;
 
-/// What a reply says of a token's life.
+/// Lifetime of a token by a reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenLife {
-    /// It ends after this time, which is longer than zero.
-    Said(Duration),
-    /// It has ended already: a life of zero or less, or an end in the past.
+    /// It expires after this time, which is longer than zero.
+    Reported(Duration),
+    /// It has expired: a lifetime of zero or less, or an expiry in the past.
     Ended,
-    /// It never ends: a refresh token's life of zero or less (Keycloak's offline tokens).
+    /// It never expires: a refresh token's lifetime of zero or less (Keycloak's offline tokens).
     Endless,
-    /// The reply says something of it that cannot be read. Holds that text, cut and without secrets.
+    /// The value is unparsable. Holds its text, truncated and without secrets.
     Unreadable(String),
-    /// The reply does not say.
+    /// The reply has no value.
     Absent,
 }
 
-/// What a reply says of the lives of its tokens.
+/// Lifetimes of the tokens in a reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenLives {
-    /// The access token's.
+    /// Lifetime of the access token.
     pub access: TokenLife,
-    /// The refresh token's.
+    /// Lifetime of the refresh token.
     pub refresh: TokenLife,
-    /// The access token's, where the reply does not say: `assumed_lifetime` of the profile.
+    /// `assumed_lifetime` of the profile: used for the access token if the reply has no value.
     pub assumed: Duration,
 }
 
 impl TokenLives {
-    /// Reads them. `secrets` are taken out of what is shown of a text that cannot be read.
+    /// Parses the lifetimes. `secrets` are masked in the text of an unparsable value.
     #[must_use]
     pub fn of(
         form: &ReplyFields,
@@ -73,17 +73,17 @@ impl TokenLives {
         Self {
             access: match access {
                 ParsedLife::Span(secs) if secs <= 0.0 => TokenLife::Ended,
-                ParsedLife::Span(secs) => said(secs, MAX_LIFE),
+                ParsedLife::Span(secs) => reported(secs, MAX_LIFE),
                 ParsedLife::End(at) if at <= now => TokenLife::Ended,
-                ParsedLife::End(at) => TokenLife::Said(at.since(now)),
+                ParsedLife::End(at) => TokenLife::Reported(at.since(now)),
                 ParsedLife::Unreadable(text) => TokenLife::Unreadable(text),
                 ParsedLife::Nothing => TokenLife::Absent,
             },
             refresh: match refresh {
                 ParsedLife::Span(secs) if secs <= 0.0 => TokenLife::Endless,
-                ParsedLife::Span(secs) => said(secs, MAX_REFRESH_LIFE),
+                ParsedLife::Span(secs) => reported(secs, MAX_REFRESH_LIFE),
                 ParsedLife::End(at) if at <= now => TokenLife::Ended,
-                ParsedLife::End(at) => TokenLife::Said(at.since(now)),
+                ParsedLife::End(at) => TokenLife::Reported(at.since(now)),
                 ParsedLife::Unreadable(text) => TokenLife::Unreadable(text),
                 ParsedLife::Nothing => TokenLife::Absent,
             },
@@ -91,27 +91,27 @@ impl TokenLives {
         }
     }
 
-    /// A reply that says this of its access token, and nothing of its refresh token.
+    /// Lifetimes of a reply with this one for its access token, and none for its refresh token.
     #[must_use]
-    pub const fn said(life: Duration) -> Self {
+    pub const fn reported(life: Duration) -> Self {
         Self {
-            access: TokenLife::Said(life),
+            access: TokenLife::Reported(life),
             refresh: TokenLife::Absent,
             assumed: life,
         }
     }
 
-    /// The access token's life: as it was said, zero if it has ended, or as it is assumed.
+    /// Lifetime of the access token: as reported, zero if it has expired, or as assumed.
     #[must_use]
     pub fn span(&self) -> Duration {
         match self.access {
-            TokenLife::Said(span) => believable(span),
+            TokenLife::Reported(span) => believable(span),
             TokenLife::Ended => Duration::ZERO,
             TokenLife::Endless | TokenLife::Unreadable(_) | TokenLife::Absent => self.assumed,
         }
     }
 
-    /// What people should know of a life that could not be read.
+    /// Notice about an unparsable lifetime.
     #[must_use]
     pub fn notice(&self) -> Option<String> {
         let access = match &self.access {
@@ -134,13 +134,13 @@ impl TokenLives {
     }
 }
 
-fn said(secs: f64, longest: Duration) -> TokenLife {
-    Duration::try_from_secs_f64(secs).map_or(TokenLife::Said(longest), |span| {
-        TokenLife::Said(span.min(longest))
+fn reported(secs: f64, longest: Duration) -> TokenLife {
+    Duration::try_from_secs_f64(secs).map_or(TokenLife::Reported(longest), |span| {
+        TokenLife::Reported(span.min(longest))
     })
 }
 
-/// What stands in a reply.
+/// A value in a reply.
 #[derive(Clone, Debug, PartialEq)]
 enum ParsedLife {
     /// Seconds from now on.
@@ -153,14 +153,14 @@ enum ParsedLife {
 struct LifeParser<'a> {
     body: &'a Map<String, Value>,
     now: Timestamp,
-    /// Seconds in one of a number's units.
+    /// Seconds per unit of a number.
     unit: f64,
     longest: Duration,
     secrets: &'a [&'a str],
 }
 
 impl LifeParser<'_> {
-    /// A life counts before an end; one that cannot be read counts only where the end cannot be read either.
+    /// A lifetime takes precedence over an expiry; an unparsable one counts only if the expiry is unparsable too.
     fn read(&self, spans: &[JsonPath], ends: &[JsonPath]) -> ParsedLife {
         let span = first(spans, self.body)
             .map_or(ParsedLife::Nothing, |value| self.found(value, Self::span));
@@ -185,7 +185,7 @@ impl LifeParser<'_> {
                 Value::Number(_) | Value::Bool(_) | Value::Null => {
                     mask(&value.to_string(), self.secrets)
                 }
-                // A secret within would be written in another way than it is known.
+                // A secret in it would be encoded differently from its known form.
                 Value::Array(_) => "[…]".to_owned(),
                 Value::Object(_) => "{…}".to_owned(),
             };
@@ -215,7 +215,7 @@ impl LifeParser<'_> {
         }
     }
 
-    /// Seconds (or what the profile says) up to the longest life, an instant from then on.
+    /// A number: seconds (or the profile's unit) up to the maximum lifetime, an instant above.
     fn number(&self, number: f64) -> Option<ParsedLife> {
         if !number.is_finite() {
             return None;
@@ -223,7 +223,7 @@ impl LifeParser<'_> {
         if number * self.unit <= self.longest.as_secs_f64() {
             return Some(ParsedLife::Span(number * self.unit));
         }
-        self.epoch(number, self.now - LOOK_BACK)
+        self.epoch(number, self.now - MAX_PAST)
     }
 
     fn end(&self, value: &Value) -> Option<ParsedLife> {
@@ -244,7 +244,7 @@ impl LifeParser<'_> {
         }
     }
 
-    /// Seconds or milliseconds since 1970, whichever is an instant that a token could end at.
+    /// Seconds or milliseconds since 1970, whichever is a plausible expiry.
     fn epoch(&self, number: f64, from: Timestamp) -> Option<ParsedLife> {
         let latest = self.now + self.longest;
         let plausible = |secs: f64| {
@@ -259,13 +259,13 @@ impl LifeParser<'_> {
     }
 }
 
-/// The one value of a list, be it there more than once.
+/// The one distinct value of a list.
 fn only(values: &[Value]) -> Option<&Value> {
     let (first, rest) = values.split_first()?;
     (!first.is_array() && rest.iter().all(|other| other == first)).then_some(first)
 }
 
-/// A text out of quotes of its own, and without a sign behind it.
+/// A text without quotes of its own and without trailing punctuation.
 fn bare(text: &str) -> &str {
     let text = text.trim().trim_end_matches([';', ',']);
     ['"', '\'']
@@ -275,18 +275,18 @@ fn bare(text: &str) -> &str {
         .trim()
 }
 
-/// An instant as a text; Microsoft's JSON writes `/Date(MILLISECONDS)/`.
+/// An instant as a text; Microsoft's JSON format is `/Date(MILLISECONDS)/`.
 fn instant_of(text: &str) -> Option<Timestamp> {
     let milliseconds = || {
         let digits = text.strip_prefix("/Date(")?.strip_suffix(")/")?;
-        // With an offset, which is for showing it only.
+        // An offset, which is for display only.
         let end = digits.find(['+', '-']).unwrap_or(digits.len());
         digits[..end].parse().ok().map(Timestamp::from_millis)
     };
     instant(text).or_else(milliseconds)
 }
 
-/// An object of named parts: `{"seconds": 20}`, `{"value": 20, "unit": "seconds"}`.
+/// An object with named parts: `{"seconds": 20}`, `{"value": 20, "unit": "seconds"}`.
 fn parts_of(parts: &Map<String, Value>) -> Option<f64> {
     if let (Some(value), Some(Value::String(name)), 2) =
         (parts.get("value"), parts.get("unit"), parts.len())
@@ -318,7 +318,7 @@ fn parts_of(parts: &Map<String, Value>) -> Option<f64> {
     }
 }
 
-/// Seconds in a unit; none for months and years, which have no length of their own.
+/// Seconds of a unit; `None` for months and years, whose length varies.
 fn unit(name: &str) -> Option<f64> {
     Some(match name {
         "ns" | "nanos" | "nanosecond" | "nanoseconds" => 1e-9,
@@ -332,7 +332,7 @@ fn unit(name: &str) -> Option<f64> {
     })
 }
 
-/// Seconds of a text that says a time with its unit: `20s`, `1 hour 30 minutes`, `PT20S`, `00:00:20`.
+/// Seconds of a text with units: `20s`, `1 hour 30 minutes`, `PT20S`, `00:00:20`.
 fn duration(text: &str) -> Option<f64> {
     let text = text
         .get(..3)
@@ -356,7 +356,7 @@ fn duration(text: &str) -> Option<f64> {
     secs.map(|secs| if negative { -secs } else { secs })
 }
 
-/// Takes a number off the front, with a fraction at most.
+/// Splits a number, optionally with a fraction, off the front.
 fn take_number<'t>(text: &'t str, points: &[char]) -> Option<(f64, &'t str)> {
     let digits = |text: &str| {
         text.find(|c: char| !c.is_ascii_digit())
@@ -387,7 +387,7 @@ fn words(text: &str) -> Option<f64> {
         let end = after
             .find(|c: char| !c.is_ascii_alphabetic())
             .unwrap_or(after.len());
-        // A capital M alone is a month to some.
+        // A single capital M means a month to some.
         if &after[..end] == "M" {
             return None;
         }
@@ -398,7 +398,7 @@ fn words(text: &str) -> Option<f64> {
     sum
 }
 
-/// A duration of ISO 8601 after its `P`; years and months have no length of their own.
+/// An ISO 8601 duration after its `P`; years and months are rejected, as their length varies.
 fn iso(text: &str) -> Option<f64> {
     let mut rest = text;
     let (mut sum, mut in_time) = (None, false);
@@ -427,7 +427,7 @@ fn iso(text: &str) -> Option<f64> {
     sum
 }
 
-/// Hours, minutes and seconds; `1.00:00:00` has days before them.
+/// Hours, minutes and seconds; `1.00:00:00` has days in front.
 fn clock(text: &str) -> Option<f64> {
     let [hours, minutes, seconds] = text.split(':').collect::<Vec<_>>().try_into().ok()?;
     let whole = |text: &str| text.parse::<u32>().ok().map(f64::from);

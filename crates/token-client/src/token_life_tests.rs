@@ -1,4 +1,4 @@
-//! What replies say of lives, and what is made of it.
+//! Parsing of lifetimes in replies.
 
 use super::*;
 
@@ -28,7 +28,7 @@ fn access(expires_in: &str) -> TokenLife {
 }
 
 fn secs(secs: u64) -> TokenLife {
-    TokenLife::Said(Duration::from_secs(secs))
+    TokenLife::Reported(Duration::from_secs(secs))
 }
 
 #[test]
@@ -38,7 +38,7 @@ fn a_life_is_read_in_every_form_that_means_one_thing() {
         ("\"20\"", secs(20)),
         ("\" 20 \"", secs(20)),
         ("2e1", secs(20)),
-        ("20.5", TokenLife::Said(Duration::from_millis(20_500))),
+        ("20.5", TokenLife::Reported(Duration::from_millis(20_500))),
         ("[20]", secs(20)),
         ("[\"20s\"]", secs(20)),
         ("{\"seconds\":20}", secs(20)),
@@ -63,19 +63,19 @@ fn a_life_is_read_in_every_form_that_means_one_thing() {
         ("\"P2W\"", secs(14 * DAY)),
         (
             "\"P0Y0M0DT0H20M0,5S\"",
-            TokenLife::Said(Duration::from_millis(1_200_500)),
+            TokenLife::Reported(Duration::from_millis(1_200_500)),
         ),
         ("\"00:20:00\"", secs(1200)),
         ("\"1.00:00:00\"", secs(DAY)),
         ("34560000", secs(400 * DAY)),
-        // Milliseconds for an hour, or 41 days: seconds, unless the profile says otherwise.
+        // Milliseconds of an hour, or seconds of 41 days: seconds, unless the profile states otherwise.
         ("3600000", secs(3_600_000)),
         ("1795896020", secs(20)),
         ("\"1795896020\"", secs(20)),
         ("1795896020000", secs(20)),
         (
             "1795896020.5",
-            TokenLife::Said(Duration::from_millis(20_500)),
+            TokenLife::Reported(Duration::from_millis(20_500)),
         ),
         ("\"2026-11-28T20:00:20Z\"", secs(20)),
         ("\"2026-11-28T23:00:20.5+03:00\"", secs(20)),
@@ -291,7 +291,7 @@ fn a_refresh_tokens_end_is_read_under_each_of_its_names() {
             "{name}"
         );
     }
-    // Intuit's hundred days, and five years.
+    // Intuit: a hundred days, and five years.
     assert_eq!(
         refresh(r#"{"refresh_token_expires_in":"8640000"}"#),
         secs(100 * DAY)

@@ -1,22 +1,21 @@
-//! Finds the one JSON object that a reply is, however it is wrapped. Whether that object is a pair or a refusal is for
-//! `reply` to say.
+//! Finds the one JSON object of a reply in any wrapping. `reply` decides whether that object is a pair or a refusal.
 //!
-//! It takes off packing (gzip, zlib, deflate), encodings (UTF-8 with a BOM, UTF-16), prefixes against inclusion as a script,
-//! JSONP, lists of one, strings of JSON, and outer objects; it reads forms, and finds an object between notices and markup.
-//! Must not take a token out of a sentence, an attribute or a script, nor out of an object that is not closed, nor choose
-//! between two different ones. Work and memory are bounded for any body.
+//! It removes compression (gzip, zlib, deflate), encodings (UTF-8 with a BOM, UTF-16), prefixes against script
+//! inclusion, JSONP, lists of one, strings of JSON, and outer objects; it parses forms, and finds an object between
+//! notices and markup. Must not take a token from a sentence, an attribute or a script, nor from an unclosed object,
+//! nor choose between two different ones. Work and memory are bounded for any body.
 
 use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
-use super::body_decoding::{LARGEST, Unpacked, decode, raw_deflate, unpack};
+use super::body_decoding::{MAX_BODY_BYTES, Unpacked, decode, raw_deflate, unpack};
 use super::body_wrapping::{
     assigned, call, event_data, form, is_end, is_wrapped, opened, trimmed, without_prefix,
     without_warnings,
 };
 use super::error_reply::STANDARD_CODES;
-use super::import_token::{is_error_word, is_shortened, stands_for_none};
+use super::import_token::{is_error_word, is_missing_value, is_shortened};
 use super::lenient::{DAMAGE, is_blank, parse};
 use super::markup;
 use super::provider::Profile;
@@ -27,29 +26,30 @@ use super::surroundings::{
 };
 use refreshd_time::date::instant;
 
-/// How many wrappings of one sort may lie around a reply.
-const LAYERS: usize = 3;
-/// How many outer objects and lists may lie around a token object.
-const LEVELS: usize = 4;
-/// How many objects are looked at for a token.
+/// Maximum number of nested wrappings of one kind.
+const MAX_LAYERS: usize = 3;
+/// Maximum number of outer objects and lists around a token object.
+const MAX_LEVELS: usize = 4;
+/// Maximum number of objects that are searched for a token.
 const MAX_OBJECTS: usize = 5000;
 
-/// An object with more members is no token object in another spelling.
+/// Maximum number of members of a token object whose names are spelled differently.
 const MAX_RENAMED: usize = 100;
 
-/// The object of a reply: the token object, if there is exactly one; else the outermost object, which may be a refusal.
-/// `None`: there is no such object, or there are several. `whole` says whether the body is all there: a form is read only then.
+/// The object of a reply: the token object, if there is exactly one; otherwise the outermost object, which may be a
+/// refusal. `None`: there is no such object, or there are several. `whole` states whether the body is complete: only
+/// then a form is parsed.
 #[must_use]
 pub fn open(body: &[u8], whole: bool, profile: &Profile) -> Option<Map<String, Value>> {
-    let whole = whole && body.len() <= LARGEST;
-    let body = &body[..body.len().min(LARGEST)];
+    let whole = whole && body.len() <= MAX_BODY_BYTES;
+    let body = &body[..body.len().min(MAX_BODY_BYTES)];
     let plain = plain_text(body);
     let plain = Plain {
         whole: plain.whole && (whole || plain.unpacked),
         ..plain
     };
     let found = open_plain(&plain, profile);
-    // Deflate without a header is recognised by nothing but its contents.
+    // Deflate without a header is recognised by its content only.
     let binary = || {
         body.iter()
             .any(|byte| !byte.is_ascii_graphic() && !byte.is_ascii_whitespace())
@@ -69,19 +69,19 @@ pub fn open(body: &[u8], whole: bool, profile: &Profile) -> Option<Map<String, V
     })
 }
 
-/// A body without its packing, in UTF-8 as far as it can be told.
+/// A decompressed body in UTF-8, as far as its encoding is known.
 pub struct Plain<'a> {
-    /// The text.
+    /// Text.
     pub text: Cow<'a, [u8]>,
-    /// Whether nothing is missing at its end, by what the packing says.
+    /// False if the compressed data is truncated.
     whole: bool,
     unpacked: bool,
 }
 
-/// Takes the packing and the encoding off.
+/// Removes compression and encoding.
 pub fn plain_text(body: &[u8]) -> Plain<'_> {
     let mut unpacked: Option<Unpacked> = None;
-    for _ in 0..LAYERS {
+    for _ in 0..MAX_LAYERS {
         let outer = unpacked.as_ref().map_or(body, |outer| &outer.bytes);
         let Some(inside) = unpack(outer) else { break };
         unpacked = Some(inside);
@@ -100,7 +100,7 @@ pub fn plain_text(body: &[u8]) -> Plain<'_> {
     }
 }
 
-/// As [`open()`], of a body without its packing.
+/// As [`open()`], for a decompressed body.
 pub fn open_plain(plain: &Plain<'_>, profile: &Profile) -> Option<Map<String, Value>> {
     let reader = EnvelopeReader {
         profile,
@@ -109,15 +109,15 @@ pub fn open_plain(plain: &Plain<'_>, profile: &Profile) -> Option<Map<String, Va
     reader.text(&plain.text, plain.whole)
 }
 
-/// Whether there is nothing in a body that anybody could read.
+/// Returns whether a body has no visible content.
 #[must_use]
 pub fn is_empty(body: &[u8]) -> bool {
     body.iter().copied().all(is_blank)
 }
 
-/// A token as it can stand in a reply; `None` for a value that cannot be one.
+/// A token in the value of a member; `None` if the value cannot be one.
 ///
-/// Words for a failure and sentences are none: readers would get what no API takes, in place of a token that works.
+/// Error words and sentences are no tokens: readers would get an invalid token in place of a valid one.
 pub fn token<'v>(value: &'v Value, profile: &Profile) -> Option<Cow<'v, str>> {
     let text = match value {
         Value::String(text) => Cow::Borrowed(text.trim_matches(is_unseen)),
@@ -128,7 +128,7 @@ pub fn token<'v>(value: &'v Value, profile: &Profile) -> Option<Cow<'v, str>> {
         Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => return None,
     };
     let damaged = |c: char| c.is_control() || c == DAMAGE;
-    let is_none = stands_for_none(&text)
+    let is_none = is_missing_value(&text)
         || text.contains(damaged)
         || is_wrapped(&text)
         || text.contains(char::is_whitespace)
@@ -142,12 +142,12 @@ pub fn token<'v>(value: &'v Value, profile: &Profile) -> Option<Cow<'v, str>> {
     (!is_none).then_some(text)
 }
 
-/// What a description of a reply has in the place of a token: its type, or whether it is there.
+/// Values of a schema in place of a token: its type, or its presence.
 const SCHEMA_WORDS: [&str; 10] = [
     "required", "optional", "string", "str", "text", "varchar", "integer", "int", "number",
     "boolean",
 ];
-/// What servers answer in the place of a refresh token that stays. Without `_` and `-`.
+/// Values in place of a refresh token that stays in force. Without `_` and `-`.
 const NO_NEW_TOKEN: [&str; 12] = [
     "unchanged",
     "notchanged",
@@ -163,7 +163,7 @@ const NO_NEW_TOKEN: [&str; 12] = [
     "reusable",
 ];
 
-/// Whether a text is an error code: one of the profile's, or of the standards.
+/// Returns whether a text is an error code of the profile or of the standards.
 fn is_error_code(text: &str, profile: &Profile) -> bool {
     let mut codes = profile.errors.iter().flat_map(|rule| &rule.error);
     let is_word = text.bytes().any(|byte| byte.is_ascii_alphabetic());
@@ -172,12 +172,12 @@ fn is_error_code(text: &str, profile: &Profile) -> bool {
             || STANDARD_CODES.contains(&text.to_ascii_lowercase().as_str()))
 }
 
-/// Whether a text is worth reading as JSON or a form.
+/// Returns whether a text may be JSON or a form.
 fn may_hold_reply(text: &str) -> bool {
     text.trim_start().starts_with(['{', '[']) || is_wrapped(text)
 }
 
-/// Whether it is what a template or a document has in the place of a token, an address, or a structure as text.
+/// Returns whether a text is a placeholder of a template or a document, an address, or a structure as text.
 fn is_template(text: &str) -> bool {
     const NAMES: [&str; 4] = [
         "accesstoken",
@@ -190,7 +190,7 @@ fn is_template(text: &str) -> bool {
         || NAMES.contains(&plain(text).as_str())
 }
 
-/// `2026-12-30`, with or without a time after it.
+/// `2026-12-30`, optionally with a time after it.
 fn is_day(text: &str) -> bool {
     text.as_bytes().first_chunk().is_some_and(|day: &[u8; 10]| {
         let is_mark = |at: usize| at == 4 || at == 7;
@@ -204,12 +204,12 @@ fn is_day(text: &str) -> bool {
     })
 }
 
-/// A lifetime, or a time in milliseconds, has no more digits.
-const LONGEST_NUMBER: usize = 15;
+/// Maximum number of digits of a lifetime, or of a time in milliseconds.
+const MAX_LIFETIME_DIGITS: usize = 15;
 
-/// Objects in which a member of a refresh token's name is something else: a link, a lifetime, a word, what is supported, or
-/// the token of another account.
-const OTHERS: [&str; 32] = [
+/// Objects whose member with a refresh token's name is something else: a link, a lifetime, a word, a capability, or the
+/// token of another account.
+const FOREIGN_OBJECTS: [&str; 32] = [
     "links",
     "link",
     "urls",
@@ -244,18 +244,18 @@ const OTHERS: [&str; 32] = [
     "status",
 ];
 
-/// Whether a value says that there is no token: `null`, `false`, `""`, `0`, `"undefined"`, `"********"`.
+/// Returns whether a value means that there is no token: `null`, `false`, `""`, `0`, `"undefined"`, `"********"`.
 fn is_none(value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::Bool(yes) => !yes,
         Value::Number(number) => number.as_f64().is_some_and(|number| number <= 0.0),
-        Value::String(text) => stands_for_none(text.trim_matches(is_unseen)),
+        Value::String(text) => is_missing_value(text.trim_matches(is_unseen)),
         Value::Array(_) | Value::Object(_) => false,
     }
 }
 
-/// The first of these places where a token is, or what cannot be read of one.
+/// The first of these places with a token, or with an unparsable value.
 pub fn first_token<'v>(places: &[JsonPath], body: &'v Map<String, Value>) -> Option<&'v Value> {
     places
         .iter()
@@ -263,7 +263,7 @@ pub fn first_token<'v>(places: &[JsonPath], body: &'v Map<String, Value>) -> Opt
         .find(|value| !is_none(value))
 }
 
-/// As [`first_token`], of a refresh token: words for none, as `true`, a lifetime or a date, are passed over.
+/// As [`first_token`], for a refresh token: values for none, such as `true`, a lifetime or a date, are skipped.
 pub(super) fn first_refresh<'v>(
     places: &[JsonPath],
     body: &'v Map<String, Value>,
@@ -273,15 +273,15 @@ pub(super) fn first_refresh<'v>(
     tokens.next()
 }
 
-/// What stands in a refresh token's place and is none, for people.
+/// Value in a refresh token's place that is not a token, for people.
 pub(super) fn odd_refresh(places: &[JsonPath], body: &Map<String, Value>) -> Option<String> {
     let mut found = places.iter().filter_map(|place| place.find(body));
     let odd = found.find(|value| !is_none(value) && is_no_new_token(value))?;
     Some(odd.as_str().map_or_else(|| odd.to_string(), str::to_owned))
 }
 
-/// Whether a value, in a refresh token's place, says that there is no new one, or something of the one before: a word such as
-/// `unchanged`, `true`, a date, a lifetime. A failure and a sentence do not say so.
+/// Returns whether a value in a refresh token's place means that there is no new one, or describes the one before: a
+/// word such as `unchanged`, `true`, a date, a lifetime. A failure and a sentence do not.
 #[must_use]
 pub fn is_no_new_token(value: &Value) -> bool {
     match value {
@@ -300,22 +300,22 @@ pub fn is_no_new_token(value: &Value) -> bool {
     }
 }
 
-/// Whether digits are rather a lifetime of whole minutes, as `3600`, than a token.
+/// Returns whether digits are probably a lifetime in whole minutes, such as `3600`, rather than a token.
 fn is_lifetime(text: &str) -> bool {
-    const LONGEST: usize = 9;
-    text.len() <= LONGEST
+    const MAX_LENGTH: usize = 9;
+    text.len() <= MAX_LENGTH
         && !text.starts_with('0')
         && text
             .parse()
             .is_ok_and(|secs: u32| secs > 0 && secs.is_multiple_of(60))
 }
 
-/// White space, and the characters without a width that editors and templates leave at the ends of a text.
+/// White space, and zero-width characters that editors and templates leave at the ends of a text.
 fn is_unseen(c: char) -> bool {
     c.is_whitespace() || matches!(c, '\u{200b}'..='\u{200d}' | '\u{2060}' | '\u{feff}')
 }
 
-/// A name without its signs and capitals.
+/// A name without punctuation and case.
 fn plain(name: &str) -> String {
     name.chars()
         .filter(|c| !"_-".contains(*c) && !is_unseen(*c))
@@ -323,7 +323,7 @@ fn plain(name: &str) -> String {
         .to_ascii_lowercase()
 }
 
-/// The names of members that hold a token.
+/// Names of members with a token.
 fn exact(profile: &Profile) -> Vec<&str> {
     let form = &profile.reply;
     form.access_token
@@ -338,7 +338,7 @@ struct EnvelopeReader<'a> {
     exact: Vec<&'a str>,
 }
 
-/// What a JSON value holds.
+/// Content of a JSON value.
 enum FoundToken {
     Token(Map<String, Value>),
     /// No token, or an error: the outermost object.
@@ -347,7 +347,7 @@ enum FoundToken {
 }
 
 impl FoundToken {
-    /// The object, unless the words around it in its text say that it is no pair.
+    /// The object, unless the surrounding words deny that it is a pair.
     fn unless_refused(
         self,
         reader: &EnvelopeReader<'_>,
@@ -366,7 +366,7 @@ impl EnvelopeReader<'_> {
         let all = text;
         let data = event_data(trimmed(text));
         let text = data.as_deref().unwrap_or(text);
-        let document = self.document(text, LAYERS, whole);
+        let document = self.document(text, MAX_LAYERS, whole);
         match document.or_else(|| self.unclosed(text)) {
             Some((value, shortened)) => self.inside(value, shortened).unless_refused(self, all),
             None => self
@@ -377,12 +377,12 @@ impl EnvelopeReader<'_> {
         }
     }
 
-    /// Whether the words around the JSON of a text say that it is no pair.
+    /// Returns whether the words around the JSON of a text deny that it is a pair.
     fn is_refused_around(&self, text: &[u8]) -> bool {
         is_refused_by_text(text, &self.exact)
     }
 
-    /// The whole object in a wrapping that is not closed, or in brackets alone: `[R`, `cb(R`, `(R)`, a JSON string that was cut.
+    /// The complete object in an unclosed wrapping, or in brackets alone: `[R`, `cb(R`, `(R)`, a truncated JSON string.
     fn unclosed(&self, text: &[u8]) -> Option<(Value, bool)> {
         let text = without_prefix(trimmed(text));
         if text.starts_with(b"\"") {
@@ -392,13 +392,13 @@ impl EnvelopeReader<'_> {
                 Value::String(inner)
                     if parsed.end == closed.len() && !self.is_refused_around(inner.as_bytes()) =>
                 {
-                    self.document(inner.as_bytes(), LAYERS - 1, false)
+                    self.document(inner.as_bytes(), MAX_LAYERS - 1, false)
                 }
                 _ => None,
             };
         }
         let mut inside = text;
-        for _ in 0..=LAYERS {
+        for _ in 0..=MAX_LAYERS {
             let Some(rest) = opened(inside) else { break };
             inside = rest;
         }
@@ -413,7 +413,7 @@ impl EnvelopeReader<'_> {
             .then_some((parsed.value, parsed.shortened))
     }
 
-    /// A whole reply that was escaped for a page of HTML.
+    /// A complete reply that was escaped for an HTML page.
     fn escaped(&self, text: &[u8]) -> Option<Map<String, Value>> {
         let text = std::str::from_utf8(trimmed(text))
             .ok()
@@ -434,8 +434,8 @@ impl EnvelopeReader<'_> {
             .unless_refused(self, plain.as_bytes())
     }
 
-    /// A reply whose quotes were escaped in a page of HTML or XML. Nothing else of it may have been escaped: what that was is not
-    /// known for sure.
+    /// A reply whose quotes were escaped in a page of HTML or XML. Rejected if anything else was escaped: its original
+    /// form is uncertain.
     fn escaped_page(&self, text: &[u8]) -> Option<Map<String, Value>> {
         let text = trimmed(text);
         let has = |sign: &[u8]| text.windows(sign.len()).any(|part| part == sign);
@@ -446,8 +446,8 @@ impl EnvelopeReader<'_> {
         self.embedded(&plain).unless_refused(self, &plain)
     }
 
-    /// The value that a text is as a whole, and whether parts of it were left out. `whole` says whether nothing of the text is
-    /// missing, which a form does not show.
+    /// The value of a whole text, and whether parts of it were left out. `whole` states whether the text is complete,
+    /// which a form does not show.
     fn document(&self, text: &[u8], layers: usize, whole: bool) -> Option<(Value, bool)> {
         let text = without_prefix(trimmed(text));
         let (value, shortened) = match text.first()? {
@@ -469,9 +469,9 @@ impl EnvelopeReader<'_> {
         }
     }
 
-    /// The token object that a value is or holds.
+    /// The token object that a value is or contains.
     fn inside(&self, mut value: Value, shortened: bool) -> FoundToken {
-        for _ in 0..LEVELS {
+        for _ in 0..MAX_LEVELS {
             value = match value {
                 Value::Array(mut list) if list.len() == 1 => list.remove(0),
                 other => other,
@@ -482,7 +482,7 @@ impl EnvelopeReader<'_> {
         {
             *map = renamed;
         }
-        // Where the profile says what success is, that alone counts.
+        // If the profile defines success, only that definition counts.
         let judged = |map: &Map<String, Value>| {
             self.profile.reply.success.is_empty() && self.is_refusal(map)
         };
@@ -492,7 +492,7 @@ impl EnvelopeReader<'_> {
             if error_of(map, self.profile).is_some() {
                 return FoundToken::Other(map.clone());
             }
-            // What says in another way that the request failed is neither taken nor believed.
+            // An object that reports a failure in another way is neither used nor trusted.
             if judged(map) {
                 return FoundToken::Nothing;
             }
@@ -501,15 +501,15 @@ impl EnvelopeReader<'_> {
         let mut left = MAX_OBJECTS;
         let mut search = Search {
             found: Vec::new(),
-            spoilt: shortened || self.is_refused(&value, false, LEVELS, &mut left),
+            rejected: shortened || self.is_refused(&value, false, MAX_LEVELS, &mut left),
             left: MAX_OBJECTS,
         };
-        self.search(&value, None, LEVELS, &mut search);
+        self.search(&value, None, MAX_LEVELS, &mut search);
         match (search, value) {
             (
                 Search {
                     mut found,
-                    spoilt: false,
+                    rejected: false,
                     ..
                 },
                 value,
@@ -519,14 +519,14 @@ impl EnvelopeReader<'_> {
         }
     }
 
-    /// Whether an object, or what is in it, says that the request failed.
+    /// Returns whether an object, or its content, reports a failure.
     fn is_refusal(&self, map: &Map<String, Value>) -> bool {
         let mut left = MAX_OBJECTS;
-        self.is_refused_object(map, false, LEVELS, &mut left)
+        self.is_refused_object(map, false, MAX_LEVELS, &mut left)
     }
 
-    /// A token object with the refresh token that stands elsewhere in its reply, where it has none itself: the old one is
-    /// spent. Nothing where there are several, or where it cannot be told.
+    /// Completes a token object without a refresh token by the one elsewhere in its reply: the old one is spent.
+    /// `FoundToken::Nothing` if there are several, or if that is uncertain.
     fn completed(&self, mut map: Map<String, Value>, root: &Value) -> FoundToken {
         let form = &self.profile.reply;
         if first_refresh(&form.refresh_token, &map).is_some() {
@@ -534,7 +534,7 @@ impl EnvelopeReader<'_> {
         }
         let own = first_token(&form.access_token, &map).cloned();
         let (mut found, mut left) = (Vec::new(), MAX_OBJECTS);
-        self.refresh_tokens(root, own.as_ref(), LEVELS, &mut left, &mut found);
+        self.refresh_tokens(root, own.as_ref(), MAX_LEVELS, &mut left, &mut found);
         match (found.as_slice(), form.refresh_token.first()) {
             _ if left == 0 => return FoundToken::Nothing,
             ([], _) => {}
@@ -549,19 +549,19 @@ impl EnvelopeReader<'_> {
         FoundToken::Token(map)
     }
 
-    /// Whether what is found apart from an access token may be a token: no word, no date and no lifetime.
+    /// Returns whether a value apart from an access token may be a token: not a word, a date or a lifetime.
     fn may_be_token(&self, value: &Value) -> bool {
         value
             .as_str()
             .filter(|text| text.bytes().any(|byte| byte.is_ascii_digit()))
             .filter(|text| {
-                text.len() > LONGEST_NUMBER || !text.bytes().all(|byte| byte.is_ascii_digit())
+                text.len() > MAX_LIFETIME_DIGITS || !text.bytes().all(|byte| byte.is_ascii_digit())
             })
             .filter(|text| instant(text).is_none() && !is_day(text))
             .is_some_and(|_| token(value, self.profile).is_some())
     }
 
-    /// The different refresh tokens in a value, but not those beside another access token.
+    /// Distinct refresh tokens in a value, except for those beside another access token.
     fn refresh_tokens<'v>(
         &self,
         value: &'v Value,
@@ -583,7 +583,7 @@ impl EnvelopeReader<'_> {
                         .refresh_token
                         .iter()
                         .any(|place| plain(place.last()) == plain(name));
-                    let is_other = OTHERS.contains(&plain(name).as_str());
+                    let is_other = FOREIGN_OBJECTS.contains(&plain(name).as_str());
                     if is_named && !is_none(value) && !value.is_object() && !value.is_array() {
                         if self.may_be_token(value) && !found.contains(&value) {
                             found.push(value);
@@ -601,7 +601,7 @@ impl EnvelopeReader<'_> {
         }
     }
 
-    /// Looks for token objects below a value. What a token object does not say itself is taken from the plain members of
+    /// Searches for token objects below a value. Missing members of a token object are taken from the scalar members of
     /// the objects around it.
     fn search(
         &self,
@@ -610,20 +610,20 @@ impl EnvelopeReader<'_> {
         levels: usize,
         search: &mut Search,
     ) {
-        if search.spoilt {
+        if search.rejected {
             return;
         }
         match value {
             Value::Object(map) => {
                 let renamed = self.renamed(map);
                 let map = renamed.as_ref().unwrap_or(map);
-                search.spoilt = search.left == 0 || self.has_bad_token(map);
+                search.rejected = search.left == 0 || self.has_bad_token(map);
                 search.left = search.left.saturating_sub(1);
                 let around = OuterFields { map, outer };
                 if self.holds_token(map) {
                     let merged = around.merged();
                     if !search.found.contains(&merged) {
-                        search.spoilt |= !search.found.is_empty();
+                        search.rejected |= !search.found.is_empty();
                         search.found.push(merged);
                     }
                 } else if levels > 0 {
@@ -640,7 +640,7 @@ impl EnvelopeReader<'_> {
             }
             Value::String(text) if levels > 0 && may_hold_reply(text) => {
                 if let Some((value, shortened)) = self.document(text.as_bytes(), 0, true) {
-                    search.spoilt |= shortened;
+                    search.rejected |= shortened;
                     self.search(&value, outer, levels - 1, search);
                 }
             }
@@ -648,8 +648,8 @@ impl EnvelopeReader<'_> {
         }
     }
 
-    /// An object whose members have a profile's names in another spelling (`accessToken`, `Access_Token`) under the names
-    /// of the profile; `None` where that makes no difference, or two members would get one name.
+    /// Renames members that are spelled differently (`accessToken`, `Access_Token`) to the profile's names; `None` if
+    /// nothing changes, or two members would get one name.
     fn renamed(&self, map: &Map<String, Value>) -> Option<Map<String, Value>> {
         if map.len() > MAX_RENAMED {
             return None;
@@ -709,12 +709,13 @@ impl EnvelopeReader<'_> {
             .is_some()
     }
 
-    /// Whether an object has a text that is no token where its access token belongs: what is below is none of its own.
+    /// Returns whether an object has a text that is not a token in its access token's place: objects below do not
+    /// belong to it.
     fn has_bad_token(&self, map: &Map<String, Value>) -> bool {
         first_token(&self.profile.reply.access_token, map).is_some_and(|value| {
             let is_bad = match value {
                 Value::String(text) => !is_wrapped(text),
-                // Two values under one name.
+                // Two values with one name.
                 Value::Array(list) => list.iter().any(Value::is_string),
                 _ => false,
             };
@@ -722,8 +723,8 @@ impl EnvelopeReader<'_> {
         })
     }
 
-    /// Whether anything in a value says that the request failed: its members, those of the objects and lists in it, and of
-    /// the JSON in its texts. In what is `beside` the token, free text does not count.
+    /// Returns whether any part of a value reports a failure: its members, nested objects and lists, and JSON in its
+    /// texts. In a value `beside` the token, free text is ignored.
     fn is_refused(&self, value: &Value, beside: bool, levels: usize, left: &mut usize) -> bool {
         match value {
             Value::Object(map) => self.is_refused_object(map, beside, levels, left),
@@ -762,7 +763,7 @@ impl EnvelopeReader<'_> {
         let Some(page) = markup::scan(text, &self.exact) else {
             return FoundToken::Nothing;
         };
-        // Values alone, one after the other.
+        // Consecutive values without text.
         let bare = page.bare;
         let (mut tokens, mut others) = (Vec::new(), Vec::new());
         for piece in page.pieces {
@@ -788,13 +789,13 @@ impl EnvelopeReader<'_> {
 
 struct Search {
     found: Vec<Map<String, Value>>,
-    /// Whether something on the way says that it is no pair, or could not be looked at, or there are two.
-    spoilt: bool,
-    /// How many objects may still be looked at.
+    /// True if an outer object denies that it is a pair or exceeds the limits, or if there are two.
+    rejected: bool,
+    /// Remaining number of objects to search.
     left: usize,
 }
 
-/// An object, and those around it.
+/// An object and the objects around it.
 struct OuterFields<'a> {
     map: &'a Map<String, Value>,
     outer: Option<&'a OuterFields<'a>>,

@@ -1,4 +1,4 @@
-//! Every wrapping gives the same object, and nothing else gives one.
+//! Every wrapping yields the same object, and nothing else yields one.
 
 use std::io::Write as _;
 use std::sync::LazyLock;
@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::super::provider::Class;
-use super::super::quirks::says_nothing;
+use super::super::quirks::means_no_error;
 use super::super::reply::{TokenReply, Verdict, is_unread, read};
 use super::*;
 use crate::samples::profile;
@@ -31,7 +31,7 @@ fn verdict(body: &[u8]) -> Verdict {
     )
 }
 
-/// The tokens of a pair; `None` for anything else.
+/// Tokens of a pair; `None` for anything else.
 fn pair(body: &[u8]) -> Option<(String, Option<String>)> {
     match verdict(body) {
         Verdict::Granted(granted) => {
@@ -42,7 +42,7 @@ fn pair(body: &[u8]) -> Option<(String, Option<String>)> {
     }
 }
 
-/// As [`pair`], of a body that broke off.
+/// As [`pair`], for a truncated body.
 fn pair_of_cut(body: &[u8]) -> Option<(String, Option<String>)> {
     let reply = TokenReply {
         whole: false,
@@ -90,7 +90,7 @@ fn utf16(text: &str, mark: bool, unit: fn(u16) -> [u8; 2]) -> Vec<u8> {
         .collect()
 }
 
-/// Of ASCII, with a mark or without.
+/// ASCII text, optionally with a byte order mark.
 fn utf32(text: &str, unit: fn(u32) -> [u8; 4]) -> Vec<u8> {
     text.chars().flat_map(|c| unit(u32::from(c))).collect()
 }
@@ -304,7 +304,7 @@ fn every_wrapping_of_a_refusal_is_a_refusal() {
     for body in wrapped(refusal) {
         assert_eq!(pair(&body), None, "{}", shown(&body));
     }
-    // One whose code can be read is believed.
+    // An error with a readable code is trusted.
     for body in wrapped(r#"{"error":"invalid_grant"}"#).into_iter().take(37) {
         let Verdict::Refused(refusal) = verdict(&body) else {
             panic!("{}", shown(&body))
@@ -328,7 +328,7 @@ fn damage_beside_the_tokens_does_not_matter() {
     let long = "x".repeat(300_000);
     let large = format!(
         r#"{{"x":"{}","access_token":"a2","refresh_token":"r2"}}"#,
-        "y".repeat(LARGEST - 100)
+        "y".repeat(MAX_BODY_BYTES - 100)
     );
     for (body, access, refresh) in [
         (&b"access_token=a2&refresh_token=r2&expires_in=20"[..], "a2", Some("r2")),
@@ -396,17 +396,17 @@ fn what_is_no_reply_gives_no_pair() {
         format!("const f = () => {{ return\n{R}\n}}"),
         format!("login({R}, 7);"),
         format!("send it to f({R})"),
-        // Not whole.
+        // Incomplete.
         R[..R.len() - 1].to_owned(),
         format!("{{\"data\":{R}"),
         format!("[\n{R},\n"),
         format!("{{\"error\":\"invalid_grant\",\n\"x\":[\n{R}\n"),
         format!("{{ error: 'invalid_grant', data:\n {R}\n}}"),
-        // Two of them.
+        // Two replies.
         format!("{R}{}", R.replace("a2", "a3")),
         format!("[{R},{}]", R.replace("r2", "r3")),
         format!(r#"{{"first":{},"second":{R}}}"#, R.replace("a2", "a1")),
-        // Refusals around it.
+        // A refusal around it.
         format!(r#"{{"error":"invalid_grant","data":{R}}}"#),
         format!(
             r#"{{"data":{},"x":1}}"#,
@@ -425,12 +425,12 @@ fn what_is_no_reply_gives_no_pair() {
         r#"{"error":{"code":"denied"},"access_token":"a2"}"#.to_owned(),
         r#"{"error":"0","error":"invalid_grant","error":null,"access_token":"a2"}"#.to_owned(),
         "error=invalid_grant&access_token=a2".to_owned(),
-        // Tokens that are none.
+        // Values that are not tokens.
         r#"{"access_token":{"value":"a2"},"refresh_token":"r2"}"#.to_owned(),
         r#"{"access_token":true,"refresh_token":"r2"}"#.to_owned(),
         r#"{"access_token":"a2","refresh_token":["r2","r3"]}"#.to_owned(),
         r#"{"access_token":"a2","refresh_token":[["r2"]]}"#.to_owned(),
-        // Escaped in what is no text of the page.
+        // Escaped outside of the page's text.
         format!("<p data-x=\"{}\">x</p>", R.replace('"', "&quot;")),
         format!("<script>{}</script>", R.replace('"', "&quot;")),
         format!("<p>For example</p><pre>{}</pre>", R.replace('"', "&quot;")),
@@ -468,8 +468,8 @@ fn a_form_that_may_be_cut_is_no_pair_and_a_whole_object_is_one() {
         [packed.get_ref().as_slice(), rest].concat()
     };
     let wide = utf16(FORM, true, u16::to_le_bytes);
-    let padded = format!("pad={}&{FORM}", "x".repeat(LARGEST - FORM.len() - 3));
-    // The transport says nothing of it, the packing does; and one byte too much for what is read.
+    let padded = format!("pad={}&{FORM}", "x".repeat(MAX_BODY_BYTES - FORM.len() - 3));
+    // The transport does not show the truncation, the compression does; and one byte beyond the size limit.
     for cut in [
         flushed(FORM, b""),
         flushed(FORM, b"\xff\xff\xff\xff\xff"),
@@ -492,7 +492,7 @@ fn a_form_that_may_be_cut_is_no_pair_and_a_whole_object_is_one() {
     ] {
         assert_eq!(pair_of_cut(cut), None, "{}", shown(cut));
     }
-    // What ends by its own signs does not need the end of what is around it.
+    // Self-delimiting content does not need the end of its wrapping.
     let string = Value::from(R).to_string();
     for whole in [
         format!("cb({R}"),
@@ -576,10 +576,10 @@ fn a_profile_says_what_success_is() {
     ));
 }
 
-/// Bodies that would cost a careless reader much. Bounded by what the harness allows a test.
+/// Bodies that are expensive for a careless parser. The time limit is the test harness's.
 #[test]
 fn no_body_costs_much() {
-    let many = |text: &str| text.repeat(LARGEST / text.len());
+    let many = |text: &str| text.repeat(MAX_BODY_BYTES / text.len());
     for body in [
         many("["),
         many("{\"a\":"),
@@ -599,7 +599,7 @@ fn no_body_costs_much() {
     ] {
         assert_eq!(pair(body.as_bytes()), None, "{}", shown(body.as_bytes()));
     }
-    // A hundred megabytes, packed.
+    // A hundred megabytes, compressed.
     assert_eq!(pair(&gzip(&vec![b'['; 100 << 20])), None);
 }
 
@@ -608,11 +608,11 @@ static PROFILE: LazyLock<Profile> = LazyLock::new(profile);
 fn a_token() -> impl Strategy<Value = String> {
     "[!-~]{1,40}".prop_filter("a word that says nothing may be left out", |text| {
         token(&Value::from(text.as_str()), &PROFILE).is_some()
-            && !says_nothing(&Value::from(text.as_str()))
+            && !means_no_error(&Value::from(text.as_str()))
     })
 }
 
-/// Names of members that mean nothing to a profile or to a wrapping.
+/// Names of members without a meaning to a profile or a wrapping.
 fn fields() -> impl Strategy<Value = Vec<(String, Value)>> {
     let value = prop_oneof![
         any::<String>().prop_map(Value::from),
@@ -637,7 +637,7 @@ proptest! {
 
     #[test]
     fn no_refusal_in_any_wrapping_is_a_pair(access in a_token(), error in "[a-z]{4,12}_[a-z]{2,12}", more in fields()) {
-        prop_assume!(!says_nothing(&Value::from(error.as_str())));
+        prop_assume!(!means_no_error(&Value::from(error.as_str())));
         let mut reply = json!({"access_token": access, "error": error});
         reply.as_object_mut().unwrap().extend(more);
         for body in wrapped(&reply.to_string()) {
@@ -645,7 +645,7 @@ proptest! {
         }
     }
 
-    /// What is cut anywhere is no pair, unless only white space or what stands behind the reply is missing.
+    /// A truncated body is not a pair, unless only white space or text after the reply is missing.
     #[test]
     fn no_cut_reply_is_another_pair(access in a_token(), refresh in a_token(), share in 0.0..1.0_f64) {
         let reply = json!({"access_token": access, "refresh_token": refresh}).to_string();
@@ -670,7 +670,7 @@ proptest! {
     }
 }
 
-/// Whether a success is of unknown outcome, and its body is kept.
+/// Returns whether a success has an unknown outcome and its body is kept.
 fn is_kept_in_doubt(body: &str) -> bool {
     let reply = TokenReply {
         whole: true,
@@ -746,7 +746,7 @@ fn a_token_beside_a_word_of_failure_is_neither_taken_nor_thrown_away() {
             "{nothing}"
         );
     }
-    // What says that all is well, or speaks of something else.
+    // A member that reports success, or is about something else.
     for more in [
         r#""errno":0,"errmsg":"token refreshed""#,
         r#""errno":0,"errmsg":"""#,
@@ -761,7 +761,7 @@ fn a_token_beside_a_word_of_failure_is_neither_taken_nor_thrown_away() {
     }
     let newer = format!(r#"{{"old":{},"new":{R}}}"#, R.replace("a2", "a1"));
     assert_eq!(pair(newer.as_bytes()), pair(R.as_bytes()));
-    // A code that the table knows is a refusal, whatever stands beside it.
+    // A code of the error table is a refusal, whatever stands beside it.
     let refused = with(r#""error":"invalid_grant""#);
     assert!(!is_kept_in_doubt(&refused) && pair(refused.as_bytes()).is_none());
 }
@@ -787,7 +787,7 @@ fn a_refresh_token_is_found_wherever_it_stands_beside_the_access_token() {
     ] {
         assert_eq!(pair(body.as_bytes()), both, "{body}");
     }
-    // A member of that name that is no token: the server does not rotate, and the one before stays.
+    // A member of that name that is not a token: the server does not rotate, and the old one stays valid.
     for other in [
         r#""_links":{"refresh_token":"https://x.example/refresh"}"#,
         r#""refresh":{"refresh_token":"https://x.example/refresh1"}"#,
@@ -808,7 +808,7 @@ fn a_refresh_token_is_found_wherever_it_stands_beside_the_access_token() {
     }
     let echoed = r#"{"access_token":"a2","refresh_token":"r2","state":"45123"}"#;
     assert_eq!(pair(echoed.as_bytes()), both);
-    // It is another account's, or there are two.
+    // The token of another account, or two tokens.
     let other = r#"{"access_token":"a2","user":{"access_token":"a3","refresh_token":"r3"}}"#;
     assert_eq!(pair(other.as_bytes()), Some(("a2".to_owned(), None)));
     for doubtful in [
@@ -920,7 +920,7 @@ fn what_cannot_be_a_token_is_not_published_as_one() {
     }
     let below = r#"{"access_token":"expired","data":{"accessToken":"a2"}}"#;
     assert!(pair(below.as_bytes()).is_none() && is_kept_in_doubt(below));
-    // The old refresh token is spent, whatever this one is.
+    // The old refresh token is spent, whatever the new value is.
     for word in ["two words", "expired", "invalid_grant", "r2...", "<b>"] {
         let body = format!(r#"{{"access_token":"a2","refresh_token":"{word}"}}"#);
         assert!(
@@ -1053,7 +1053,7 @@ fn what_states_a_failure_around_a_pair_keeps_it_in_doubt() {
         let body = format!(r#"{{"{name}":{R}}}"#);
         assert!(pair(body.as_bytes()).is_none(), "{body}");
     }
-    // Beside another status than that of a success it is neither a pair nor kept.
+    // With an error status it is neither a pair nor kept.
     for body in [
         with(r#""error":"invalid_grant""#),
         with(r#""status":"invalid_grant""#),
@@ -1174,7 +1174,7 @@ fn a_word_in_the_place_of_a_refresh_token_keeps_the_one_before_and_is_told() {
         panic!()
     };
     assert_eq!(granted.notice(), None);
-    // The real one is elsewhere, or it is a number all the same.
+    // The real token is elsewhere, or is a number.
     for body in [
         r#"{"access_token":"a2","refresh_token":true,"refreshToken":"r2"}"#,
         r#"{"access_token":"a2","refresh_token":"unchanged","data":{"refresh_token":"r2"}}"#,

@@ -1,6 +1,6 @@
-//! Asks an authorization server whose an access token is.
+//! Request for the owner of an access token.
 //!
-//! Must not be given an address that somebody sent: its caller chooses one of the profile. Must not judge the answer.
+//! Must not be given an address from outside: the caller chooses one of the profile. Must not interpret the response.
 
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ use refreshd_http::cause;
 use refreshd_secrets::AccessToken;
 
 impl AuthorizationServer {
-    /// The status and the body of the answer.
+    /// Status and body of the response.
     ///
     /// # Errors
-    /// Why there is none.
-    pub async fn whose(
+    /// The reason why there is none.
+    pub async fn token_owner(
         &self,
         url: &str,
         token: &AccessToken,

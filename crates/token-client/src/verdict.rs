@@ -1,4 +1,4 @@
-//! A reply of a token endpoint, and what it comes to.
+//! Input and result of parsing a token endpoint's reply.
 
 use std::time::Duration;
 
@@ -13,40 +13,40 @@ use refreshd_time::Timestamp;
 pub struct TokenReply<'a> {
     /// The HTTP status.
     pub status: u16,
-    /// `Retry-After`, if it could be read.
+    /// Delay in `Retry-After`, if it could be parsed.
     pub retry_after: Option<Duration>,
-    /// When it came: an end that is an instant is a life from here.
+    /// Time of arrival: the reference for expiries.
     pub now: Timestamp,
     /// The body.
     pub body: &'a [u8],
-    /// Whether that is all of it. Of one that broke off only what ends by its own signs is read: an object, but no form, whose
-    /// last value may be cut.
+    /// True if the body is complete. Of a truncated one only self-delimiting content is parsed: an object, but not a
+    /// form, whose last value may be truncated.
     pub whole: bool,
 }
 
-/// A new pair, as the server gave it.
+/// A new pair, as received.
 #[derive(Clone, Debug)]
 pub struct GrantedTokens {
     /// The new access token.
     pub access: AccessToken,
-    /// The new refresh token; `None` means that the old one stays in force (RFC 6749 section 6).
+    /// The new refresh token; `None`: the old one stays in force (RFC 6749 section 6).
     pub refresh: Option<RefreshToken>,
-    /// What stood in its place and is none, as `true` or a lifetime; nothing else is known of it.
+    /// Value in the refresh token's place that is not a token, such as `true` or a lifetime.
     pub odd_refresh: Option<String>,
     /// `Bearer` unless the server says something else.
     pub token_type: String,
-    /// What the reply says of how long its tokens live.
+    /// Lifetimes in the reply.
     pub lives: TokenLives,
-    /// Whose grant it is, if the profile has a field for it.
+    /// Owner of the grant, if the profile has a field for it.
     pub identity: Option<String>,
     /// The authorization server for the next renewal, as the reply named it. Not yet checked against the allow-list.
     pub server: Option<String>,
-    /// What readers need besides.
+    /// Further parts of the reply for readers.
     pub details: Details,
 }
 
 impl GrantedTokens {
-    /// What people should know of the parts of the reply that could not be read.
+    /// Notice about the parts of the reply that could not be parsed.
     #[must_use]
     pub fn notice(&self) -> Option<String> {
         let refresh = self.odd_refresh.as_ref().map(|text| {
@@ -62,19 +62,19 @@ impl GrantedTokens {
 /// A refusal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// What it means, in words.
+    /// Class and description.
     pub problem: Problem,
-    /// When the server wants to be asked again.
+    /// Delay that the server asked for.
     pub retry_after: Option<Duration>,
-    /// Whether its class is assumed: the server did not say in so many words that the grant is dead.
+    /// True if the class is assumed: the server did not state explicitly that the grant is dead.
     pub assumed: bool,
 }
 
-/// What a whole reply says.
+/// Result of a complete reply.
 #[derive(Clone, Debug)]
 pub enum Verdict {
     /// A success whose body has an access token and no error.
     Granted(Box<GrantedTokens>),
-    /// Anything else.
+    /// Any other reply.
     Refused(Refusal),
 }

@@ -104,7 +104,7 @@ impl IncidentView {
             notified_at: latest.at.to_string(),
             portals: latest.portals.clone(),
             count: latest.count,
-            notified: incident.heard.iter().cloned().collect(),
+            notified: incident.notified_channels.iter().cloned().collect(),
         }
     }
 }
@@ -112,7 +112,7 @@ impl IncidentView {
 /// Open incidents, the most severe first.
 #[must_use]
 pub fn open(shared: &Context) -> Vec<IncidentView> {
-    let board = shared.outboxes.board();
+    let board = shared.outboxes.snapshot();
     let mut open: Vec<_> = board
         .iter()
         .filter(|incident| incident.is_open())
@@ -189,7 +189,7 @@ pub async fn acknowledge(shared: &Context, subject: &str) -> usize {
     let (answer, count) = oneshot::channel();
     if shared
         .outboxes
-        .orders()
+        .commands()
         .send(AlertCommand::Acknowledge(subject.to_owned(), answer))
         .await
         .is_err()

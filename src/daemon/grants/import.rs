@@ -183,7 +183,7 @@ pub(crate) fn known_secret(
 ) -> Option<&'static str> {
     let token = imported.tokens.credential.refresh()?.expose();
     let is = |text: &str| text == token;
-    let holds = |secret: &str| import_token::is_made_of(token, secret);
+    let holds = |secret: &str| import_token::contains_secret(token, secret);
     let settings = portal.settings.as_ref();
     let own = portal
         .grant

@@ -176,7 +176,7 @@ impl Worker {
         let answer = self
             .shared
             .server
-            .whose(place, token, ADMIN_QUERY_TIMEOUT)
+            .token_owner(place, token, ADMIN_QUERY_TIMEOUT)
             .await;
         let is_admin = answer
             .ok()

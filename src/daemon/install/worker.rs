@@ -139,7 +139,7 @@ impl Worker {
             self.budget().asked(&self.sender, self.shared.clock.now());
         }
         self.shared.metrics.install_verification(&app.name);
-        let question = self.shared.server.whose(url, token, QUERY_TIMEOUT);
+        let question = self.shared.server.token_owner(url, token, QUERY_TIMEOUT);
         let answer = tokio::select! {
             biased;
             answer = question => answer,
@@ -198,7 +198,7 @@ impl Worker {
 
     /// Waits before a retry; false after the time limit of the shutdown.
     pub(crate) async fn pause(&self, wait: &mut Duration) -> bool {
-        let span = wait.mul_f64(0.75 + self.shared.clock.chance() / 2.0);
+        let span = wait.mul_f64(0.75 + self.shared.clock.random_fraction() / 2.0);
         *wait *= 2;
         self.turn.leave();
         tokio::select! {

@@ -207,7 +207,7 @@ pub async fn prove(shared: Arc<Context>, candidate: Candidate) {
         rules,
         attempt,
         times,
-        shared.clock.chance(),
+        shared.clock.random_fraction(),
     );
     let verdict = match candidate::judge(transition) {
         CandidateVerdict::Proved(renewed) => compared(&living, &profile, replaces, renewed),

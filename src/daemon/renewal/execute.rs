@@ -171,7 +171,7 @@ pub async fn exchange(shared: Arc<Context>, claimed: ClaimedGrant) -> Option<Tim
                 rules,
                 attempt,
                 times,
-                shared.clock.chance(),
+                shared.clock.random_fraction(),
             )
         }
     };

@@ -145,7 +145,7 @@ impl Reloader {
         bootstrap::read_files(shared).await;
         shared.due.notify_one();
         shared.escalation_wake.notify_one();
-        shared.outboxes.hurry();
+        shared.outboxes.retry_now();
         tracing::info!(
             portals = count,
             added = done.added,

@@ -49,10 +49,12 @@ impl Life {
         let mut tasks = JoinSet::new();
         let notifier = Notifier::new("machine", None)
             .unwrap()
-            .through(Arc::new(Postman(Arc::clone(world))));
+            .with_backend(Arc::new(Postman(Arc::clone(world))));
         let outside = crate::daemon::startup::core::Backends {
             clock: world.wall,
-            server: server.clone().through(Arc::new(Wire(Arc::clone(world)))),
+            server: server
+                .clone()
+                .with_transport(Arc::new(Wire(Arc::clone(world)))),
             notifier: Some(notifier),
             executor: Executor::Tasks(Arc::clone(world) as Arc<dyn crate::adapters::state::Disk>),
             carry: crate::daemon::renewal::carry::Carry::nowhere(),

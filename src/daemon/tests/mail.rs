@@ -276,7 +276,7 @@ pub fn nothing_is_left(world: &World) -> Result<(), String> {
 pub struct Postman(pub Arc<World>);
 
 impl NotifierBackend for Postman {
-    fn carry(
+    fn deliver(
         &self,
         channel: &str,
         message: Message,

@@ -94,7 +94,7 @@ pub fn dead_for_a_reason(
     );
     let grace = matches!(reuse, Reuse::Grace(_));
     let excused = match fate {
-        Fate::SpentUnheard => !grace || record.condemned,
+        Fate::SpentUndelivered => !grace || record.condemned,
         Fate::Spent => (!grace && record.cut_off) || record.condemned,
         Fate::Revoked | Fate::Good | Fate::Unknown => record.condemned,
     };

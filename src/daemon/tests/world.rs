@@ -285,7 +285,7 @@ impl World {
 pub struct Wire(pub Arc<World>);
 
 impl Transport for Wire {
-    fn carry(&self, request: reqwest::Request) -> TransportFuture {
+    fn send(&self, request: reqwest::Request) -> TransportFuture {
         let world = Arc::clone(&self.0);
         Box::pin(async move {
             world.fuse.step().await;

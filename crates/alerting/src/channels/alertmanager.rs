@@ -1,7 +1,7 @@
-//! Alertmanager's API, version 2: labels are identity, and what is not sent again ends by itself.
+//! Alertmanager's API, version 2: labels are the identity of an alert, and an alert that is not resent resolves itself.
 //!
-//! The severity is a label, so an incident that becomes worse is another alert: the one before is ended in the same
-//! request. Must not remember anything: what is firing is said by whoever asks.
+//! The severity is a label, so a change of severity is another alert; the same request ends the one before. Must not
+//! keep state: the caller lists what is firing.
 
 use reqwest::Method;
 use serde_json::{Map, Value, json};
@@ -14,7 +14,7 @@ use crate::message::{Event, Message};
 use refreshd_secrets::ChannelSecret;
 use refreshd_time::Timestamp;
 
-/// Where alerts are posted.
+/// Path of the alerts.
 const PATH: &str = "/api/v2/alerts";
 
 pub(super) async fn send(
@@ -52,7 +52,7 @@ pub(super) async fn send(
     }
 }
 
-/// The labels of an incident: the same from its first message to its last, but for the severity.
+/// Labels of an incident: constant over its lifetime, except for the severity.
 pub(super) fn labels(
     message: &Message,
     severity: Severity,
@@ -70,7 +70,7 @@ pub(super) fn labels(
     labels
 }
 
-/// What is said of an incident.
+/// Annotations of an incident.
 pub(super) fn annotations(message: &Message, sender: Sender<'_>) -> Map<String, Value> {
     let mut annotations = Map::new();
     let mut annotation =
@@ -91,7 +91,7 @@ pub(super) fn annotations(message: &Message, sender: Sender<'_>) -> Map<String, 
     annotations
 }
 
-/// The alert of the severity in force, and the ends of those before it.
+/// Alert of the severity in force, and the ended alerts of the severities before it.
 fn alerts(message: &Message, sender: Sender<'_>) -> Vec<Value> {
     let now = sender.now;
     let over = message.event == Event::Resolved;
@@ -103,7 +103,7 @@ fn alerts(message: &Message, sender: Sender<'_>) -> Vec<Value> {
     let since = since.map_or(message.since, |(_, since)| *since);
     let ends = if over { message.at } else { now + HOLDS };
     let mut alerts = vec![alert(message, message.severity, (since, ends), sender)];
-    // Each that was in force ended when the next one began.
+    // A severity ended when the next one began.
     let nexts = message.levels.iter().skip(1).map(|(_, since)| *since);
     let mut ended: Vec<(Severity, Timestamp, Timestamp)> = Vec::new();
     for ((severity, since), next) in message.levels.iter().zip(nexts) {
@@ -131,7 +131,7 @@ fn alert(
         "labels": labels(message, severity, sender),
         "annotations": annotations(message, sender),
         "startsAt": since.to_string(),
-        // An end before the beginning would be refused, and with it all the others.
+        // Alertmanager rejects a whole request if one alert ends before it begins.
         "endsAt": ends.max(since).to_string(),
     });
     if let (Some(url), Some(alert)) = (sender.url, alert.as_object_mut()) {
@@ -145,7 +145,7 @@ mod tests {
     use super::super::samples::{SENDER, at, message, resolved};
     use super::*;
 
-    /// Severity, beginning and end of each.
+    /// Severity, beginning and end of each alert.
     fn short(alerts: &[Value]) -> Vec<[String; 3]> {
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         let short = |alert: &Value| {
@@ -204,7 +204,7 @@ mod tests {
                 ["warning", "2026-11-20T15:50:00Z", "2026-11-20T16:00:00Z"],
             ]
         );
-        // To and fro: each severity is one alert, and the one in force is not ended.
+        // Alternating severities: each is one alert, and the one in force is not ended.
         let levels = [
             (Severity::Warning, -9),
             (Severity::Error, -6),
@@ -237,7 +237,7 @@ mod tests {
                 ["warning", "2026-11-20T15:50:00Z", "2026-11-20T16:00:00Z"],
             ]
         );
-        // The clock went back.
+        // The clock was set back.
         let before = Sender {
             now: at(-60),
             ..SENDER

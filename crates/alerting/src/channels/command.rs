@@ -1,10 +1,10 @@
-//! A program of this machine as a channel: started without a shell, told everything, and ended in time. The one door to
-//! other programs.
+//! A program on this machine as a channel: started without a shell, given all details, with a time limit. The only
+//! place that starts other programs.
 //!
-//! It has a process group of its own, which is killed as a whole at the time limit, when nobody waits any more, and when
-//! the program has ended and left others behind. Must not give it anything of the daemon's environment.
+//! It has a process group of its own, which is killed as a whole at the time limit, when the delivery is dropped, and
+//! when the program exits and leaves children behind. Must not pass the daemon's environment to it.
 
-#![expect(clippy::disallowed_methods, reason = "this is the door")]
+#![expect(clippy::disallowed_methods, reason = "starts the programs of channels")]
 
 use std::io;
 use std::path::Path;
@@ -24,19 +24,19 @@ use crate::message::{Message, MessageSubject};
 use refreshd_secrets::mask::mask;
 use refreshd_time::clock::Clock;
 
-/// So much of what it says is logged, in bytes; the rest is read and thrown away.
+/// Logged bytes of its output; the rest is read and discarded.
 const MAX_OUTPUT_BYTES: usize = 4096;
-/// And so many lines of it.
-const LINES: usize = 50;
-/// A variable is a line, of at most so many characters.
-const VARIABLE: usize = 4096;
-/// How long its last words may take to arrive once it has ended.
+/// Logged lines of its output.
+const MAX_LINES: usize = 50;
+/// Maximum length of an environment variable, in characters. A variable is one line.
+const MAX_VARIABLE: usize = 4096;
+/// Time limit for output after the program has exited.
 const OUTPUT_GRACE: Duration = Duration::from_secs(1);
-/// Where programs are looked for if this process does not know.
-const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// What a program ends with that never wants to see this message again: `EX_DATAERR`.
-const NEVER: i32 = 65;
-/// Shipped beside the unit, which lets nothing be started otherwise.
+/// Search path if this process has none.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Exit code that rejects a message for good: `EX_DATAERR`.
+const EXIT_REJECTED: i32 = 65;
+/// Drop-in that permits this channel, shipped beside the unit.
 const DROP_IN: &str = "refreshd.service.d/20-command-channel.conf";
 
 pub(super) async fn send(
@@ -64,47 +64,45 @@ pub(super) async fn send(
         Ok(child) => ProcessGroup::of(child),
         Err(error) => return failed(cannot_start(program, &error)),
     };
-    let (status, said) =
+    let (status, output) =
         wait_for_exit(group, Value::Object(details(message, sender)).to_string()).await;
-    for line in said
+    for line in output
         .lines()
         .filter(|line| !line.trim().is_empty())
-        .take(LINES)
+        .take(MAX_LINES)
     {
         tracing::info!(channel, "{channel}: {}", mask(line, &[]));
     }
     match status {
-        Ok(status) => judge(status, &said),
+        Ok(status) => judge(status, &output),
         Err(error) => failed(format!("cannot wait for the program: {error}")),
     }
 }
 
-fn judge(status: ExitStatus, said: &str) -> Delivery {
-    let last = said.lines().rev().find(|line| !line.trim().is_empty());
+fn judge(status: ExitStatus, output: &str) -> Delivery {
+    let last = output.lines().rev().find(|line| !line.trim().is_empty());
     let last = last
         .map(|line| format!(": {}", mask(line, &[])))
         .unwrap_or_default();
     match status.code() {
         Some(0) => Delivery::Delivered(format!("exit code 0{last}")),
-        Some(NEVER) => Delivery::Rejected(format!("exit code {NEVER}{last}")),
+        Some(EXIT_REJECTED) => Delivery::Rejected(format!("exit code {EXIT_REJECTED}{last}")),
         Some(code) => failed(format!("exit code {code}{last}")),
         None => failed(format!("{status}{last}")),
     }
 }
 
-/// Under the shipped unit nothing may be executed, which looks like a missing permission.
+/// The shipped unit forbids starting programs, which looks like a missing permission.
 fn cannot_start(program: &str, error: &io::Error) -> String {
     let hint = if error.kind() == io::ErrorKind::PermissionDenied {
-        format!(
-            "; refreshd's systemd unit lets no program be started without the drop-in {DROP_IN}"
-        )
+        format!("; refreshd's systemd unit forbids starting programs without the drop-in {DROP_IN}")
     } else {
         String::new()
     };
     format!("cannot start {program}: {error}{hint}")
 }
 
-/// A started program and all that it starts. Dropped, all of it is killed.
+/// A started program and its children. All are killed on drop.
 struct ProcessGroup {
     child: Child,
     leader: Option<Pid>,
@@ -118,10 +116,10 @@ impl ProcessGroup {
         Self { child, leader }
     }
 
-    /// Kills whoever is left.
+    /// Kills the remaining processes.
     fn end(&mut self) {
         if let Some(leader) = self.leader.take() {
-            // An error says that nobody is left.
+            // An error means that none remains.
             let _ = kill_process_group(leader, Signal::KILL);
         }
     }
@@ -133,7 +131,7 @@ impl Drop for ProcessGroup {
     }
 }
 
-/// Tells it the message and listens until it has ended.
+/// Writes the message and reads output until the program exits.
 async fn wait_for_exit(
     mut group: ProcessGroup,
     message: String,
@@ -143,9 +141,9 @@ async fn wait_for_exit(
         group.child.stdout.take(),
         group.child.stderr.take(),
     );
-    let tell = async {
+    let write = async {
         if let Some(mut stdin) = stdin {
-            // It need not listen.
+            // The program need not read it.
             let _ = stdin.write_all(message.as_bytes()).await;
         }
     };
@@ -153,7 +151,7 @@ async fn wait_for_exit(
     let status = {
         let talk = async {
             tokio::join!(
-                tell,
+                write,
                 read_output(stdout, &mut out),
                 read_output(stderr, &mut err)
             )
@@ -166,7 +164,7 @@ async fn wait_for_exit(
                 _ = &mut talk, if talking => talking = false,
             }
         };
-        // Others may hold the pipes open: they end with it, and are waited for no longer than this.
+        // Children may hold the pipes open: they are killed, so that reading ends.
         group.end();
         if talking {
             let _ = Clock::system().within(OUTPUT_GRACE, talk).await;
@@ -178,7 +176,7 @@ async fn wait_for_exit(
     (status, String::from_utf8_lossy(&out).into_owned())
 }
 
-/// Reads to the end and keeps the beginning: whoever is not listened to would wait.
+/// Reads to the end and keeps the beginning: a full pipe would block the program.
 async fn read_output(pipe: Option<impl AsyncRead + Unpin>, kept: &mut Vec<u8>) {
     let Some(mut pipe) = pipe else { return };
     let mut buffer = [0; 1024];
@@ -192,9 +190,10 @@ async fn read_output(pipe: Option<impl AsyncRead + Unpin>, kept: &mut Vec<u8>) {
 }
 
 fn environment(message: &Message, sender: Sender<'_>) -> Vec<(&'static str, String)> {
-    let path = std::env::var("PATH").unwrap_or_else(|_| USUAL_PATH.to_owned());
+    let path = std::env::var("PATH").unwrap_or_else(|_| DEFAULT_PATH.to_owned());
     let mut variables = vec![("PATH", path), ("LANG", "C.UTF-8".to_owned())];
-    let mut set = |name, value: &str| variables.push((name, fit(&line(value), VARIABLE, utf16)));
+    let mut set =
+        |name, value: &str| variables.push((name, fit(&line(value), MAX_VARIABLE, utf16)));
     set("REFRESHD_INSTANCE", sender.instance);
     set("REFRESHD_EVENT", message.event.as_str());
     set("REFRESHD_SEVERITY", message.severity.as_str());

@@ -1,11 +1,11 @@
-//! Programs that behave, and programs that do not.
+//! Programs that exit, fail, hang or leave children behind.
 
 use std::os::unix::process::ExitStatusExt as _;
 
 use super::super::samples::{SENDER, huge, message};
 use super::*;
 
-/// Runs a shell's script as a channel.
+/// Runs a shell script as a channel.
 async fn run(script: &str) -> Delivery {
     let command = ["/bin/sh", "-c", script].map(str::to_owned);
     send("ops", &command, Path::new("/"), &message(), SENDER).await
@@ -16,7 +16,7 @@ fn every_variable_is_a_line_and_none_is_too_long() {
     let variables = environment(&huge(), SENDER);
     for (name, value) in &variables {
         assert!(
-            !value.contains(char::is_control) && value.encode_utf16().count() <= VARIABLE,
+            !value.contains(char::is_control) && value.encode_utf16().count() <= MAX_VARIABLE,
             "{name}"
         );
     }
@@ -86,7 +86,7 @@ async fn one_that_does_not_listen_or_says_too_much_is_no_problem() {
     assert_eq!(talk, failed("exit code 3: y"));
 }
 
-/// What it leaves behind holds the pipes, and is killed.
+/// A child that the program leaves behind holds the pipes, and is killed.
 #[tokio::test]
 async fn nobody_waits_for_what_a_program_leaves_behind_and_it_ends() {
     let said = run("sleep 1000 & echo $!").await;
@@ -97,7 +97,7 @@ async fn nobody_waits_for_what_a_program_leaves_behind_and_it_ends() {
     gone(process).await;
 }
 
-/// Dropped at the time limit: all of it ends.
+/// Dropped at the time limit: all processes are killed.
 #[tokio::test]
 async fn a_program_that_hangs_is_killed_with_all_its_children() {
     let folder = tempfile::tempdir().unwrap();
@@ -130,7 +130,7 @@ async fn a_program_that_hangs_is_killed_with_all_its_children() {
     gone(processes.1).await;
 }
 
-/// Waits until a process has ended: it is not there, or nobody has asked for its exit code yet.
+/// Waits until a process has ended: it does not exist, or is a zombie.
 async fn gone(process: i32) {
     let clock = Clock::system();
     let there = || {

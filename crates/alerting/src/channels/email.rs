@@ -1,5 +1,5 @@
-//! Mail: plain text, one thread for each incident. Must not send a password over a connection that is not protected,
-//! unless it stays on this machine.
+//! Mail: plain text, one thread for each incident. Must not send a password over an unencrypted connection, unless it
+//! stays on this machine.
 
 use std::error::Error as _;
 use std::time::{Duration, UNIX_EPOCH};
@@ -19,19 +19,19 @@ use crate::message::Message;
 use refreshd_secrets::Fingerprint;
 use refreshd_secrets::mask::mask;
 
-/// No subject is longer: it says whom and what.
-const SUBJECT: usize = 250;
-/// No mail is longer, in characters.
-const TEXT: usize = 100_000;
-/// Codes of RFC 4954 that say that the login, or its lack, is wrong.
-const LOGIN: [u16; 4] = [530, 534, 535, 538];
-/// Codes that say that an address is wrong (RFC 5321).
-const ADDRESS: [u16; 2] = [551, 553];
+/// Maximum length of a subject.
+const MAX_SUBJECT: usize = 250;
+/// Maximum length of a body, in characters.
+const MAX_TEXT: usize = 100_000;
+/// Reply codes (RFC 4954) for a wrong or missing login.
+const LOGIN_CODES: [u16; 4] = [530, 534, 535, 538];
+/// Reply codes for a wrong address (RFC 5321).
+const ADDRESS_CODES: [u16; 2] = [551, 553];
 
 pub(super) async fn send(mail: &MailConfig, message: &Message, sender: Sender<'_>) -> Delivery {
     let queued_alert = match mail_message(mail, message, sender) {
         Ok(queued_alert) => queued_alert,
-        Err(why) => return Delivery::Rejected(format!("no mail can be made of it: {why}")),
+        Err(why) => return Delivery::Rejected(format!("cannot compose the mail: {why}")),
     };
     let transport = match transport(mail, sender) {
         Ok(transport) => transport,
@@ -46,31 +46,31 @@ pub(super) async fn send(mail: &MailConfig, message: &Message, sender: Sender<'_
     }
 }
 
-/// A refusal for ever is the message's fault, unless it is about the login or an address: those can be mended.
+/// A permanent error rejects the message, unless it is about the login or an address: an operator can correct those.
 fn judge(mail: &MailConfig, error: &lettre::transport::smtp::Error) -> Delivery {
     let words = innermost(error);
     let Some(code) = error.status() else {
         return failed(shown(mail, &words));
     };
-    let said = shown(mail, &format!("{code} {words}"));
+    let response = shown(mail, &format!("{code} {words}"));
     let number = code.to_string().parse().unwrap_or(0);
     if error.is_permanent() && !is_temporary(number, &words) {
-        Delivery::Rejected(said)
+        Delivery::Rejected(response)
     } else {
-        failed(said)
+        failed(response)
     }
 }
 
 fn is_temporary(code: u16, words: &str) -> bool {
     let words = words.to_ascii_lowercase();
     // Enhanced codes (RFC 3463): 5.1 is about addresses.
-    LOGIN.contains(&code)
-        || ADDRESS.contains(&code)
+    LOGIN_CODES.contains(&code)
+        || ADDRESS_CODES.contains(&code)
         || words.starts_with("5.1.")
         || words.contains("relay")
 }
 
-/// The server may quote what it was sent.
+/// The server's text, masked: it may quote what it was sent.
 fn shown(mail: &MailConfig, words: &str) -> String {
     let password = mail.login.as_ref().map(|(_, password)| password.expose());
     mask(words, &password.into_iter().collect::<Vec<_>>())
@@ -96,7 +96,7 @@ fn transport(
         MailTls::Implicit => Tls::Wrapper(parameters()?),
         MailTls::Off => Tls::None,
     };
-    // A bare name is refused by strict servers, an address in brackets is not.
+    // Strict servers reject a bare name, but not an address in brackets.
     let is_domain = sender.instance.contains('.')
         && sender
             .instance
@@ -120,7 +120,7 @@ fn transport(
     Ok(builder.build())
 }
 
-/// The mail. The same message always makes the same `Message-ID`, so that one that is sent twice is known as one.
+/// Builds the mail. The same message always has the same `Message-ID`, so that receivers recognise duplicates.
 fn mail_message(
     mail: &MailConfig,
     message: &Message,
@@ -132,7 +132,7 @@ fn mail_message(
         .map_err(|_| "`from` is no mail address".to_owned())?;
     let domain = from.email.domain().to_owned();
     let now = u64::try_from(sender.now.millis()).unwrap_or(0);
-    // One incident after another has the same key; a thread is one incident.
+    // Consecutive incidents share a key; a thread is one incident.
     let incident = format!(
         "{}\n{}",
         message.dedup_key(sender.instance),
@@ -156,7 +156,7 @@ fn mail_message(
         .message_id(Some(own))
         .references(thread.clone())
         .in_reply_to(thread)
-        .subject(fit(&line(&message.title()), SUBJECT, utf16))
+        .subject(fit(&line(&message.title()), MAX_SUBJECT, utf16))
         .raw_header(raw("Auto-Submitted", "auto-generated")?)
         .header(ContentType::TEXT_PLAIN);
     for to in &mail.to {
@@ -175,7 +175,7 @@ fn raw(name: &str, value: &str) -> Result<HeaderValue, String> {
 }
 
 fn text(message: &Message, sender: Sender<'_>) -> String {
-    let mut text = fit(&message.text(sender.now), TEXT, utf16);
+    let mut text = fit(&message.text(sender.now), MAX_TEXT, utf16);
     text.push_str(&format!("\n\n-- \nrefreshd on {}\n", sender.instance));
     if let Some(url) = sender.url {
         text.push_str(url);

@@ -1,4 +1,4 @@
-//! A dead man's switch, as healthchecks.io: a ping while all is well, a post below it while it is not.
+//! Dead man's switch, such as healthchecks.io: a ping while healthy, a POST to `/fail` below it otherwise.
 
 use reqwest::Method;
 
@@ -8,25 +8,25 @@ use crate::channel::{Delivery, HeartbeatState};
 use refreshd_secrets::ChannelSecret;
 use refreshd_time::Timestamp;
 
-/// A reason is a line.
-const REASON: usize = 2000;
+/// Maximum length of a reason.
+const MAX_REASON: usize = 2000;
 
 pub(super) async fn send(
     wire: &HttpSender,
     url: &ChannelSecret,
-    pulse: &HeartbeatState,
+    state: &HeartbeatState,
     now: Timestamp,
 ) -> Delivery {
     let url = match address(url) {
         Ok(url) => url,
         Err(failed) => return failed,
     };
-    let (method, url, body) = match pulse {
-        HeartbeatState::Well => (Method::GET, url, String::new()),
-        HeartbeatState::Ill(reason) => (
+    let (method, url, body) = match state {
+        HeartbeatState::Healthy => (Method::GET, url, String::new()),
+        HeartbeatState::Failing(reason) => (
             Method::POST,
             below(url, "/fail"),
-            fit(reason, REASON, utf16),
+            fit(reason, MAX_REASON, utf16),
         ),
     };
     let content_type = "text/plain; charset=utf-8";
@@ -39,10 +39,10 @@ pub(super) async fn send(
         secret: None,
     };
     match wire.send(request, now).await {
-        // healthchecks.io says so with status 200 where nobody waits for this beat.
+        // healthchecks.io answers an unknown check with status 200 and this text.
         Ok(answer) if answer.body.contains("(not found)") => answer.failed(),
         Ok(answer) if answer.is_success() => answer.delivered(),
-        // A beat is of now: the next one says it anew.
+        // A rejected beat is not final: the next one is sent anew.
         Ok(answer) => answer.failed(),
         Err(failed) => failed,
     }

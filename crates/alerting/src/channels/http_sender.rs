@@ -1,7 +1,7 @@
-//! What all receivers over HTTP have in common: a request out, the beginning of the answer back, masked.
+//! HTTP client of the channels: sends a request and returns the beginning of the response, masked.
 //!
-//! Must not follow redirects, retry or use a proxy of the environment, nor judge an answer beyond what all mean alike.
-//! An address is a secret: no error holds it.
+//! Must not follow redirects, retry or use a proxy of the environment, nor interpret a response beyond what all
+//! receivers have in common. An address is a secret: no error contains it.
 
 use std::time::Duration;
 
@@ -14,52 +14,50 @@ use refreshd_secrets::ChannelSecret;
 use refreshd_secrets::mask::mask_answer;
 use refreshd_time::Timestamp;
 
-/// So much of an answer is read.
+/// Maximum number of bytes read of a response.
 const MAX_RESPONSE_BYTES: usize = 4096;
-/// A part of an address that is shorter may be a part of ordinary words.
+/// Shorter parts of an address may be parts of ordinary words and are not masked.
 const MIN_MASKED_PART: usize = 6;
 
-/// A client for messages. Cheap to clone.
+/// HTTP client. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct HttpSender {
     client: Client,
 }
 
-/// One request.
 pub(super) struct ChannelRequest<'a> {
     pub(super) method: Method,
     pub(super) url: Url,
     pub(super) authorization: Option<&'a ChannelSecret>,
     pub(super) content_type: &'a str,
     pub(super) body: Vec<u8>,
-    /// What must not be passed on besides the address and the authorization.
+    /// A secret to mask besides the address and the authorization.
     pub(super) secret: Option<&'a ChannelSecret>,
 }
 
-/// What came back.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ChannelResponse {
     pub(super) status: u16,
-    /// The beginning of its body, as it came: only for looking into.
+    /// Beginning of the body, unmasked: only for inspection.
     pub(super) body: String,
-    /// The same for people.
+    /// Beginning of the body, masked, for output.
     pub(super) shown: String,
     pub(super) retry_after: Option<Duration>,
 }
 
-/// The address that a channel's secret is, which was checked when the configuration was read.
+/// Address in a channel's secret. It was checked when the configuration was read.
 pub(super) fn address(url: &ChannelSecret) -> Result<Url, Delivery> {
     Url::parse(url.expose()).map_err(|_| failed("the channel's address is no URL"))
 }
 
-/// A way below an address, which may end with a slash and have a query.
+/// Appends a path to an address, which may end with a slash and have a query.
 pub(super) fn below(mut url: Url, path: &str) -> Url {
     let base = url.path().trim_end_matches('/').to_owned();
     url.set_path(&format!("{base}{path}"));
     url
 }
 
-/// It may be taken later.
+/// A failure that is retried.
 pub(super) fn failed(why: impl Into<String>) -> Delivery {
     Delivery::Failed {
         why: why.into(),
@@ -74,7 +72,7 @@ impl HttpSender {
         })
     }
 
-    /// Posts JSON to an address.
+    /// Posts JSON.
     pub(super) async fn post_json(
         &self,
         url: Url,
@@ -98,7 +96,7 @@ impl HttpSender {
         .await
     }
 
-    /// Sends a request and reads the beginning of the answer; `Err` is why there was none.
+    /// Sends a request and reads the beginning of the response.
     pub(super) async fn send(
         &self,
         request: ChannelRequest<'_>,
@@ -131,7 +129,7 @@ impl HttpSender {
         let status = response.status().as_u16();
         let retry_after = retry_after(response.headers(), now);
         let mut body = Vec::new();
-        // The status has said it already; a body that breaks off does not matter.
+        // The status is enough; a truncated body does not matter.
         while let Ok(Some(chunk)) = response.chunk().await {
             body.extend_from_slice(&chunk[..chunk.len().min(MAX_RESPONSE_BYTES - body.len())]);
             if body.len() == MAX_RESPONSE_BYTES {
@@ -181,11 +179,11 @@ impl ChannelResponse {
         }
     }
 
-    /// What a status means where the receiver says no more about it.
+    /// Default meaning of a status.
     pub(super) fn usual(self) -> Delivery {
         match self.status {
             200..300 => self.delivered(),
-            // This very message is not understood, or too long.
+            // The receiver does not understand this message, or it is too long.
             400 | 413 | 422 => self.rejected(),
             _ => self.failed(),
         }
@@ -211,8 +209,8 @@ fn masked(text: &str, secrets: &[String], whole: &[String]) -> String {
     mask_answer(text, &secrets, &whole)
 }
 
-/// What an answer must not repeat in parts either, and what only as a whole: receivers like to quote the path that they do
-/// not know.
+/// Secrets that a response must not repeat in parts, and those that it must not repeat as a whole. Receivers often
+/// quote an unknown path.
 fn secrets(
     url: &Url,
     authorization: Option<&ChannelSecret>,
@@ -228,7 +226,7 @@ fn secrets(
     let mut secrets = Vec::new();
     whole.extend(url.query().map(str::to_owned));
     let query = url.query_pairs().map(|(_, value)| value.into_owned());
-    // As the address spells it, too: a receiver may repeat it word for word.
+    // Also in the spelling of the address, which a receiver may repeat verbatim.
     let written = url.query().into_iter().flat_map(|query| query.split('&'));
     let written = written.map(|pair| {
         pair.split_once('=')
@@ -240,7 +238,7 @@ fn secrets(
         .chain(query)
         .chain(written)
         .filter(|part| part.len() >= MIN_MASKED_PART);
-    // A word of the address such as `services` is none, but a number or a capital makes it one.
+    // A word of the address such as `services` is no secret; a digit or a capital makes it one.
     secrets.extend(parts.filter(|part| part.contains(|c: char| !c.is_ascii_lowercase())));
     for secret in authorization.into_iter().chain(other) {
         secrets.push(secret.expose().to_owned());
@@ -301,14 +299,14 @@ mod tests {
         let authorization = ChannelSecret::new("Bearer abcdef").unwrap();
         let (secrets, whole) = secrets(&url, Some(&authorization), None);
         let mask = |text: &str| masked(text, &secrets, &whole);
-        for told in [
+        for part in [
             "T0AAAA",
             "xoxbsecret1",
             "hunter2x",
             "abcdef",
             "/services/T0AAAA/xoxbsecret1",
         ] {
-            assert_eq!(mask(&format!("no {told}!")), "no …!", "{told}");
+            assert_eq!(mask(&format!("no {part}!")), "no …!", "{part}");
         }
         assert_eq!(mask("no such services"), "no such services");
     }
@@ -320,20 +318,20 @@ mod tests {
                 .unwrap();
         let bot = ChannelSecret::new("123456:AAbbCC-dd").unwrap();
         let (secrets, whole) = secrets(&url, None, Some(&bot));
-        for told in [
+        for part in [
             "/?token=q/w%2Be%3Ar%261",
             "q%2Fw%2Be%3Ar%261",
             "q/w+e:r&1",
             "/bot123456%3AAAbbCC-dd/",
             "123456\\u003aAAbbCC",
         ] {
-            let shown = masked(&format!("no such path {told}"), &secrets, &whole);
+            let shown = masked(&format!("no such path {part}"), &secrets, &whole);
             let left = ["w%2B", "w+e", "AAbb", "123456"]
                 .iter()
                 .any(|part| shown.contains(part));
             assert!(
                 shown.starts_with("no such path ") && !left,
-                "{told}: {shown}"
+                "{part}: {shown}"
             );
         }
     }

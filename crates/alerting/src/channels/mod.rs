@@ -1,8 +1,8 @@
-//! The ways to the receivers of alerts: one message out, what became of it back.
+//! Clients for the receivers of alerts: each sends one message and returns the result.
 //!
-//! One file for each kind says how that receiver wants a message and what its answers mean; `http_sender` is what all over HTTP
-//! have in common, `words` how texts are fitted and escaped. Must not decide who hears of what, nor try again: the
-//! outbox does. No answer that is passed on holds a secret of the channel.
+//! Each kind has a file with its format and the meaning of its responses. `http_sender` is the common HTTP client,
+//! `text_limits` truncates and escapes texts. Must not choose recipients, nor retry: the outbox does. No returned
+//! response contains a secret of the channel.
 
 mod alertmanager;
 mod command;
@@ -29,50 +29,50 @@ use refreshd_http::TlsError;
 use refreshd_time::clock::Clock;
 use refreshd_time::{Timestamp, human};
 
-/// Brings messages to channels. Cheap to clone.
+/// Delivers messages to channels. Cheap to clone.
 #[derive(Clone)]
 pub struct Notifier {
     wire: HttpSender,
-    carrier: Option<Arc<dyn NotifierBackend>>,
+    backend: Option<Arc<dyn NotifierBackend>>,
     instance: Arc<str>,
     url: Option<Arc<str>>,
 }
 
-/// A way to receivers in place of the network: a simulation's.
+/// Replacement for the network, for simulations.
 pub trait NotifierBackend: Send + Sync {
-    /// Brings a message there, and what became of it back.
-    fn carry(&self, channel: &str, message: Message) -> SendFuture;
+    /// Delivers a message.
+    fn deliver(&self, channel: &str, message: Message) -> SendFuture;
 
-    /// Says again what is firing and what has just ended, to an Alertmanager.
-    fn carry_again(&self, _channel: &str, _messages: Vec<Message>) -> SendFuture {
-        Box::pin(async { Delivery::Delivered("said again".to_owned()) })
+    /// Resends firing and recently resolved alerts to an Alertmanager.
+    fn resend(&self, _channel: &str, _messages: Vec<Message>) -> SendFuture {
+        Box::pin(async { Delivery::Delivered("resent".to_owned()) })
     }
 
-    /// Brings a beat to a heartbeat.
+    /// Sends a beat to a heartbeat.
     fn beat(&self, _channel: &str, _pulse: HeartbeatState) -> SendFuture {
         Box::pin(async { Delivery::Delivered("beaten".to_owned()) })
     }
 }
 
-/// A message under way.
+/// Result of a delivery in progress.
 pub type SendFuture = Pin<Box<dyn Future<Output = Delivery> + Send>>;
 
 impl Notifier {
-    /// A notifier that names this refreshd so, and links to that page. Trusts the system's certificate authorities, or
-    /// those of `SSL_CERT_FILE`.
+    /// A notifier with the name of this instance and a link to its status page. Trusts the system's certificate
+    /// authorities, or those of `SSL_CERT_FILE`.
     ///
     /// # Errors
     /// If TLS cannot be set up, as with no certificate authorities installed.
     pub fn new(instance: &str, url: Option<&str>) -> Result<Self, TlsError> {
         Ok(Self {
             wire: HttpSender::new()?,
-            carrier: None,
+            backend: None,
             instance: instance.into(),
             url: url.map(Into::into),
         })
     }
 
-    /// The same under another name, as after a reload.
+    /// The same notifier with another name and link, as after a reload.
     #[must_use]
     pub fn named(&self, instance: &str, url: Option<&str>) -> Self {
         Self {
@@ -82,19 +82,19 @@ impl Notifier {
         }
     }
 
-    /// The same by another way than the network.
+    /// The same notifier with another backend than the network.
     #[must_use]
-    pub fn through(self, carrier: Arc<dyn NotifierBackend>) -> Self {
+    pub fn with_backend(self, backend: Arc<dyn NotifierBackend>) -> Self {
         Self {
-            carrier: Some(carrier),
+            backend: Some(backend),
             ..self
         }
     }
 
-    /// Brings a message to a channel, within the channel's time limit. It may be dropped at any time.
+    /// Delivers a message within the channel's time limit. Cancel safe: it may be dropped at any time.
     pub async fn deliver(&self, channel: &Channel, message: &Message, now: Timestamp) -> Delivery {
-        if let Some(carrier) = &self.carrier {
-            return carrier.carry(&channel.name, message.clone()).await;
+        if let Some(backend) = &self.backend {
+            return backend.deliver(&channel.name, message.clone()).await;
         }
         limited(
             channel.timeout,
@@ -103,8 +103,8 @@ impl Notifier {
         .await
     }
 
-    /// Says again to an Alertmanager what is firing and what ended within [`HOLDS`], all at once. Nothing is sent to
-    /// other kinds, which remember what they were told.
+    /// Resends to an Alertmanager the alerts that are firing or ended within [`HOLDS`], in one request. Other kinds
+    /// keep alerts by themselves and are sent nothing.
     pub async fn resend(
         &self,
         channel: &Channel,
@@ -112,32 +112,32 @@ impl Notifier {
         now: Timestamp,
     ) -> Delivery {
         let ChannelConfig::Alertmanager { url, authorization } = &channel.kind else {
-            return Delivery::Delivered("needs no reminder".to_owned());
+            return Delivery::Delivered("not resent to this kind of channel".to_owned());
         };
-        if let Some(carrier) = &self.carrier {
-            return carrier.carry_again(&channel.name, messages.to_vec()).await;
+        if let Some(backend) = &self.backend {
+            return backend.resend(&channel.name, messages.to_vec()).await;
         }
-        let said = alertmanager::send(
+        let resend = alertmanager::send(
             &self.wire,
             url,
             authorization.as_ref(),
             messages,
             self.sender(now),
         );
-        limited(channel.timeout, said).await
+        limited(channel.timeout, resend).await
     }
 
-    /// Tells a heartbeat how it is. Nothing is sent to other kinds.
-    pub async fn beat(&self, channel: &Channel, pulse: HeartbeatState) -> Delivery {
+    /// Sends a beat to a heartbeat. Other kinds are sent nothing.
+    pub async fn beat(&self, channel: &Channel, state: HeartbeatState) -> Delivery {
         let ChannelConfig::Heartbeat { url, .. } = &channel.kind else {
             return Delivery::Rejected("this channel is no heartbeat".to_owned());
         };
-        if let Some(carrier) = &self.carrier {
-            return carrier.beat(&channel.name, pulse).await;
+        if let Some(backend) = &self.backend {
+            return backend.beat(&channel.name, state).await;
         }
         limited(
             channel.timeout,
-            heartbeat::send(&self.wire, url, &pulse, Clock::system().now()),
+            heartbeat::send(&self.wire, url, &state, Clock::system().now()),
         )
         .await
     }
@@ -150,7 +150,7 @@ impl Notifier {
         }
     }
 
-    /// Each kind's future is of its own size, and some are large.
+    /// The futures of the kinds differ in size, and some are large.
     async fn send(&self, channel: &Channel, message: &Message, sender: Sender<'_>) -> Delivery {
         let wire = &self.wire;
         match &channel.kind {
@@ -206,14 +206,14 @@ impl Notifier {
                 Box::pin(heartbeat::send(
                     wire,
                     url,
-                    &HeartbeatState::Well,
+                    &HeartbeatState::Healthy,
                     sender.now,
                 ))
                 .await
             }
-            ChannelConfig::Heartbeat { .. } => {
-                Delivery::Rejected("a heartbeat hears of the whole, and of no incident".to_owned())
-            }
+            ChannelConfig::Heartbeat { .. } => Delivery::Rejected(
+                "a heartbeat reports the state of the daemon and receives no incidents".to_owned(),
+            ),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! PagerDuty's Events API, version 2. Must not change the key of an incident: by it PagerDuty knows it again.
+//! PagerDuty's Events API, version 2. Must not change the key of an incident: PagerDuty correlates events by it.
 
 use serde_json::{Value, json};
 
@@ -10,12 +10,12 @@ use crate::channel::Delivery;
 use crate::message::{Event, Message};
 use refreshd_secrets::ChannelSecret;
 
-/// The longest summary, in characters.
-const SUMMARY: usize = 1024;
-/// The largest event, in bytes.
-const LARGEST: usize = 512 * 1024;
-/// The longest text among the details: what is longer helps nobody at night.
-const DETAIL: usize = 8 * 1024;
+/// Maximum length of a summary, in characters.
+const MAX_SUMMARY: usize = 1024;
+/// Maximum size of an event, in bytes.
+const MAX_EVENT_BYTES: usize = 512 * 1024;
+/// Maximum length of a text in the details.
+const MAX_DETAIL: usize = 8 * 1024;
 
 pub(super) async fn send(
     wire: &HttpSender,
@@ -24,7 +24,7 @@ pub(super) async fn send(
     message: &Message,
     sender: Sender<'_>,
 ) -> Delivery {
-    let mut delivery = Delivery::Rejected("there is nothing to say".to_owned());
+    let mut delivery = Delivery::Rejected("no event to send".to_owned());
     for event in events(message, routing_key, sender) {
         let url = match address(url) {
             Ok(url) => url,
@@ -44,8 +44,8 @@ pub(super) async fn send(
     delivery
 }
 
-/// 400 is for an event that will never be taken, or for a key that is not known and can be mended; the documentation wants
-/// all others tried again.
+/// Status 400 is an event that will never be accepted, or an unknown routing key, which an operator can correct. All
+/// others are retried, as the documentation demands.
 fn judge(answer: ChannelResponse) -> Delivery {
     match answer.status {
         200..300 => answer.delivered(),
@@ -54,7 +54,7 @@ fn judge(answer: ChannelResponse) -> Delivery {
     }
 }
 
-/// One, or for a test two: its trigger and its end, so that nobody is left with it.
+/// One event. A test has two, a trigger and its resolution, so that no incident stays open.
 fn events(message: &Message, routing_key: &ChannelSecret, sender: Sender<'_>) -> Vec<Value> {
     let key = message.dedup_key(sender.instance);
     let plain = |action: &str| json!({ "routing_key": routing_key.expose(), "event_action": action, "dedup_key": key });
@@ -75,7 +75,7 @@ fn trigger(message: &Message, plain: &Value, sender: Sender<'_>) -> Value {
     let mut shown = message.portals.len();
     loop {
         let event = with_portals(message, plain.clone(), shown, sender);
-        if shown == 0 || event.to_string().len() <= LARGEST {
+        if shown == 0 || event.to_string().len() <= MAX_EVENT_BYTES {
             return event;
         }
         shown /= 2;
@@ -84,7 +84,7 @@ fn trigger(message: &Message, plain: &Value, sender: Sender<'_>) -> Value {
 
 fn with_portals(message: &Message, mut event: Value, shown: usize, sender: Sender<'_>) -> Value {
     let portals = message.portals.iter().take(shown).cloned().collect();
-    let short = |text: &str| fit(text, DETAIL, utf16);
+    let short = |text: &str| fit(text, MAX_DETAIL, utf16);
     let message = Message {
         portals,
         reason: short(&message.reason),
@@ -102,7 +102,7 @@ fn with_portals(message: &Message, mut event: Value, shown: usize, sender: Sende
         event.insert(
             "payload".to_owned(),
             json!({
-                "summary": fit(&message.title(), SUMMARY, utf16),
+                "summary": fit(&message.title(), MAX_SUMMARY, utf16),
                 "source": sender.instance,
                 "severity": severity,
                 "timestamp": message.at.to_string(),

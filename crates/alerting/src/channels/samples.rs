@@ -1,4 +1,4 @@
-//! Messages for the tests of each kind.
+//! Sample messages for the tests of each kind.
 #![cfg(test)]
 
 use super::sender::Sender;
@@ -16,7 +16,7 @@ pub(super) const SENDER: Sender<'static> = Sender {
     now: Timestamp::from_secs(1_795_190_460),
 };
 
-/// An incident that was told as a warning and is critical now.
+/// An incident that was notified as a warning and is critical now.
 pub(super) fn message() -> Message {
     Message {
         key: "portal/acme".into(),
@@ -43,7 +43,7 @@ pub(super) fn resolved() -> Message {
     }
 }
 
-/// More than any receiver takes, in characters of every length.
+/// A message longer than every receiver's limit, with characters of every encoded length.
 pub(super) fn huge() -> Message {
     Message {
         key: format!("server/{}", "ÿ漢🦀".repeat(200)),

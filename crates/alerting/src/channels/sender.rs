@@ -1,19 +1,19 @@
-//! Who sends an alert, as every receiver is told.
+//! Identity of the sender of an alert.
 
 use std::time::Duration;
 
 use refreshd_time::Timestamp;
 
-/// How long an alert of Alertmanager holds unless it is sent again, and for how long its end is sent again.
+/// Duration of an Alertmanager alert that is not resent, and of resending its end.
 pub const HOLDS: Duration = Duration::from_secs(300);
 
-/// Who writes, and when.
+/// Sender and time of a delivery.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sender<'a> {
-    /// This refreshd among others.
+    /// Name of this instance.
     pub(super) instance: &'a str,
-    /// Where people can open the status page.
+    /// Address of the status page.
     pub(super) url: Option<&'a str>,
-    /// Now.
+    /// Current time.
     pub(super) now: Timestamp,
 }

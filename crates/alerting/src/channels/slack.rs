@@ -1,4 +1,4 @@
-//! Slack's incoming webhooks: blocks for Slack, and the whole text for those that know no blocks (Mattermost).
+//! Slack's incoming webhooks: blocks for Slack, and the full text for receivers without blocks (Mattermost).
 
 use serde_json::{Value, json};
 
@@ -9,10 +9,10 @@ use crate::channel::Delivery;
 use crate::message::Message;
 use refreshd_secrets::ChannelSecret;
 
-/// The longest text of a header block, and of a section.
+/// Maximum lengths of a header block and of a section.
 const HEADER: usize = 150;
 const SECTION: usize = 3000;
-/// Answers with status 400 that say nothing of the message: the webhook itself must be mended.
+/// Responses with status 400 that are about the webhook, not the message: an operator must correct it.
 const MISCONFIGURED: [&str; 4] = [
     "user_not_found",
     "channel_not_found",
@@ -54,7 +54,7 @@ fn body(message: &Message, sender: Sender<'_>) -> Value {
     let mut blocks = vec![
         json!({ "type": "header", "text": { "type": "plain_text", "text": fitted(&title, HEADER) } }),
     ];
-    // A header is short; what was cut from it must be readable.
+    // A truncated header is repeated in full in the text.
     let whole = fit(&title, HEADER, escaped) == title;
     let section = if whole {
         lines.clone()

@@ -1,4 +1,4 @@
-//! A Telegram bot. Its token is a part of the address, and of nothing that is passed on.
+//! Telegram bot. Its token is part of the address, and must not appear in any result.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use crate::channel::Delivery;
 use crate::message::Message;
 use refreshd_secrets::ChannelSecret;
 
-/// The longest text is 4096 characters; of the escaped one less is given to be sure.
-const TITLE: usize = 1000;
-const LINES: usize = 2600;
-/// Descriptions with status 400 that say nothing of the message: the channel must be mended.
+/// The limit of a message is 4096 characters; the escaped text stays below it with a margin.
+const MAX_TITLE: usize = 1000;
+const MAX_LINES: usize = 2600;
+/// Descriptions with status 400 that are about the channel, not the message: an operator must correct it.
 const MISCONFIGURED: [&str; 5] = [
     "chat not found",
     "chat_id is empty",
@@ -24,7 +24,7 @@ const MISCONFIGURED: [&str; 5] = [
     "PEER_ID_INVALID",
 ];
 
-/// What the API answers.
+/// Response of the API.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct TelegramReply {
@@ -73,9 +73,9 @@ fn judge(mut answer: ChannelResponse) -> Delivery {
         .map(Duration::from_secs)
         .or(answer.retry_after);
     match answer.status {
-        // A page of something in between is not the API.
+        // A page of a proxy, not the API's response.
         200..300 if !reply.ok => answer.failed(),
-        // The answer repeats the message.
+        // The response repeats the message.
         200..300 => Delivery::Delivered(format!("status {}", answer.status)),
         400 if MISCONFIGURED
             .iter()
@@ -90,14 +90,14 @@ fn judge(mut answer: ChannelResponse) -> Delivery {
 
 fn body(chat_id: &str, message: &Message, sender: Sender<'_>) -> Value {
     let fitted = |text: &str, limit| escape(&fit(text, limit, escaped));
-    let mut text = format!("<b>{}</b>", fitted(&message.title(), TITLE));
+    let mut text = format!("<b>{}</b>", fitted(&message.title(), MAX_TITLE));
     let lines = message.lines(sender.now).join("\n");
     if !lines.is_empty() {
         text.push('\n');
-        text.push_str(&fitted(&lines, LINES));
+        text.push_str(&fitted(&lines, MAX_LINES));
     }
     text.push_str(&format!("\nrefreshd on {}", escape(sender.instance)));
-    // A long address is left out: half of it would be none.
+    // A long address is left out: a truncated one would be useless.
     if let Some(url) = sender.url.map(escape).filter(|url| url.len() < 300) {
         text.push_str(&format!(
             ", <a href=\"{}\">status page</a>",

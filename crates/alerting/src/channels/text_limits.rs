@@ -1,16 +1,16 @@
-//! Texts as receivers take them: fitted into their limits, escaped for their markup. Must not know a receiver.
+//! Fits texts into the limits of receivers, and escapes them for their markup. Must not know a receiver.
 
 use serde_json::{Map, Value, json};
 
 use super::sender::Sender;
 use crate::message::Message;
 
-/// Characters as most receivers count them.
+/// Length in UTF-16 units, as most receivers count.
 pub(super) const fn utf16(c: char) -> usize {
     c.len_utf16()
 }
 
-/// The same of a text that will be escaped.
+/// Length in UTF-16 units after escaping.
 pub(super) const fn escaped(c: char) -> usize {
     match c {
         '&' => 5,
@@ -19,10 +19,10 @@ pub(super) const fn escaped(c: char) -> usize {
     }
 }
 
-/// As much of a text as costs no more than `limit`; one that is cut ends so.
+/// The longest prefix within `limit`; a truncated one ends with a mark.
 pub(super) fn fit(text: &str, limit: usize, cost: fn(char) -> usize) -> String {
     let mut spent = 0;
-    // Where it would be cut: one place is kept for the mark.
+    // Position of the cut, with room for the mark.
     let mut cut = 0;
     for (at, c) in text.char_indices() {
         if spent < limit {
@@ -36,19 +36,19 @@ pub(super) fn fit(text: &str, limit: usize, cost: fn(char) -> usize) -> String {
     text.to_owned()
 }
 
-/// For the markups of Slack and Telegram, which know these three.
+/// Escapes for the markups of Slack and Telegram.
 pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")
 }
 
-/// In one line: a header, a variable or an argument must not become two.
+/// Joins lines: a header, a variable or an argument must not become two.
 pub(super) fn line(text: &str) -> String {
     refreshd_secrets::mask::line(text)
 }
 
-/// All that a message says, for programs.
+/// All fields of a message, for programs.
 pub(super) fn details(message: &Message, sender: Sender<'_>) -> Map<String, Value> {
     let (subject, name) = message.subject.label().unwrap_or(("daemon", ""));
     let details = json!({
@@ -59,7 +59,7 @@ pub(super) fn details(message: &Message, sender: Sender<'_>) -> Map<String, Valu
         "severity": message.severity.as_str(),
         "subject": subject,
         "name": name,
-        "whom": message.whom(),
+        "whom": message.affected(),
         "title": message.title(),
         "lines": message.lines(sender.now),
         "reason": message.reason,
@@ -86,7 +86,7 @@ mod tests {
         assert_eq!(fit("short", 5, utf16), "short");
         assert_eq!(fit("longer", 5, utf16), "long…");
         assert_eq!(fit("", 0, utf16), "");
-        // An emoji counts twice and is not halved.
+        // An emoji has two units and is not split.
         assert_eq!(fit("🦀🦀🦀", 5, utf16), "🦀🦀…");
         assert_eq!(fit("🦀🦀🦀", 4, utf16), "🦀…");
         for (text, cost) in [

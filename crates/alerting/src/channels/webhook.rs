@@ -1,7 +1,7 @@
-//! Any HTTP server: the body that Alertmanager sends to webhooks (version 4), or what the channel's template makes.
+//! Any HTTP server: the body that Alertmanager sends to webhooks (version 4), or the channel's template.
 //!
-//! An incident is one alert here, from its first message to its last: the fingerprint does not change with the severity,
-//! so that a receiver does not hear an end when it becomes worse. Must not invent a field: receivers are strict.
+//! An incident is one alert from its first message to its last: the fingerprint does not change with the severity, so
+//! that a receiver does not see a resolution when it becomes worse. Must not invent a field: receivers are strict.
 
 use reqwest::Method;
 use serde_json::{Map, Value, json};
@@ -14,10 +14,9 @@ use crate::message::{Event, Message};
 use crate::template::Template;
 use refreshd_secrets::{ChannelSecret, Fingerprint};
 
-/// The time that Go writes where there is none.
-const NEVER: &str = "0001-01-01T00:00:00Z";
+/// Go's zero time, which Alertmanager writes for "not yet".
+const ZERO_TIME: &str = "0001-01-01T00:00:00Z";
 
-/// Where to.
 pub(super) struct To<'a> {
     pub(super) channel: &'a str,
     pub(super) url: &'a ChannelSecret,
@@ -32,7 +31,7 @@ pub(super) async fn send(
     sender: Sender<'_>,
 ) -> Delivery {
     let Some(template) = template else {
-        let said = post(
+        let delivery = post(
             wire,
             &to,
             "application/json",
@@ -40,17 +39,17 @@ pub(super) async fn send(
             sender,
         )
         .await;
-        // Whoever keeps books would keep the test open, and take the next one for a repetition.
-        if message.event == Event::Test && matches!(said, Delivery::Delivered(_)) {
+        // A receiver with its own list of alerts would keep the test open, and take the next one for a repetition.
+        if message.event == Event::Test && matches!(delivery, Delivery::Delivered(_)) {
             let end = body(to.channel, message, false, sender).to_string();
             return post(wire, &to, "application/json", end, sender).await;
         }
-        return said;
+        return delivery;
     };
     match template.render(message, sender.instance, sender.url, sender.now) {
         Ok(body) => post(wire, &to, template.content_type(), body, sender).await,
         Err(fault) => Delivery::Rejected(format!(
-            "the channel's template makes no body of it: {fault}"
+            "the channel's template cannot render the message: {fault}"
         )),
     }
 }
@@ -86,7 +85,7 @@ async fn post(
     }
 }
 
-/// The body of version 4. A test fires first and is over then; of others `fires` is what they are.
+/// Body of version 4. A test fires and resolves; for other messages `fires` is their state.
 fn body(channel: &str, message: &Message, fires: bool, sender: Sender<'_>) -> Value {
     let firing = message.event != Event::Resolved && fires;
     let status = if firing { "firing" } else { "resolved" };
@@ -100,7 +99,7 @@ fn body(channel: &str, message: &Message, fires: bool, sender: Sender<'_>) -> Va
         .collect();
     let url = sender.url.unwrap_or_default();
     let ends = if firing {
-        NEVER.to_owned()
+        ZERO_TIME.to_owned()
     } else {
         message.at.max(message.since).to_string()
     };
@@ -126,7 +125,7 @@ fn body(channel: &str, message: &Message, fires: bool, sender: Sender<'_>) -> Va
     })
 }
 
-/// Sixteen digits, as Alertmanager's.
+/// Sixteen hex digits, as in Alertmanager.
 fn fingerprint(key: &str) -> String {
     Fingerprint::of(key.as_bytes())
         .bytes()

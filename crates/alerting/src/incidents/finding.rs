@@ -1,4 +1,4 @@
-//! Something that is wrong now, in the terms of incidents. Must not decide what is told of it.
+//! A finding: something that is wrong now. Must not decide on notifications.
 
 use std::time::Duration;
 
@@ -6,63 +6,63 @@ use crate::message::MessageSubject;
 use crate::severity::Severity;
 use refreshd_time::Timestamp;
 
-/// The measure of time where no token is concerned.
+/// Unit for intervals where no token is affected.
 pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(3600);
 
-/// Something that is wrong.
+/// Something that is wrong now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// The incident it is by itself.
+    /// Key of its incident when it is not grouped.
     pub key: String,
-    /// What that is about.
+    /// Subject of that incident.
     pub subject: MessageSubject,
-    /// What it is grouped into, with others like it.
+    /// Group that it may join.
     pub group: Option<GroupKey>,
-    /// The steps it has reached; none: there is nothing to tell of it now, and it is not over.
+    /// Escalation steps reached. Empty: no notification is due, but the problem is not over.
     pub reached: Vec<ReachedStep>,
-    /// What happened.
+    /// Cause.
     pub reason: String,
-    /// What to do.
+    /// Required action.
     pub action: String,
-    /// What to do where it is one of many; `PORTAL` stands for each.
+    /// Required action when grouped; `PORTAL` stands for each portal.
     pub action_for_all: String,
-    /// When it began.
+    /// Beginning.
     pub since: Timestamp,
-    /// When the token ends.
+    /// Expiry of the token.
     pub expires_at: Option<Timestamp>,
-    /// How long the token lives.
+    /// Lifetime of the token.
     pub lifetime: Duration,
-    /// The portal concerned, if it is one's.
+    /// Affected portal, if it is a portal's.
     pub portal: Option<String>,
-    /// Folded, it is no incident of its own any more: what that said of the portal alone is not so.
+    /// In a group it is no incident of its own: its own incident was wrong to blame the portal alone, and is closed.
     pub is_of_group: bool,
 }
 
-/// What troubles have in common.
+/// Common cause of findings.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct GroupKey {
-    /// The incident that they are together.
+    /// Key of the group's incident.
     pub key: String,
-    /// What that is about.
+    /// Subject of that incident.
     pub subject: MessageSubject,
-    /// Whether they are one however few they are: what is wrong is not the portals'.
+    /// One finding is enough for the group: the cause is not the portal's.
     pub always: bool,
 }
 
-/// A step that was reached.
+/// An escalation step that was reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReachedStep {
-    /// Names it within an incident: the step's key, and for what only a person can mend its kind too, since something
-    /// else is to be done then.
+    /// Identifies the step within an incident: the step's key, plus its kind for problems that need manual action,
+    /// since another kind needs another action.
     pub id: String,
-    /// How loud.
+    /// Severity.
     pub severity: Severity,
-    /// The channels that hear of it; `None`: all, from warning up.
+    /// Channels to notify; `None`: all, from `warning` on.
     pub notify: Option<Vec<String>>,
 }
 
 impl Finding {
-    /// One about a portal, or about the daemon itself, with nothing in it yet.
+    /// An empty finding about a portal, or about the daemon.
     #[must_use]
     pub fn blank(portal: Option<&str>, now: Timestamp) -> Self {
         Self {

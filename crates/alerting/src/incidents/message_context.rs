@@ -1,4 +1,4 @@
-//! What is wrong now, as one incident tells it. Must not decide whether it is told.
+//! Current facts of one incident, from one finding or a group. Must not decide whether anything is sent.
 
 use std::time::Duration;
 
@@ -7,35 +7,34 @@ use crate::Severity;
 use crate::message::{Event, Message, MessageSubject};
 use refreshd_time::Timestamp;
 
-/// What is wrong now, as one incident tells it: of one trouble, or of several that are grouped.
+/// Current facts of one incident, from one finding or a group of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MessageContext {
-    /// The incident's.
+    /// Key of the incident.
     pub key: String,
-    /// What it is about.
+    /// Subject of the incident.
     pub subject: MessageSubject,
-    /// The steps that were reached, by any of the troubles.
+    /// Escalation steps that any of the findings reached.
     pub reached: Vec<ReachedStep>,
-    /// What happened.
+    /// Cause.
     pub reason: String,
-    /// What to do.
+    /// Required action.
     pub action: String,
-    /// When it began.
+    /// Beginning.
     pub since: Timestamp,
-    /// When the soonest token ends.
+    /// Earliest expiry among the tokens.
     pub expires_at: Option<Timestamp>,
-    /// The portals, the soonest to expire first.
+    /// Portals, earliest expiry first.
     pub portals: Vec<String>,
-    /// How many portals there are.
+    /// Number of portals.
     pub count: u64,
-    /// Whether they are too few to be grouped anew.
+    /// True if the portals are too few for a new group.
     pub few: bool,
-    /// How long the tokens live.
+    /// Lifetime of the tokens.
     pub lifetime: Duration,
 }
 
 impl MessageContext {
-    /// What is said of it.
     pub(super) fn message(&self, event: Event, severity: Severity, now: Timestamp) -> Message {
         Message {
             key: self.key.clone(),

@@ -1,9 +1,8 @@
-//! Incidents: one open problem each, of a portal, an app, an authorization server or the daemon, with its whole life.
+//! Incidents: one problem each, of a portal, an app, an authorization server or the daemon, with its lifecycle.
 //!
-//! Level-triggered. [`finding`] says what is wrong with a portal now, [`reconcile`] gathers all that is wrong and groups what
-//! has one cause, and [`Incident::update`] and [`Incident::close`] decide what people are told of it. So whatever happens in
-//! between, a crash or a restart, the next look finds what has not been told yet, and tells it once. Must not read a
-//! clock, nor send.
+//! Level-triggered. [`finding`] describes what is wrong now, [`reconcile`] groups findings by cause, and
+//! [`Incident::update`] and [`Incident::close`] decide on notifications. After a crash or a restart, the next
+//! collection therefore finds what was not notified yet, and notifies it once. Must not read a clock, nor send.
 
 pub mod finding;
 mod message_context;
@@ -21,87 +20,91 @@ pub use message_context::MessageContext;
 pub use reconcile::{AlertRules, Reconciled, Reconciler};
 use refreshd_time::Timestamp;
 
-/// The first repetition comes after this time, each further one after twice the time of the one before.
+/// Delay before the first repetition, and its maximum; it doubles with each repetition.
 const REPEAT: (Duration, Duration) = (Duration::from_secs(3600), Duration::from_secs(24 * 3600));
-/// A problem that comes back within so many lives of a token after its end is the same one, and flaps.
+/// A problem that returns within this many token lifetimes after its end is the same incident, flapping.
 const FLAP_LIVES: u32 = 2;
-/// What comes back is told again when it has lasted for this part of a life, and twice that each further time.
+/// A flapping incident is notified once it has lasted for this fraction of a token lifetime; the time doubles with each
+/// flap.
 const FLAP_HOLD: u32 = 6;
-/// A clock may be corrected by so much at any time.
+/// Tolerated clock correction.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(60);
-/// Limits of both, for tokens that live very long.
-const LONGEST_FLAP: Duration = Duration::from_secs(24 * 3600);
-const LONGEST_HOLD: Duration = Duration::from_secs(3600);
+/// Upper limits of both, for long-lived tokens.
+const MAX_FLAP_WINDOW: Duration = Duration::from_secs(24 * 3600);
+const MAX_HOLD: Duration = Duration::from_secs(3600);
 
-/// One problem, from its first sign until it has been over for some time.
+/// One problem, from its first sign until the time in which it may flap is over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Incident {
-    /// Names it; see [`Message::key`].
+    /// Identifier; see [`Message::key`].
     pub key: String,
-    /// Open, or over.
+    /// Stage of the lifecycle.
     pub stage: Stage,
-    /// The steps it has reached that are dealt with: told, or not worth telling.
-    pub told: BTreeSet<String>,
-    /// Each severity it has reached, and when.
+    /// Escalation steps that need no further notification: notified, or not worth one.
+    #[serde(rename = "told")]
+    pub handled_steps: BTreeSet<String>,
+    /// Severities reached, and when.
     pub levels: Vec<(Severity, Timestamp)>,
-    /// The channels that were told of it, and will hear of its end.
-    pub heard: BTreeSet<String>,
-    /// Whether anybody was told since it began, or came back.
-    pub spoken: bool,
-    /// The loudest that was told, also before it came back.
+    /// Channels that were notified. They receive the resolution too.
+    #[serde(rename = "heard")]
+    pub notified_channels: BTreeSet<String>,
+    /// True if any channel was notified since the incident opened or reopened.
+    #[serde(rename = "spoken")]
+    pub is_notified: bool,
+    /// Highest severity notified, including before it reopened.
     pub worst: Severity,
-    /// The newest message about it.
+    /// Latest message.
     pub latest: Message,
-    /// Repetitions since something new was told.
+    /// Repetitions since the last news.
     pub repeats: u32,
-    /// How often it came back.
+    /// Number of times that the incident reopened.
     pub flaps: u32,
-    /// Since when so few portals are left in it that each could be told of by itself.
+    /// Since when the group has so few portals that each could be an incident of its own.
     pub few_since: Option<Timestamp>,
-    /// How long the tokens concerned live: the measure of its times.
+    /// Lifetime of the affected tokens: the unit for the incident's intervals.
     pub lifetime: Duration,
 }
 
-/// Where an incident stands.
+/// Stage of an incident's lifecycle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stage {
-    /// People know as much as there is to know.
+    /// Open, and notified as far as its steps demand.
     Open,
-    /// Somebody has taken it on: it is not repeated.
+    /// An operator acknowledged it: it is not repeated.
     Acknowledged,
-    /// It came back soon after its end, which people know of; they hear of it if it lasts until then.
+    /// It reopened soon after a resolution that was notified. It is notified if it lasts until then.
     Back {
-        /// Until then it is not told again, unless it gets worse than it was.
+        /// No notification before this time, unless the severity exceeds the worst so far.
         hold_until: Timestamp,
     },
-    /// It is over since then; remembered for some time, in case it comes back.
+    /// Resolved; kept for some time to detect flapping.
     Over {
-        /// Since when.
+        /// When it was resolved.
         at: Timestamp,
     },
 }
 
-/// A message and the channels it is for.
+/// A message and the channels that receive it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notification {
-    /// What is said.
+    /// The message.
     pub message: Message,
-    /// To whom; those who hear of this incident for the first time are marked.
+    /// Receiving channels. `true` marks the first message of this incident to the channel.
     pub to: Vec<(String, bool)>,
 }
 
 impl Incident {
-    /// A problem that is not told yet.
+    /// An incident that was not notified yet.
     #[must_use]
     pub fn new(view: &MessageContext, now: Timestamp) -> Self {
         Self {
             key: view.key.clone(),
             stage: Stage::Open,
-            told: BTreeSet::new(),
+            handled_steps: BTreeSet::new(),
             levels: Vec::new(),
-            heard: BTreeSet::new(),
-            spoken: false,
+            notified_channels: BTreeSet::new(),
+            is_notified: false,
             worst: Severity::Notice,
             latest: view.message(Event::Opened, Severity::Notice, now),
             repeats: 0,
@@ -111,13 +114,13 @@ impl Incident {
         }
     }
 
-    /// Whether it is there now.
+    /// Returns whether the incident is not resolved.
     #[must_use]
     pub const fn is_open(&self) -> bool {
         !matches!(self.stage, Stage::Over { .. })
     }
 
-    /// How loud it is, or was.
+    /// Current severity, or the last one.
     #[must_use]
     pub fn severity(&self) -> Severity {
         self.levels
@@ -125,7 +128,8 @@ impl Incident {
             .map_or(Severity::Notice, |(severity, _)| *severity)
     }
 
-    /// The problem is there. What there is to say of it now, to those of `channels` that are to hear it.
+    /// Applies the current facts of a problem that exists. Returns the notification that is due, for those of
+    /// `channels` that its steps name.
     pub fn update(
         &mut self,
         view: &MessageContext,
@@ -141,7 +145,7 @@ impl Incident {
         let new: Vec<_> = view
             .reached
             .iter()
-            .filter(|step| !self.told.contains(&step.id))
+            .filter(|step| !self.handled_steps.contains(&step.id))
             .cloned()
             .collect();
         let loudest = new.iter().map(|step| step.severity).max();
@@ -151,9 +155,9 @@ impl Incident {
             }
             self.stage = Stage::Open;
         }
-        // What is not louder than it was is no news.
+        // Steps below the current severity are not news.
         if let Some(loudest) = loudest.filter(|loudest| *loudest >= self.severity()) {
-            let event = if self.spoken {
+            let event = if self.is_notified {
                 Event::Raised
             } else {
                 Event::Opened
@@ -161,22 +165,23 @@ impl Incident {
             let to = recipients(&new, channels);
             self.merge(&new, loudest, now);
             if to.is_empty() {
-                self.latest = self.said(view, event, now);
+                self.latest = self.compose(view, event, now);
                 return None;
             }
             self.stage = Stage::Open;
             self.repeats = 0;
             return self.notify(view, event, to, now);
         }
-        self.told.extend(new.into_iter().map(|step| step.id));
+        self.handled_steps
+            .extend(new.into_iter().map(|step| step.id));
         if self.repeats_at(view.count).is_some_and(|at| at <= now) {
             self.repeats += 1;
-            return self.notify(view, Event::Repeated, self.heard.clone(), now);
+            return self.notify(view, Event::Repeated, self.notified_channels.clone(), now);
         }
         None
     }
 
-    /// The problem is gone, for this reason.
+    /// Resolves the incident, with the reason for the resolution.
     pub fn close(&mut self, reason: &str, now: Timestamp) -> Option<Notification> {
         self.clamp_to(now);
         if !self.is_open() {
@@ -184,27 +189,27 @@ impl Incident {
         }
         self.stage = Stage::Over { at: now };
         self.repeats = 0;
-        // What nobody has heard of, or believes to be over, does not end for anybody.
-        if !std::mem::take(&mut self.spoken) {
+        // Channels that were never notified, or were notified of a resolution already, get no other one.
+        if !std::mem::take(&mut self.is_notified) {
             return None;
         }
         let message = Message {
             reason: reason.to_owned(),
             ..self.latest.clone()
         };
-        self.address(
+        self.notification(
             Message {
                 event: Event::Resolved,
                 at: now,
                 ..message
             },
-            self.heard.clone(),
+            self.notified_channels.clone(),
         )
     }
 
-    /// Somebody takes it on: no repetitions until it gets worse.
+    /// Acknowledges the incident: no repetitions until it gets worse.
     pub fn acknowledge(&mut self, now: Timestamp) -> Option<Notification> {
-        if !matches!(self.stage, Stage::Open) || !self.spoken {
+        if !matches!(self.stage, Stage::Open) || !self.is_notified {
             return None;
         }
         self.stage = Stage::Acknowledged;
@@ -213,17 +218,18 @@ impl Incident {
             at: now,
             ..self.latest.clone()
         };
-        self.address(message, self.heard.clone())
+        self.notification(message, self.notified_channels.clone())
     }
 
-    /// From when on the few portals that are left are told of one by one: an outage that ends is over for them too by then.
+    /// When the few portals that are left become incidents of their own. Until then, the end of the outage may reach
+    /// them too.
     #[must_use]
     pub fn splits_at(&self) -> Option<Timestamp> {
         self.few_since
-            .map(|since| since + (self.lifetime / FLAP_HOLD).min(LONGEST_HOLD))
+            .map(|since| since + (self.lifetime / FLAP_HOLD).min(MAX_HOLD))
     }
 
-    /// When there may be something to say of it though nothing changes.
+    /// Next time at which a notification may be due although nothing changes.
     #[must_use]
     pub fn next(&self) -> Option<Timestamp> {
         let at = match self.stage {
@@ -234,28 +240,32 @@ impl Incident {
         [at, self.splits_at()].into_iter().flatten().min()
     }
 
-    /// Whether it has been over for so long that its return would be another problem.
+    /// Returns whether its return would be a new incident.
     #[must_use]
     pub fn is_past(&self, now: Timestamp) -> bool {
         matches!(self.stage, Stage::Over { at } if !self.is_recent(at, now))
     }
 
-    /// It is there again, a moment or an age after its end. It begins anew, but for what people remember.
+    /// Reopens a resolved incident. Only what recipients remember is kept: who was notified, the worst severity, the
+    /// flaps.
     fn reopen(&mut self, ended: Timestamp, view: &MessageContext, now: Timestamp) {
         let (worst, flaps) = (self.worst, self.flaps.saturating_add(1));
-        // What nobody has heard of cannot be heard of twice.
-        if self.heard.is_empty() || !self.is_recent(ended, now) {
+        // Without a notification there is nothing to hold back.
+        if self.notified_channels.is_empty() || !self.is_recent(ended, now) {
             *self = Self::new(view, now);
             return;
         }
         let hold = (self.lifetime / FLAP_HOLD).saturating_mul(1 << (flaps - 1).min(10));
         let stage = Stage::Back {
-            hold_until: now + hold.min(LONGEST_HOLD),
+            hold_until: now + hold.min(MAX_HOLD),
         };
-        let (heard, number) = (std::mem::take(&mut self.heard), self.latest.number);
+        let (notified_channels, number) = (
+            std::mem::take(&mut self.notified_channels),
+            self.latest.number,
+        );
         *self = Self {
             stage,
-            heard,
+            notified_channels,
             worst,
             flaps,
             ..Self::new(view, now)
@@ -263,29 +273,33 @@ impl Incident {
         self.latest.number = number;
     }
 
-    /// Whether an end is so recent that what comes back is the same. An end ahead of now was noted by a clock that has been
-    /// set back since: nobody knows how long ago it was, and to tell twice is better than not to tell.
+    /// Returns whether the end is recent enough for the incident to be flapping. An end in the future was recorded by a clock
+    /// that was set back since; its age is unknown, and a duplicate notification is better than a missing one.
     fn is_recent(&self, ended: Timestamp, now: Timestamp) -> bool {
-        let window = self.lifetime.saturating_mul(FLAP_LIVES).min(LONGEST_FLAP);
+        let window = self
+            .lifetime
+            .saturating_mul(FLAP_LIVES)
+            .min(MAX_FLAP_WINDOW);
         ended <= now + CLOCKS_DIFFER && now < ended + window
     }
 
     fn merge(&mut self, new: &[ReachedStep], loudest: Severity, now: Timestamp) {
-        self.told.extend(new.iter().map(|step| step.id.clone()));
+        self.handled_steps
+            .extend(new.iter().map(|step| step.id.clone()));
         if self.levels.is_empty() || loudest > self.severity() {
             self.levels.push((loudest, now));
         }
     }
 
-    /// Only what somebody was told of is repeated.
+    /// Only notified incidents are repeated.
     fn repeats_at(&self, count: u64) -> Option<Timestamp> {
         if !matches!(self.stage, Stage::Open)
-            || self.heard.is_empty()
+            || self.notified_channels.is_empty()
             || self.severity() < Severity::Warning
         {
             return None;
         }
-        // More portals than were told of: that is news, though no reason to hurry.
+        // More portals than in the latest message are news, but not urgent: the back-off starts again.
         let repeats = if count > self.latest.count {
             0
         } else {
@@ -301,11 +315,11 @@ impl Incident {
         to: BTreeSet<String>,
         now: Timestamp,
     ) -> Option<Notification> {
-        let message = self.said(view, event, now);
-        self.address(message, to)
+        let message = self.compose(view, event, now);
+        self.notification(message, to)
     }
 
-    fn said(&self, view: &MessageContext, event: Event, now: Timestamp) -> Message {
+    fn compose(&self, view: &MessageContext, event: Event, now: Timestamp) -> Message {
         let mut message = view.message(event, self.severity(), now);
         message.levels.clone_from(&self.levels);
         message.number = self.latest.number;
@@ -322,24 +336,24 @@ impl Incident {
         message
     }
 
-    fn address(&mut self, mut message: Message, to: BTreeSet<String>) -> Option<Notification> {
+    fn notification(&mut self, mut message: Message, to: BTreeSet<String>) -> Option<Notification> {
         if to.is_empty() {
             return None;
         }
-        if !self.heard.is_empty() {
+        if !self.notified_channels.is_empty() {
             message.number = self.latest.number.saturating_add(1);
         }
         self.latest = message.clone();
-        self.spoken |= message.event != Event::Resolved;
+        self.is_notified |= message.event != Event::Resolved;
         self.worst = self.worst.max(message.severity);
         let to: Vec<_> = to
             .into_iter()
-            .map(|name| (name.clone(), self.heard.insert(name)))
+            .map(|name| (name.clone(), self.notified_channels.insert(name)))
             .collect();
         Some(Notification { message, to })
     }
 
-    /// After the clock was set back no moment lies ahead of now, or nothing would be said for as long as the step.
+    /// After the clock was set back, times in the future would suppress notifications for as long as the step.
     fn clamp_to(&mut self, now: Timestamp) {
         self.latest.at = self.latest.at.min(now);
         self.latest.since = self.latest.since.min(now);
@@ -347,13 +361,13 @@ impl Incident {
             *at = (*at).min(now);
         }
         match &mut self.stage {
-            Stage::Back { hold_until } => *hold_until = (*hold_until).min(now + LONGEST_HOLD),
+            Stage::Back { hold_until } => *hold_until = (*hold_until).min(now + MAX_HOLD),
             Stage::Open | Stage::Acknowledged | Stage::Over { .. } => {}
         }
     }
 }
 
-/// Who is to hear of these steps. A step without a list is for everybody, from warning up.
+/// Channels to notify of these steps. A step without a list goes to every channel, from `warning` on.
 fn recipients(steps: &[ReachedStep], channels: &[String]) -> BTreeSet<String> {
     let to = |step: &ReachedStep| match &step.notify {
         Some(names) => names.clone(),

@@ -1,7 +1,8 @@
-//! All that is wrong, gathered in one look: what has one cause is grouped, and each incident meets what it is about.
+//! Reconciles the incidents with the findings of one collection: findings with one cause are grouped, and each incident
+//! is opened, updated or closed.
 //!
-//! Memory does not grow with the number of troubled portals: of those that are grouped a few are kept by name. Must not
-//! know where troubles come from.
+//! Memory does not grow with the number of findings: a group keeps the details of a few. Must not know where findings
+//! come from.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,60 +12,60 @@ use crate::message::MessageSubject;
 use refreshd_time::Timestamp;
 
 /// Portals that a message names.
-const NAMED: usize = 20;
+const MAX_NAMED_PORTALS: usize = 20;
 
-/// All incidents, by their keys.
+/// All incidents by key.
 pub type Incidents = BTreeMap<String, Incident>;
 
-/// What decides besides what is wrong.
+/// Inputs of the decision besides the findings.
 #[derive(Clone, Debug)]
 pub struct AlertRules {
-    /// So many troubles with one cause are one incident.
+    /// From this many findings with one cause on, they are one incident.
     pub group_threshold: usize,
-    /// The channels that hear of incidents.
+    /// Channels that receive incidents.
     pub channels: Vec<String>,
-    /// Now.
+    /// Current time.
     pub now: Timestamp,
 }
 
-/// Gathers troubles, as many as there are.
+/// Collects findings and decides.
 pub struct Reconciler<'a> {
     incidents: &'a Incidents,
     group_threshold: usize,
     now: Timestamp,
     groups: BTreeMap<GroupKey, FindingGroup>,
     alone: Vec<Finding>,
-    /// Open incidents whose trouble is still there, though they may have nothing to say of it.
+    /// Open incidents whose finding still exists, even if no notification is due.
     seen: BTreeSet<String>,
-    /// Open incidents whose trouble is another one's now, by its key.
+    /// Open incidents whose finding moved to another incident, with that one's key.
     moved: BTreeMap<String, String>,
 }
 
-/// Troubles with one cause.
+/// Findings with one cause.
 #[derive(Default)]
 struct FindingGroup {
     count: u64,
-    /// The soonest to expire.
+    /// The ones that expire first.
     kept: Vec<Finding>,
     reached: BTreeMap<String, ReachedStep>,
     since: Option<Timestamp>,
 }
 
-/// What there is to do after a look.
+/// Result of a reconciliation.
 #[derive(Debug, Default)]
 pub struct Reconciled {
     /// Incidents that changed.
     pub changed: Vec<Incident>,
-    /// Incidents that are long over.
+    /// Keys of incidents that are resolved and no longer able to flap.
     pub forgotten: Vec<String>,
-    /// What people are told.
-    pub tellings: Vec<Notification>,
-    /// When to look again though nothing changes.
+    /// Notifications to send.
+    pub notifications: Vec<Notification>,
+    /// Time of the next reconciliation if nothing changes.
     pub next: Option<Timestamp>,
 }
 
 impl<'a> Reconciler<'a> {
-    /// Nothing is known to be wrong yet.
+    /// Starts without findings.
     #[must_use]
     pub fn new(incidents: &'a Incidents, group_threshold: usize, now: Timestamp) -> Self {
         Self {
@@ -78,38 +79,38 @@ impl<'a> Reconciler<'a> {
         }
     }
 
-    /// Something is wrong. Of what is silenced nothing is told, but it is not over.
-    pub fn add(&mut self, trouble: Finding, silenced: bool) {
-        if self.is_open(&trouble.key) {
-            let of_group = trouble
+    /// Adds a finding. A silenced one sends no notification, but keeps its incident open.
+    pub fn add(&mut self, finding: Finding, silenced: bool) {
+        if self.is_open(&finding.key) {
+            let of_group = finding
                 .group
                 .as_ref()
-                .filter(|group| group.always && trouble.is_of_group && !silenced);
+                .filter(|group| group.always && finding.is_of_group && !silenced);
             match of_group {
                 Some(group) => {
-                    self.moved.insert(trouble.key.clone(), group.key.clone());
+                    self.moved.insert(finding.key.clone(), group.key.clone());
                 }
                 None => {
-                    self.seen.insert(trouble.key.clone());
+                    self.seen.insert(finding.key.clone());
                 }
             }
         }
         if silenced {
-            let group = trouble.group.filter(|group| self.is_open(&group.key));
+            let group = finding.group.filter(|group| self.is_open(&group.key));
             self.seen.extend(group.map(|group| group.key));
             return;
         }
-        let Some(group) = &trouble.group else {
-            return self.alone.push(trouble);
+        let Some(group) = &finding.group else {
+            return self.alone.push(finding);
         };
-        let kept = NAMED.max(self.group_threshold);
+        let kept = MAX_NAMED_PORTALS.max(self.group_threshold);
         self.groups
             .entry(group.clone())
             .or_default()
-            .add(trouble, kept);
+            .add(finding, kept);
     }
 
-    /// Open incidents whose trouble nobody has added: they are over, whatever ended them.
+    /// Open incidents without a finding: they are to be resolved, whatever the reason.
     #[must_use]
     pub fn unseen(&self) -> Vec<String> {
         let views: BTreeSet<_> = self.views().into_iter().map(|view| view.key).collect();
@@ -125,13 +126,13 @@ impl<'a> Reconciler<'a> {
             .collect()
     }
 
-    /// The incident that has taken this one's trouble over.
+    /// Incident that this incident's finding moved to.
     #[must_use]
     pub fn moved_to(&self, key: &str) -> Option<&str> {
         self.moved.get(key).map(String::as_str)
     }
 
-    /// How many troubles there are with the cause that this incident groups.
+    /// Number of findings with the cause that this incident groups.
     #[must_use]
     pub fn left(&self, key: &str) -> u64 {
         self.groups
@@ -141,11 +142,11 @@ impl<'a> Reconciler<'a> {
             .sum()
     }
 
-    /// What each incident comes to. `endings` says why those of [`Self::unseen`] are over; one that is not in there is
-    /// left as it is.
+    /// Decides on each incident. `endings` holds the reason for each of [`Self::unseen`]; one without a reason stays as
+    /// it is.
     #[must_use]
-    pub fn decide(self, terms: &AlertRules, endings: &BTreeMap<String, String>) -> Reconciled {
-        let AlertRules { channels, now, .. } = terms;
+    pub fn decide(self, rules: &AlertRules, endings: &BTreeMap<String, String>) -> Reconciled {
+        let AlertRules { channels, now, .. } = rules;
         let mut decision = Reconciled::default();
         let mut next: Option<Timestamp> = None;
         let mut after = |at: Option<Timestamp>| next = [next, at].into_iter().flatten().min();
@@ -161,8 +162,8 @@ impl<'a> Reconciler<'a> {
             }
             let mut incident = before.cloned().unwrap_or_else(|| Incident::new(view, *now));
             let others: Vec<_>;
-            let hear = match &view.subject {
-                // A channel that does not deliver is told of to the others.
+            let receivers = match &view.subject {
+                // A failing channel is reported to the other channels.
                 MessageSubject::Channel(name) => {
                     others = channels
                         .iter()
@@ -173,7 +174,9 @@ impl<'a> Reconciler<'a> {
                 }
                 _ => channels,
             };
-            decision.tellings.extend(incident.update(view, hear, *now));
+            decision
+                .notifications
+                .extend(incident.update(view, receivers, *now));
             after(incident.next());
             if before != Some(&incident) {
                 decision.changed.push(incident);
@@ -188,7 +191,7 @@ impl<'a> Reconciler<'a> {
                 endings.get(key),
             ) {
                 let mut incident = before.clone();
-                decision.tellings.extend(incident.close(reason, *now));
+                decision.notifications.extend(incident.close(reason, *now));
                 decision.changed.push(incident);
             } else if before.is_past(*now) {
                 decision.forgotten.push(key.clone());
@@ -202,8 +205,8 @@ impl<'a> Reconciler<'a> {
         self.incidents.get(key).is_some_and(Incident::is_open)
     }
 
-    /// Many with one cause are one; few are themselves. One that is grouped already stays so until half as many are left, and
-    /// for some time then.
+    /// Returns whether the findings are one incident. An existing group stays until half the threshold is left, and for some
+    /// time after that.
     fn is_grouped(&self, group: &GroupKey, gathered: &FindingGroup) -> bool {
         if group.always || gathered.count >= self.group_threshold as u64 {
             return true;
@@ -234,22 +237,22 @@ impl<'a> Reconciler<'a> {
 }
 
 impl FindingGroup {
-    fn add(&mut self, trouble: Finding, most: usize) {
+    fn add(&mut self, finding: Finding, most: usize) {
         self.count += 1;
         self.since = Some(
             self.since
-                .map_or(trouble.since, |since| since.min(trouble.since)),
+                .map_or(finding.since, |since| since.min(finding.since)),
         );
-        for step in &trouble.reached {
+        for step in &finding.reached {
             self.reached
                 .entry(step.id.clone())
                 .or_insert_with(|| step.clone());
         }
         let at = self
             .kept
-            .partition_point(|kept| urgency(kept) <= urgency(&trouble));
+            .partition_point(|kept| urgency(kept) <= urgency(&finding));
         if at < most {
-            self.kept.insert(at, trouble);
+            self.kept.insert(at, finding);
             self.kept.truncate(most);
         }
     }
@@ -258,12 +261,12 @@ impl FindingGroup {
         let worst = self
             .kept
             .iter()
-            .max_by_key(|trouble| trouble.reached.iter().map(|step| step.severity).max())?;
+            .max_by_key(|finding| finding.reached.iter().map(|step| step.severity).max())?;
         let names = self
             .kept
             .iter()
-            .filter_map(|trouble| trouble.portal.clone())
-            .take(NAMED);
+            .filter_map(|finding| finding.portal.clone())
+            .take(MAX_NAMED_PORTALS);
         Some(MessageContext {
             key: group.key.clone(),
             subject: group.subject.clone(),
@@ -278,7 +281,7 @@ impl FindingGroup {
             expires_at: self
                 .kept
                 .iter()
-                .filter_map(|trouble| trouble.expires_at)
+                .filter_map(|finding| finding.expires_at)
                 .min(),
             portals: names.collect(),
             count: self.count,
@@ -288,23 +291,23 @@ impl FindingGroup {
     }
 }
 
-/// The order in which portals need help: no token at all comes first.
-fn urgency(trouble: &Finding) -> (Option<Timestamp>, &str) {
-    (trouble.expires_at, &trouble.key)
+/// Sort key: findings without a valid token first, then by expiry.
+fn urgency(finding: &Finding) -> (Option<Timestamp>, &str) {
+    (finding.expires_at, &finding.key)
 }
 
-fn alone(trouble: &Finding) -> MessageContext {
+fn alone(finding: &Finding) -> MessageContext {
     MessageContext {
-        key: trouble.key.clone(),
-        subject: trouble.subject.clone(),
-        reached: trouble.reached.clone(),
-        reason: trouble.reason.clone(),
-        action: trouble.action.clone(),
-        since: trouble.since,
-        expires_at: trouble.expires_at,
-        portals: trouble.portal.clone().into_iter().collect(),
-        count: u64::from(trouble.portal.is_some()),
+        key: finding.key.clone(),
+        subject: finding.subject.clone(),
+        reached: finding.reached.clone(),
+        reason: finding.reason.clone(),
+        action: finding.action.clone(),
+        since: finding.since,
+        expires_at: finding.expires_at,
+        portals: finding.portal.clone().into_iter().collect(),
+        count: u64::from(finding.portal.is_some()),
         few: false,
-        lifetime: trouble.lifetime,
+        lifetime: finding.lifetime,
     }
 }

@@ -1,4 +1,4 @@
-//! What people are told of an outage, minute by minute: each thing once, many things grouped, and the end.
+//! Notifications of outages, minute by minute: each once, grouped, and with a resolution.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ fn reached(step: &str, severity: Severity) -> ReachedStep {
     }
 }
 
-/// The steps of the built-in ladder up to this one.
+/// Steps of the built-in ladder up to this one.
 fn up_to(last: &str) -> Vec<ReachedStep> {
     use Severity::{Critical, Error, Notice, Warning};
     let ladder = [
@@ -43,7 +43,7 @@ fn dead() -> Vec<ReachedStep> {
     vec![reached("person@needs-authorization", Severity::Critical)]
 }
 
-fn trouble(portal: &str, reached: Vec<ReachedStep>, group: &str) -> Finding {
+fn finding(portal: &str, reached: Vec<ReachedStep>, group: &str) -> Finding {
     Finding {
         key: format!("portal/{portal}"),
         subject: MessageSubject::Portal(portal.into()),
@@ -64,7 +64,7 @@ fn trouble(portal: &str, reached: Vec<ReachedStep>, group: &str) -> Finding {
     }
 }
 
-/// Everybody who listens: `ops` and `pager`.
+/// Incidents with the channels `ops` and `pager`.
 #[derive(Default)]
 struct Watch {
     incidents: Incidents,
@@ -73,23 +73,23 @@ struct Watch {
 }
 
 impl Watch {
-    /// One look at these troubles; what is told, as `EVENT SEVERITY WHOM -> CHANNELS`.
-    fn look(&mut self, seconds: i64, troubles: impl IntoIterator<Item = Finding>) -> Vec<String> {
-        let mut survey = Reconciler::new(&self.incidents, 10, at(seconds));
-        for trouble in troubles {
-            let silenced = trouble
+    /// Reconciles these findings; the notifications as `EVENT SEVERITY SUBJECT -> CHANNELS`.
+    fn step(&mut self, seconds: i64, findings: impl IntoIterator<Item = Finding>) -> Vec<String> {
+        let mut reconciler = Reconciler::new(&self.incidents, 10, at(seconds));
+        for finding in findings {
+            let silenced = finding
                 .portal
                 .as_ref()
                 .is_some_and(|portal| self.silenced.contains(portal));
-            survey.add(trouble, silenced);
+            reconciler.add(finding, silenced);
         }
-        let endings = survey
+        let endings = reconciler
             .unseen()
             .into_iter()
             .map(|key| (key, "it is well again".to_owned()));
         let endings: BTreeMap<_, _> = endings.collect();
         let channels = vec!["ops".to_owned(), "pager".to_owned()];
-        let decision = survey.decide(
+        let decision = reconciler.decide(
             &AlertRules {
                 group_threshold: 10,
                 channels,
@@ -97,7 +97,7 @@ impl Watch {
             },
             &endings,
         );
-        // Through its stored form, as after a restart.
+        // Through the stored form, as after a restart.
         for incident in decision.changed {
             let stored = serde_json::to_string(&incident).unwrap();
             self.incidents
@@ -108,13 +108,17 @@ impl Watch {
             .iter()
             .for_each(|key| drop(self.incidents.remove(key)));
         self.next = decision.next;
-        let line = |telling: &Notification| {
-            let Notification { message, to } = telling;
+        let line = |notification: &Notification| {
+            let Notification { message, to } = notification;
             let to: Vec<_> = to.iter().map(|(name, _)| name.as_str()).collect();
             let (event, severity) = (message.event.as_str(), message.severity.as_str());
-            format!("{event} {severity} {} -> {}", message.whom(), to.join(" "))
+            format!(
+                "{event} {severity} {} -> {}",
+                message.affected(),
+                to.join(" ")
+            )
         };
-        decision.tellings.iter().map(line).collect()
+        decision.notifications.iter().map(line).collect()
     }
 }
 
@@ -123,55 +127,55 @@ const NOTHING: [&str; 0] = [];
 #[test]
 fn an_outage_of_one_portal_is_told_step_by_step_and_its_end_once() {
     let mut watch = Watch::default();
-    let acme = |last| [trouble("acme", up_to(last), "server/oauth")];
+    let acme = |last| [finding("acme", up_to(last), "server/oauth")];
     assert_eq!(
-        watch.look(0, acme("failed")),
+        watch.step(0, acme("failed")),
         NOTHING,
         "a notice is for the log"
     );
     assert_eq!(
-        watch.look(12 * MINUTE, acme("overdue")),
+        watch.step(12 * MINUTE, acme("overdue")),
         ["opened warning acme -> ops pager"]
     );
-    assert_eq!(watch.look(13 * MINUTE, acme("overdue")), NOTHING);
+    assert_eq!(watch.step(13 * MINUTE, acme("overdue")), NOTHING);
     assert_eq!(
-        watch.look(28 * MINUTE, acme("late")),
+        watch.step(28 * MINUTE, acme("late")),
         ["raised error acme -> ops pager"]
     );
     assert_eq!(
-        watch.look(34 * MINUTE, acme("expiring")),
+        watch.step(34 * MINUTE, acme("expiring")),
         ["raised critical acme -> ops pager"]
     );
     assert_eq!(
-        watch.look(40 * MINUTE, acme("expired")),
+        watch.step(40 * MINUTE, acme("expired")),
         ["raised critical acme -> ops pager"]
     );
     assert_eq!(
-        watch.look(45 * MINUTE, []),
+        watch.step(45 * MINUTE, []),
         ["resolved critical acme -> ops pager"]
     );
-    assert_eq!(watch.look(46 * MINUTE, []), NOTHING);
+    assert_eq!(watch.step(46 * MINUTE, []), NOTHING);
 }
 
 #[test]
 fn a_failure_that_is_only_logged_ends_without_a_word() {
     let mut watch = Watch::default();
-    watch.look(0, [trouble("acme", up_to("failed"), "server/oauth")]);
-    assert_eq!(watch.look(60, []), NOTHING);
+    watch.step(0, [finding("acme", up_to("failed"), "server/oauth")]);
+    assert_eq!(watch.step(60, []), NOTHING);
 }
 
 #[test]
 fn a_dead_grant_is_told_once_and_again_after_one_two_four_hours() {
     let mut watch = Watch::default();
-    let acme = || [trouble("acme", dead(), "app/crm/needs-authorization")];
-    let mut told = Vec::new();
+    let acme = || [finding("acme", dead(), "app/crm/needs-authorization")];
+    let mut sent = Vec::new();
     for minute in 0..40 * 60 {
-        if !watch.look(minute * MINUTE, acme()).is_empty() {
-            told.push(minute);
+        if !watch.step(minute * MINUTE, acme()).is_empty() {
+            sent.push(minute);
         }
     }
     assert_eq!(
-        told,
+        sent,
         [0, 60, 180, 420, 900, 1860],
         "at 0, 1, 3, 7, 15 and 31 hours"
     );
@@ -182,39 +186,39 @@ fn a_dead_grant_is_told_once_and_again_after_one_two_four_hours() {
 fn another_thing_to_do_is_news() {
     let mut watch = Watch::default();
     let blocked = vec![reached("person@blocked", Severity::Critical)];
-    watch.look(0, [trouble("acme", blocked, "app/crm/blocked")]);
-    let told = watch.look(
+    watch.step(0, [finding("acme", blocked, "app/crm/blocked")]);
+    let sent = watch.step(
         MINUTE,
-        [trouble("acme", dead(), "app/crm/needs-authorization")],
+        [finding("acme", dead(), "app/crm/needs-authorization")],
     );
-    assert_eq!(told, ["raised critical acme -> ops pager"]);
+    assert_eq!(sent, ["raised critical acme -> ops pager"]);
 }
 
 #[test]
 fn two_hundred_portals_that_fail_together_are_one_message_a_step() {
     let mut watch = Watch::default();
     let all = |last| {
-        (0..200).map(move |n| trouble(&format!("portal-{n:03}"), up_to(last), "server/oauth"))
+        (0..200).map(move |n| finding(&format!("portal-{n:03}"), up_to(last), "server/oauth"))
     };
     assert_eq!(
-        watch.look(0, all("overdue")),
+        watch.step(0, all("overdue")),
         ["opened warning 200 portals at oauth -> ops pager"]
     );
     let message = &watch.incidents["server/oauth"].latest;
     assert_eq!((message.portals.len(), message.count), (20, 200));
     assert_eq!(message.action.as_deref(), Some("refreshd renew PORTAL"));
-    // One is late before the others; they are one incident all the same.
+    // One portal is late before the others; they are one incident all the same.
     let one_late =
         all("overdue")
             .skip(1)
-            .chain([trouble("portal-000", up_to("late"), "server/oauth")]);
+            .chain([finding("portal-000", up_to("late"), "server/oauth")]);
     assert_eq!(
-        watch.look(60, one_late),
+        watch.step(60, one_late),
         ["raised error 200 portals at oauth -> ops pager"]
     );
-    assert_eq!(watch.look(120, all("late")), NOTHING);
+    assert_eq!(watch.step(120, all("late")), NOTHING);
     assert_eq!(
-        watch.look(180, []),
+        watch.step(180, []),
         ["resolved error 200 portals at oauth -> ops pager"]
     );
 }
@@ -224,23 +228,23 @@ fn those_that_were_told_of_by_themselves_are_not_told_of_again_when_many_follow(
     let mut watch = Watch::default();
     let all = |count: usize, last| {
         (0..count)
-            .map(move |n| trouble(&format!("portal-{n:02}"), up_to(last), "server/oauth"))
+            .map(move |n| finding(&format!("portal-{n:02}"), up_to(last), "server/oauth"))
             .collect::<Vec<_>>()
     };
-    assert_eq!(watch.look(0, all(2, "overdue")).len(), 2);
+    assert_eq!(watch.step(0, all(2, "overdue")).len(), 2);
     assert_eq!(
-        watch.look(60, all(12, "overdue")),
+        watch.step(60, all(12, "overdue")),
         ["opened warning 12 portals at oauth -> ops pager"]
     );
     assert_eq!(
-        watch.look(120, all(12, "late")),
+        watch.step(120, all(12, "late")),
         ["raised error 12 portals at oauth -> ops pager"]
     );
-    let over = watch.look(180, []);
+    let over = watch.step(180, []);
     assert_eq!(
         over.len(),
         3,
-        "whoever was told that it began is told that it ended: {over:?}"
+        "a channel that received the opening receives the resolution: {over:?}"
     );
 }
 
@@ -249,42 +253,42 @@ fn when_few_are_left_they_are_told_of_by_themselves() {
     let mut watch = Watch::default();
     let all = |count: usize| {
         (0..count).map(|n| {
-            trouble(
+            finding(
                 &format!("portal-{n:02}"),
                 dead(),
                 "app/crm/needs-authorization",
             )
         })
     };
-    assert_eq!(watch.look(0, all(12)).len(), 1);
-    assert_eq!(watch.look(60, all(5)), NOTHING, "half of ten: still one");
-    assert_eq!(watch.look(120, all(2)), NOTHING, "it may be about to end");
+    assert_eq!(watch.step(0, all(12)).len(), 1);
+    assert_eq!(watch.step(60, all(5)), NOTHING, "half of ten: still one");
+    assert_eq!(watch.step(120, all(2)), NOTHING, "it may be about to end");
     assert_eq!(watch.next, Some(at(720)));
-    let told = watch.look(720, all(2));
+    let sent = watch.step(720, all(2));
     let expected = [
         "opened critical portal-00 -> ops pager",
         "opened critical portal-01 -> ops pager",
         "resolved critical 12 portals at oauth -> ops pager",
     ];
-    assert_eq!(told, expected);
+    assert_eq!(sent, expected);
 }
 
 #[test]
 fn an_outage_that_ends_for_one_portal_after_the_other_ends_once() {
     let mut watch = Watch::default();
     let left = |count: usize| {
-        (0..count).map(|n| trouble(&format!("portal-{n:03}"), up_to("overdue"), "server/oauth"))
+        (0..count).map(|n| finding(&format!("portal-{n:03}"), up_to("overdue"), "server/oauth"))
     };
-    assert_eq!(watch.look(0, left(200)).len(), 1);
+    assert_eq!(watch.step(0, left(200)).len(), 1);
     for (minute, count) in [(1, 90), (2, 30), (3, 4), (4, 3), (5, 1)] {
         assert_eq!(
-            watch.look(minute * MINUTE, left(count)),
+            watch.step(minute * MINUTE, left(count)),
             NOTHING,
             "{count} are left"
         );
     }
     assert_eq!(
-        watch.look(6 * MINUTE, []),
+        watch.step(6 * MINUTE, []),
         ["resolved warning 200 portals at oauth -> ops pager"]
     );
 }
@@ -293,44 +297,44 @@ fn an_outage_that_ends_for_one_portal_after_the_other_ends_once() {
 fn what_is_the_apps_fault_is_one_incident_from_the_first_portal_on() {
     let mut watch = Watch::default();
     let rejected = || vec![reached("person@client-rejected", Severity::Critical)];
-    let mut first = trouble("acme", rejected(), "app/crm");
+    let mut first = finding("acme", rejected(), "app/crm");
     first.group.as_mut().unwrap().subject = MessageSubject::App("crm".into());
     assert_eq!(
-        watch.look(0, [first.clone()]),
+        watch.step(0, [first.clone()]),
         ["opened critical app crm -> ops pager"]
     );
-    let mut second = trouble("globex", up_to("overdue"), "app/crm");
+    let mut second = finding("globex", up_to("overdue"), "app/crm");
     second.group.clone_from(&first.group);
-    assert_eq!(watch.look(60, [first, second]), NOTHING);
+    assert_eq!(watch.step(60, [first, second]), NOTHING);
 }
 
 #[test]
 fn a_portal_that_flaps_pages_once() {
     let mut watch = Watch::default();
-    let acme = || [trouble("acme", dead(), "app/crm/needs-authorization")];
-    assert_eq!(watch.look(0, acme()), ["opened critical acme -> ops pager"]);
-    assert_eq!(watch.look(60, []), ["resolved critical acme -> ops pager"]);
+    let acme = || [finding("acme", dead(), "app/crm/needs-authorization")];
+    assert_eq!(watch.step(0, acme()), ["opened critical acme -> ops pager"]);
+    assert_eq!(watch.step(60, []), ["resolved critical acme -> ops pager"]);
     for round in 1..20 {
-        assert_eq!(watch.look(60 + round * 300, acme()), NOTHING);
-        assert_eq!(watch.look(120 + round * 300, []), NOTHING);
+        assert_eq!(watch.step(60 + round * 300, acme()), NOTHING);
+        assert_eq!(watch.step(120 + round * 300, []), NOTHING);
     }
 }
 
 #[test]
 fn what_comes_back_and_stays_is_told_again_after_a_while_and_says_how_often() {
     let mut watch = Watch::default();
-    let acme = || [trouble("acme", dead(), "app/crm/needs-authorization")];
-    watch.look(0, acme());
-    watch.look(60, []);
-    assert_eq!(watch.look(120, acme()), NOTHING);
+    let acme = || [finding("acme", dead(), "app/crm/needs-authorization")];
+    watch.step(0, acme());
+    watch.step(60, []);
+    assert_eq!(watch.step(120, acme()), NOTHING);
     assert_eq!(
         watch.next,
         Some(at(120 + 600)),
         "a sixth of the token's hour"
     );
-    assert_eq!(watch.look(719, acme()), NOTHING);
+    assert_eq!(watch.step(719, acme()), NOTHING);
     assert_eq!(
-        watch.look(720, acme()),
+        watch.step(720, acme()),
         ["opened critical acme -> ops pager"]
     );
     let latest = &watch.incidents["portal/acme"].latest;
@@ -339,63 +343,63 @@ fn what_comes_back_and_stays_is_told_again_after_a_while_and_says_how_often() {
         "{}",
         latest.reason
     );
-    assert_eq!(watch.look(800, []), ["resolved critical acme -> ops pager"]);
+    assert_eq!(watch.step(800, []), ["resolved critical acme -> ops pager"]);
 }
 
 #[test]
 fn what_comes_back_worse_is_told_at_once() {
     let mut watch = Watch::default();
-    watch.look(0, [trouble("acme", up_to("overdue"), "server/oauth")]);
-    watch.look(60, []);
+    watch.step(0, [finding("acme", up_to("overdue"), "server/oauth")]);
+    watch.step(60, []);
     assert_eq!(
-        watch.look(120, [trouble("acme", up_to("overdue"), "server/oauth")]),
+        watch.step(120, [finding("acme", up_to("overdue"), "server/oauth")]),
         NOTHING
     );
-    let told = watch.look(
+    let sent = watch.step(
         121,
-        [trouble("acme", dead(), "app/crm/needs-authorization")],
+        [finding("acme", dead(), "app/crm/needs-authorization")],
     );
-    assert_eq!(told, ["opened critical acme -> ops pager"]);
+    assert_eq!(sent, ["opened critical acme -> ops pager"]);
 }
 
-/// A simulated month found this one: the second outage was as loud at its first failure as the first one at its end.
+/// Found by a simulated month: the first failure of the second outage had the final severity of the first outage.
 #[test]
 fn what_comes_back_is_as_loud_as_it_is_and_not_as_it_was() {
     let mut watch = Watch::default();
-    let acme = |last| [trouble("acme", up_to(last), "server/oauth")];
-    watch.look(0, acme("expired"));
-    assert_eq!(watch.look(60, []), ["resolved critical acme -> ops pager"]);
-    assert_eq!(watch.look(120, acme("failed")), NOTHING);
+    let acme = |last| [finding("acme", up_to(last), "server/oauth")];
+    watch.step(0, acme("expired"));
+    assert_eq!(watch.step(60, []), ["resolved critical acme -> ops pager"]);
+    assert_eq!(watch.step(120, acme("failed")), NOTHING);
     assert_eq!(
-        watch.look(1200, acme("failed")),
+        watch.step(1200, acme("failed")),
         NOTHING,
         "a notice is for the log"
     );
     assert_eq!(
-        watch.look(1260, acme("overdue")),
+        watch.step(1260, acme("overdue")),
         ["opened warning acme -> ops pager"]
     );
-    assert_eq!(watch.look(1320, []), ["resolved warning acme -> ops pager"]);
-    assert_eq!(watch.look(1380, acme("failed")), NOTHING);
+    assert_eq!(watch.step(1320, []), ["resolved warning acme -> ops pager"]);
+    assert_eq!(watch.step(1380, acme("failed")), NOTHING);
     assert_eq!(
-        watch.look(1440, []),
+        watch.step(1440, []),
         NOTHING,
-        "nobody heard that it was back"
+        "the return was not notified yet"
     );
 }
 
 #[test]
 fn what_comes_back_hours_later_is_another_problem() {
     let mut watch = Watch::default();
-    let acme = || [trouble("acme", dead(), "app/crm/needs-authorization")];
-    watch.look(0, acme());
-    watch.look(60, []);
+    let acme = || [finding("acme", dead(), "app/crm/needs-authorization")];
+    watch.step(0, acme());
+    watch.step(60, []);
     assert_eq!(
-        watch.look(60 + 2 * HOUR, acme()),
+        watch.step(60 + 2 * HOUR, acme()),
         ["opened critical acme -> ops pager"]
     );
-    watch.look(3 * HOUR, []);
-    watch.look(6 * HOUR, []);
+    watch.step(3 * HOUR, []);
+    watch.step(6 * HOUR, []);
     assert!(
         watch.incidents.is_empty(),
         "and is forgotten some time after its end"
@@ -405,44 +409,44 @@ fn what_comes_back_hours_later_is_another_problem() {
 #[test]
 fn what_is_silenced_is_told_afterwards_if_it_lasts_and_its_end_all_the_same() {
     let mut watch = Watch::default();
-    let acme = |last| [trouble("acme", up_to(last), "server/oauth")];
-    watch.look(0, acme("overdue"));
+    let acme = |last| [finding("acme", up_to(last), "server/oauth")];
+    watch.step(0, acme("overdue"));
     watch.silenced.insert("acme".into());
-    assert_eq!(watch.look(2 * HOUR, acme("late")), NOTHING);
+    assert_eq!(watch.step(2 * HOUR, acme("late")), NOTHING);
     watch.silenced.clear();
     assert_eq!(
-        watch.look(2 * HOUR + 1, acme("late")),
+        watch.step(2 * HOUR + 1, acme("late")),
         ["raised error acme -> ops pager"]
     );
     watch.silenced.insert("acme".into());
     assert_eq!(
-        watch.look(3 * HOUR, []),
+        watch.step(3 * HOUR, []),
         ["resolved error acme -> ops pager"]
     );
-    let globex = || [trouble("globex", dead(), "app/crm/needs-authorization")];
+    let globex = || [finding("globex", dead(), "app/crm/needs-authorization")];
     watch.silenced.insert("globex".into());
-    assert_eq!(watch.look(4 * HOUR, globex()), NOTHING);
-    assert_eq!(watch.look(5 * HOUR, []), NOTHING, "nobody has heard of it");
+    assert_eq!(watch.step(4 * HOUR, globex()), NOTHING);
+    assert_eq!(watch.step(5 * HOUR, []), NOTHING, "it was not notified yet");
 }
 
 #[test]
 fn what_somebody_has_taken_on_is_not_repeated_until_it_gets_worse() {
     let mut watch = Watch::default();
-    let acme = |last| [trouble("acme", up_to(last), "server/oauth")];
-    watch.look(0, acme("overdue"));
+    let acme = |last| [finding("acme", up_to(last), "server/oauth")];
+    watch.step(0, acme("overdue"));
     let incident = watch.incidents.get_mut("portal/acme").unwrap();
-    let telling = incident.acknowledge(at(60)).unwrap();
+    let notification = incident.acknowledge(at(60)).unwrap();
     assert_eq!(
-        (telling.message.event, telling.to.len()),
+        (notification.message.event, notification.to.len()),
         (Event::Acknowledged, 2)
     );
-    assert_eq!(watch.look(9 * HOUR, acme("overdue")), NOTHING);
+    assert_eq!(watch.step(9 * HOUR, acme("overdue")), NOTHING);
     assert_eq!(
-        watch.look(9 * HOUR + 1, acme("late")),
+        watch.step(9 * HOUR + 1, acme("late")),
         ["raised error acme -> ops pager"]
     );
     assert_eq!(
-        watch.look(10 * HOUR + 1, acme("late")),
+        watch.step(10 * HOUR + 1, acme("late")),
         ["repeated error acme -> ops pager"]
     );
 }
@@ -460,12 +464,12 @@ fn a_step_with_a_list_is_told_to_those_alone_and_the_end_to_all_who_were_told() 
         ..reached("late", Severity::Error)
     };
     assert_eq!(
-        watch.look(0, [trouble("acme", vec![quiet.clone()], "server/oauth")]),
+        watch.step(0, [finding("acme", vec![quiet.clone()], "server/oauth")]),
         NOTHING
     );
-    let told = watch.look(60, [trouble("acme", vec![quiet, loud], "server/oauth")]);
-    assert_eq!(told, ["opened error acme -> pager"]);
-    assert_eq!(watch.look(120, []), ["resolved error acme -> pager"]);
+    let sent = watch.step(60, [finding("acme", vec![quiet, loud], "server/oauth")]);
+    assert_eq!(sent, ["opened error acme -> pager"]);
+    assert_eq!(watch.step(120, []), ["resolved error acme -> pager"]);
 }
 
 #[test]
@@ -476,10 +480,10 @@ fn a_broken_channel_is_told_to_the_others() {
         subject: MessageSubject::Channel("ops".into()),
         group: None,
         portal: None,
-        ..trouble("acme", vec![reached("broken", Severity::Error)], "")
+        ..finding("acme", vec![reached("broken", Severity::Error)], "")
     };
     assert_eq!(
-        watch.look(0, [broken]),
+        watch.step(0, [broken]),
         ["opened error channel ops -> pager"]
     );
 }
@@ -487,32 +491,32 @@ fn a_broken_channel_is_told_to_the_others() {
 #[test]
 fn a_clock_that_was_set_back_does_not_silence_what_lasts() {
     let mut watch = Watch::default();
-    let acme = || [trouble("acme", dead(), "app/crm/needs-authorization")];
-    watch.look(1_000_000, acme());
-    watch.look(0, acme());
+    let acme = || [finding("acme", dead(), "app/crm/needs-authorization")];
+    watch.step(1_000_000, acme());
+    watch.step(0, acme());
     assert_eq!(
-        watch.look(HOUR, acme()),
+        watch.step(HOUR, acme()),
         ["repeated critical acme -> ops pager"]
     );
 }
 
-/// A simulated month found this one: an end of last night seemed to be of this moment, and a dead grant was held for one
-/// that flaps.
+/// Found by a simulated month: an end recorded last night seemed to be recent, and a dead grant was held back as
+/// flapping.
 #[test]
 fn an_end_that_lies_ahead_is_no_recent_one() {
     let mut watch = Watch::default();
-    let acme = || [trouble("acme", dead(), "app/crm/needs-authorization")];
-    watch.look(1_000_000, acme());
-    watch.look(1_000_060, []);
-    assert_eq!(watch.look(0, acme()), ["opened critical acme -> ops pager"]);
+    let acme = || [finding("acme", dead(), "app/crm/needs-authorization")];
+    watch.step(1_000_000, acme());
+    watch.step(1_000_060, []);
+    assert_eq!(watch.step(0, acme()), ["opened critical acme -> ops pager"]);
 }
 
 #[test]
 fn each_message_of_an_incident_has_a_number_and_its_severities() {
     let mut watch = Watch::default();
-    watch.look(0, [trouble("acme", up_to("overdue"), "server/oauth")]);
-    watch.look(60, [trouble("acme", up_to("late"), "server/oauth")]);
-    watch.look(120, []);
+    watch.step(0, [finding("acme", up_to("overdue"), "server/oauth")]);
+    watch.step(60, [finding("acme", up_to("late"), "server/oauth")]);
+    watch.step(120, []);
     let latest = &watch.incidents["portal/acme"].latest;
     assert_eq!((latest.number, latest.since), (3, at(0)));
     assert_eq!(
@@ -524,20 +528,20 @@ fn each_message_of_an_incident_has_a_number_and_its_severities() {
 #[test]
 fn a_refusal_that_turns_out_to_be_the_clients_ends_the_portals_own_incident() {
     let mut watch = Watch::default();
-    let own = || trouble("acme", dead(), "app/crm/client-rejected");
+    let own = || finding("acme", dead(), "app/crm/client-rejected");
     assert_eq!(
-        watch.look(0, [own()]),
+        watch.step(0, [own()]),
         ["opened critical acme -> ops pager"]
     );
-    let told = watch.look(60, [trouble("acme", dead(), "app/crm")]);
-    assert_eq!(told.len(), 2, "{told:?}");
+    let sent = watch.step(60, [finding("acme", dead(), "app/crm")]);
+    assert_eq!(sent.len(), 2, "{sent:?}");
     assert!(
-        told.iter()
-            .any(|told| told.starts_with("resolved critical acme")),
-        "{told:?}"
+        sent.iter()
+            .any(|sent| sent.starts_with("resolved critical acme")),
+        "{sent:?}"
     );
     assert!(
-        told.iter().any(|told| told.starts_with("opened critical")),
-        "{told:?}"
+        sent.iter().any(|sent| sent.starts_with("opened critical")),
+        "{sent:?}"
     );
 }

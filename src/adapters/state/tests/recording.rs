@@ -126,7 +126,7 @@ async fn somebody_elses_pair_is_kept_aside_and_not_used() {
             refresh: RefreshToken::new("their refresh"),
             odd_refresh: None,
             token_type: "Bearer".to_owned(),
-            lives: refreshd_token_client::token_life::TokenLives::said(
+            lives: refreshd_token_client::token_life::TokenLives::reported(
                 std::time::Duration::from_secs(3600),
             ),
             identity: Some("m2".to_owned()),
