@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, named_params, params};
 
 use super::error::StateError;
 use super::handle::State;
@@ -57,7 +57,7 @@ impl State {
             .run(|connection| {
                 times(
                     connection,
-                    "SELECT name, rejected_since FROM app WHERE rejected_since IS NOT NULL",
+                    "SELECT name, rejected_since AS at FROM app WHERE rejected_since IS NOT NULL",
                 )
             })
             .await
@@ -69,7 +69,7 @@ impl State {
     /// [`StateError`].
     pub async fn silences(&self) -> Result<BTreeMap<String, Timestamp>, StateError> {
         self.read
-            .run(|connection| times(connection, "SELECT subject, until FROM silence"))
+            .run(|connection| times(connection, "SELECT subject AS name, until AS at FROM silence"))
             .await
     }
 
@@ -144,7 +144,10 @@ fn times(connection: &Connection, query: &str) -> Result<BTreeMap<String, Timest
     let mut statement = connection.prepare_cached(query).map_err(sql)?;
     let rows = statement
         .query_map([], |row| {
-            Ok((row.get(0)?, Timestamp::from_millis(row.get(1)?)))
+            Ok((
+                row.get("name")?,
+                Timestamp::from_millis(row.get("at")?),
+            ))
         })
         .map_err(sql)?;
     rows.collect::<Result<_, _>>().map_err(sql)
@@ -170,10 +173,10 @@ fn kept(connection: &Connection) -> Result<StoredAlerts, StateError> {
         .map_err(sql)?;
     let queued_alert = |row: &rusqlite::Row<'_>| {
         Ok((
-            row.get(0)?,
-            row.get(1)?,
-            row.get(2)?,
-            row.get::<_, String>(3)?,
+            row.get("id")?,
+            row.get("channel")?,
+            row.get("first")?,
+            row.get::<_, String>("body")?,
         ))
     };
     for row in statement.query_map([], queued_alert).map_err(sql)? {
@@ -219,9 +222,13 @@ fn write(connection: &Connection, keep: &AlertChanges) -> Result<(), StateError>
         message,
     } in queued_alerts
     {
-        let row = params![id, channel, first, to_json(message)?];
-        let insert =
-            "INSERT OR REPLACE INTO outbox (id, channel, first, body) VALUES (?1, ?2, ?3, ?4)";
+        let row = named_params! {
+            ":id": id,
+            ":channel": channel,
+            ":first": first,
+            ":body": to_json(message)?,
+        };
+        let insert = "INSERT OR REPLACE INTO outbox (id, channel, first, body) VALUES (:id, :channel, :first, :body)";
         connection
             .prepare_cached(insert)
             .and_then(|mut insert| insert.execute(row))

@@ -51,10 +51,10 @@ pub(super) fn is_spent(
 ) -> rusqlite::Result<bool> {
     let found: Option<(bool, Option<Vec<u8>>)> = connection
         .query_row(
-            "SELECT EXISTS (SELECT 1 FROM seen WHERE seen.portal = portal.name AND seen.fingerprint = ?1), spent \
+            "SELECT EXISTS (SELECT 1 FROM seen WHERE seen.portal = portal.name AND seen.fingerprint = ?1) AS is_seen, spent \
              FROM portal WHERE name = ?2 AND refresh_token IS NOT NULL AND fingerprint <> ?1",
             params![fingerprint.bytes(), portal.as_str()],
-            |row| Ok((row.get(0)?, row.get(1)?)),
+            |row| Ok((row.get("is_seen")?, row.get("spent")?)),
         )
         .optional()?;
     Ok(found.is_some_and(|(seen, spent)| {

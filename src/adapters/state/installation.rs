@@ -2,11 +2,11 @@
 //!
 //! Must not take an event's word without its proof, nor one that is older than the last install.
 
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, named_params, params};
 
 use super::error::StateError;
+use super::grant_columns::Columns;
 use super::listing;
-use super::rows::phase_columns;
 use super::rows::{COLUMNS, portal as read_portal};
 use crate::domain::import::ImportedGrant;
 use crate::domain::install::is_stale;
@@ -82,13 +82,13 @@ pub(super) fn installation(
         )
         .and_then(|mut statement| {
             let read = |row: &rusqlite::Row<'_>| {
-                let token: Option<String> = row.get(0)?;
+                let token: Option<String> = row.get("application_token")?;
                 Ok(Installation {
                     application_token: token.as_deref().and_then(ApplicationToken::new),
-                    installed_at: row.get(1)?,
-                    uninstalled_at: row.get(2)?,
-                    installer: row.get(3)?,
-                    disputed_at: row.get(4)?,
+                    installed_at: row.get("installed_at")?,
+                    uninstalled_at: row.get("uninstalled_at")?,
+                    installer: row.get("installer")?,
+                    disputed_at: row.get("disputed_at")?,
                 })
             };
             statement.query_row(params![binding.bytes(), member_id], read).optional()
@@ -126,15 +126,15 @@ pub(super) fn note(
     connection
         .execute(
             "INSERT INTO installation (binding, member_id, application_token, installed_at, installer) \
-             VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (binding, member_id) DO UPDATE SET application_token = ?3, \
-             installed_at = ?4, installer = ?5",
-            params![
-                terms.binding.bytes(),
-                owner.member_id,
-                token.map(|token| token.expose()),
-                installed_at,
-                installer
-            ],
+             VALUES (:binding, :member_id, :application_token, :installed_at, :installer) ON CONFLICT (binding, member_id) \
+             DO UPDATE SET application_token = :application_token, installed_at = :installed_at, installer = :installer",
+            named_params! {
+                ":binding": terms.binding.bytes(),
+                ":member_id": owner.member_id,
+                ":application_token": token.map(|token| token.expose()),
+                ":installed_at": installed_at,
+                ":installer": installer,
+            },
         )
         .map(|_| ())
         .map_err(|source| StateError::sql("remember an installation", source))
@@ -195,19 +195,21 @@ pub(super) fn remove(
         .into_iter()
         .map(|found| found.portal.name)
         .chain(listed.iter().cloned());
-    let (phase, attempt, since, problem, doubtful) = phase_columns(&Phase::Gone {
+    let phase = Phase::Gone {
         since: *now,
         problem: problem.clone(),
-    })?;
+    };
+    let columns = Columns::moved(0).phase(&phase)?;
+    let end = format!(
+        "UPDATE portal SET {}, act_at = NULL, claim = NULL, climb_at = :since WHERE name = :name \
+         AND bound_to = :bound_to AND refresh_token IS NOT NULL AND phase IN ('needs-authorization', 'old-state')",
+        columns.assignments()
+    );
     let mut gone = Vec::new();
     for name in names {
+        let others = named_params! { ":name": name.as_str(), ":bound_to": binding.bytes() };
         let ended = connection
-            .execute(
-                "UPDATE portal SET phase = ?3, attempt = ?4, since = ?5, problem = ?6, doubtful = ?7, act_at = NULL, \
-                 claim = NULL, climb_at = ?5 WHERE name = ?1 AND bound_to = ?2 AND refresh_token IS NOT NULL \
-                 AND phase IN ('needs-authorization', 'old-state')",
-                params![name.as_str(), binding.bytes(), phase, attempt, since, problem, doubtful],
-            )
+            .execute(&end, &*columns.with(others))
             .map_err(sql)?;
         if ended > 0 {
             gone.push(name);

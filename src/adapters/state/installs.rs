@@ -3,7 +3,7 @@
 //! Must not believe a notice: whoever calls has asked the authorization server. What the configuration names is the
 //! configuration's, and only resumed.
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, named_params, params};
 
 use super::disputes;
 use super::error::StateError;
@@ -170,15 +170,21 @@ fn listed(
     let sql = |source| StateError::sql("look for a portal of the configuration", source);
     let mut statement = connection
         .prepare_cached(
-            "SELECT name FROM portal WHERE installed_by IS NULL AND app = ?1 AND configured = 1 AND binding = ?2 \
-             AND coalesce(identity, settings ->> 'identity', CASE WHEN lower(settings ->> 'domain') = ?4 THEN ?3 END) = ?3 \
+            "SELECT name FROM portal WHERE installed_by IS NULL AND app = :app AND configured = 1 AND binding = :binding \
+             AND coalesce(identity, settings ->> 'identity', CASE WHEN lower(settings ->> 'domain') = :host THEN :member_id END) = :member_id \
              ORDER BY id",
         )
         .map_err(sql)?;
     let names = statement
-        .query_map(params![app, binding.bytes(), member_id, host], |row| {
-            row.get::<_, String>(0)
-        })
+        .query_map(
+            named_params! {
+                ":app": app,
+                ":binding": binding.bytes(),
+                ":member_id": member_id,
+                ":host": host,
+            },
+            |row| row.get::<_, String>(0),
+        )
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(sql)?;
     Ok(names
@@ -484,9 +490,9 @@ fn taking(
     let ImportedGrant { tokens, server, .. } = intake;
     let (config_url, every): (String, Option<String>) = connection
         .query_row(
-            "SELECT config_url, settings ->> 'renew_every' FROM portal WHERE name = ?1",
+            "SELECT config_url, settings ->> 'renew_every' AS renew_every FROM portal WHERE name = ?1",
             [name.as_str()],
-            |row| Ok((row.get(0)?, row.get(1)?)),
+            |row| Ok((row.get("config_url")?, row.get("renew_every")?)),
         )
         .map_err(|source| StateError::sql("keep an installed portal", source))?;
     let every = every.and_then(|every| serde_json::from_str::<RenewSetting>(&every).ok());

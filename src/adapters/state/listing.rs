@@ -14,7 +14,7 @@ use refreshd_time::Timestamp;
 
 /// In the order of the index `portal_kind`, so that nothing is sorted.
 pub(super) const KINDS: &str =
-    "SELECT kind, count(*) FROM portal WHERE kind <> 'fresh' GROUP BY kind";
+    "SELECT kind, count(*) AS count FROM portal WHERE kind <> 'fresh' GROUP BY kind";
 /// Looks only at what is past its time, by the index `portal_renew`.
 pub(super) const PAST_DUE: &str = "SELECT renew_at, issued_at, expires_at, refresh_expires_at, since FROM portal \
     WHERE configured = 1 AND refresh_token IS NOT NULL AND renew_at <= ?1";
@@ -226,7 +226,7 @@ pub(super) fn census(connection: &Connection, now: Timestamp) -> Result<Census, 
     let mut statement = connection.prepare_cached(KINDS).map_err(sql)?;
     let rows = statement
         .query_map([], |row| {
-            Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?))
+            Ok((row.get::<_, String>("kind")?, row.get::<_, i64>("count")?))
         })
         .map_err(sql)?;
     let mut kinds: Vec<(Kind, u64)> = Vec::new();

@@ -16,6 +16,7 @@ mod displacement;
 mod disputes;
 mod error;
 mod file_names;
+mod grant_columns;
 mod grant_store;
 mod handle;
 mod holders;

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, named_params, params};
 
 use super::app_fingerprint::AppFingerprint;
 use super::clients;
@@ -215,11 +215,11 @@ impl Reconciled {
 /// already, and are its own.
 fn made_by(connection: &Connection, terms: &InstallTerms) -> rusqlite::Result<Vec<Configured>> {
     let mut select = connection.prepare_cached(
-        "SELECT name, settings ->> 'domain', member_id FROM portal WHERE member_id IS NOT NULL AND installed_by = ?1",
+        "SELECT name, settings ->> 'domain' AS host, member_id FROM portal WHERE member_id IS NOT NULL AND installed_by = ?1",
     )?;
     let rows = select.query_map([&terms.app], |row| {
         let (name, host, member_id): (String, Option<String>, String) =
-            (row.get(0)?, row.get(1)?, row.get(2)?);
+            (row.get("name")?, row.get("host")?, row.get("member_id")?);
         let name = PortalName::parse(&name).ok();
         Ok(name.map(|name| terms.configured(name, host.as_deref(), &member_id)))
     })?;
@@ -267,12 +267,12 @@ pub(super) fn reconcile_portal(
                 .query_row([name.as_str()], |row| {
                     let read = || {
                         Ok::<_, rusqlite::Error>((
-                            row.get(0)?,
-                            row.get(1)?,
-                            row.get(2)?,
-                            row.get(3)?,
-                            row.get(4)?,
-                            row.get(5)?,
+                            row.get("settings")?,
+                            row.get("every")?,
+                            row.get("config_url")?,
+                            row.get("binding")?,
+                            row.get("configured")?,
+                            row.get("installed_by")?,
                         ))
                     };
                     Ok(read().ok())
@@ -287,19 +287,20 @@ pub(super) fn reconcile_portal(
     connection
         .prepare_cached(
             "INSERT INTO portal (name, configured, app, settings, every, config_url, binding, installed_by) \
-             VALUES (?1, 1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (name) DO UPDATE SET configured = 1, app = ?2, settings = ?3, \
-             every = ?4, config_url = ?5, binding = ?6, installed_by = ?7",
+             VALUES (:name, 1, :app, :settings, :every, :config_url, :binding, :installed_by) \
+             ON CONFLICT (name) DO UPDATE SET configured = 1, app = :app, settings = :settings, every = :every, \
+             config_url = :config_url, binding = :binding, installed_by = :installed_by",
         )
         .and_then(|mut statement| {
-            statement.execute(params![
-                name.as_str(),
-                settings.app,
-                columns.0,
-                columns.1,
-                token_url,
-                binding.bytes(),
-                installed_by
-            ])
+            statement.execute(named_params! {
+                ":name": name.as_str(),
+                ":app": settings.app,
+                ":settings": columns.0,
+                ":every": columns.1,
+                ":config_url": token_url,
+                ":binding": binding.bytes(),
+                ":installed_by": installed_by,
+            })
         })
         .map_err(sql)?;
     if stored.is_none() {

@@ -2,14 +2,14 @@
 //!
 //! Must not overwrite a grant that was replaced meanwhile: what comes too late is put aside.
 
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, named_params, params};
 use std::sync::Arc;
 
 use super::clients;
 use super::error::StateError;
+use super::grant_columns::Columns;
 use super::handle::State;
-use super::rows::stored;
-use super::rows::{millis, phase_columns, to_json, validity_columns};
+use super::rows::{millis, to_json};
 use super::superseded::{SupersededPair, store_superseded};
 use super::unread;
 use crate::domain::client::ClientDecision;
@@ -21,7 +21,7 @@ use crate::domain::renewal::Renewed;
 use refreshd_secrets::Fingerprint;
 use refreshd_time::Timestamp;
 use refreshd_token_client::reply::GrantedTokens;
-use refreshd_token_client::token::{Generation, Tokens};
+use refreshd_token_client::token::Generation;
 
 /// What to record of a claimed renewal.
 #[derive(Debug)]
@@ -234,7 +234,7 @@ fn claimed_row(
         .and_then(|mut statement| {
             statement
                 .query_row(params![portal.as_str(), claim.0], |row| {
-                    Ok((row.get(0)?, row.get(1)?))
+                    Ok((row.get("told")?, row.get("claimed_at")?))
                 })
                 .optional()
         })
@@ -271,29 +271,21 @@ fn record_standing(
     told: &str,
     moved: i64,
 ) -> Result<i64, StateError> {
-    let (phase, attempt, since, problem, doubtful) = phase_columns(&standing.phase)?;
+    let columns = Columns::moved(moved)
+        .status(standing)?
+        .moment(":climb_at", record.climb_at);
+    let update = format!(
+        "UPDATE portal SET {}, told = :told, claim = NULL WHERE name = :name AND claim = :claim RETURNING generation",
+        columns.assignments()
+    );
+    let others = named_params! {
+        ":name": record.portal.as_str(),
+        ":claim": record.claim.0.0,
+        ":told": told,
+    };
     connection
-        .prepare_cached(
-            "UPDATE portal SET phase = ?3, attempt = ?4, since = ?5 + ?12, problem = ?6, doubtful = ?7, \
-             renew_at = ?8 + ?12, act_at = ?9 + ?12, told = ?10, climb_at = ?11 + ?12, claim = NULL WHERE name = ?1 AND claim = ?2 RETURNING generation",
-        )
-        .and_then(|mut statement| {
-            let columns = params![
-                record.portal.as_str(),
-                record.claim.0.0,
-                phase,
-                attempt,
-                since,
-                problem,
-                doubtful,
-                millis(standing.renew_at),
-                millis(standing.next_attempt_at),
-                told,
-                millis(record.climb_at),
-                moved,
-            ];
-            statement.query_row(columns, |row| row.get(0))
-        })
+        .prepare_cached(&update)
+        .and_then(|mut update| update.query_row(&*columns.with(others), |row| row.get(0)))
         .map_err(|source| StateError::sql("record a renewal", source))
 }
 
@@ -306,65 +298,35 @@ fn record_pair(
     moved: i64,
 ) -> Result<i64, StateError> {
     let Renewed {
-        tokens:
-            Tokens {
-                access,
-                credential,
-                details,
-                validity,
-            },
+        tokens,
         standing,
         identity,
         token_url,
         renamed_from: _,
     } = renewed;
-    let access = access.as_ref();
-    let ((refresh, fingerprint), details) = (stored(credential), to_json(details)?);
-    let (phase, attempt, since, problem, doubtful) = phase_columns(&standing.phase)?;
-    let (refresh_ends, refresh_since, motion, notice) = validity_columns(validity);
+    let columns = Columns::moved(moved)
+        .grant(tokens, standing)?
+        .moment(":renewed_at", Some(record.now))
+        .moment(":climb_at", record.climb_at);
+    let update = format!(
+        "UPDATE portal SET {}, generation = generation + 1, identity = :identity, \
+         token_url = coalesce(:token_url, token_url), told = :told, claim = NULL, bought_by = :bought_by, \
+         spent = CASE WHEN fingerprint IS :fingerprint THEN spent ELSE \
+         substr(CAST(substr(fingerprint, 1, 4) || coalesce(spent, x'') AS BLOB), 1, 128) END \
+         WHERE name = :name AND claim = :claim RETURNING generation",
+        columns.assignments()
+    );
+    let others = named_params! {
+        ":name": record.portal.as_str(),
+        ":claim": record.claim.0.0,
+        ":identity": identity,
+        ":token_url": token_url,
+        ":told": told,
+        ":bought_by": record.bought_by.as_ref().map(Fingerprint::bytes),
+    };
     connection
-        .prepare_cached(
-            "UPDATE portal SET generation = generation + 1, refresh_token = ?3, fingerprint = ?4, access_token = ?5, \
-             token_type = ?6, issued_at = ?7 + ?17, expires_at = ?8 + ?17, details = ?9, identity = ?10, \
-             token_url = coalesce(?11, token_url), renewed_at = ?12 + ?17, phase = ?18, attempt = ?19, since = ?20 + ?17, \
-             problem = ?21, doubtful = ?22, renew_at = ?13 + ?17, act_at = ?14 + ?17, told = ?15, climb_at = ?16 + ?17, claim = NULL, \
-             refresh_expires_at = ?23 + ?17, refresh_since = ?24 + ?17, refresh_motion = ?25, notice = ?26, bought_by = ?27, \
-             spent = CASE WHEN fingerprint IS ?4 THEN spent ELSE \
-             substr(CAST(substr(fingerprint, 1, 4) || coalesce(spent, x'') AS BLOB), 1, 128) END \
-             WHERE name = ?1 AND claim = ?2 RETURNING generation",
-        )
-        .and_then(|mut statement| {
-            let columns = params![
-                record.portal.as_str(),
-                record.claim.0.0,
-                refresh,
-                fingerprint.as_ref().map(Fingerprint::bytes),
-                access.map(|access| access.token.expose()),
-                access.map(|access| &access.token_type),
-                access.map(|access| access.issued_at.millis()),
-                access.map(|access| access.expires_at.millis()),
-                details,
-                identity,
-                token_url,
-                record.now.millis(),
-                millis(standing.renew_at),
-                millis(standing.next_attempt_at),
-                told,
-                millis(record.climb_at),
-                moved,
-                phase,
-                attempt,
-                since,
-                problem,
-                doubtful,
-                refresh_ends,
-                refresh_since,
-                motion,
-                notice,
-                record.bought_by.as_ref().map(Fingerprint::bytes),
-            ];
-            statement.query_row(columns, |row| row.get(0))
-        })
+        .prepare_cached(&update)
+        .and_then(|mut update| update.query_row(&*columns.with(others), |row| row.get(0)))
         .map_err(|source| StateError::sql("record a new pair", source))
 }
 
@@ -379,23 +341,23 @@ pub(super) fn set_notified(
     let json = |steps: &[String]| serde_json::Value::from(steps.to_vec()).to_string();
     let kind = seen.phase.kind().as_str();
     let since = millis(seen.phase.since());
-    let matched = matches!(seen.phase, Phase::Fresh);
+    let is_fresh = matches!(seen.phase, Phase::Fresh);
     connection
         .prepare_cached(
-            "UPDATE portal SET told = ?5, climb_at = ?6 WHERE name = ?1 AND generation = ?2 AND phase = ?3 \
-             AND (?7 OR since IS ?4) AND (told = ?8 OR NOT json_valid(told))",
+            "UPDATE portal SET told = :told, climb_at = :climb_at WHERE name = :name AND generation = :generation \
+             AND phase = :phase AND (:is_fresh OR since IS :since) AND (told = :before OR NOT json_valid(told))",
         )
         .and_then(|mut statement| {
-            statement.execute(params![
-                portal.as_str(),
-                i64::try_from(generation.0).unwrap_or(i64::MAX),
-                kind,
-                since,
-                json(told),
-                millis(next),
-                matched,
-                json(before),
-            ])
+            statement.execute(named_params! {
+                ":name": portal.as_str(),
+                ":generation": i64::try_from(generation.0).unwrap_or(i64::MAX),
+                ":phase": kind,
+                ":since": since,
+                ":told": json(told),
+                ":climb_at": millis(next),
+                ":is_fresh": is_fresh,
+                ":before": json(before),
+            })
         })
         .map(|changed| changed > 0)
         .map_err(|source| StateError::sql("remember what was told", source))

@@ -50,8 +50,8 @@ fn recover(
     if sent_now(connection, portal).map_err(sql)? != Some(sent) {
         return Ok(RecoverOutcome::MovedOn);
     }
-    let columns = "SELECT claim IS NOT NULL, user_id FROM portal WHERE name = ?1";
-    let read = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
+    let columns = "SELECT claim IS NOT NULL AS is_claimed, user_id FROM portal WHERE name = ?1";
+    let read = |row: &Row<'_>| Ok((row.get("is_claimed")?, row.get("user_id")?));
     let (claimed, user): (bool, Option<String>) = connection
         .query_row(columns, [portal.as_str()], read)
         .map_err(sql)?;

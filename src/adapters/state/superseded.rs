@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use rusqlite::{OptionalExtension as _, params};
+use rusqlite::{OptionalExtension as _, named_params, params};
 
 use super::error::StateError;
 use super::handle::State;
@@ -45,7 +45,11 @@ impl State {
                      ORDER BY id DESC LIMIT 1";
                 let row = connection
                     .query_row(newest, [portal.as_str()], |row| {
-                        Ok((row.get(0)?, row.get::<_, String>(1)?, row.get(2)?))
+                        Ok((
+                            row.get("id")?,
+                            row.get::<_, String>("refresh_token")?,
+                            row.get("identity")?,
+                        ))
                     })
                     .optional()
                     .map_err(sql)?;
@@ -120,15 +124,16 @@ pub(super) fn store_superseded(
         refresh,
         identity,
     } = aside;
-    let columns = params![
-        portal.as_str(),
-        now.millis(),
-        why,
-        access.map(|access| access.expose()),
-        refresh.map(|refresh| refresh.expose()),
-        identity
-    ];
-    let insert = "INSERT INTO aside (portal, at, why, access_token, refresh_token, identity) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    let columns = named_params! {
+        ":portal": portal.as_str(),
+        ":at": now.millis(),
+        ":why": why,
+        ":access_token": access.map(|access| access.expose()),
+        ":refresh_token": refresh.map(|refresh| refresh.expose()),
+        ":identity": identity,
+    };
+    let insert = "INSERT INTO aside (portal, at, why, access_token, refresh_token, identity) \
+        VALUES (:portal, :at, :why, :access_token, :refresh_token, :identity)";
     let kept = connection.execute(insert, columns);
     kept.map(|_| ())
         .map_err(|source| StateError::sql("keep a pair aside", source))
