@@ -8,10 +8,7 @@ use rusqlite::{Connection, OptionalExtension as _, named_params, params};
 
 use super::error::StateError;
 use super::handle::State;
-use super::listing;
 use super::rows::to_json;
-use crate::domain::name::PortalName;
-use crate::domain::portal::Portal;
 use refreshd_alerting::outbox::QueuedAlert;
 use refreshd_alerting::{AlertChanges, StoredAlerts};
 use refreshd_time::Timestamp;
@@ -31,20 +28,6 @@ impl State {
     /// [`StateError`]; then nothing of it is kept.
     pub async fn store_alerts(&self, keep: AlertChanges) -> Result<(), StateError> {
         self.change(move |connection| write(connection, &keep))
-            .await
-    }
-
-    /// Portals of which something was told that is not over: those after `after` in the order of their names.
-    ///
-    /// # Errors
-    /// [`StateError`].
-    pub async fn troubled(
-        &self,
-        after: Option<PortalName>,
-        limit: usize,
-    ) -> Result<Vec<Portal>, StateError> {
-        self.read
-            .run(move |connection| listing::troubled(connection, after.as_ref(), limit))
             .await
     }
 
@@ -69,7 +52,12 @@ impl State {
     /// [`StateError`].
     pub async fn silences(&self) -> Result<BTreeMap<String, Timestamp>, StateError> {
         self.read
-            .run(|connection| times(connection, "SELECT subject AS name, until AS at FROM silence"))
+            .run(|connection| {
+                times(
+                    connection,
+                    "SELECT subject AS name, until AS at FROM silence",
+                )
+            })
             .await
     }
 
@@ -144,10 +132,7 @@ fn times(connection: &Connection, query: &str) -> Result<BTreeMap<String, Timest
     let mut statement = connection.prepare_cached(query).map_err(sql)?;
     let rows = statement
         .query_map([], |row| {
-            Ok((
-                row.get("name")?,
-                Timestamp::from_millis(row.get("at")?),
-            ))
+            Ok((row.get("name")?, Timestamp::from_millis(row.get("at")?)))
         })
         .map_err(sql)?;
     rows.collect::<Result<_, _>>().map_err(sql)

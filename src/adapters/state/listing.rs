@@ -78,18 +78,14 @@ impl State {
             .await
     }
 
-    /// The portals after `after` in the order of their names, at most `limit`.
+    /// The first portals in the order of their names, at most `limit`.
     ///
     /// # Errors
     /// [`StateError`].
-    pub async fn page(
-        &self,
-        after: Option<PortalName>,
-        limit: usize,
-    ) -> Result<Vec<Portal>, StateError> {
-        self.read
-            .run(move |connection| page(connection, after.as_ref(), limit))
-            .await
+    pub async fn first_portals(&self, limit: usize) -> Result<Vec<Portal>, StateError> {
+        let mut pages = self.portals().limit(limit).in_pages_of(limit);
+        let first = pages.next().await?;
+        Ok(first.map_or_else(Vec::new, |page| page.portals))
     }
 
     /// How many portals there are of each kind, and how many are overdue.
@@ -121,21 +117,6 @@ pub(super) fn escalation_query() -> String {
     format!("SELECT {COLUMNS} FROM portal WHERE climb_at <= ?1 ORDER BY climb_at LIMIT ?2")
 }
 
-pub(super) fn page(
-    connection: &Connection,
-    after: Option<&PortalName>,
-    limit: usize,
-) -> Result<Vec<Portal>, StateError> {
-    let mut statement = connection
-        .prepare_cached(&page_query())
-        .map_err(|source| StateError::sql("list portals", source))?;
-    let after = after.map_or("", PortalName::as_str);
-    portals(
-        &mut statement,
-        params![after, i64::try_from(limit).unwrap_or(i64::MAX)],
-    )
-}
-
 pub(super) fn escalations_due(
     connection: &Connection,
     now: Timestamp,
@@ -157,24 +138,9 @@ pub(super) fn next_escalation(connection: &Connection) -> Result<Option<Timestam
         .map_err(|source| StateError::sql("look for escalations", source))
 }
 
+/// Portals of which something was told that is not over.
 pub(super) fn troubled_query() -> String {
     format!("SELECT {COLUMNS} FROM portal WHERE told <> '[]' AND name > ?1 ORDER BY name LIMIT ?2")
-}
-
-/// Portals of which something was told that is not over, page by page.
-pub(super) fn troubled(
-    connection: &Connection,
-    after: Option<&PortalName>,
-    limit: usize,
-) -> Result<Vec<Portal>, StateError> {
-    let mut statement = connection
-        .prepare_cached(&troubled_query())
-        .map_err(|source| StateError::sql("look for troubled portals", source))?;
-    let after = after.map_or("", PortalName::as_str);
-    portals(
-        &mut statement,
-        params![after, i64::try_from(limit).unwrap_or(i64::MAX)],
-    )
 }
 
 /// Portals of the configuration whose grant the state has lost.

@@ -20,8 +20,6 @@ use refreshd_alerting::incidents::{AlertRules, Finding, ReachedStep, Reconciler}
 use refreshd_alerting::message::MessageSubject;
 use refreshd_time::Timestamp;
 
-/// Portals read at a time.
-const PAGE: usize = 500;
 /// Stands for everything in the list of silences.
 pub const EVERYTHING: &str = "*";
 
@@ -106,24 +104,20 @@ async fn portals(
         refused: &refused,
         now,
     };
-    let mut after = None;
-    loop {
-        let page = shared.state.troubled(after, PAGE).await?;
+    let mut pages = shared.state.troubled();
+    while let Some(page) = pages.next().await? {
         let of_both = |portal| {
             [
                 of_portal(portal, circumstances),
                 of_refresh_end(portal, circumstances),
             ]
         };
-        for trouble in page.iter().flat_map(of_both).flatten() {
+        for trouble in page.portals.iter().flat_map(of_both).flatten() {
             let silent = silent(&trouble);
             survey.add(trouble, silent);
         }
-        match page.last() {
-            Some(last) if page.len() == PAGE => after = Some(last.name.clone()),
-            _ => return Ok(()),
-        }
     }
+    Ok(())
 }
 
 /// Channels that deliver nothing.

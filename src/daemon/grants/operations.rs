@@ -15,16 +15,12 @@ use crate::daemon::grants::error::OperationError;
 use crate::daemon::grants::lookup::{app_of, find, no_grant};
 use crate::daemon::grants::portal_view::{PortalView, views as views_of};
 use crate::daemon::waiters::RenewalReport;
-use crate::domain::name::PortalName;
 use crate::domain::portal::{Kind, Portal};
 use crate::domain::token_format::TokenFormat;
 use refreshd_time::{Timestamp, human};
 
 /// Longer than this nobody waits for a renewal to end, in addition to the request's own limit.
 const RENEWAL_GRACE: Duration = Duration::from_secs(10);
-
-/// Portals listed at a time.
-const LISTED: usize = 1000;
 
 /// What `renew` did.
 #[derive(Debug)]
@@ -50,47 +46,6 @@ pub async fn view(shared: &Context, name: &str) -> Result<PortalView, OperationE
 async fn one_view(shared: &Context, portal: &Portal) -> Result<PortalView, OperationError> {
     let view = views_of(shared, std::slice::from_ref(portal)).await?.pop();
     Ok(view.unwrap_or_else(|| PortalView::of(portal, &shared.config(), shared.clock.now())))
-}
-
-/// The statuses of the portals after this one, some at a time; and the last of them, if there are more.
-///
-/// # Errors
-/// [`OperationError::State`].
-pub async fn page(
-    shared: &Context,
-    after: Option<&str>,
-) -> Result<(Vec<PortalView>, Option<String>), OperationError> {
-    let after = after.and_then(|after| PortalName::parse(after).ok());
-    let mut portals = shared.state.page(after, LISTED + 1).await?;
-    let more = portals.len() > LISTED;
-    portals.truncate(LISTED);
-    let next = portals
-        .last()
-        .map(|last| last.name.to_string())
-        .filter(|_| more);
-    Ok((views_of(shared, &portals).await?, next))
-}
-
-/// The status of every portal, or of one.
-///
-/// # Errors
-/// As [`find`].
-pub async fn views(
-    shared: &Context,
-    name: Option<&str>,
-) -> Result<Vec<PortalView>, OperationError> {
-    if let Some(name) = name {
-        return Ok(vec![view(shared, name).await?]);
-    }
-    let (mut portals, mut after) = (Vec::new(), None);
-    loop {
-        let (page, next) = page(shared, after.as_deref()).await?;
-        portals.extend(page);
-        match next {
-            Some(next) => after = Some(next),
-            None => return Ok(portals),
-        }
-    }
 }
 
 /// A portal's status, and its grant as the server's own reply if a token of it works.

@@ -118,14 +118,8 @@ async fn troubled_portals_come_page_by_page_and_a_refused_app_is_named() {
             "UPDATE portal SET told = '[\"failed\"]' WHERE name = '{portal}'"
         ));
     }
-    let page = rig.state.troubled(None, 2).await.unwrap();
-    assert_eq!(names(&page), ["a", "b"]);
-    let page = rig
-        .state
-        .troubled(Some(page[1].name.clone()), 2)
-        .await
-        .unwrap();
-    assert_eq!(names(&page), ["c"]);
+    let pages = pages_of(rig.state.troubled().in_pages_of(2)).await;
+    assert_eq!(pages, [vec!["a", "b"], vec!["c"]]);
     rig.spoil(&format!(
         "UPDATE app SET rejected_since = {}",
         at(7).millis()

@@ -39,16 +39,25 @@ async fn the_census_counts_kinds_and_what_is_overdue() {
 async fn pages_follow_the_names_and_both_ways_to_read_agree() {
     let rig = Rig::with(&["b", "a", "d", "c"]).await;
     let view = ReadConnection::open(&rig.path()).unwrap();
-    let mut after = None;
-    let mut pages = Vec::new();
-    for _ in 0..2 {
-        let page = rig.state.page(after.clone(), 3).await.unwrap();
-        pages.push(names(&view.page(after.as_ref(), 3).unwrap()));
-        assert_eq!(pages.last(), Some(&names(&page)));
-        after = page.last().map(|last| last.name.clone());
-    }
-    assert!(rig.state.page(after, 3).await.unwrap().is_empty());
-    assert_eq!(pages, [vec!["a", "b", "c"], vec!["d"]]);
+    let threes = || rig.state.portals().in_pages_of(3);
+    assert_eq!(pages_of(threes()).await, [vec!["a", "b", "c"], vec!["d"]]);
+    assert_eq!(
+        pages_of(threes().after(Some(name("bb")))).await,
+        [vec!["c", "d"]]
+    );
+    let mut limited = threes().limit(2);
+    let page = limited.next().await.unwrap().unwrap();
+    assert_eq!(
+        (names(&page.portals), page.next),
+        (vec!["a".to_owned(), "b".to_owned()], Some(name("b")))
+    );
+    assert!(limited.has_ended() && limited.next().await.unwrap().is_none());
+    let mut read = PortalCursor::default();
+    assert_eq!(
+        names(&view.next_page(&mut read).unwrap().unwrap()),
+        ["a", "b", "c", "d"]
+    );
+    assert!(view.next_page(&mut read).is_none());
     assert!(view.portal(&name("d")).unwrap().is_some());
     assert!(view.portal(&name("e")).unwrap().is_none());
 }

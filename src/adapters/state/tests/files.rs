@@ -331,7 +331,7 @@ fn seen(path: &Path) -> Vec<(String, u64)> {
     runtime.block_on(async {
         let mut worker = tokio::task::JoinSet::new();
         worker.spawn(reader.serve());
-        let portals = state.page(None, 100).await.unwrap();
+        let portals = state.first_portals(100).await.unwrap();
         let generation =
             |portal: &Portal| portal.grant.as_ref().map_or(0, |grant| grant.generation.0);
         portals

@@ -317,6 +317,15 @@ fn retrying(act: i64) -> RecordOutcome {
     })
 }
 
+/// The names of a listing, page by page.
+async fn pages_of(mut listing: PortalPages) -> Vec<Vec<String>> {
+    let mut pages = Vec::new();
+    while let Some(page) = listing.next().await.unwrap() {
+        pages.push(names(&page.portals));
+    }
+    pages
+}
+
 fn refresh_of(grant: &Grant) -> &str {
     grant.tokens.credential.refresh().unwrap().expose()
 }

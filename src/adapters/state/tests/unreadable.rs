@@ -47,8 +47,14 @@ impl Rig {
 async fn the_others_are_listed_and_each_says_what_is_wrong_with_it() {
     let rig = Rig::spoilt().await;
     rig.spoil("INSERT INTO portal (name) VALUES ('../../etc'), (''), ('zz top')");
-    let page = rig.state.page(None, 100).await.unwrap();
+    let page = rig.state.first_portals(100).await.unwrap();
     assert_eq!(page.len(), SPOILT.len() + 2, "{:?}", names(&page));
+    let ones = pages_of(rig.state.portals().in_pages_of(1)).await;
+    assert_eq!(
+        ones.concat(),
+        names(&page),
+        "a row without a name ended the listing"
+    );
     for (name, column, _) in SPOILT {
         let portal = rig.portal(name).await;
         assert_eq!(
@@ -127,7 +133,7 @@ async fn a_new_grant_mends_a_row_and_the_configuration_its_settings() {
 async fn what_was_told_is_not_worth_a_grant() {
     let rig = Rig::with(&["acme"]).await;
     rig.spoil("UPDATE portal SET told = 'gossip'");
-    assert_eq!(rig.state.troubled(None, 9).await.unwrap().len(), 1);
+    assert_eq!(pages_of(rig.state.troubled()).await.concat().len(), 1);
     let claimed = rig.claim_only(0).await;
     assert_eq!(
         rig.record(&claimed, 0, renewed("r2", 0)).await,
