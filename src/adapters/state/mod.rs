@@ -71,4 +71,6 @@ pub use snapshot::{CheckOutcome, SnapshotOutcome, StateCheck, take_snapshot};
 pub use worker::{Disk, DiskFuture, ReaderThread, WriterThread};
 
 #[cfg(test)]
+mod conformance;
+#[cfg(test)]
 mod tests;

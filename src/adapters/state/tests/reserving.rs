@@ -8,7 +8,7 @@ fn log(rig: &Rig) -> (i64, u64) {
     let used = connection
         .query_row("PRAGMA wal_checkpoint(NOOP)", [], |row| row.get(1))
         .unwrap();
-    let file = rig.folder.path().join("state.db-wal");
+    let file = rig.engine.folder.path().join("state.db-wal");
     (used, std::fs::metadata(file).unwrap().len())
 }
 
