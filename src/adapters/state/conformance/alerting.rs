@@ -65,6 +65,20 @@ pub async fn what_was_told_and_what_waits_are_there_after_a_restart_in_order<E: 
     );
 }
 
+pub async fn alerts_are_stored_all_or_nothing<E: Engine>() {
+    let rig = Rig::<E>::new().await;
+    let keep = AlertChanges {
+        incidents: vec![incident("portal/acme", 0), incident("portal/globex", 0)],
+        queued_alerts: vec![queued_alert(1), queued_alert(2)],
+        ..AlertChanges::default()
+    };
+    abandon(rig.state.store_alerts(keep)).await;
+    let rig = rig.reopen().await;
+    let kept = rig.state.alerts().await.unwrap();
+    let stored = (kept.incidents.len(), kept.queued_alerts.len());
+    assert!(stored == (2, 2) || stored == (0, 0), "{stored:?}");
+}
+
 pub async fn a_row_that_cannot_be_understood_costs_no_other<E: Engine>() {
     let rig = Rig::<E>::with(&["acme"]).await;
     let keep = AlertChanges {

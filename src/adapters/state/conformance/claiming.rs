@@ -36,6 +36,46 @@ pub async fn claims_are_exclusive_and_soonest_expiry_first<E: Engine>() {
     assert_eq!(rig.claimed(9999).await, [""; 0]);
 }
 
+pub async fn claims_made_at_once_have_no_portal_in_common<E: Engine>() {
+    let all: Vec<String> = (10..50).map(|number| format!("p{number}")).collect();
+    let rig = Rig::<E>::with(&all.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let handles = [(); 4].map(|()| rig.state.clone());
+    let claim = |state: State| async move {
+        let mut claimed = Vec::new();
+        for _ in 0..4 {
+            let capacity = vec![(URL.to_owned(), 3)];
+            claimed.extend(names(
+                &state.claim_due(at(0), capacity).await.unwrap().portals,
+            ));
+        }
+        claimed
+    };
+    let [a, b, c, d] = handles.map(claim);
+    let (a, b, c, d) = tokio::join!(a, b, c, d);
+    let mut claimed = [a, b, c, d].concat();
+    claimed.sort();
+    assert_eq!(claimed, all);
+    let one = rig.state.claim_one(name("p10"), at(0)).await.unwrap();
+    assert!(one.is_none() && rig.claimed(0).await.is_empty());
+}
+
+pub async fn a_request_that_nobody_waits_for_claims_all_of_it_or_nothing<E: Engine>() {
+    let rig = Rig::<E>::with(&["a", "b"]).await;
+    let capacity = vec![(URL.to_owned(), 9)];
+    abandon(rig.state.claim_due(at(0), capacity)).await;
+    let rig = rig.reopen().await;
+    let (mut orphans, mut due) = (
+        names(&rig.state.orphans().await.unwrap()),
+        rig.claimed(0).await,
+    );
+    orphans.sort();
+    due.sort();
+    assert!(
+        (orphans.len(), due.len()) == (2, 0) || (orphans.len(), due.len()) == (0, 2),
+        "claimed {orphans:?}, due {due:?}"
+    );
+}
+
 pub async fn capacity_counts_for_each_token_endpoint<E: Engine>() {
     let rig = Rig::<E>::with(&["a", "b"]).await;
     rig.configure(&["a", "b", "c", "d"]).await;
