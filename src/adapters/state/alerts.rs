@@ -1,6 +1,6 @@
-//! What people were told and what they are still to be told, over restarts: incidents, the outbox, silences.
+//! Alerting data that outlives a restart: incidents, queued alerts, silences, marks.
 //!
-//! Must not decide what is told. A row that cannot be understood is left out and said: what was told can be told again.
+//! Must not decide what is sent. An unreadable row is left out and counted: an alert may be sent twice.
 
 use std::collections::BTreeMap;
 
@@ -46,7 +46,7 @@ impl State {
             .await
     }
 
-    /// What nobody wants to hear of, and until when; `*` is everything.
+    /// Silenced subjects and the end of each silence; `*` is every subject.
     ///
     /// # Errors
     /// [`StateError`].
@@ -128,7 +128,7 @@ impl State {
 }
 
 fn times(connection: &Connection, query: &str) -> Result<BTreeMap<String, Timestamp>, StateError> {
-    let sql = |source| StateError::sql("read who is left in peace", source);
+    let sql = |source| StateError::sql("read silences and refused apps", source);
     let mut statement = connection.prepare_cached(query).map_err(sql)?;
     let rows = statement
         .query_map([], |row| {
@@ -139,7 +139,7 @@ fn times(connection: &Connection, query: &str) -> Result<BTreeMap<String, Timest
 }
 
 fn kept(connection: &Connection) -> Result<StoredAlerts, StateError> {
-    let sql = |source| StateError::sql("read what was told", source);
+    let sql = |source| StateError::sql("read the alerts", source);
     let mut kept = StoredAlerts::default();
     let mut statement = connection
         .prepare("SELECT body FROM incident")
@@ -180,7 +180,7 @@ fn kept(connection: &Connection) -> Result<StoredAlerts, StateError> {
 }
 
 fn write(connection: &Connection, keep: &AlertChanges) -> Result<(), StateError> {
-    let sql = |source| StateError::sql("keep what is told", source);
+    let sql = |source| StateError::sql("store alerts", source);
     let AlertChanges {
         incidents,
         forgotten,

@@ -29,15 +29,15 @@ use refreshd_token_client::token::Generation;
 /// A candidate to store.
 #[derive(Debug, Clone)]
 pub struct Offer {
-    /// As it would be taken in.
+    /// The grant as it would be stored.
     pub grant: NewGrant,
-    /// Where it came from.
+    /// Source of the candidate.
     pub origin: Origin,
-    /// Whether it may be of another owner than the portal's grant.
+    /// True if the candidate may belong to another owner than the portal's grant.
     pub replaces: bool,
 }
 
-/// What became of an offer.
+/// Result of offering a candidate.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Offered {
     /// It is stored, and due.
@@ -63,13 +63,13 @@ pub enum Offered {
 pub struct Candidate {
     /// Its portal, with the candidate as its grant.
     pub portal: Portal,
-    /// Where it came from.
+    /// Source of the candidate.
     pub origin: Origin,
-    /// Whether it may be of another owner than the portal's grant.
+    /// True if the candidate may belong to another owner than the portal's grant.
     pub replaces: bool,
 }
 
-/// What to record of a claimed candidate.
+/// Record of a claimed candidate.
 #[derive(Debug)]
 pub struct RecordCandidate {
     /// The portal.
@@ -91,13 +91,13 @@ pub enum CandidateOutcome {
     Proved(Box<Renewed>),
     /// It goes.
     Refused,
-    /// It goes, and the pair that came is somebody else's.
+    /// The candidate is removed; the pair that came belongs to another owner.
     Another(TokenPair),
     /// It stays a candidate.
     Waits(GrantStatus),
 }
 
-/// What recording did.
+/// Result of recording.
 #[derive(Debug, PartialEq, Eq)]
 pub enum CandidateRecorded {
     /// It is the portal's grant now.
@@ -195,7 +195,7 @@ impl State {
             .await
     }
 
-    /// Whether the authorization server has refused this refresh token as a candidate of this portal.
+    /// True if the authorization server has refused this refresh token as a candidate of this portal.
     ///
     /// # Errors
     /// [`StateError`].
@@ -413,7 +413,7 @@ fn next(connection: &Connection) -> Result<Option<Timestamp>, StateError> {
     Ok(next.map(Timestamp::from_millis))
 }
 
-/// What a claimed candidate is recorded from.
+/// Columns of a claimed candidate.
 struct Found {
     claimed_at: Timestamp,
     fingerprint: [u8; 32],

@@ -1,4 +1,4 @@
-//! How a claim begins: durable before anything is sent. How it ends is in `record`.
+//! Begin of a claim: durable before anything is sent. `record` ends it.
 //!
 //! Must not claim a grant twice, nor for a client that the configuration does not name any more.
 
@@ -30,7 +30,7 @@ pub struct Claims {
     pub unreadable: Vec<Portal>,
 }
 
-/// What became of a request to renew.
+/// Result of a request to renew.
 #[derive(Debug, PartialEq, Eq)]
 pub enum RenewalRequest {
     /// It is due from this moment on: now, or a few seconds after the last try.
@@ -155,7 +155,7 @@ pub(super) fn new_claim(connection: &Connection, now: Timestamp) -> rusqlite::Re
 
 const DUE: &str = "token_url = :token_url AND act_at IS NOT NULL AND claim IS NULL AND configured = 1 AND bound_to = binding";
 
-/// What is due at a token endpoint; the terms are those of the index `portal_due`, or it would not be used. The index
+/// Portals due at a token endpoint; the conditions are those of the index `portal_due`, or SQLite would not use it. The index
 /// alone answers: rows are read of what is claimed, not of all that is due.
 pub(super) fn due_query() -> String {
     format!(

@@ -8,7 +8,7 @@ use crate::domain::client::{ClientDecision, ClientEvidence, decide, probe_wait};
 use crate::domain::name::PortalName;
 use refreshd_time::Timestamp;
 
-/// Whether people are told of a refusal is known when another portal has been asked, which is so within seconds.
+/// A refusal is alerted on after another portal has been tried, which takes seconds.
 const NOTIFIED_AFTER: i64 = 15_000;
 /// While one portal tries a refused client again, the others of that app wait at least this long, in milliseconds.
 const PROBE_MILLIS: i64 = 120_000;
@@ -305,7 +305,7 @@ pub(super) struct ProbeCandidate {
     is_last: bool,
 }
 
-/// Who is to try next: not the one that was refused last, as long as there is another.
+/// The portal that tries next: not the one that was refused last, as long as there is another.
 fn candidate(
     connection: &Connection,
     app: &str,

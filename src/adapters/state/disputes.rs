@@ -21,7 +21,7 @@ const MAX_REFUSED: i64 = 32;
 /// A newcomer to keep. Its `holder` and `since` are the state's own word.
 #[derive(Clone, Debug)]
 pub struct NewDispute {
-    /// Who and where.
+    /// User and portal.
     pub newcomer: Dispute,
     /// Which grants the app's client may spend.
     pub binding: Fingerprint,
@@ -29,17 +29,17 @@ pub struct NewDispute {
     pub member_id: String,
     /// Its refresh token.
     pub refresh: RefreshToken,
-    /// What else is known of its grant.
+    /// Details of its grant.
     pub details: Details,
     /// The authorization server that it names.
     pub server: Option<String>,
-    /// What events of its installation show.
+    /// Proof that the events of its installation carry.
     pub application_token: Option<ApplicationToken>,
     /// Now.
     pub now: Timestamp,
 }
 
-/// What became of it.
+/// Result of recording a dispute.
 #[derive(Debug, PartialEq, Eq)]
 pub enum RecordedDispute {
     /// It waits from now on.
@@ -57,13 +57,13 @@ pub enum RecordedDispute {
 /// A newcomer that waits, with its grant.
 #[derive(Debug)]
 pub struct OpenDispute {
-    /// Who and where.
+    /// User and portal.
     pub newcomer: Dispute,
     /// The portal, for good.
     pub member_id: String,
     /// Its refresh token.
     pub refresh: RefreshToken,
-    /// What else is known of its grant.
+    /// Details of its grant.
     pub details: Details,
     /// The authorization server that it names.
     pub server: Option<String>,
@@ -142,7 +142,7 @@ impl State {
     }
 }
 
-/// A row counts while the grant is that of the user whom it was compared with.
+/// A row counts while the grant belongs to the user with whom it was compared.
 const WAITING: &str = "n.refused_at IS NULL AND n.refresh_token IS NOT NULL AND p.refresh_token IS NOT NULL \
      AND p.phase <> 'gone' AND p.user_id IS n.holder AND p.bound_to = n.binding AND p.configured = 1";
 

@@ -184,7 +184,7 @@ impl<'v> Columns<'v> {
     }
 }
 
-/// How a credential is stored, and how it is recognised: the client's own is a text that no refresh token is.
+/// A credential's column and its fingerprint. The client's own credential is stored as the empty text, which is no refresh token.
 pub(super) fn stored(credential: &Credential) -> (&str, Option<Fingerprint>) {
     match credential {
         Credential::Refresh(token) => (token.expose(), Some(token.fingerprint())),

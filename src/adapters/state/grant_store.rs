@@ -1,6 +1,6 @@
 //! Grants that come in and grants that go. They win over a renewal in flight: its claim is gone when it records.
 //!
-//! Must not take in one grant for two portals: the loser of the next rotation would be dead.
+//! Must not store one grant for two portals: the next rotation would end the other's.
 
 use rusqlite::{Connection, OptionalExtension as _, named_params, params};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use refreshd_secrets::Fingerprint;
 use refreshd_time::Timestamp;
 use refreshd_token_client::token::{Generation, Tokens};
 
-/// A grant to take in.
+/// A grant to store.
 #[derive(Debug, Clone)]
 pub struct NewGrant {
     /// For this portal, which the configuration names.
@@ -31,9 +31,9 @@ pub struct NewGrant {
     pub identity: Option<String>,
     /// The client and authority it belongs to.
     pub bound_to: Fingerprint,
-    /// Where the first renewal goes.
+    /// Token endpoint of the first renewal.
     pub token_url: String,
-    /// Where it stands: due at once, unless it was proven.
+    /// Its status: due at once, unless it was proven.
     pub standing: GrantStatus,
     /// The app whose client the server has just let in: nothing is wrong with it, or with this grant, any more.
     pub proven: Option<String>,
@@ -41,7 +41,7 @@ pub struct NewGrant {
     pub now: Timestamp,
 }
 
-/// What became of it.
+/// Result of storing a grant.
 #[derive(Debug, PartialEq, Eq)]
 pub enum StoreOutcome {
     /// It is stored.
@@ -108,7 +108,7 @@ pub(super) fn store_grant(
         now,
         ..
     } = grant;
-    let sql = |source| StateError::sql("take a grant in", source);
+    let sql = |source| StateError::sql("store a grant", source);
     let (_, fingerprint) = stored(&tokens.credential);
     if let Some(fingerprint) = &fingerprint {
         if let Some(holder) = holder(connection, fingerprint, portal).map_err(sql)? {
@@ -121,7 +121,7 @@ pub(super) fn store_grant(
     let Some(generation) = put(connection, grant, 0)? else {
         return Ok(StoreOutcome::Unknown);
     };
-    // What is handed over later counts.
+    // The newer grant wins.
     drop_candidate(connection, portal, *now)?;
     if let Some(app) = proven {
         clients::client_accepted(connection, app, portal, *now).map_err(sql)?;
@@ -152,7 +152,7 @@ pub(super) fn put(
         proven,
         now,
     } = grant;
-    let sql = |source| StateError::sql("take a grant in", source);
+    let sql = |source| StateError::sql("store a grant", source);
     let columns = Columns::moved(moved)
         .grant(tokens, standing)?
         .moment(":renewed_at", Some(*now))

@@ -22,7 +22,7 @@ pub struct NewEvent {
     pub query: String,
     /// Its form.
     pub body: Vec<u8>,
-    /// Who sent it, if the proxy in front says so.
+    /// Sender's address, if the reverse proxy gives it.
     pub source: Option<String>,
     /// Now.
     pub now: Timestamp,
@@ -38,7 +38,7 @@ pub struct StoredEvent {
     pub query: String,
     /// Its form.
     pub body: Vec<u8>,
-    /// Who sent it.
+    /// Sender's address.
     pub source: Option<String>,
 }
 

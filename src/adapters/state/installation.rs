@@ -1,4 +1,4 @@
-//! What is known of each installation of an app: the proof of its events, and when it came and went.
+//! Installations of apps: the proof of their events, and the times of install and removal.
 //!
 //! Must not take an event's word without its proof, nor one that is older than the last install.
 
@@ -20,7 +20,7 @@ use refreshd_secrets::{ApplicationToken, Fingerprint};
 use refreshd_time::Timestamp;
 use refreshd_token_client::problem::Problem;
 
-/// A removal, as an event told of it.
+/// A removal, as an event reports it.
 #[derive(Debug)]
 pub struct Uninstall {
     /// The app's name.
@@ -35,15 +35,15 @@ pub struct Uninstall {
     pub sent_at: Option<Timestamp>,
     /// Now.
     pub now: Timestamp,
-    /// What is told of it.
+    /// Problem of the grants that it ends.
     pub problem: Problem,
 }
 
-/// What became of it.
+/// Result of a removal.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Uninstalled {
-    /// It has its proof. What may live of the member's grants is to be renewed, which tells whether it is true: whoever
-    /// sent the first notice of the installation may have chosen the proof.
+    /// It has its proof. Grants of the member that may live are to be renewed, which shows if it is true: the sender of
+    /// the first notice of the installation may have chosen the proof.
     Proven {
         /// Grants that did not work and are gone now.
         gone: Vec<PortalName>,
@@ -52,7 +52,7 @@ pub enum Uninstalled {
     Unknown,
     /// The application token is another.
     OtherToken,
-    /// It has no application token, or no time: nothing tells it from one that somebody made up or sent again.
+    /// It has no application token, or no time: a forged or repeated event would look the same.
     Bare,
     /// Another user says that the installation is his: its proof may be made up, and decides nothing.
     Disputed,
@@ -60,7 +60,7 @@ pub enum Uninstalled {
     Replayed,
 }
 
-/// What is known of an installation.
+/// Columns of an installation.
 #[derive(Default)]
 pub(super) struct Installation {
     pub(super) application_token: Option<ApplicationToken>,
@@ -96,8 +96,8 @@ pub(super) fn installation(
         .map_err(|source| StateError::sql("look for an installation", source))
 }
 
-/// Remembers what is known of the installation: with `taken`, that its grant was replaced now, and whether by whoever
-/// installed the app.
+/// Remembers what is known of the installation: with `taken`, that its grant was replaced now, and whether by the
+/// user who installed the app.
 pub(super) fn note(
     connection: &Connection,
     install: &InstalledGrant,
@@ -270,13 +270,13 @@ pub(super) fn request_renewal(
 pub struct InstalledGrant {
     /// The app, and what becomes of its installs.
     pub terms: InstallTerms,
-    /// What brought it.
+    /// Event or visit that brought it.
     pub occasion: EventKind,
     /// Whose it is, by the authorization server.
     pub owner: TokenOwner,
     /// The grant.
     pub intake: ImportedGrant,
-    /// What later events of this installation will show; of events only.
+    /// Proof that later events of this installation will carry; of events only.
     pub application_token: Option<ApplicationToken>,
     /// When the notice was sent, if it says so.
     pub sent_at: Option<Timestamp>,

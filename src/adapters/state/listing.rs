@@ -19,7 +19,7 @@ pub(super) const KINDS: &str =
 pub(super) const PAST_DUE: &str = "SELECT renew_at, issued_at, expires_at, refresh_expires_at, since FROM portal \
     WHERE configured = 1 AND refresh_token IS NOT NULL AND renew_at <= ?1";
 
-/// How many portals there are, by kind.
+/// Number of portals, by kind.
 #[derive(Debug, Clone, Default)]
 pub struct Census {
     /// Each kind that occurs.
@@ -29,7 +29,7 @@ pub struct Census {
 }
 
 impl Census {
-    /// How many are of this kind.
+    /// Number of portals of this kind.
     #[must_use]
     pub fn of(&self, kind: Kind) -> u64 {
         self.kinds
@@ -88,7 +88,7 @@ impl State {
         Ok(first.map_or_else(Vec::new, |page| page.portals))
     }
 
-    /// How many portals there are of each kind, and how many are overdue.
+    /// Number of portals of each kind, and of overdue ones.
     ///
     /// # Errors
     /// [`StateError`].
@@ -138,7 +138,7 @@ pub(super) fn next_escalation(connection: &Connection) -> Result<Option<Timestam
         .map_err(|source| StateError::sql("look for escalations", source))
 }
 
-/// Portals of which something was told that is not over.
+/// Portals with an open notification.
 pub(super) fn troubled_query() -> String {
     format!("SELECT {COLUMNS} FROM portal WHERE told <> '[]' AND name > ?1 ORDER BY name LIMIT ?2")
 }

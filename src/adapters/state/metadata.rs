@@ -1,4 +1,4 @@
-//! What authorization servers said of themselves, so that a start does not depend on their answering.
+//! Metadata of authorization servers, kept so that a start does not depend on their availability.
 //!
 //! Must not judge it: `domain::metadata` does.
 

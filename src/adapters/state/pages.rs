@@ -107,7 +107,7 @@ impl PortalPages {
         self
     }
 
-    /// Whether the last page was returned.
+    /// True if the last page was returned.
     #[must_use]
     pub const fn has_ended(&self) -> bool {
         self.cursor.has_ended
@@ -141,7 +141,7 @@ impl State {
         }
     }
 
-    /// Portals of which something was told that is not over.
+    /// Portals with an open notification.
     #[must_use]
     pub fn troubled(&self) -> PortalPages {
         PortalPages {

@@ -52,7 +52,7 @@ impl State {
             .await
     }
 
-    /// How many portals have lost their grant.
+    /// Number of portals that have lost their grant.
     ///
     /// # Errors
     /// [`StateError`].

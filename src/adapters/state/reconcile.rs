@@ -17,7 +17,7 @@ use crate::domain::schedule::planned;
 use crate::domain::settings::Configured;
 use refreshd_time::Timestamp;
 
-/// What following the configuration did.
+/// Result of following the configuration.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Reconciled {
     /// Portals the state had not known.
@@ -28,7 +28,7 @@ pub struct Reconciled {
     pub dropped: usize,
 }
 
-/// What becomes of living grants that a configuration does not name any more.
+/// Treatment of living grants that a configuration does not name any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unnamed {
     /// They are not configured: their token files go.
@@ -435,7 +435,7 @@ pub(super) fn shift_times(connection: &Connection, by: i64) -> Result<(), StateE
 }
 
 /// After a start: what was written last cannot lie ahead. If it does by more than `tolerance` milliseconds, the clock
-/// was set back while nobody watched; the times move by as much as is known of that step, and what looks fresh is due,
+/// was set back while refreshd did not run; the times move by as much as is known of that step, and what looks fresh is due,
 /// since its age is not known any more; a tenth of its life after its renewal at the soonest. Says by how much they
 /// moved.
 pub(super) fn adjust_clock(

@@ -1,4 +1,4 @@
-//! How a claim ends: what is recorded of it, and what is remembered as told. Compare-and-swap throughout.
+//! End of a claim: its outcome, and the notified escalation steps. Compare-and-swap throughout.
 //!
 //! Must not overwrite a grant that was replaced meanwhile: what comes too late is put aside.
 
@@ -23,7 +23,7 @@ use refreshd_time::Timestamp;
 use refreshd_token_client::reply::GrantedTokens;
 use refreshd_token_client::token::Generation;
 
-/// What to record of a claimed renewal.
+/// Record of a claimed renewal.
 #[derive(Debug)]
 pub struct RenewalRecord {
     /// The portal.
@@ -35,21 +35,21 @@ pub struct RenewalRecord {
     pub claim: (ClaimId, Timestamp),
     /// The outcome.
     pub outcome: RecordOutcome,
-    /// The escalation steps told of, this outcome's included.
+    /// Escalation steps notified of, this outcome's included.
     pub told: Vec<String>,
-    /// Which of the steps that were told while the request was under way stay told.
+    /// Steps notified of while the request was under way that stay notified.
     pub told_meanwhile: KeepNotified,
     /// When the next escalation step comes.
     pub climb_at: Option<Timestamp>,
     /// When it is recorded.
     pub now: Timestamp,
-    /// Whether the server refused or accepted the app's client, if that is known now.
+    /// Refusal or acceptance of the app's client, if the reply shows it.
     pub client: ClientVerdict,
     /// The kind of the request, should it have bought a pair: see `domain::request`.
     pub bought_by: Option<Fingerprint>,
 }
 
-/// Which steps stay told that the escalator told while a request was under way.
+/// Steps that stay notified though the escalator notified of them while a request was under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeepNotified {
     /// Every one: the outcome ends none.
@@ -70,7 +70,7 @@ impl KeepNotified {
     }
 }
 
-/// What a reply says of the app's client.
+/// Verdict of a reply on the app's client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientVerdict {
     /// Nothing.
@@ -92,11 +92,11 @@ pub enum RecordOutcome {
     Kept(GrantStatus),
     /// The pair stays, and a reply came that could not be read: it is kept.
     Unread(GrantStatus, Box<UnreadableReply>),
-    /// Somebody else's pair came.
+    /// A pair of another owner came.
     Foreign(GrantStatus, Box<GrantedTokens>),
 }
 
-/// What recording did.
+/// Result of recording.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Recorded {
     /// It is durable. `client_changed` says that the app's client became refused, or accepted again, just now.
@@ -107,7 +107,7 @@ pub enum Recorded {
         client_changed: bool,
         /// Whose the refusal of the client is, if there was one.
         ruling: Option<ClientDecision>,
-        /// The steps told until then, also while the request was under way.
+        /// Steps notified of until then, also while the request was under way.
         told_before: Vec<String>,
     },
     /// An import, authorization or `forget` came first: the reply is kept aside and not used.
@@ -125,8 +125,8 @@ impl State {
             .await
     }
 
-    /// Remembers what was told of a grant, unless it has moved on since, or somebody else told of it; false then. `seen` and
-    /// `before` are where it stood and what had been told.
+    /// Stores the steps notified of a grant, unless the grant or its steps have changed since; false then. `seen` and
+    /// `before` are its status and its steps as the caller knew them.
     ///
     /// # Errors
     /// [`StateError`]; then nothing may be announced.
@@ -138,7 +138,7 @@ impl State {
         told: Vec<String>,
         next: Option<Timestamp>,
     ) -> Result<bool, StateError> {
-        let tell = move |connection: &_| {
+        let notify = move |connection: &_| {
             set_notified(
                 connection,
                 &portal,
@@ -148,7 +148,7 @@ impl State {
                 next,
             )
         };
-        self.change(tell).await
+        self.change(notify).await
     }
 }
 
@@ -223,7 +223,7 @@ pub(super) fn record(
     })
 }
 
-/// The steps told so far and the moment of the claim, if it still is the grant's.
+/// Steps notified of so far and the moment of the claim, if it still is the grant's.
 fn claimed_row(
     connection: &Connection,
     portal: &PortalName,
@@ -239,12 +239,12 @@ fn claimed_row(
                 .optional()
         })
         .map_err(|source| StateError::sql("look for a claim", source))?;
-    // What cannot be read any more is replaced by what is told now; the pair must be recorded all the same.
+    // Unreadable steps are replaced by the new ones; the pair must be recorded all the same.
     let told = |told: &str| serde_json::from_str(told).unwrap_or_default();
     Ok(found.map(|(steps, claimed_at)| (told(&steps), Timestamp::from_millis(claimed_at))))
 }
 
-/// What is kept aside of an outcome: somebody else's pair always, ours if its claim is gone.
+/// The superseded pair of an outcome: another owner's always, ours if its claim is gone.
 fn superseded_of(outcome: &RecordOutcome, claim_holds: bool) -> Option<SupersededPair<'_>> {
     match outcome {
         RecordOutcome::Foreign(_, granted) => Some(SupersededPair {
@@ -360,5 +360,5 @@ pub(super) fn set_notified(
             })
         })
         .map(|changed| changed > 0)
-        .map_err(|source| StateError::sql("remember what was told", source))
+        .map_err(|source| StateError::sql("store the notified steps", source))
 }

@@ -1,4 +1,4 @@
-//! Rows and what they mean. Every column is named here once, in both directions.
+//! Rows and what they mean. The columns that are read are named here once; `grant_columns` writes.
 //!
 //! Must not write: the statements that change rows are in `claims`, `record`, `intake` and `reconcile`.
 
@@ -37,7 +37,7 @@ pub(super) const CANDIDATE_COLUMNS: &str = "p.name AS name, p.configured AS conf
     NULL AS refresh_expires_at, NULL AS refresh_since, NULL AS refresh_motion, NULL AS notice, NULL AS bought_by, \
     NULL AS lost, NULL AS client_refused, NULL AS candidate";
 
-/// Where a statement has the columns of a portal. SQLite finds a name by comparing it with each column's; a page of
+/// Indexes of the columns of a portal in a statement. SQLite finds a name by comparing it with each column's; a page of
 /// portals would do so thirty times a row, so the names are looked up once a statement.
 macro_rules! portal_columns {
     ($($column:ident),* $(,)?) => {
@@ -72,8 +72,8 @@ pub(super) fn portal(row: &Row<'_>) -> rusqlite::Result<Portal> {
 }
 
 impl PortalColumns {
-    /// Reads one portal. One whose row cannot be understood says so in itself, so that it keeps nobody from reading the
-    /// others; an error is a row without a name.
+    /// Reads one portal. One whose row cannot be understood says so in itself, so that the others can be read; an
+    /// error is a row without a name.
     pub(super) fn read(&self, row: &Row<'_>) -> rusqlite::Result<Portal> {
         let name: String = row.get(self.name)?;
         let name = PortalName::parse(&name).map_err(|error| conversion(self.name, error))?;
@@ -91,7 +91,7 @@ impl PortalColumns {
             .err()
             .or(grant.as_ref().err())
             .map(|error| self.column_of(error));
-        // What is understood helps to mend the rest: a new grant can be taken in.
+        // The readable part helps to mend the rest: a new grant can be stored.
         let (settings, binding, config_url) = config.unwrap_or_default();
         Ok(Portal {
             name,
@@ -100,7 +100,7 @@ impl PortalColumns {
             config_url,
             grant: grant.ok().flatten(),
             unreadable,
-            // What cannot be understood of these costs nobody the grant.
+            // An unreadable value here must not cost the grant.
             bought_by: fingerprint(row, self.bought_by).ok().flatten(),
             client_refused: json(row, self.client_refused).ok().flatten().map(
                 |(since, retry_at, probe): RefusedClient| ClientRefused {
@@ -112,7 +112,7 @@ impl PortalColumns {
             lost: row
                 .get::<_, Option<i64>>(self.lost)?
                 .map(|lost| Generation(u64::try_from(lost).unwrap_or_default())),
-            // A candidate that cannot be understood keeps nobody from anything.
+            // An unreadable candidate does not affect the portal.
             candidate: self.pending(row).ok().flatten(),
         })
     }
@@ -189,7 +189,7 @@ impl PortalColumns {
                 .get::<_, Option<String>>(self.token_url)?
                 .unwrap_or_default(),
             identity: row.get(self.identity)?,
-            // What was told can be told again.
+            // An alert may be sent twice.
             told: json(row, self.told).ok().flatten().unwrap_or_default(),
             claim: claim.map(ClaimId).zip(time(row, self.claimed_at)?),
             tried_at: time(row, self.claimed_at)?,
@@ -220,7 +220,7 @@ impl PortalColumns {
 
 type RefusedClient = (Timestamp, Option<Timestamp>, Option<String>);
 
-/// What decides when a token is overdue, of a row with `renew_at, issued_at, expires_at, refresh_expires_at, since`.
+/// Times that decide when a token is overdue, of a row with `renew_at, issued_at, expires_at, refresh_expires_at, since`.
 pub(super) fn window(row: &Row<'_>) -> rusqlite::Result<Option<Window>> {
     let at = |column: &str| time(row, row.as_ref().column_index(column)?);
     let (due, issued_at, expires_at) = (at("renew_at")?, at("issued_at")?, at("expires_at")?);

@@ -1,4 +1,4 @@
-//! Pairs that were put aside: somebody else's, or come too late. Kept until a person imports them for the right portal.
+//! Superseded pairs: of another owner, or come too late. Kept until a person imports them for the right portal.
 //!
 //! Must not give one out but for an import, nor drop one that was not taken.
 
@@ -61,7 +61,7 @@ impl State {
             .await
     }
 
-    /// Removes a pair that was put aside: it was taken in.
+    /// Removes a superseded pair: it was stored.
     ///
     /// # Errors
     /// [`StateError`].
@@ -75,7 +75,7 @@ impl State {
         .await
     }
 
-    /// Puts a pair aside that came for a portal: `foreign`, somebody else's, or `late`.
+    /// Keeps a superseded pair that came for a portal: `foreign`, of another owner, or `late`.
     ///
     /// # Errors
     /// [`StateError`].

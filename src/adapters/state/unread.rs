@@ -1,4 +1,4 @@
-//! Replies that could not be read: kept until a renewal goes well, somebody discards them, or they can be read after all.
+//! Replies that could not be read: kept until a renewal succeeds, a person discards them, or they can be read after all.
 //!
 //! Must not let one replace a grant that has moved on since its request.
 
@@ -42,7 +42,7 @@ impl State {
             .await
     }
 
-    /// How many are kept of each portal whose name lies between these two, inclusive; all for `None`.
+    /// Number of kept replies of each portal whose name lies between these two, inclusive; of all for `None`.
     ///
     /// # Errors
     /// [`StateError`].

@@ -1,4 +1,4 @@
-//! What people were told and are still to be told, over a restart, all of it or nothing.
+//! Incidents, queued alerts, silences and marks, over a restart, all or nothing.
 
 use super::*;
 use refreshd_alerting::AlertChanges;

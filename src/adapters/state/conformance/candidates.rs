@@ -187,7 +187,7 @@ pub async fn what_is_newer_wins_and_a_late_pair_is_kept_aside<E: Engine>() {
         rig.aside()[1],
         ("acme".to_owned(), "candidate".to_owned(), "c2".to_owned())
     );
-    // `forget` takes one along, and its late pair is nobody's.
+    // `forget` takes one along, and its late pair belongs to no grant.
     let candidate = claimed(&rig, 4).await.remove(0);
     assert!(rig.state.forget(name("acme")).await.unwrap());
     assert_eq!(
@@ -234,7 +234,7 @@ pub async fn a_claim_outlives_a_restart_and_times_follow_the_clock<E: Engine>() 
     assert_eq!(claim(&orphan), claim(&candidate));
     assert!(
         claimed(&rig, HOUR).await.is_empty(),
-        "nobody sends it before it was looked at"
+        "it is not sent before it was inspected"
     );
 }
 

@@ -1,4 +1,4 @@
-//! What is claimed, in which order, and how a claim survives.
+//! Claims: which portals, in which order, and over a restart.
 
 use super::*;
 

@@ -90,7 +90,7 @@ pub async fn one_portals_refusal_is_one_portals<E: Engine>() {
     assert_eq!(works_for(&rig.portal("a").await), Some(2));
     assert!(
         rig.portal("b").await.client_refused.is_none(),
-        "nobody waits"
+        "no portal waits"
     );
     for secs in [900, 1800, 3500] {
         let again = claim(&rig, "a", secs).await;
@@ -171,7 +171,7 @@ pub async fn no_portal_tries_twice_in_a_row<E: Engine>() {
             if let Some(next) = rig.claim(secs, 100).await.portals.pop() {
                 break next;
             }
-            assert!(secs < 600 + 12 * 3700, "nobody tries");
+            assert!(secs < 600 + 12 * 3700, "no portal tries");
         };
         assert_ne!(next.name, last.name, "at {secs}");
         last = next;
@@ -376,7 +376,7 @@ pub async fn a_dead_grant_beside_a_refused_client_is_no_proof_that_the_client_wo
     let a = claim(&rig, "a", 600).await;
     refuse(&rig, &a, 600).await;
     let b = rig.claim_only(600).await;
-    assert_eq!(dies(&rig, &b, 601).await, (None, true), "nobody is left");
+    assert_eq!(dies(&rig, &b, 601).await, (None, true), "no portal is left");
     assert_eq!(works_for(&rig.portal("a").await), None);
     assert!(rig.portal("a").await.client_refused.is_some());
     let b = rig.portal("b").await;
@@ -396,7 +396,7 @@ pub async fn after_a_dead_grant_a_third_portal_is_asked<E: Engine>() {
     assert_ne!(third.name, a.name);
     accept(&rig, &third, 602).await;
     assert_eq!(works_for(&rig.portal("a").await), Some(1));
-    // And when that one dies too, the client works for nobody.
+    // And when that one dies too, the client works for no portal.
     let third = claim(&rig, third.name.as_str(), 2000).await;
     dies(&rig, &third, 2000).await;
     let a = claim(&rig, "a", 2001).await;

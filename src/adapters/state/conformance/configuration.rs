@@ -317,7 +317,7 @@ pub async fn a_changed_ladder_is_looked_at_again<E: Engine>() {
     assert_eq!(
         rig.state.escalations_due(at(0), 9).await.unwrap().len(),
         2,
-        "without a grant there is nothing to tell"
+        "without a grant there is no escalation"
     );
     assert_eq!(rig.state.escalations_due(at(0), 1).await.unwrap().len(), 1);
 }

@@ -59,7 +59,7 @@ pub async fn an_old_grant_takes_over_what_was_published_and_is_not_sent<E: Engin
     assert_eq!(
         names(&rig.state.escalations_due(at(9), 9).await.unwrap()),
         ["acme"],
-        "it is told of"
+        "it is notified of"
     );
     assert!(
         quarantined(&grant, trace(Some(7), Some(7)), at(9)).is_none(),

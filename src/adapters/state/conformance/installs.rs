@@ -420,7 +420,7 @@ pub async fn a_removal_needs_its_proof_and_comes_once<E: Engine>() {
         Uninstalled::Replayed,
         "of another day"
     );
-    // Whoever was first may have chosen the proof: a grant that may live is renewed, and that tells.
+    // The first sender may have chosen the proof: a grant that may live is renewed, which shows the truth.
     assert_eq!(rig.end(removal("acme", "proof", 50, 55)).await, proven(&[]));
     assert_eq!(rig.grant("acme.example").await.standing.phase, Phase::Fresh);
     rig.make("acme.example", |problem| Phase::Retrying {
@@ -599,7 +599,7 @@ pub async fn what_would_replace_a_living_grant_proves_itself_first_and_counts_as
         may_live: _,
     } = rig.state.install(newcomer.clone()).await.unwrap()
     else {
-        panic!("taken in unproven")
+        panic!("stored unproven")
     };
     assert_eq!(
         (portal, token_url),

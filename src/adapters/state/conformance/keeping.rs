@@ -1,4 +1,4 @@
-//! What is kept beside grants: unreadable replies, install events, metadata; and that a stop loses none of it.
+//! Data beside grants: unreadable replies, install events, metadata; a stop loses none of it.
 
 use super::*;
 use crate::domain::kept_reply::{ReplyTo, SentToken, UnreadableReply};

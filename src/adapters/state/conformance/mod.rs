@@ -157,7 +157,7 @@ impl<E: Engine> Rig<E> {
             .unwrap()
     }
 
-    /// Takes in a grant that is due at `at(0)` and expires at `at(expires)`.
+    /// Stores a grant that is due at `at(0)` and expires at `at(expires)`.
     pub async fn take(&self, name: &str, refresh: &str, expires: i64) -> StoreOutcome {
         self.state
             .store_grant(grant(name, refresh, expires))

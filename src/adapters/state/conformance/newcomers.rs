@@ -112,7 +112,7 @@ impl<E: Engine> Rig<E> {
             .unwrap()
     }
 
-    /// Who waits, and with which refresh token.
+    /// User of the waiting newcomer, and its refresh token.
     async fn waiting(&self) -> Option<(String, String)> {
         let found = self.state.dispute_of(name(PORTAL)).await.unwrap()?;
         Some((found.newcomer.user, found.refresh.expose().to_owned()))

@@ -1,4 +1,4 @@
-//! What recording does, and what it must not overwrite.
+//! Recording of an outcome, and grants that it must not overwrite.
 
 use super::*;
 use refreshd_token_client::refresh_end::{Motion, RefreshEnd};
@@ -156,7 +156,7 @@ pub async fn what_was_told_is_remembered_unless_the_grant_moved_on<E: Engine>() 
     let claimed = rig.claim_only(0).await;
     rig.record(&claimed, 0, retrying(10)).await;
     let seen = rig.grant("acme").await;
-    let tell = async |generation, standing: &GrantStatus, step: &str, next: Option<i64>| {
+    let notify = async |generation, standing: &GrantStatus, step: &str, next: Option<i64>| {
         let seen = (standing.clone(), rig.grant("acme").await.told);
         rig.state
             .set_notified(
@@ -169,7 +169,7 @@ pub async fn what_was_told_is_remembered_unless_the_grant_moved_on<E: Engine>() 
             .await
             .unwrap()
     };
-    assert!(tell(seen.generation, &seen.standing, "warning", Some(50)).await);
+    assert!(notify(seen.generation, &seen.standing, "warning", Some(50)).await);
     let late = (seen.standing.clone(), Vec::new());
     let again = rig
         .state
@@ -181,7 +181,7 @@ pub async fn what_was_told_is_remembered_unless_the_grant_moved_on<E: Engine>() 
             None,
         )
         .await;
-    assert!(!again.unwrap(), "somebody else told it first");
+    assert!(!again.unwrap(), "another call notified first");
     assert_eq!(rig.grant("acme").await.told, ["warning"]);
     assert_eq!(rig.state.next_escalation().await.unwrap(), Some(at(50)));
     assert_eq!(pages_of(rig.state.troubled()).await.concat(), ["acme"]);
@@ -212,19 +212,19 @@ pub async fn what_was_told_is_remembered_unless_the_grant_moved_on<E: Engine>() 
         phase: Phase::Fresh,
         ..seen.standing.clone()
     };
-    assert!(!tell(seen.generation, &fresh, "x", None).await);
+    assert!(!notify(seen.generation, &fresh, "x", None).await);
     let claimed = rig.claim_only(10).await;
     rig.record(&claimed, 10, renewed("r2", 10)).await;
     let now = rig.grant("acme").await;
     assert!(
         now.told.is_empty(),
-        "a renewal's own word replaces what was told"
+        "the steps of a renewal replace the earlier ones"
     );
     assert!(
-        !tell(seen.generation, &now.standing, "x", None).await,
-        "told of an older pair"
+        !notify(seen.generation, &now.standing, "x", None).await,
+        "notified of an older pair"
     );
-    assert!(tell(now.generation, &now.standing, "resolved", None).await);
+    assert!(notify(now.generation, &now.standing, "resolved", None).await);
     assert_eq!(rig.grant("acme").await.told, ["resolved"]);
     assert_eq!(rig.state.next_escalation().await.unwrap(), None);
 }

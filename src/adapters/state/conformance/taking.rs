@@ -1,4 +1,4 @@
-//! What comes in from outside, and what must not come in twice.
+//! Grants from outside, and tokens that must not be stored twice.
 
 use super::*;
 

@@ -75,7 +75,7 @@ pub async fn they_are_claimed_once_held_and_counted_and_the_others_are_claimed<E
     claimed.sort();
     unreadable.sort();
     assert_eq!(claimed, ["acme", "zorg"]);
-    // Whoever has no client is not due in the first place.
+    // A portal without a client is not due in the first place.
     let mut due: Vec<_> = SPOILT
         .iter()
         .map(|(name, ..)| *name)

@@ -157,7 +157,7 @@ async fn a_newer_state_is_refused_untouched() {
         |error| matches!(error, StateError::Newer { found, known, .. } if found == known + 1);
     assert!(newer(inspect(&path_in(&folder)).unwrap_err()));
     assert!(newer(refusal(&folder)));
-    // It may be told by the write-ahead log alone.
+    // The write-ahead log alone may show it.
     let folder = Rig::with(&["acme"]).await.close().await;
     let connection = Connection::open(path_in(&folder)).unwrap();
     keep_log(&connection);
@@ -324,7 +324,7 @@ async fn stays_readable(rig: Rig) {
     );
 }
 
-/// What a look at a state sees: the portals and their generations.
+/// Portals and their generations in a snapshot.
 fn seen(path: &Path) -> Vec<(String, u64)> {
     let Ok(SnapshotOutcome::Whole(copy)) = take_snapshot(path) else {
         panic!("not seen")
@@ -364,7 +364,7 @@ fn a_look_sees_what_lies_in_the_log_and_leaves_no_trace() {
             .unwrap();
         assert!(
             matches!(take_snapshot(&rig.path()), Err(StateError::Locked { .. })),
-            "somebody has it"
+            "a process has it open"
         );
         // As after an end by force: the pair is in the log only.
         for name in ["state.db", "state.db-wal"] {

@@ -17,7 +17,7 @@ async fn pages_follow_the_names_and_both_ways_to_read_agree() {
     assert!(view.portal(&name("e")).unwrap().is_none());
 }
 
-/// How SQLite would carry it out.
+/// SQLite's plan of a query.
 fn plan(connection: &rusqlite::Connection, query: &str) -> String {
     let mut statement = connection
         .prepare(&format!("EXPLAIN QUERY PLAN {query}"))

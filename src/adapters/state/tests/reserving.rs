@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Where the log ends, in pages, and how long its file is.
+/// Pages in the log, and bytes of its file.
 fn log(rig: &Rig) -> (i64, u64) {
     let connection = schema::open_reader(&rig.path()).unwrap();
     let used = connection
