@@ -197,7 +197,7 @@ pub async fn what_was_told_is_remembered_unless_the_grant_moved_on<E: Engine>() 
         problem: problem(Class::Transient),
     };
     assert!(
-        !tell(
+        !notify(
             seen.generation,
             &GrantStatus {
                 phase: earlier,
