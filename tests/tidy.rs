@@ -99,12 +99,9 @@ const MAY_EXPOSE: &[&str] = &[
     "crates/alerting/src/channels/http_sender.rs",
     "src/adapters/state/candidates.rs", // the store
     "src/adapters/state/carried.rs",    // the same, for the next process
-    "src/adapters/state/quarantine.rs",
     "src/adapters/state/installation.rs",
-    "src/adapters/state/grant_store.rs",
+    "src/adapters/state/grant_columns.rs",
     "src/adapters/state/disputes.rs",
-    "src/adapters/state/record.rs",
-    "src/adapters/state/rows.rs",
     "src/adapters/state/superseded.rs",
     "src/adapters/state/unread.rs",
     "src/adapters/token_files.rs",      // the access token, for readers
@@ -124,6 +121,12 @@ const MAY_EXPOSE: &[&str] = &[
 
 /// The one door to the clocks.
 const CLOCK: &str = "crates/time/src/clock.rs";
+
+/// The state: no other code knows how it is stored.
+const STATE: &str = "src/adapters/state/";
+
+/// Its promises, which any engine must keep: not even they know it.
+const SUITE: &str = "src/adapters/state/conformance/";
 
 /// The one door to other programs.
 const PROGRAMS: &str = "crates/alerting/src/channels/command.rs";
@@ -167,7 +170,7 @@ impl Source {
 fn is_tests(path: &str) -> bool {
     let by_name =
         path.ends_with("/tests.rs") || path.ends_with("_tests.rs") || path.contains("/tests/");
-    by_name || path.starts_with("tests/")
+    by_name || path.starts_with("tests/") || path.starts_with(SUITE)
 }
 
 /// The program proper: without comments, and without what comes from the first test module on.
@@ -350,6 +353,27 @@ fn keeps_secrets_shut(source: &Source) -> Vec<String> {
             source.complain(&source.code, at, why)
         })
         .collect()
+}
+
+/// The program and the suite reach the state through its handle. In it, a row of several columns is read by their names.
+fn keeps_sql_in_the_state(source: &Source) -> Vec<String> {
+    let is_suite = source.path.starts_with(SUITE);
+    let code = if is_suite { &source.text } else { &source.code };
+    let is_outside = is_suite || !source.path.starts_with(STATE);
+    let by_number = |at: &usize| {
+        let call = code[*at..].split(')').next().unwrap_or_default();
+        let column = call.rsplit('(').next().unwrap_or_default();
+        column.parse::<usize>().is_ok_and(|column| column > 0)
+    };
+    let found: Vec<(usize, &str)> = if is_outside {
+        let found = occurrences(code, "rusqlite");
+        found.map(|at| (at, "SQL outside the state")).collect()
+    } else {
+        let found = occurrences(code, "row.get").filter(by_number);
+        found.map(|at| (at, "a column by its number")).collect()
+    };
+    let complain = |(at, why)| source.complain(code, at, why);
+    found.into_iter().map(complain).collect()
 }
 
 fn gives_a_reason_for_each_exception(source: &Source) -> Vec<String> {
@@ -544,6 +568,11 @@ fn secrets_stay_shut() {
 }
 
 #[test]
+fn sql_stays_in_the_state() {
+    hold(keeps_sql_in_the_state);
+}
+
+#[test]
 fn every_exception_has_a_reason() {
     hold(gives_a_reason_for_each_exception);
 }
@@ -730,6 +759,24 @@ fn the_rules_see_what_they_are_for() {
             "crates/token-client/src/reply_a.rs",
             "//! A\nlet t = secret.expose();\n",
             &[],
+        ),
+        (
+            keeps_sql_in_the_state,
+            "src/daemon/a.rs",
+            "//! A\nuse rusqlite::Row;\n",
+            &[2],
+        ),
+        (
+            keeps_sql_in_the_state,
+            "src/adapters/state/conformance/a.rs",
+            "//! A\nuse rusqlite::Row;\n",
+            &[2],
+        ),
+        (
+            keeps_sql_in_the_state,
+            "src/adapters/state/a.rs",
+            "//! A\nuse rusqlite::Row;\nrow.get(0)?;\nrow.get::<_, Option<i64>>(12)?;\n",
+            &[4],
         ),
         (
             gives_a_reason_for_each_exception,

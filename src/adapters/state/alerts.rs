@@ -1,17 +1,14 @@
-//! What people were told and what they are still to be told, over restarts: incidents, the outbox, silences.
+//! Alerting data that outlives a restart: incidents, queued alerts, silences, marks.
 //!
-//! Must not decide what is told. A row that cannot be understood is left out and said: what was told can be told again.
+//! Must not decide what is sent. An unreadable row is left out and counted: an alert may be sent twice.
 
 use std::collections::BTreeMap;
 
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, named_params, params};
 
 use super::error::StateError;
 use super::handle::State;
-use super::listing;
 use super::rows::to_json;
-use crate::domain::name::PortalName;
-use crate::domain::portal::Portal;
 use refreshd_alerting::outbox::QueuedAlert;
 use refreshd_alerting::{AlertChanges, StoredAlerts};
 use refreshd_time::Timestamp;
@@ -34,20 +31,6 @@ impl State {
             .await
     }
 
-    /// Portals of which something was told that is not over: those after `after` in the order of their names.
-    ///
-    /// # Errors
-    /// [`StateError`].
-    pub async fn troubled(
-        &self,
-        after: Option<PortalName>,
-        limit: usize,
-    ) -> Result<Vec<Portal>, StateError> {
-        self.read
-            .run(move |connection| listing::troubled(connection, after.as_ref(), limit))
-            .await
-    }
-
     /// The apps whose client is refused, and since when.
     ///
     /// # Errors
@@ -57,19 +40,24 @@ impl State {
             .run(|connection| {
                 times(
                     connection,
-                    "SELECT name, rejected_since FROM app WHERE rejected_since IS NOT NULL",
+                    "SELECT name, rejected_since AS at FROM app WHERE rejected_since IS NOT NULL",
                 )
             })
             .await
     }
 
-    /// What nobody wants to hear of, and until when; `*` is everything.
+    /// Silenced subjects and the end of each silence; `*` is every subject.
     ///
     /// # Errors
     /// [`StateError`].
     pub async fn silences(&self) -> Result<BTreeMap<String, Timestamp>, StateError> {
         self.read
-            .run(|connection| times(connection, "SELECT subject, until FROM silence"))
+            .run(|connection| {
+                times(
+                    connection,
+                    "SELECT subject AS name, until AS at FROM silence",
+                )
+            })
             .await
     }
 
@@ -140,18 +128,18 @@ impl State {
 }
 
 fn times(connection: &Connection, query: &str) -> Result<BTreeMap<String, Timestamp>, StateError> {
-    let sql = |source| StateError::sql("read who is left in peace", source);
+    let sql = |source| StateError::sql("read silences and refused apps", source);
     let mut statement = connection.prepare_cached(query).map_err(sql)?;
     let rows = statement
         .query_map([], |row| {
-            Ok((row.get(0)?, Timestamp::from_millis(row.get(1)?)))
+            Ok((row.get("name")?, Timestamp::from_millis(row.get("at")?)))
         })
         .map_err(sql)?;
     rows.collect::<Result<_, _>>().map_err(sql)
 }
 
 fn kept(connection: &Connection) -> Result<StoredAlerts, StateError> {
-    let sql = |source| StateError::sql("read what was told", source);
+    let sql = |source| StateError::sql("read the alerts", source);
     let mut kept = StoredAlerts::default();
     let mut statement = connection
         .prepare("SELECT body FROM incident")
@@ -170,10 +158,10 @@ fn kept(connection: &Connection) -> Result<StoredAlerts, StateError> {
         .map_err(sql)?;
     let queued_alert = |row: &rusqlite::Row<'_>| {
         Ok((
-            row.get(0)?,
-            row.get(1)?,
-            row.get(2)?,
-            row.get::<_, String>(3)?,
+            row.get("id")?,
+            row.get("channel")?,
+            row.get("first")?,
+            row.get::<_, String>("body")?,
         ))
     };
     for row in statement.query_map([], queued_alert).map_err(sql)? {
@@ -192,7 +180,7 @@ fn kept(connection: &Connection) -> Result<StoredAlerts, StateError> {
 }
 
 fn write(connection: &Connection, keep: &AlertChanges) -> Result<(), StateError> {
-    let sql = |source| StateError::sql("keep what is told", source);
+    let sql = |source| StateError::sql("store alerts", source);
     let AlertChanges {
         incidents,
         forgotten,
@@ -219,9 +207,13 @@ fn write(connection: &Connection, keep: &AlertChanges) -> Result<(), StateError>
         message,
     } in queued_alerts
     {
-        let row = params![id, channel, first, to_json(message)?];
-        let insert =
-            "INSERT OR REPLACE INTO outbox (id, channel, first, body) VALUES (?1, ?2, ?3, ?4)";
+        let row = named_params! {
+            ":id": id,
+            ":channel": channel,
+            ":first": first,
+            ":body": to_json(message)?,
+        };
+        let insert = "INSERT OR REPLACE INTO outbox (id, channel, first, body) VALUES (:id, :channel, :first, :body)";
         connection
             .prepare_cached(insert)
             .and_then(|mut insert| insert.execute(row))

@@ -5,18 +5,18 @@
 
 use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, named_params, params};
 
 use super::candidate_rows::{drop_candidate, remove};
 use super::claims::new_claim;
 use super::clients;
 use super::disputes;
 use super::error::StateError;
+use super::grant_columns::{Columns, stored};
 use super::grant_store::{NewGrant, put};
 use super::handle::State;
 use super::holders::{holder, is_spent};
-use super::rows::stored;
-use super::rows::{CANDIDATE_COLUMNS, millis, phase_columns, portal as read_portal, to_json};
+use super::rows::{CANDIDATE_COLUMNS, portal as read_portal};
 use super::superseded::{SupersededPair, store_superseded};
 use crate::domain::candidate::{Origin, TokenPair};
 use crate::domain::name::PortalName;
@@ -24,21 +24,20 @@ use crate::domain::portal::{ClaimId, GrantStatus, Portal};
 use crate::domain::renewal::Renewed;
 use refreshd_secrets::{AccessToken, Fingerprint};
 use refreshd_time::Timestamp;
-use refreshd_token_client::refresh_end::RefreshEnd;
-use refreshd_token_client::token::{Access, Generation, Tokens, Validity};
+use refreshd_token_client::token::Generation;
 
 /// A candidate to store.
 #[derive(Debug, Clone)]
 pub struct Offer {
-    /// As it would be taken in.
+    /// The grant as it would be stored.
     pub grant: NewGrant,
-    /// Where it came from.
+    /// Source of the candidate.
     pub origin: Origin,
-    /// Whether it may be of another owner than the portal's grant.
+    /// True if the candidate may belong to another owner than the portal's grant.
     pub replaces: bool,
 }
 
-/// What became of an offer.
+/// Result of offering a candidate.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Offered {
     /// It is stored, and due.
@@ -64,13 +63,13 @@ pub enum Offered {
 pub struct Candidate {
     /// Its portal, with the candidate as its grant.
     pub portal: Portal,
-    /// Where it came from.
+    /// Source of the candidate.
     pub origin: Origin,
-    /// Whether it may be of another owner than the portal's grant.
+    /// True if the candidate may belong to another owner than the portal's grant.
     pub replaces: bool,
 }
 
-/// What to record of a claimed candidate.
+/// Record of a claimed candidate.
 #[derive(Debug)]
 pub struct RecordCandidate {
     /// The portal.
@@ -92,13 +91,13 @@ pub enum CandidateOutcome {
     Proved(Box<Renewed>),
     /// It goes.
     Refused,
-    /// It goes, and the pair that came is somebody else's.
+    /// The candidate is removed; the pair that came belongs to another owner.
     Another(TokenPair),
     /// It stays a candidate.
     Waits(GrantStatus),
 }
 
-/// What recording did.
+/// Result of recording.
 #[derive(Debug, PartialEq, Eq)]
 pub enum CandidateRecorded {
     /// It is the portal's grant now.
@@ -196,7 +195,7 @@ impl State {
             .await
     }
 
-    /// Whether the authorization server has refused this refresh token as a candidate of this portal.
+    /// True if the authorization server has refused this refresh token as a candidate of this portal.
     ///
     /// # Errors
     /// [`StateError`].
@@ -259,7 +258,7 @@ fn offer(connection: &Connection, offer: &Offer) -> Result<Offered, StateError> 
         now,
     } = grant;
     let name = portal.as_str();
-    let (refresh, Some(fingerprint)) = stored(&tokens.credential) else {
+    let (_, Some(fingerprint)) = stored(&tokens.credential) else {
         return Ok(Offered::Unknown);
     };
     let known: Option<Option<[u8; 32]>> = connection
@@ -284,9 +283,16 @@ fn offer(connection: &Connection, offer: &Offer) -> Result<Offered, StateError> 
     }
     let before: Option<([u8; 32], bool, String, i64)> = connection
         .query_row(
-            "SELECT fingerprint, claim IS NOT NULL, origin, came_at FROM candidate WHERE portal = ?1",
+            "SELECT fingerprint, claim IS NOT NULL AS is_claimed, origin, came_at FROM candidate WHERE portal = ?1",
             [name],
-            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
+            |row| {
+                Ok((
+                    row.get("fingerprint")?,
+                    row.get("is_claimed")?,
+                    row.get("origin")?,
+                    row.get("came_at")?,
+                ))
+            },
         )
         .optional()
         .map_err(sql)?;
@@ -313,36 +319,27 @@ fn offer(connection: &Connection, offer: &Offer) -> Result<Offered, StateError> 
         }
         None => {}
     }
-    let access = tokens.access.as_ref();
-    let (phase, attempt, since, problem, doubtful) = phase_columns(&standing.phase)?;
+    let columns = Columns::moved(0)
+        .tokens(tokens)?
+        .phase(&standing.phase)?
+        .moment(":came_at", Some(*now))
+        .moment(":act_at", Some(*now));
+    let insert = format!(
+        "INSERT INTO candidate (portal, origin, replaces, identity, bound_to, token_url, {}) \
+         VALUES (:portal, :origin, :replaces, :identity, :bound_to, :token_url, {})",
+        columns.names(),
+        columns.parameters()
+    );
+    let others = named_params! {
+        ":portal": name,
+        ":origin": origin.as_str(),
+        ":replaces": replaces,
+        ":identity": identity,
+        ":bound_to": bound_to.bytes(),
+        ":token_url": token_url,
+    };
     connection
-        .execute(
-            "INSERT INTO candidate (portal, origin, replaces, came_at, refresh_token, fingerprint, access_token, token_type, \
-             issued_at, expires_at, details, identity, bound_to, token_url, phase, attempt, since, problem, doubtful, act_at) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)",
-            params![
-                name,
-                origin.as_str(),
-                replaces,
-                now.millis(),
-                refresh,
-                fingerprint.bytes(),
-                access.map(|access| access.token.expose()),
-                access.map(|access| &access.token_type),
-                access.map(|access| access.issued_at.millis()),
-                access.map(|access| access.expires_at.millis()),
-                to_json(&tokens.details)?,
-                identity,
-                bound_to.bytes(),
-                token_url,
-                phase,
-                attempt,
-                since,
-                problem,
-                doubtful,
-                now.millis(),
-            ],
-        )
+        .execute(&insert, &*columns.with(others))
         .map_err(sql)?;
     Ok(Offered::Stored)
 }
@@ -416,7 +413,7 @@ fn next(connection: &Connection) -> Result<Option<Timestamp>, StateError> {
     Ok(next.map(Timestamp::from_millis))
 }
 
-/// What a claimed candidate is recorded from.
+/// Columns of a claimed candidate.
 struct Found {
     claimed_at: Timestamp,
     fingerprint: [u8; 32],
@@ -442,11 +439,11 @@ fn record(
             params![portal.as_str(), claim.0.0],
             |row| {
                 Ok(Found {
-                    claimed_at: Timestamp::from_millis(row.get(0)?),
-                    fingerprint: row.get(1)?,
-                    bound_to: row.get(2)?,
-                    token_url: row.get(3)?,
-                    origin: Origin::parse(&row.get::<_, String>(4)?),
+                    claimed_at: Timestamp::from_millis(row.get("claimed_at")?),
+                    fingerprint: row.get("fingerprint")?,
+                    bound_to: row.get("bound_to")?,
+                    token_url: row.get("token_url")?,
+                    origin: Origin::parse(&row.get::<_, String>("origin")?),
                 })
             },
         )
@@ -465,26 +462,23 @@ fn record(
     else {
         return Ok(CandidateRecorded::SetAside);
     };
+    // Stored times move with a clock that was set back while the request was under way.
     let moved = claimed_at.millis().saturating_sub(claim.1.millis());
-    let now = now.shifted(moved);
     match outcome {
         CandidateOutcome::Proved(renewed) => {
             let grant = NewGrant {
                 portal: portal.clone(),
-                tokens: moved_tokens(&renewed.tokens, moved),
+                tokens: renewed.tokens.clone(),
                 identity: renewed.identity.clone(),
                 bound_to: Fingerprint::from_bytes(bound_to),
                 token_url: renewed.token_url.clone().unwrap_or(token_url),
-                standing: GrantStatus {
-                    phase: renewed.standing.phase.clone(),
-                    renew_at: renewed.standing.renew_at.map(|at| at.shifted(moved)),
-                    next_attempt_at: renewed.standing.next_attempt_at.map(|at| at.shifted(moved)),
-                },
+                standing: renewed.standing.clone(),
                 proven: Some(app.clone()),
-                now,
+                now: *now,
             };
+            let now = now.shifted(moved);
             remove(connection, portal)?;
-            let Some(generation) = put(connection, &grant)? else {
+            let Some(generation) = put(connection, &grant, moved)? else {
                 // The configuration let go of the portal meanwhile; its pair must not be lost.
                 let aside = superseded_of(outcome, false);
                 aside
@@ -524,23 +518,16 @@ fn record(
             Ok(CandidateRecorded::Kept)
         }
         CandidateOutcome::Waits(standing) => {
-            let (phase, attempt, since, problem, doubtful) = phase_columns(&standing.phase)?;
+            let columns = Columns::moved(moved)
+                .phase(&standing.phase)?
+                .moment(":act_at", standing.next_attempt_at);
+            let update = format!(
+                "UPDATE candidate SET {}, claim = NULL WHERE portal = :portal AND claim = :claim",
+                columns.assignments()
+            );
+            let others = named_params! { ":portal": portal.as_str(), ":claim": claim.0.0 };
             connection
-                .execute(
-                    "UPDATE candidate SET phase = ?3, attempt = ?4, since = ?5 + ?9, problem = ?6, doubtful = ?7, \
-                     act_at = ?8 + ?9, claim = NULL WHERE portal = ?1 AND claim = ?2",
-                    params![
-                        portal.as_str(),
-                        claim.0.0,
-                        phase,
-                        attempt,
-                        since,
-                        problem,
-                        doubtful,
-                        millis(standing.next_attempt_at),
-                        moved
-                    ],
-                )
+                .execute(&update, &*columns.with(others))
                 .map_err(sql)?;
             Ok(CandidateRecorded::Kept)
         }
@@ -568,27 +555,5 @@ fn superseded_of(outcome: &CandidateOutcome, claim_holds: bool) -> Option<Supers
         CandidateOutcome::Proved(_) | CandidateOutcome::Refused | CandidateOutcome::Waits(_) => {
             None
         }
-    }
-}
-
-/// Stored times move with a clock that was set back while the request was under way.
-fn moved_tokens(tokens: &Tokens, by: i64) -> Tokens {
-    let access = tokens.access.as_ref().map(|access| Access {
-        issued_at: access.issued_at.shifted(by),
-        expires_at: access.expires_at.shifted(by),
-        ..access.clone()
-    });
-    let refresh = tokens.validity.refresh.map(|end| RefreshEnd {
-        at: end.at.shifted(by),
-        since: end.since.shifted(by),
-        ..end
-    });
-    Tokens {
-        access,
-        validity: Validity {
-            refresh,
-            ..tokens.validity.clone()
-        },
-        ..tokens.clone()
     }
 }

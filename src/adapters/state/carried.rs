@@ -29,7 +29,7 @@ const MAGIC: &str = "refreshd-unsaved";
 /// The format. A field whose meaning changes, and one that a reader must know, make it another.
 const FORMAT: u32 = 1;
 
-/// What is to be carried over.
+/// Records to carry over.
 #[derive(Debug)]
 pub enum Unsaved<'u> {
     /// The pair of a claimed renewal, and the grant that was sent for it.
@@ -59,12 +59,12 @@ pub struct CarriedPair {
     pub now: Timestamp,
 }
 
-/// What was carried over.
+/// Record that was carried over.
 #[derive(Debug)]
 pub struct Carried {
     /// Whose it is.
     pub portal: PortalName,
-    /// What it is.
+    /// Its content.
     pub load: Load,
 }
 
@@ -86,7 +86,7 @@ pub enum Load {
 /// Why bytes are not understood.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Damage {
-    /// Somebody else's.
+    /// Another program wrote them.
     #[error("it is not refreshd's")]
     Foreign,
     /// Another version of this program wrote it.
@@ -672,7 +672,7 @@ impl ReplyForm {
 }
 
 impl<'u> Unsaved<'u> {
-    /// What a candidate's record holds that must not be lost with the process, if anything.
+    /// The part of a candidate's record that must not be lost with the process, if any.
     #[must_use]
     pub fn of_candidate(record: &'u RecordCandidate) -> Option<Self> {
         match &record.outcome {

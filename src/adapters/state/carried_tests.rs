@@ -1,4 +1,4 @@
-//! What is carried over comes back as it was, or not at all.
+//! Carried records come back as they were, or not at all.
 
 use std::collections::BTreeMap;
 

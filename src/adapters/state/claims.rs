@@ -1,4 +1,4 @@
-//! How a claim begins: durable before anything is sent. How it ends is in `record`.
+//! Begin of a claim: durable before anything is sent. `record` ends it.
 //!
 //! Must not claim a grant twice, nor for a client that the configuration does not name any more.
 
@@ -6,13 +6,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, named_params, params};
 
 use super::clients::{request_probe, try_refused};
 use super::error::StateError;
 use super::handle::State;
 use super::quarantine;
-use super::rows::{COLUMNS, portal};
+use super::rows::{COLUMNS, PortalColumns, portal};
 use super::wal_reservation::RETRY_AFTER;
 use crate::domain::manual_renewal::{ManualRenewal, manual_renewal};
 use crate::domain::name::PortalName;
@@ -30,7 +30,7 @@ pub struct Claims {
     pub unreadable: Vec<Portal>,
 }
 
-/// What became of a request to renew.
+/// Result of a request to renew.
 #[derive(Debug, PartialEq, Eq)]
 pub enum RenewalRequest {
     /// It is due from this moment on: now, or a few seconds after the last try.
@@ -153,20 +153,20 @@ pub(super) fn new_claim(connection: &Connection, now: Timestamp) -> rusqlite::Re
     Ok(ClaimId(before.map_or(least, after)))
 }
 
-const DUE: &str = "token_url = ?1 AND act_at IS NOT NULL AND claim IS NULL AND configured = 1 AND bound_to = binding";
+const DUE: &str = "token_url = :token_url AND act_at IS NOT NULL AND claim IS NULL AND configured = 1 AND bound_to = binding";
 
-/// What is due at a token endpoint; the terms are those of the index `portal_due`, or it would not be used. The index
+/// Portals due at a token endpoint; the conditions are those of the index `portal_due`, or SQLite would not use it. The index
 /// alone answers: rows are read of what is claimed, not of all that is due.
 pub(super) fn due_query() -> String {
     format!(
-        "SELECT id, app FROM portal WHERE {DUE} AND act_at <= ?2 \
-         AND (?4 = '[]' OR app NOT IN (SELECT value FROM json_each(?4))) ORDER BY expires_at LIMIT ?3"
+        "SELECT id FROM portal WHERE {DUE} AND act_at <= :now \
+         AND (:refused = '[]' OR app NOT IN (SELECT value FROM json_each(:refused))) ORDER BY expires_at LIMIT :limit"
     )
 }
 
 /// When something becomes due there that is not yet.
 pub(super) fn next_query() -> String {
-    format!("SELECT min(act_at) FROM portal WHERE {DUE} AND act_at > ?2")
+    format!("SELECT min(act_at) FROM portal WHERE {DUE} AND act_at > :now")
 }
 
 pub(super) fn claim_due(
@@ -196,8 +196,13 @@ pub(super) fn claim_due(
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let rows = select
             .query_map(
-                params![token_url, now.millis(), limit, refused.apps],
-                |row| Ok((row.get(0)?, row.get(1)?)),
+                named_params! {
+                    ":token_url": token_url,
+                    ":now": now.millis(),
+                    ":limit": limit,
+                    ":refused": refused.apps,
+                },
+                |row| row.get(0),
             )
             .map_err(sql)?;
         for row in rows {
@@ -206,7 +211,8 @@ pub(super) fn claim_due(
         let soonest: Option<i64> = connection
             .prepare_cached(&next_query())
             .and_then(|mut statement| {
-                statement.query_row(params![token_url, now.millis()], |row| row.get(0))
+                let columns = named_params! { ":token_url": token_url, ":now": now.millis() };
+                statement.query_row(columns, |row| row.get(0))
             })
             .map_err(sql)?;
         next = [next, soonest.map(Timestamp::from_millis)]
@@ -221,9 +227,10 @@ pub(super) fn claim_due(
             "UPDATE portal SET claim = ?2, claimed_at = ?3 WHERE id = ?1 RETURNING {COLUMNS}"
         ))
         .map_err(sql)?;
-    for (id, _) in taken {
+    let columns = PortalColumns::of(&update).map_err(sql)?;
+    for id in taken {
         let claimed = update
-            .query_row(params![id, claim.0, now.millis()], portal)
+            .query_row(params![id, claim.0, now.millis()], |row| columns.read(row))
             .map_err(sql)?;
         if claimed.unreadable.is_some() {
             quarantine::quarantine_unreadable(connection, &claimed.name)?;

@@ -2,13 +2,13 @@
 //!
 //! Must not decide whose a refusal is: `domain::client` does, from what is counted here in the transaction of the record.
 
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, named_params, params};
 
 use crate::domain::client::{ClientDecision, ClientEvidence, decide, probe_wait};
 use crate::domain::name::PortalName;
 use refreshd_time::Timestamp;
 
-/// Whether people are told of a refusal is known when another portal has been asked, which is so within seconds.
+/// A refusal is alerted on after another portal has been tried, which takes seconds.
 const NOTIFIED_AFTER: i64 = 15_000;
 /// While one portal tries a refused client again, the others of that app wait at least this long, in milliseconds.
 const PROBE_MILLIS: i64 = 120_000;
@@ -29,9 +29,9 @@ const USABLE: &str = "act_at IS NOT NULL AND configured = 1 AND bound_to = bindi
 
 /// When a portal may be sent for though it is not due: a fresh one a tenth of its life after its renewal, `?2` is now.
 /// One that the server renews only after its end waits for its own time, and so does one that failed.
-const ALLOWED_AT: &str = "CASE WHEN act_at <= ?2 THEN act_at \
-    WHEN phase = 'fresh' AND renew_at <= expires_at THEN max(?2, issued_at + max(1000, (expires_at - issued_at) / 10)) \
-    WHEN phase = 'client-rejected' THEN max(?2, coalesce(claimed_at, 0) + ?4) \
+const ALLOWED_AT: &str = "CASE WHEN act_at <= :now THEN act_at \
+    WHEN phase = 'fresh' AND renew_at <= expires_at THEN max(:now, issued_at + max(1000, (expires_at - issued_at) / 10)) \
+    WHEN phase = 'client-rejected' THEN max(:now, coalesce(claimed_at, 0) + :pause) \
     ELSE act_at END";
 
 /// The client was let in for a portal. True if it was refused for all before.
@@ -89,9 +89,15 @@ pub(super) fn client_refused(
     let name = portal.as_str();
     let (since, tried_at, lifetime): (i64, Option<i64>, Option<i64>) = connection.query_row(
         "UPDATE portal SET refused_since = coalesce(refused_since, ?2) WHERE name = ?1 \
-         RETURNING refused_since, claimed_at, expires_at - issued_at",
+         RETURNING refused_since, claimed_at, expires_at - issued_at AS lifetime",
         params![name, now.millis()],
-        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+        |row| {
+            Ok((
+                row.get("refused_since")?,
+                row.get("claimed_at")?,
+                row.get("lifetime")?,
+            ))
+        },
     )?;
     let tried_at = tried_at.unwrap_or(now.millis()).min(now.millis());
     let known = connection
@@ -100,9 +106,9 @@ pub(super) fn client_refused(
             [app],
             |row| {
                 Ok((
-                    row.get::<_, Option<i64>>(0)?,
-                    row.get::<_, Option<i64>>(1)?,
-                    row.get::<_, Option<i64>>(2)?,
+                    row.get::<_, Option<i64>>("question_since")?,
+                    row.get::<_, Option<i64>>("let_in_at")?,
+                    row.get::<_, Option<i64>>("rejected_since")?,
                 ))
             },
         )
@@ -161,9 +167,14 @@ pub(super) fn client_refused(
                 _ => now + probe_wait(refused_for, seen.refused_too, seen.unasked, lifetime),
             };
             connection.execute(
-                "UPDATE app SET rejected_since = coalesce(rejected_since, ?2), retry_at = ?3, \
-                 question_since = coalesce(question_since, ?4) WHERE name = ?1",
-                params![app, now.millis(), at.millis(), tried_at],
+                "UPDATE app SET rejected_since = coalesce(rejected_since, :now), retry_at = :retry_at, \
+                 question_since = coalesce(question_since, :tried_at) WHERE name = :name",
+                named_params! {
+                    ":name": app,
+                    ":now": now.millis(),
+                    ":retry_at": at.millis(),
+                    ":tried_at": tried_at,
+                },
             )?;
             let next = candidate(connection, app, at)?;
             connection.execute(
@@ -206,7 +217,9 @@ pub(super) fn grant_refused(
             "SELECT question_since, rejected_since FROM app WHERE name = ?1 \
              AND (rejected_since IS NOT NULL OR question_since IS NOT NULL)",
         )?
-        .query_row([app], |row| Ok((row.get(0)?, row.get(1)?)))
+        .query_row([app], |row| {
+            Ok((row.get("question_since")?, row.get("rejected_since")?))
+        })
         .optional()?;
     let Some((question, rejected)) = open else {
         return Ok(false);
@@ -272,11 +285,14 @@ fn probe_another(
 ) -> rusqlite::Result<()> {
     let query = format!(
         "UPDATE portal SET act_at = min(act_at, ({ALLOWED_AT})) WHERE name = (SELECT name FROM portal \
-         WHERE app = ?1 AND name <> ?3 AND claim IS NULL AND {USABLE} \
+         WHERE app = :app AND name <> :but AND claim IS NULL AND {USABLE} \
          ORDER BY refused_since IS NOT NULL, {ALLOWED_AT}, expires_at LIMIT 1)"
     );
     connection
-        .execute(&query, params![app, now.millis(), but, TRY_AGAIN])
+        .execute(
+            &query,
+            named_params! { ":app": app, ":now": now.millis(), ":but": but, ":pause": TRY_AGAIN },
+        )
         .map(|_| ())
 }
 
@@ -289,30 +305,35 @@ pub(super) struct ProbeCandidate {
     is_last: bool,
 }
 
-/// Who is to try next: not the one that was refused last, as long as there is another.
+/// The portal that tries next: not the one that was refused last, as long as there is another.
 fn candidate(
     connection: &Connection,
     app: &str,
     at: Timestamp,
 ) -> rusqlite::Result<Option<ProbeCandidate>> {
     let query = format!(
-        "SELECT id, name, token_url, {ALLOWED_AT} AS allowed_at, name IS (SELECT refused_last FROM app WHERE name = ?1) \
-         AS is_last, name IS NOT (SELECT probe FROM app WHERE name = ?1) AS is_new FROM portal \
-         WHERE app = ?1 AND claim IS NULL AND ({USABLE} OR (phase = 'in-doubt' AND configured = 1 AND bound_to = binding \
-         AND act_at <= ?2)) AND ?3 = ?3 \
-         ORDER BY is_last, {ALLOWED_AT} > ?2, is_new, refused_since IS NOT NULL, act_at > ?2, expires_at LIMIT 1"
+        "SELECT id, name, token_url, {ALLOWED_AT} AS allowed_at, name IS (SELECT refused_last FROM app WHERE name = :app) \
+         AS is_last, name IS NOT (SELECT probe FROM app WHERE name = :app) AS is_new FROM portal \
+         WHERE app = :app AND claim IS NULL AND ({USABLE} OR (phase = 'in-doubt' AND configured = 1 AND bound_to = binding \
+         AND act_at <= :now)) \
+         ORDER BY is_last, {ALLOWED_AT} > :now, is_new, refused_since IS NOT NULL, act_at > :now, expires_at LIMIT 1"
     );
     connection
         .prepare_cached(&query)?
-        .query_row(params![app, at.millis(), 0, TRY_AGAIN], |row| {
-            Ok(ProbeCandidate {
-                id: row.get(0)?,
-                name: row.get(1)?,
-                token_url: row.get::<_, Option<String>>(2)?.unwrap_or_default(),
-                allowed_at: row.get(3)?,
-                is_last: row.get(4)?,
-            })
-        })
+        .query_row(
+            named_params! { ":app": app, ":now": at.millis(), ":pause": TRY_AGAIN },
+            |row| {
+                Ok(ProbeCandidate {
+                    id: row.get("id")?,
+                    name: row.get("name")?,
+                    token_url: row
+                        .get::<_, Option<String>>("token_url")?
+                        .unwrap_or_default(),
+                    allowed_at: row.get("allowed_at")?,
+                    is_last: row.get("is_last")?,
+                })
+            },
+        )
         .optional()
 }
 
@@ -320,8 +341,8 @@ fn candidate(
 pub(super) struct ClientRefusal {
     /// The apps, as a JSON array.
     pub(super) apps: String,
-    /// The portals that try, and those that an operator asked for.
-    pub(super) trying: Vec<(i64, String)>,
+    /// The rows of the portals that try, and of those that an operator asked for.
+    pub(super) trying: Vec<i64>,
     /// When the next one may try.
     pub(super) next: Option<Timestamp>,
 }
@@ -340,9 +361,11 @@ pub(super) fn try_refused(
     let mut apps = Vec::new();
     let rows: Vec<(String, i64, Option<String>)> = connection
         .prepare_cached(
-            "SELECT name, coalesce(retry_at, 0), asked FROM app WHERE rejected_since IS NOT NULL",
+            "SELECT name, coalesce(retry_at, 0) AS retry_at, asked FROM app WHERE rejected_since IS NOT NULL",
         )?
-        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .query_map([], |row| {
+            Ok((row.get("name")?, row.get("retry_at")?, row.get("asked")?))
+        })?
         .collect::<Result<_, _>>()?;
     let later = |next: &mut Option<Timestamp>, at: i64| {
         let at = Timestamp::from_millis(at);
@@ -353,7 +376,7 @@ pub(super) fn try_refused(
             let mut left = Vec::new();
             for (id, name, token_url, act_at) in requested_probe(connection, &app, &asked)? {
                 if act_at <= now.millis() && room(&token_url) {
-                    found.trying.push((id, app.clone()));
+                    found.trying.push(id);
                 } else {
                     later(&mut found.next, act_at.max(now.millis() + 1));
                     left.push(name);
@@ -369,13 +392,13 @@ pub(super) fn try_refused(
             later(&mut found.next, retry_at);
         } else if let Some(candidate) = candidate(connection, &app, now)? {
             let soon = candidate.allowed_at - now.millis();
-            let chosen = found.trying.iter().any(|(id, _)| *id == candidate.id);
+            let chosen = found.trying.contains(&candidate.id);
             let retry_at = if chosen {
                 now.millis() + PROBE_MILLIS
             } else if soon > 0 && soon <= MAX_WAIT && !candidate.is_last {
                 candidate.allowed_at
             } else if room(&candidate.token_url) {
-                found.trying.push((candidate.id, app.clone()));
+                found.trying.push(candidate.id);
                 now.millis() + PROBE_MILLIS
             } else {
                 // Its endpoint is busy: the next claim finds it again.
@@ -402,10 +425,12 @@ fn requested_probe(
 ) -> rusqlite::Result<Vec<(i64, String, String, i64)>> {
     connection
         .prepare_cached(
-            "SELECT id, name, coalesce(token_url, ''), act_at FROM portal WHERE app = ?1 AND act_at IS NOT NULL \
+            "SELECT id, name, coalesce(token_url, '') AS token_url, act_at FROM portal WHERE app = ?1 AND act_at IS NOT NULL \
              AND claim IS NULL AND configured = 1 AND bound_to = binding AND name IN (SELECT value FROM json_each(?2))",
         )?
-        .query_map(params![app, asked], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
+        .query_map(params![app, asked], |row| {
+            Ok((row.get("id")?, row.get("name")?, row.get("token_url")?, row.get("act_at")?))
+        })?
         .collect()
 }
 

@@ -1,10 +1,10 @@
-//! What became of the state's files while they are open.
+//! Removed, moved or replaced files of an open state, as errors.
 
 use std::path::{Path, PathBuf};
 
 use super::file_names::{RESCUED, beside};
 
-/// What became of the state's files.
+/// The state's files are not in their place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Displaced {
     /// They were removed. Known once; by the next look they are written back.
@@ -31,7 +31,7 @@ pub enum Displaced {
     Moved {
         /// The state.
         path: PathBuf,
-        /// Where it is.
+        /// Its present path.
         now: PathBuf,
     },
     /// Something else is in its place.
@@ -43,9 +43,9 @@ pub enum Displaced {
     Replaced {
         /// The state.
         path: PathBuf,
-        /// What is there.
+        /// Kind of file in its place.
         by: &'static str,
-        /// Where the true one is.
+        /// Path of the copy of the open state.
         kept: PathBuf,
     },
     /// Something else is in its place, and what is open holds nothing to keep: the right one came back, as when its volume was
@@ -58,7 +58,7 @@ pub enum Displaced {
     Returned {
         /// The state.
         path: PathBuf,
-        /// What is there.
+        /// Kind of file in its place.
         by: &'static str,
     },
     /// Something else is in its place, and no copy could be made.
@@ -70,7 +70,7 @@ pub enum Displaced {
     Unkept {
         /// The state.
         path: PathBuf,
-        /// What is there.
+        /// Kind of file in its place.
         by: &'static str,
         /// Why there is no copy.
         why: String,

@@ -1,4 +1,4 @@
-//! What the writer does about files that are not in their place, and what the handle says of it.
+//! Repair of displaced files by the writer, and the handle's report of it.
 
 use std::fs::symlink_metadata;
 use std::io::ErrorKind;
@@ -32,7 +32,7 @@ impl WriterThread {
             }
             Seen::Removed if place.wanted_back.swap(false, Ordering::Relaxed) => self.write_back(),
             Seen::Removed => {
-                // Not at once: whoever restores a backup removes the file first, and then writes over whatever is there.
+                // Not at once: a restore of a backup removes the file first, and then overwrites the path.
                 if !matches!(place.displaced(), Some(Displaced::Lost { .. })) {
                     place.set(Some(Displaced::Removed {
                         path: place.path.clone(),
@@ -60,7 +60,7 @@ impl WriterThread {
             let back = Displaced::Returned { path, by };
             return self.watch.place.set(Some(back));
         }
-        // What a volume was mounted over still has the name that nobody finds it by.
+        // A file below a mount point still has its name, but no path leads to it.
         let kept = match self.watch.moved().filter(|now| *now != path) {
             Some(now) => Ok(now),
             None if self.watch.kept == Some(self.connection.total_changes()) => {
@@ -167,7 +167,7 @@ impl State {
         Arc::clone(self.room.place())
     }
 
-    /// What became of the state's files, as the last transaction found them; `None`: they are in their place.
+    /// Displacement of the state's files, as the last transaction found it; `None`: they are in their place.
     #[must_use]
     pub fn displaced(&self) -> Option<Displaced> {
         self.room.place().displaced()
@@ -189,7 +189,7 @@ impl State {
         displaced
     }
 
-    /// Whether the state was written back since the last call.
+    /// True if the state was written back since the last call.
     #[must_use]
     pub fn was_written_back(&self) -> bool {
         self.room
@@ -199,7 +199,7 @@ impl State {
     }
 }
 
-/// Whether it has a grant, or what may become one. Where that cannot be read, it may.
+/// True if it has a grant or a candidate, or if that cannot be read.
 fn holds_anything(connection: &Connection) -> bool {
     let any = "SELECT EXISTS (SELECT 1 FROM portal WHERE refresh_token IS NOT NULL OR access_token IS NOT NULL) \
                OR EXISTS (SELECT 1 FROM candidate) OR EXISTS (SELECT 1 FROM aside) OR EXISTS (SELECT 1 FROM unread_reply) \

@@ -3,7 +3,7 @@
 //!
 //! Must not touch the portal's grant: a newcomer that was accepted is a candidate first, and has its proof in `candidates`.
 
-use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, named_params, params};
 
 use super::error::StateError;
 use super::handle::State;
@@ -21,7 +21,7 @@ const MAX_REFUSED: i64 = 32;
 /// A newcomer to keep. Its `holder` and `since` are the state's own word.
 #[derive(Clone, Debug)]
 pub struct NewDispute {
-    /// Who and where.
+    /// User and portal.
     pub newcomer: Dispute,
     /// Which grants the app's client may spend.
     pub binding: Fingerprint,
@@ -29,17 +29,17 @@ pub struct NewDispute {
     pub member_id: String,
     /// Its refresh token.
     pub refresh: RefreshToken,
-    /// What else is known of its grant.
+    /// Details of its grant.
     pub details: Details,
     /// The authorization server that it names.
     pub server: Option<String>,
-    /// What events of its installation show.
+    /// Proof that the events of its installation carry.
     pub application_token: Option<ApplicationToken>,
     /// Now.
     pub now: Timestamp,
 }
 
-/// What became of it.
+/// Result of recording a dispute.
 #[derive(Debug, PartialEq, Eq)]
 pub enum RecordedDispute {
     /// It waits from now on.
@@ -57,13 +57,13 @@ pub enum RecordedDispute {
 /// A newcomer that waits, with its grant.
 #[derive(Debug)]
 pub struct OpenDispute {
-    /// Who and where.
+    /// User and portal.
     pub newcomer: Dispute,
     /// The portal, for good.
     pub member_id: String,
     /// Its refresh token.
     pub refresh: RefreshToken,
-    /// What else is known of its grant.
+    /// Details of its grant.
     pub details: Details,
     /// The authorization server that it names.
     pub server: Option<String>,
@@ -142,7 +142,7 @@ impl State {
     }
 }
 
-/// A row counts while the grant is that of the user whom it was compared with.
+/// A row counts while the grant belongs to the user with whom it was compared.
 const WAITING: &str = "n.refused_at IS NULL AND n.refresh_token IS NOT NULL AND p.refresh_token IS NOT NULL \
      AND p.phase <> 'gone' AND p.user_id IS n.holder AND p.bound_to = n.binding AND p.configured = 1";
 
@@ -151,9 +151,10 @@ fn select(
     portal: Option<&PortalName>,
 ) -> Result<Vec<OpenDispute>, StateError> {
     let query = format!(
-        "SELECT n.portal, n.app, n.user_id, n.holder, n.occasion, n.is_admin, n.holder_is_admin, n.came_at, \
-         n.accepted_at IS NOT NULL AND EXISTS \
-         (SELECT 1 FROM candidate c WHERE c.portal = n.portal AND c.origin = 'install'), n.member_id, n.refresh_token, n.details, n.server \
+        "SELECT n.portal AS portal, n.app AS app, n.user_id AS user_id, n.holder AS holder, n.occasion AS occasion, \
+         n.is_admin AS is_admin, n.holder_is_admin AS holder_is_admin, n.came_at AS came_at, n.accepted_at IS NOT NULL \
+         AND EXISTS (SELECT 1 FROM candidate c WHERE c.portal = n.portal AND c.origin = 'install') AS is_accepted, \
+         n.member_id AS member_id, n.refresh_token AS refresh_token, n.details AS details, n.server AS server \
          FROM install_newcomer n JOIN portal p ON p.name = n.portal WHERE {WAITING} AND (?1 IS NULL OR n.portal = ?1) \
          ORDER BY n.portal, n.came_at"
     );
@@ -167,8 +168,9 @@ fn select(
 
 /// `None`: of another version.
 fn read(row: &Row<'_>) -> rusqlite::Result<Option<OpenDispute>> {
-    let (portal, occasion): (String, String) = (row.get(0)?, row.get(4)?);
-    let (refresh, details): (String, Option<String>) = (row.get(10)?, row.get(11)?);
+    let (portal, occasion): (String, String) = (row.get("portal")?, row.get("occasion")?);
+    let (refresh, details): (String, Option<String>) =
+        (row.get("refresh_token")?, row.get("details")?);
     let parsed = (PortalName::parse(&portal).ok())
         .zip(EventKind::parse(&occasion))
         .zip(RefreshToken::new(&refresh));
@@ -178,21 +180,21 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Option<OpenDispute>> {
     Ok(Some(OpenDispute {
         newcomer: Dispute {
             portal,
-            app: row.get(1)?,
-            user: row.get(2)?,
-            holder: row.get(3)?,
+            app: row.get("app")?,
+            user: row.get("user_id")?,
+            holder: row.get("holder")?,
             occasion,
-            is_admin: row.get(5)?,
-            holder_is_admin: row.get(6)?,
-            since: Timestamp::from_millis(row.get(7)?),
-            is_accepted: row.get(8)?,
+            is_admin: row.get("is_admin")?,
+            holder_is_admin: row.get("holder_is_admin")?,
+            since: Timestamp::from_millis(row.get("came_at")?),
+            is_accepted: row.get("is_accepted")?,
         },
-        member_id: row.get(9)?,
+        member_id: row.get("member_id")?,
         refresh,
         details: details
             .and_then(|details| serde_json::from_str(&details).ok())
             .unwrap_or_default(),
-        server: row.get(12)?,
+        server: row.get("server")?,
     }))
 }
 
@@ -262,20 +264,22 @@ fn note(connection: &Connection, new: &NewDispute) -> Result<RecordedDispute, St
             };
             connection
                 .execute(
-                    "UPDATE install_newcomer SET occasion = ?3, is_admin = coalesce(?4, is_admin), \
-                     holder_is_admin = coalesce(?5, holder_is_admin), refresh_token = ?6, details = ?7, server = ?8, \
-                     application_token = coalesce(?9, application_token) WHERE portal = ?1 AND user_id = ?2",
-                    params![
-                        name,
-                        user,
-                        occasion.as_str(),
-                        is_admin,
-                        holder_is_admin,
-                        refresh.expose(),
-                        to_json(details)?,
-                        server,
-                        application_token.as_ref().map(|token| token.expose())
-                    ],
+                    "UPDATE install_newcomer SET occasion = :occasion, is_admin = coalesce(:is_admin, is_admin), \
+                     holder_is_admin = coalesce(:holder_is_admin, holder_is_admin), refresh_token = :refresh_token, \
+                     details = :details, server = :server, \
+                     application_token = coalesce(:application_token, application_token) \
+                     WHERE portal = :portal AND user_id = :user_id",
+                    named_params! {
+                        ":portal": name,
+                        ":user_id": user,
+                        ":occasion": occasion.as_str(),
+                        ":is_admin": is_admin,
+                        ":holder_is_admin": holder_is_admin,
+                        ":refresh_token": refresh.expose(),
+                        ":details": to_json(details)?,
+                        ":server": server,
+                        ":application_token": application_token.as_ref().map(|token| token.expose()),
+                    },
                 )
                 .map_err(sql)?;
             true
@@ -290,23 +294,24 @@ fn note(connection: &Connection, new: &NewDispute) -> Result<RecordedDispute, St
             .execute(
                 "INSERT INTO install_newcomer (portal, user_id, app, binding, member_id, holder, occasion, is_admin, \
                  holder_is_admin, came_at, refresh_token, details, server, application_token) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
-                params![
-                    name,
-                    user,
-                    app,
-                    binding.bytes(),
-                    member_id,
-                    newcomer.holder,
-                    occasion.as_str(),
-                    is_admin,
-                    holder_is_admin,
-                    now.millis(),
-                    refresh.expose(),
-                    to_json(details)?,
-                    server,
-                    application_token.as_ref().map(|token| token.expose())
-                ],
+                 VALUES (:portal, :user_id, :app, :binding, :member_id, :holder, :occasion, :is_admin, \
+                 :holder_is_admin, :came_at, :refresh_token, :details, :server, :application_token)",
+                named_params! {
+                    ":portal": name,
+                    ":user_id": user,
+                    ":app": app,
+                    ":binding": binding.bytes(),
+                    ":member_id": member_id,
+                    ":holder": newcomer.holder,
+                    ":occasion": occasion.as_str(),
+                    ":is_admin": is_admin,
+                    ":holder_is_admin": holder_is_admin,
+                    ":came_at": now.millis(),
+                    ":refresh_token": refresh.expose(),
+                    ":details": to_json(details)?,
+                    ":server": server,
+                    ":application_token": application_token.as_ref().map(|token| token.expose()),
+                },
             )
             .map_err(sql)?;
     }
@@ -363,7 +368,14 @@ pub(super) fn settle(
             "SELECT user_id, binding, member_id, application_token FROM install_newcomer \
              WHERE portal = ?1 AND accepted_at IS NOT NULL",
             [portal.as_str()],
-            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
+            |row| {
+                Ok((
+                    row.get("user_id")?,
+                    row.get("binding")?,
+                    row.get("member_id")?,
+                    row.get("application_token")?,
+                ))
+            },
         )
         .optional()
         .map_err(sql)?;
@@ -377,9 +389,16 @@ pub(super) fn settle(
     connection
         .execute(
             "INSERT INTO installation (binding, member_id, application_token, installed_at, installer) \
-             VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (binding, member_id) DO UPDATE SET application_token = ?3, \
-             installed_at = max(coalesce(installed_at, ?4), ?4), installer = ?5, disputed_at = NULL",
-            params![binding, member_id, application_token, now.millis(), user],
+             VALUES (:binding, :member_id, :application_token, :now, :user) ON CONFLICT (binding, member_id) \
+             DO UPDATE SET application_token = :application_token, \
+             installed_at = max(coalesce(installed_at, :now), :now), installer = :user, disputed_at = NULL",
+            named_params! {
+                ":binding": binding,
+                ":member_id": member_id,
+                ":application_token": application_token,
+                ":now": now.millis(),
+                ":user": user,
+            },
         )
         .map_err(sql)?;
     drop_all(connection, portal)

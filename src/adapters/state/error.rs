@@ -1,4 +1,4 @@
-//! What can go wrong with the state.
+//! Errors of the state.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use super::displaced::Displaced;
 use crate::adapters::directory::{NotOwnFile, UntrustedDirectory};
 use crate::domain::name::PortalName;
 
-/// What can go wrong with the state. Names the stage; never a stored value.
+/// Error of the state. Names the stage; never a stored value.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// Another process has it.
@@ -50,7 +50,7 @@ pub enum StateError {
         /// The file.
         path: PathBuf,
     },
-    /// Its directory is somebody else's.
+    /// Its directory belongs to another user.
     #[error("the state's directory is not used")]
     Directory(#[source] UntrustedDirectory),
     /// It, or a file beside it, is none that refreshd made.
@@ -58,7 +58,7 @@ pub enum StateError {
     Trap {
         /// The file.
         path: PathBuf,
-        /// What it is.
+        /// Why it is not refreshd's.
         why: NotOwnFile,
     },
     /// It, or a file beside it, is another user's, and this one may not open it.
@@ -82,7 +82,7 @@ pub enum StateError {
     /// The file system said no.
     #[error("cannot {stage} {}", path.display())]
     File {
-        /// What was tried.
+        /// Stage that failed.
         stage: &'static str,
         /// On what.
         path: PathBuf,
@@ -101,7 +101,7 @@ pub enum StateError {
     /// SQLite said no.
     #[error("cannot {stage}")]
     Sql {
-        /// What was tried.
+        /// Stage that failed.
         stage: &'static str,
         /// Why not.
         source: rusqlite::Error,
@@ -115,9 +115,9 @@ pub enum StateError {
     /// The disk has no room for what would come back.
     #[error("the disk has no room for new pairs: {kilobytes} KB cannot be had for {}", path.display())]
     NoRoom {
-        /// What would grow.
+        /// File that would grow.
         path: PathBuf,
-        /// How much is needed.
+        /// Kilobytes that are needed.
         kilobytes: u64,
         /// Why not.
         source: Option<Arc<std::io::Error>>,
@@ -136,7 +136,7 @@ impl StateError {
         }
     }
 
-    /// Whether it says that what lies on the disk cannot be read, or is no database: damage, not a full disk.
+    /// True if the data on the disk cannot be read or is no database: damage, not a full disk.
     #[must_use]
     pub fn is_damage(&self) -> bool {
         match self {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-/// What the copy of an open state is called whose path somebody else's file has.
+/// Suffix of the copy of an open state whose path another file has taken.
 pub const RESCUED: &str = ".rescued";
 
 /// A file beside the state, by what is added to its name.

@@ -1,18 +1,18 @@
 //! Grants that come in and grants that go. They win over a renewal in flight: its claim is gone when it records.
 //!
-//! Must not take in one grant for two portals: the loser of the next rotation would be dead.
+//! Must not store one grant for two portals: the next rotation would end the other's.
 
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, named_params, params};
 use std::sync::Arc;
 
 use super::candidate_rows::{drop_candidate, forget_candidate};
 use super::clients;
 use super::disputes;
 use super::error::StateError;
+use super::grant_columns::{Columns, stored};
 use super::handle::State;
 use super::holders::{holder, is_spent};
-use super::rows::stored;
-use super::rows::{COLUMNS, millis, phase_columns, portals, to_json, validity_columns};
+use super::rows::{COLUMNS, portals};
 use super::unread;
 use crate::domain::name::PortalName;
 use crate::domain::portal::{GrantStatus, Portal};
@@ -20,7 +20,7 @@ use refreshd_secrets::Fingerprint;
 use refreshd_time::Timestamp;
 use refreshd_token_client::token::{Generation, Tokens};
 
-/// A grant to take in.
+/// A grant to store.
 #[derive(Debug, Clone)]
 pub struct NewGrant {
     /// For this portal, which the configuration names.
@@ -31,9 +31,9 @@ pub struct NewGrant {
     pub identity: Option<String>,
     /// The client and authority it belongs to.
     pub bound_to: Fingerprint,
-    /// Where the first renewal goes.
+    /// Token endpoint of the first renewal.
     pub token_url: String,
-    /// Where it stands: due at once, unless it was proven.
+    /// Its status: due at once, unless it was proven.
     pub standing: GrantStatus,
     /// The app whose client the server has just let in: nothing is wrong with it, or with this grant, any more.
     pub proven: Option<String>,
@@ -41,7 +41,7 @@ pub struct NewGrant {
     pub now: Timestamp,
 }
 
-/// What became of it.
+/// Result of storing a grant.
 #[derive(Debug, PartialEq, Eq)]
 pub enum StoreOutcome {
     /// It is stored.
@@ -108,7 +108,7 @@ pub(super) fn store_grant(
         now,
         ..
     } = grant;
-    let sql = |source| StateError::sql("take a grant in", source);
+    let sql = |source| StateError::sql("store a grant", source);
     let (_, fingerprint) = stored(&tokens.credential);
     if let Some(fingerprint) = &fingerprint {
         if let Some(holder) = holder(connection, fingerprint, portal).map_err(sql)? {
@@ -118,10 +118,10 @@ pub(super) fn store_grant(
             return Ok(StoreOutcome::Spent);
         }
     }
-    let Some(generation) = put(connection, grant)? else {
+    let Some(generation) = put(connection, grant, 0)? else {
         return Ok(StoreOutcome::Unknown);
     };
-    // What is handed over later counts.
+    // The newer grant wins.
     drop_candidate(connection, portal, *now)?;
     if let Some(app) = proven {
         clients::client_accepted(connection, app, portal, *now).map_err(sql)?;
@@ -135,10 +135,12 @@ pub(super) fn store_grant(
     Ok(StoreOutcome::Stored(generation))
 }
 
-/// Puts a grant in a portal's place, whatever was there; `None` if the configuration does not name the portal.
+/// Puts a grant in a portal's place, whatever was there; `None` if the configuration does not name the portal. The grant's
+/// moments move by `moved` milliseconds.
 pub(super) fn put(
     connection: &Connection,
     grant: &NewGrant,
+    moved: i64,
 ) -> Result<Option<Generation>, StateError> {
     let NewGrant {
         portal,
@@ -150,48 +152,27 @@ pub(super) fn put(
         proven,
         now,
     } = grant;
-    let sql = |source| StateError::sql("take a grant in", source);
-    let (refresh, fingerprint) = stored(&tokens.credential);
-    let access = tokens.access.as_ref();
-    let (phase, attempt, since, problem, doubtful) = phase_columns(&standing.phase)?;
-    let (refresh_ends, refresh_since, motion, notice) = validity_columns(&tokens.validity);
+    let sql = |source| StateError::sql("store a grant", source);
+    let columns = Columns::moved(moved)
+        .grant(tokens, standing)?
+        .moment(":renewed_at", Some(*now))
+        .moment(":climb_at", Some(*now));
+    let update = format!(
+        "UPDATE portal SET {}, generation = generation + 1, identity = :identity, bound_to = :bound_to, \
+         token_url = :token_url, claim = NULL, claimed_at = NULL, user_id = NULL, lost = NULL, \
+         told = CASE WHEN :proven THEN '[]' ELSE told END \
+         WHERE name = :name AND configured = 1 RETURNING generation",
+        columns.assignments()
+    );
+    let others = named_params! {
+        ":name": portal.as_str(),
+        ":identity": identity,
+        ":bound_to": bound_to.bytes(),
+        ":token_url": token_url,
+        ":proven": proven.is_some(),
+    };
     let generation: Option<i64> = connection
-        .query_row(
-            "UPDATE portal SET generation = generation + 1, refresh_token = ?2, fingerprint = ?3, access_token = ?4, \
-             token_type = ?5, issued_at = ?6, expires_at = ?7, details = ?8, identity = ?9, bound_to = ?10, \
-             token_url = ?11, renewed_at = ?12, phase = ?13, attempt = ?14, since = ?15, problem = ?16, doubtful = ?17, \
-             renew_at = ?18, act_at = ?19, climb_at = ?12, claim = NULL, claimed_at = NULL, user_id = NULL, lost = NULL, \
-             told = CASE WHEN ?20 THEN '[]' ELSE told END, refresh_expires_at = ?21, refresh_since = ?22, \
-             refresh_motion = ?23, notice = ?24 \
-             WHERE name = ?1 AND configured = 1 RETURNING generation",
-            params![
-                portal.as_str(),
-                refresh,
-                fingerprint.as_ref().map(Fingerprint::bytes),
-                access.map(|access| access.token.expose()),
-                access.map(|access| &access.token_type),
-                access.map(|access| access.issued_at.millis()),
-                access.map(|access| access.expires_at.millis()),
-                to_json(&tokens.details)?,
-                identity,
-                bound_to.bytes(),
-                token_url,
-                now.millis(),
-                phase,
-                attempt,
-                since,
-                problem,
-                doubtful,
-                millis(standing.renew_at),
-                millis(standing.next_attempt_at),
-                proven.is_some(),
-                refresh_ends,
-                refresh_since,
-                motion,
-                notice,
-            ],
-            |row| row.get(0),
-        )
+        .query_row(&update, &*columns.with(others), |row| row.get(0))
         .optional()
         .map_err(sql)?;
     Ok(generation.map(|generation| Generation(u64::try_from(generation).unwrap_or_default())))

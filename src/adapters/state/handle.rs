@@ -61,9 +61,9 @@ impl State {
         )
     }
 
-    /// Calls this whenever whoever reads or writes meets damage. The first who asks is heard.
+    /// Sets the listener that is called when a read or a write meets damage. Only the first call counts.
     pub fn on_damage(&self, listener: impl Fn(&StateError) + Send + Sync + 'static) {
-        // A second one is a bug without consequence: damage is told anyway.
+        // A second call is a bug without consequence: damage is reported anyway.
         let _ = self.read.damage.0.set(Box::new(listener));
     }
 
@@ -112,7 +112,7 @@ impl State {
         }
     }
 
-    /// As [`Self::change`], for what whoever asked relies on from then on: it must be where the next start finds it.
+    /// As [`Self::change`], for data that the caller relies on from then on: it must be where the next start finds it.
     pub(super) async fn keep<T, F>(&self, work: F) -> Result<T, StateError>
     where
         T: Send + 'static,
@@ -140,7 +140,7 @@ impl State {
     }
 }
 
-/// What is changed back in the same transaction is still written: SQLite does not compare.
+/// Rows that are inserted and deleted in one transaction are still written: SQLite does not compare.
 fn write_and_take_back(connection: &Connection) -> Result<(), StateError> {
     let statements = "INSERT INTO aside (portal, at, why) VALUES ('', 0, 'trial'); \
                       DELETE FROM aside WHERE id = last_insert_rowid()";

@@ -1,4 +1,4 @@
-//! Which portal a refresh token is known for.
+//! Portal that a refresh token is known for.
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
@@ -8,7 +8,7 @@ use crate::domain::name::PortalName;
 use refreshd_secrets::Fingerprint;
 
 impl State {
-    /// Whether this refresh token came from outside before, and for which portal.
+    /// The portal for which this refresh token came from outside before, if any.
     ///
     /// # Errors
     /// [`StateError`].
@@ -42,7 +42,7 @@ pub(super) fn holder(
         .optional()
 }
 
-/// Whether the portal's grant has moved on from this token: to take it in again would lose the newer one. Known are those that
+/// True if the portal's grant has moved on from this token: to store it again would lose the newer one. Known are those that
 /// came from outside, and the last 32 that were exchanged.
 pub(super) fn is_spent(
     connection: &Connection,
@@ -51,10 +51,10 @@ pub(super) fn is_spent(
 ) -> rusqlite::Result<bool> {
     let found: Option<(bool, Option<Vec<u8>>)> = connection
         .query_row(
-            "SELECT EXISTS (SELECT 1 FROM seen WHERE seen.portal = portal.name AND seen.fingerprint = ?1), spent \
+            "SELECT EXISTS (SELECT 1 FROM seen WHERE seen.portal = portal.name AND seen.fingerprint = ?1) AS is_seen, spent \
              FROM portal WHERE name = ?2 AND refresh_token IS NOT NULL AND fingerprint <> ?1",
             params![fingerprint.bytes(), portal.as_str()],
-            |row| Ok((row.get(0)?, row.get(1)?)),
+            |row| Ok((row.get("is_seen")?, row.get("spent")?)),
         )
         .optional()?;
     Ok(found.is_some_and(|(seen, spent)| {

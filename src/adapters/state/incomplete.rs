@@ -1,4 +1,4 @@
-//! What a configuration that may not be all there is compared with: what patterns of `include` found before, and whose
+//! Data to compare an incomplete configuration with: what patterns of `include` found before, and whose
 //! token files are kept since such a configuration does not name them.
 //!
 //! Must not judge a configuration: `domain::completeness` does.
@@ -97,8 +97,8 @@ impl State {
     }
 }
 
-/// Those of these portals whose grant is alive. Where an app is named that does not take in installs any more, the portals
-/// that its installs made are left out by somebody who means it.
+/// Those of these portals whose grant is alive. Where an app is named that does not accept installs any more, the portals
+/// that its installs made are left out on purpose.
 pub(super) fn living(
     connection: &Connection,
     portals: &[String],

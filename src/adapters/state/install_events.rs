@@ -2,7 +2,7 @@
 //!
 //! Must not be believed: nothing of a notice is verified while it is here.
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, named_params};
 
 use super::error::StateError;
 use super::handle::State;
@@ -22,7 +22,7 @@ pub struct NewEvent {
     pub query: String,
     /// Its form.
     pub body: Vec<u8>,
-    /// Who sent it, if the proxy in front says so.
+    /// Sender's address, if the reverse proxy gives it.
     pub source: Option<String>,
     /// Now.
     pub now: Timestamp,
@@ -38,7 +38,7 @@ pub struct StoredEvent {
     pub query: String,
     /// Its form.
     pub body: Vec<u8>,
-    /// Who sent it.
+    /// Sender's address.
     pub source: Option<String>,
 }
 
@@ -84,21 +84,28 @@ fn keep(connection: &Connection, notice: &NewEvent) -> Result<Option<i64>, State
         source,
         now,
     } = notice;
-    let kept = "SELECT count(*), coalesce(sum(length(body)), 0) FROM install_notice";
+    let kept =
+        "SELECT count(*) AS count, coalesce(sum(length(body)), 0) AS bytes FROM install_notice";
     let mut kept = connection.prepare_cached(kept).map_err(sql)?;
     let (count, bytes): (i64, i64) = kept
-        .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
+        .query_row([], |row| Ok((row.get("count")?, row.get("bytes")?)))
         .map_err(sql)?;
     if count >= MAX_NOTICES || bytes >= MAX_NOTICE_BYTES {
         return Ok(None);
     }
     let mut insert = connection
         .prepare_cached(
-            "INSERT INTO install_notice (app, query, body, source, at) VALUES (?1, ?2, ?3, ?4, ?5)",
+            "INSERT INTO install_notice (app, query, body, source, at) VALUES (:app, :query, :body, :source, :at)",
         )
         .map_err(sql)?;
     insert
-        .insert(params![app, query, body, source, now.millis()])
+        .insert(named_params! {
+            ":app": app,
+            ":query": query,
+            ":body": body,
+            ":source": source,
+            ":at": now.millis(),
+        })
         .map(Some)
         .map_err(sql)
 }
@@ -109,13 +116,12 @@ fn waiting(connection: &Connection) -> Result<Vec<StoredEvent>, StateError> {
         .prepare_cached("SELECT id, app, query, body, source FROM install_notice ORDER BY id")
         .map_err(sql)?;
     let read = |row: &rusqlite::Row<'_>| {
-        let (id, app, query) = (row.get(0)?, row.get(1)?, row.get(2)?);
         Ok(StoredEvent {
-            row: id,
-            app,
-            query,
-            body: row.get(3)?,
-            source: row.get(4)?,
+            row: row.get("id")?,
+            app: row.get("app")?,
+            query: row.get("query")?,
+            body: row.get("body")?,
+            source: row.get("source")?,
         })
     };
     let rows = statement.query_map([], read).and_then(Iterator::collect);

@@ -1,12 +1,12 @@
-//! What is known of each installation of an app: the proof of its events, and when it came and went.
+//! Installations of apps: the proof of their events, and the times of install and removal.
 //!
 //! Must not take an event's word without its proof, nor one that is older than the last install.
 
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, named_params, params};
 
 use super::error::StateError;
+use super::grant_columns::Columns;
 use super::listing;
-use super::rows::phase_columns;
 use super::rows::{COLUMNS, portal as read_portal};
 use crate::domain::import::ImportedGrant;
 use crate::domain::install::is_stale;
@@ -20,7 +20,7 @@ use refreshd_secrets::{ApplicationToken, Fingerprint};
 use refreshd_time::Timestamp;
 use refreshd_token_client::problem::Problem;
 
-/// A removal, as an event told of it.
+/// A removal, as an event reports it.
 #[derive(Debug)]
 pub struct Uninstall {
     /// The app's name.
@@ -35,15 +35,15 @@ pub struct Uninstall {
     pub sent_at: Option<Timestamp>,
     /// Now.
     pub now: Timestamp,
-    /// What is told of it.
+    /// Problem of the grants that it ends.
     pub problem: Problem,
 }
 
-/// What became of it.
+/// Result of a removal.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Uninstalled {
-    /// It has its proof. What may live of the member's grants is to be renewed, which tells whether it is true: whoever
-    /// sent the first notice of the installation may have chosen the proof.
+    /// It has its proof. Grants of the member that may live are to be renewed, which shows if it is true: the sender of
+    /// the first notice of the installation may have chosen the proof.
     Proven {
         /// Grants that did not work and are gone now.
         gone: Vec<PortalName>,
@@ -52,7 +52,7 @@ pub enum Uninstalled {
     Unknown,
     /// The application token is another.
     OtherToken,
-    /// It has no application token, or no time: nothing tells it from one that somebody made up or sent again.
+    /// It has no application token, or no time: a forged or repeated event would look the same.
     Bare,
     /// Another user says that the installation is his: its proof may be made up, and decides nothing.
     Disputed,
@@ -60,7 +60,7 @@ pub enum Uninstalled {
     Replayed,
 }
 
-/// What is known of an installation.
+/// Columns of an installation.
 #[derive(Default)]
 pub(super) struct Installation {
     pub(super) application_token: Option<ApplicationToken>,
@@ -82,13 +82,13 @@ pub(super) fn installation(
         )
         .and_then(|mut statement| {
             let read = |row: &rusqlite::Row<'_>| {
-                let token: Option<String> = row.get(0)?;
+                let token: Option<String> = row.get("application_token")?;
                 Ok(Installation {
                     application_token: token.as_deref().and_then(ApplicationToken::new),
-                    installed_at: row.get(1)?,
-                    uninstalled_at: row.get(2)?,
-                    installer: row.get(3)?,
-                    disputed_at: row.get(4)?,
+                    installed_at: row.get("installed_at")?,
+                    uninstalled_at: row.get("uninstalled_at")?,
+                    installer: row.get("installer")?,
+                    disputed_at: row.get("disputed_at")?,
                 })
             };
             statement.query_row(params![binding.bytes(), member_id], read).optional()
@@ -96,8 +96,8 @@ pub(super) fn installation(
         .map_err(|source| StateError::sql("look for an installation", source))
 }
 
-/// Remembers what is known of the installation: with `taken`, that its grant was replaced now, and whether by whoever
-/// installed the app.
+/// Remembers what is known of the installation: with `taken`, that its grant was replaced now, and whether by the
+/// user who installed the app.
 pub(super) fn note(
     connection: &Connection,
     install: &InstalledGrant,
@@ -126,15 +126,15 @@ pub(super) fn note(
     connection
         .execute(
             "INSERT INTO installation (binding, member_id, application_token, installed_at, installer) \
-             VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (binding, member_id) DO UPDATE SET application_token = ?3, \
-             installed_at = ?4, installer = ?5",
-            params![
-                terms.binding.bytes(),
-                owner.member_id,
-                token.map(|token| token.expose()),
-                installed_at,
-                installer
-            ],
+             VALUES (:binding, :member_id, :application_token, :installed_at, :installer) ON CONFLICT (binding, member_id) \
+             DO UPDATE SET application_token = :application_token, installed_at = :installed_at, installer = :installer",
+            named_params! {
+                ":binding": terms.binding.bytes(),
+                ":member_id": owner.member_id,
+                ":application_token": token.map(|token| token.expose()),
+                ":installed_at": installed_at,
+                ":installer": installer,
+            },
         )
         .map(|_| ())
         .map_err(|source| StateError::sql("remember an installation", source))
@@ -195,19 +195,21 @@ pub(super) fn remove(
         .into_iter()
         .map(|found| found.portal.name)
         .chain(listed.iter().cloned());
-    let (phase, attempt, since, problem, doubtful) = phase_columns(&Phase::Gone {
+    let phase = Phase::Gone {
         since: *now,
         problem: problem.clone(),
-    })?;
+    };
+    let columns = Columns::moved(0).phase(&phase)?;
+    let end = format!(
+        "UPDATE portal SET {}, act_at = NULL, claim = NULL, climb_at = :since WHERE name = :name \
+         AND bound_to = :bound_to AND refresh_token IS NOT NULL AND phase IN ('needs-authorization', 'old-state')",
+        columns.assignments()
+    );
     let mut gone = Vec::new();
     for name in names {
+        let others = named_params! { ":name": name.as_str(), ":bound_to": binding.bytes() };
         let ended = connection
-            .execute(
-                "UPDATE portal SET phase = ?3, attempt = ?4, since = ?5, problem = ?6, doubtful = ?7, act_at = NULL, \
-                 claim = NULL, climb_at = ?5 WHERE name = ?1 AND bound_to = ?2 AND refresh_token IS NOT NULL \
-                 AND phase IN ('needs-authorization', 'old-state')",
-                params![name.as_str(), binding.bytes(), phase, attempt, since, problem, doubtful],
-            )
+            .execute(&end, &*columns.with(others))
             .map_err(sql)?;
         if ended > 0 {
             gone.push(name);
@@ -268,13 +270,13 @@ pub(super) fn request_renewal(
 pub struct InstalledGrant {
     /// The app, and what becomes of its installs.
     pub terms: InstallContext,
-    /// What brought it.
+    /// Event or visit that brought it.
     pub occasion: EventKind,
     /// Whose it is, by the authorization server.
     pub owner: TokenOwner,
     /// The grant.
     pub intake: ImportedGrant,
-    /// What later events of this installation will show; of events only.
+    /// Proof that later events of this installation will carry; of events only.
     pub application_token: Option<ApplicationToken>,
     /// When the notice was sent, if it says so.
     pub sent_at: Option<Timestamp>,

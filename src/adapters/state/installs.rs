@@ -1,9 +1,9 @@
 //! Portals that came by an install: their rows, and what is known of each installation. One transaction for each notice.
 //!
-//! Must not believe a notice: whoever calls has asked the authorization server. What the configuration names is the
+//! Must not believe a notice: the caller has asked the authorization server. What the configuration names is the
 //! configuration's, and only resumed.
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, named_params, params};
 
 use super::disputes;
 use super::error::StateError;
@@ -30,7 +30,7 @@ use refreshd_time::Timestamp;
 use refreshd_token_client::host::region_of;
 use refreshd_token_client::token::Generation;
 
-/// What became of it.
+/// Result of an install.
 #[derive(Debug, PartialEq, Eq)]
 pub enum InstallOutcome {
     /// It is kept.
@@ -49,16 +49,16 @@ pub enum InstallOutcome {
     Unproven {
         /// Whose place it would take.
         portal: PortalName,
-        /// Where it is to prove itself.
+        /// Token endpoint at which it proves itself.
         token_url: String,
-        /// Whether the portal's grant is in use: then nothing unproved takes its place, whatever the server does.
+        /// True if the portal's grant is in use: then nothing unproved takes its place, whatever the server does.
         may_live: bool,
     },
     /// The portal's grant is another user's.
     OtherUser {
         /// Whose.
         portal: PortalName,
-        /// Where that grant stands.
+        /// Status of that grant.
         kind: Kind,
         /// It is known whose it is.
         known: bool,
@@ -69,9 +69,9 @@ pub enum InstallOutcome {
     OtherInstallation {
         /// Whose place it would take.
         portal: PortalName,
-        /// Where the grant that is there stands, if one is.
+        /// Status of the present grant, if there is one.
         kind: Option<Kind>,
-        /// What its application token proves.
+        /// Proof that its application token gives.
         proof: OwnershipProof,
         /// It is the event of an installation, which may be the true one: a person may have to decide.
         is_disputed: bool,
@@ -118,7 +118,7 @@ impl State {
             .await
     }
 
-    /// Whether a notice has been verified of an installation at this member.
+    /// True if a notice has been verified of an installation at this member.
     ///
     /// # Errors
     /// [`StateError`].
@@ -170,15 +170,21 @@ fn listed(
     let sql = |source| StateError::sql("look for a portal of the configuration", source);
     let mut statement = connection
         .prepare_cached(
-            "SELECT name FROM portal WHERE installed_by IS NULL AND app = ?1 AND configured = 1 AND binding = ?2 \
-             AND coalesce(identity, settings ->> 'identity', CASE WHEN lower(settings ->> 'domain') = ?4 THEN ?3 END) = ?3 \
+            "SELECT name FROM portal WHERE installed_by IS NULL AND app = :app AND configured = 1 AND binding = :binding \
+             AND coalesce(identity, settings ->> 'identity', CASE WHEN lower(settings ->> 'domain') = :host THEN :member_id END) = :member_id \
              ORDER BY id",
         )
         .map_err(sql)?;
     let names = statement
-        .query_map(params![app, binding.bytes(), member_id, host], |row| {
-            row.get::<_, String>(0)
-        })
+        .query_map(
+            named_params! {
+                ":app": app,
+                ":binding": binding.bytes(),
+                ":member_id": member_id,
+                ":host": host,
+            },
+            |row| row.get::<_, String>(0),
+        )
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(sql)?;
     Ok(names
@@ -251,7 +257,7 @@ fn keep(
             });
         }
         InstallDecision::FreshAlready => {
-            // Its own user's word is as good as the grant; anybody else's would let him end it later.
+            // An event of the grant's own user proves as much as the grant; one of another user would let him end it later.
             if held.user == Some(owner.user_id.as_str()) {
                 note(connection, install, &known, None)?;
             }
@@ -345,7 +351,7 @@ fn remember(
         .map_err(|source| StateError::sql("keep an installed portal", source))
 }
 
-/// Where a grant is kept.
+/// Portal for a grant.
 struct TargetPortal {
     name: PortalName,
     before: Option<FoundPortal>,
@@ -450,7 +456,7 @@ fn adopt(
         .map_err(|source| StateError::sql("keep an installed portal", source))
 }
 
-/// Where a grant that was brought proves itself: at the server that it names, if that is one of the profile's.
+/// Endpoint at which a grant proves itself: at the server that it names, if that is one of the profile's.
 fn proving_url(terms: &InstallContext, owner: &TokenOwner, intake: &ImportedGrant) -> String {
     let named = intake
         .server
@@ -484,9 +490,9 @@ fn taking(
     let ImportedGrant { tokens, server, .. } = intake;
     let (config_url, every): (String, Option<String>) = connection
         .query_row(
-            "SELECT config_url, settings ->> 'renew_every' FROM portal WHERE name = ?1",
+            "SELECT config_url, settings ->> 'renew_every' AS renew_every FROM portal WHERE name = ?1",
             [name.as_str()],
-            |row| Ok((row.get(0)?, row.get(1)?)),
+            |row| Ok((row.get("config_url")?, row.get("renew_every")?)),
         )
         .map_err(|source| StateError::sql("keep an installed portal", source))?;
     let every = every.and_then(|every| serde_json::from_str::<RenewSetting>(&every).ok());

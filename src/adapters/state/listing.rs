@@ -14,12 +14,12 @@ use refreshd_time::Timestamp;
 
 /// In the order of the index `portal_kind`, so that nothing is sorted.
 pub(super) const KINDS: &str =
-    "SELECT kind, count(*) FROM portal WHERE kind <> 'fresh' GROUP BY kind";
+    "SELECT kind, count(*) AS count FROM portal WHERE kind <> 'fresh' GROUP BY kind";
 /// Looks only at what is past its time, by the index `portal_renew`.
 pub(super) const PAST_DUE: &str = "SELECT renew_at, issued_at, expires_at, refresh_expires_at, since FROM portal \
     WHERE configured = 1 AND refresh_token IS NOT NULL AND renew_at <= ?1";
 
-/// How many portals there are, by kind.
+/// Number of portals, by kind.
 #[derive(Debug, Clone, Default)]
 pub struct Census {
     /// Each kind that occurs.
@@ -29,7 +29,7 @@ pub struct Census {
 }
 
 impl Census {
-    /// How many are of this kind.
+    /// Number of portals of this kind.
     #[must_use]
     pub fn of(&self, kind: Kind) -> u64 {
         self.kinds
@@ -78,21 +78,17 @@ impl State {
             .await
     }
 
-    /// The portals after `after` in the order of their names, at most `limit`.
+    /// The first portals in the order of their names, at most `limit`.
     ///
     /// # Errors
     /// [`StateError`].
-    pub async fn page(
-        &self,
-        after: Option<PortalName>,
-        limit: usize,
-    ) -> Result<Vec<Portal>, StateError> {
-        self.read
-            .run(move |connection| page(connection, after.as_ref(), limit))
-            .await
+    pub async fn first_portals(&self, limit: usize) -> Result<Vec<Portal>, StateError> {
+        let mut pages = self.portals().limit(limit).in_pages_of(limit);
+        let first = pages.next().await?;
+        Ok(first.map_or_else(Vec::new, |page| page.portals))
     }
 
-    /// How many portals there are of each kind, and how many are overdue.
+    /// Number of portals of each kind, and of overdue ones.
     ///
     /// # Errors
     /// [`StateError`].
@@ -121,21 +117,6 @@ pub(super) fn escalation_query() -> String {
     format!("SELECT {COLUMNS} FROM portal WHERE climb_at <= ?1 ORDER BY climb_at LIMIT ?2")
 }
 
-pub(super) fn page(
-    connection: &Connection,
-    after: Option<&PortalName>,
-    limit: usize,
-) -> Result<Vec<Portal>, StateError> {
-    let mut statement = connection
-        .prepare_cached(&page_query())
-        .map_err(|source| StateError::sql("list portals", source))?;
-    let after = after.map_or("", PortalName::as_str);
-    portals(
-        &mut statement,
-        params![after, i64::try_from(limit).unwrap_or(i64::MAX)],
-    )
-}
-
 pub(super) fn escalations_due(
     connection: &Connection,
     now: Timestamp,
@@ -157,24 +138,9 @@ pub(super) fn next_escalation(connection: &Connection) -> Result<Option<Timestam
         .map_err(|source| StateError::sql("look for escalations", source))
 }
 
+/// Portals with an open notification.
 pub(super) fn troubled_query() -> String {
     format!("SELECT {COLUMNS} FROM portal WHERE told <> '[]' AND name > ?1 ORDER BY name LIMIT ?2")
-}
-
-/// Portals of which something was told that is not over, page by page.
-pub(super) fn troubled(
-    connection: &Connection,
-    after: Option<&PortalName>,
-    limit: usize,
-) -> Result<Vec<Portal>, StateError> {
-    let mut statement = connection
-        .prepare_cached(&troubled_query())
-        .map_err(|source| StateError::sql("look for troubled portals", source))?;
-    let after = after.map_or("", PortalName::as_str);
-    portals(
-        &mut statement,
-        params![after, i64::try_from(limit).unwrap_or(i64::MAX)],
-    )
 }
 
 /// Portals of the configuration whose grant the state has lost.
@@ -226,7 +192,7 @@ pub(super) fn census(connection: &Connection, now: Timestamp) -> Result<Census, 
     let mut statement = connection.prepare_cached(KINDS).map_err(sql)?;
     let rows = statement
         .query_map([], |row| {
-            Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?))
+            Ok((row.get::<_, String>("kind")?, row.get::<_, i64>("count")?))
         })
         .map_err(sql)?;
     let mut kinds: Vec<(Kind, u64)> = Vec::new();

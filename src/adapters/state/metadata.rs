@@ -1,4 +1,4 @@
-//! What authorization servers said of themselves, so that a start does not depend on their answering.
+//! Metadata of authorization servers, kept so that a start does not depend on their availability.
 //!
 //! Must not judge it: `domain::metadata` does.
 
@@ -23,7 +23,7 @@ impl State {
                     .query_row(
                         "SELECT body, at FROM metadata WHERE issuer = ?1",
                         [&issuer],
-                        |row| Ok((row.get(0)?, Timestamp::from_millis(row.get(1)?))),
+                        |row| Ok((row.get("body")?, Timestamp::from_millis(row.get("at")?))),
                     )
                     .optional()
                     .map_err(|source| StateError::sql("read an issuer's metadata", source))

@@ -1,7 +1,7 @@
-//! The private store: grants, claims, what was told. SQLite behind one narrow handle.
+//! The private store: grants, claims, alerts. SQLite behind one narrow handle.
 //!
 //! [`State`] is the interface; every method is one durable transaction or one snapshot, and says in domain types what
-//! happened. PostgreSQL is meant to stand behind the same methods. The store decides what is due, so memory does not
+//! happened. PostgreSQL is meant to stand behind the same methods; `conformance` tests what they promise. The store decides what is due, so memory does not
 //! grow with the number of portals. Must not decide anything about renewal, nor hold a transaction across an `await`.
 
 mod alerts;
@@ -16,6 +16,7 @@ mod displacement;
 mod disputes;
 mod error;
 mod file_names;
+mod grant_columns;
 mod grant_store;
 mod handle;
 mod holders;
@@ -26,6 +27,7 @@ mod installs;
 mod listing;
 mod metadata;
 mod migrations;
+mod pages;
 mod place;
 mod quarantine;
 mod read_connection;
@@ -56,6 +58,7 @@ pub use install_events::{NewEvent, StoredEvent};
 pub use installation::{InstalledGrant, Uninstall, Uninstalled};
 pub use installs::InstallOutcome;
 pub use listing::Census;
+pub use pages::{PortalCursor, PortalPage, PortalPages};
 pub use read_connection::ReadConnection;
 pub use reconcile::{Reconciled, Unnamed};
 pub use record::{ClientVerdict, KeepNotified, RecordOutcome, Recorded, RenewalRecord};
@@ -67,5 +70,7 @@ pub use schema::{
 pub use snapshot::{CheckOutcome, SnapshotOutcome, StateCheck, take_snapshot};
 pub use worker::{Disk, DiskFuture, ReaderThread, WriterThread};
 
+#[cfg(test)]
+mod conformance;
 #[cfg(test)]
 mod tests;

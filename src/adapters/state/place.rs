@@ -1,9 +1,9 @@
-//! Whether the state's files are still where they were opened. Somebody may remove, move or replace them while they are
-//! open: then what is written goes where no start will find it.
+//! Checks that the state's files are still where they were opened. They may be removed, moved or replaced while they are
+//! open: then writes go to a file that no start will find.
 //!
 //! The writer looks before each transaction. A state that was removed is written back from what is open; over a file that
 //! holds anything nothing is ever written, since an older state put there may be meant: then a copy of what is open is kept
-//! beside it. Must not claim nor tell: who does asks here.
+//! beside it. Must not claim nor alert: callers that do ask here.
 
 use std::fs::{File, Metadata, symlink_metadata};
 use std::io::{self, ErrorKind};
@@ -23,17 +23,17 @@ use super::file_names::{RESCUED, beside};
 use super::schema;
 use crate::adapters::directory::{Directory, Make, Trust, UntrustedDirectory, parent};
 
-/// What the writer knows of the place, for those who ask.
+/// The writer's knowledge of the place, for other threads.
 #[derive(Debug, Default)]
 pub(super) struct Place {
     pub(super) path: PathBuf,
     pub(super) displaced: Mutex<Option<Displaced>>,
-    /// Whoever keeps house has seen that it was removed.
+    /// The periodic check has seen that it was removed.
     pub(super) seen_removed: AtomicBool,
     /// And now wants it back.
     pub(super) wanted_back: AtomicBool,
     pub(super) was_written_back: AtomicBool,
-    /// Goes up when the files become others, and whoever has them open must open them again.
+    /// Goes up when the files become others; every connection must be opened again then.
     pub(super) edition: AtomicU64,
 }
 
@@ -89,9 +89,9 @@ pub(super) struct Watch {
     pub(super) kept: Option<u64>,
 }
 
-/// What a name stands for.
+/// File behind a name.
 pub(super) enum Spot {
-    /// What is open.
+    /// The open file.
     Here,
     Nothing,
     Empty,
@@ -153,7 +153,7 @@ impl Watch {
         }
     }
 
-    /// Where the open database is, if it has a name.
+    /// Path of the open database, if it has one.
     pub(super) fn moved(&self) -> Option<PathBuf> {
         let linked = self
             .database
@@ -161,7 +161,7 @@ impl Watch {
             .is_ok_and(|found| found.nlink() > 0);
         let now =
             std::fs::read_link(format!("/proc/self/fd/{}", self.database.as_raw_fd())).ok()?;
-        // Below a mount its name is still this one, and nobody gets at it there.
+        // Below a mount point its name is still this one, but no path leads to it.
         let is_hidden = now == self.place.path
             || std::path::absolute(&self.place.path).is_ok_and(|path| path == now);
         let is_deleted = now.as_os_str().as_encoded_bytes().ends_with(b" (deleted)");
@@ -211,7 +211,7 @@ fn handle(path: &Path) -> io::Result<File> {
     Ok(File::from(rustix::fs::open(path, flags, Mode::empty())?))
 }
 
-/// Whether both are one file. Where a file system's numbers change (FUSE), its times are as good.
+/// True if both are one file. Where a file system's numbers change (FUSE), its times are as good.
 fn is_same(one: &Metadata, other: &Metadata) -> bool {
     let number = |found: &Metadata| (found.dev(), found.ino());
     let stamp = |found: &Metadata| {

@@ -2,11 +2,12 @@
 //!
 //! Must not lose what it holds: the refresh token stays where it is.
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, named_params, params};
 
 use super::error::StateError;
+use super::grant_columns::Columns;
 use super::handle::State;
-use super::rows::{millis, phase_columns, to_json};
+use super::rows::millis;
 use crate::domain::name::PortalName;
 use crate::domain::portal::Kind;
 use crate::domain::rollback::RollbackCheck;
@@ -51,7 +52,7 @@ impl State {
             .await
     }
 
-    /// How many portals have lost their grant.
+    /// Number of portals that have lost their grant.
     ///
     /// # Errors
     /// [`StateError`].
@@ -124,33 +125,22 @@ fn quarantine_rolled_back(
         details,
         standing,
     } = held;
-    let (phase, attempt, since, problem, doubtful) = phase_columns(&standing.phase)?;
-    let access = access.as_ref();
+    let columns = Columns::moved(0)
+        .access(access.as_ref(), details)?
+        .status(standing)?;
+    let update = format!(
+        "UPDATE portal SET {}, generation = :generation, told = '[]', climb_at = 0, claim = NULL \
+         WHERE name = :name AND generation = :from AND refresh_token IS NOT NULL",
+        columns.assignments()
+    );
     let number = |generation: &Generation| i64::try_from(generation.0).unwrap_or(i64::MAX);
+    let others = named_params! {
+        ":name": portal.as_str(),
+        ":from": number(&from),
+        ":generation": number(generation),
+    };
     connection
-        .execute(
-            "UPDATE portal SET generation = ?3, access_token = ?4, token_type = ?5, issued_at = ?6, expires_at = ?7, \
-             details = ?8, phase = ?9, attempt = ?10, since = ?11, problem = ?12, doubtful = ?13, renew_at = ?14, \
-             act_at = ?15, told = '[]', climb_at = 0, claim = NULL \
-             WHERE name = ?1 AND generation = ?2 AND refresh_token IS NOT NULL",
-            params![
-                portal.as_str(),
-                number(&from),
-                number(generation),
-                access.map(|access| access.token.expose()),
-                access.map(|access| &access.token_type),
-                access.map(|access| access.issued_at.millis()),
-                access.map(|access| access.expires_at.millis()),
-                to_json(details)?,
-                phase,
-                attempt,
-                since,
-                problem,
-                doubtful,
-                millis(standing.renew_at),
-                millis(standing.next_attempt_at),
-            ],
-        )
+        .execute(&update, &*columns.with(others))
         .map(|changed| changed > 0)
         .map_err(|source| StateError::sql("hold an old grant", source))
 }
@@ -180,7 +170,7 @@ fn quarantine_unnamed(connection: &Connection) -> Result<Vec<String>, StateError
         .map_err(sql)?;
     let rows = select
         .query_map([], |row| {
-            Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?))
+            Ok((row.get::<_, i64>("id")?, row.get::<_, String>("name")?))
         })
         .map_err(sql)?;
     let mut unnamed = Vec::new();

@@ -49,19 +49,7 @@ impl ReadConnection {
         listing::portal(&self.connection(), name)
     }
 
-    /// As [`super::State::page`].
-    ///
-    /// # Errors
-    /// [`StateError`].
-    pub fn page(
-        &self,
-        after: Option<&PortalName>,
-        limit: usize,
-    ) -> Result<Vec<Portal>, StateError> {
-        listing::page(&self.connection(), after, limit)
-    }
-
-    fn connection(&self) -> RefMut<'_, Connection> {
+    pub(super) fn connection(&self) -> RefMut<'_, Connection> {
         let mut open = self.open.borrow_mut();
         let (edition, connection) = &mut *open;
         self.place.follow(edition, connection);

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, named_params, params};
 
 use super::app_fingerprint::AppFingerprint;
 use super::clients;
@@ -17,7 +17,7 @@ use crate::domain::schedule::planned;
 use crate::domain::settings::Configured;
 use refreshd_time::Timestamp;
 
-/// What following the configuration did.
+/// Result of following the configuration.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Reconciled {
     /// Portals the state had not known.
@@ -28,7 +28,7 @@ pub struct Reconciled {
     pub dropped: usize,
 }
 
-/// What becomes of living grants that a configuration does not name any more.
+/// Treatment of living grants that a configuration does not name any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unnamed {
     /// They are not configured: their token files go.
@@ -215,11 +215,11 @@ impl Reconciled {
 /// already, and are its own.
 fn made_by(connection: &Connection, terms: &InstallContext) -> rusqlite::Result<Vec<Configured>> {
     let mut select = connection.prepare_cached(
-        "SELECT name, settings ->> 'domain', member_id FROM portal WHERE member_id IS NOT NULL AND installed_by = ?1",
+        "SELECT name, settings ->> 'domain' AS host, member_id FROM portal WHERE member_id IS NOT NULL AND installed_by = ?1",
     )?;
     let rows = select.query_map([&terms.app], |row| {
         let (name, host, member_id): (String, Option<String>, String) =
-            (row.get(0)?, row.get(1)?, row.get(2)?);
+            (row.get("name")?, row.get("host")?, row.get("member_id")?);
         let name = PortalName::parse(&name).ok();
         Ok(name.map(|name| terms.configured(name, host.as_deref(), &member_id)))
     })?;
@@ -267,12 +267,12 @@ pub(super) fn reconcile_portal(
                 .query_row([name.as_str()], |row| {
                     let read = || {
                         Ok::<_, rusqlite::Error>((
-                            row.get(0)?,
-                            row.get(1)?,
-                            row.get(2)?,
-                            row.get(3)?,
-                            row.get(4)?,
-                            row.get(5)?,
+                            row.get("settings")?,
+                            row.get("every")?,
+                            row.get("config_url")?,
+                            row.get("binding")?,
+                            row.get("configured")?,
+                            row.get("installed_by")?,
                         ))
                     };
                     Ok(read().ok())
@@ -287,19 +287,20 @@ pub(super) fn reconcile_portal(
     connection
         .prepare_cached(
             "INSERT INTO portal (name, configured, app, settings, every, config_url, binding, installed_by) \
-             VALUES (?1, 1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (name) DO UPDATE SET configured = 1, app = ?2, settings = ?3, \
-             every = ?4, config_url = ?5, binding = ?6, installed_by = ?7",
+             VALUES (:name, 1, :app, :settings, :every, :config_url, :binding, :installed_by) \
+             ON CONFLICT (name) DO UPDATE SET configured = 1, app = :app, settings = :settings, every = :every, \
+             config_url = :config_url, binding = :binding, installed_by = :installed_by",
         )
         .and_then(|mut statement| {
-            statement.execute(params![
-                name.as_str(),
-                settings.app,
-                columns.0,
-                columns.1,
-                token_url,
-                binding.bytes(),
-                installed_by
-            ])
+            statement.execute(named_params! {
+                ":name": name.as_str(),
+                ":app": settings.app,
+                ":settings": columns.0,
+                ":every": columns.1,
+                ":config_url": token_url,
+                ":binding": binding.bytes(),
+                ":installed_by": installed_by,
+            })
         })
         .map_err(sql)?;
     if stored.is_none() {
@@ -434,7 +435,7 @@ pub(super) fn shift_times(connection: &Connection, by: i64) -> Result<(), StateE
 }
 
 /// After a start: what was written last cannot lie ahead. If it does by more than `tolerance` milliseconds, the clock
-/// was set back while nobody watched; the times move by as much as is known of that step, and what looks fresh is due,
+/// was set back while refreshd did not run; the times move by as much as is known of that step, and what looks fresh is due,
 /// since its age is not known any more; a tenth of its life after its renewal at the soonest. Says by how much they
 /// moved.
 pub(super) fn adjust_clock(

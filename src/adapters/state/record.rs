@@ -1,15 +1,15 @@
-//! How a claim ends: what is recorded of it, and what is remembered as told. Compare-and-swap throughout.
+//! End of a claim: its outcome, and the notified escalation steps. Compare-and-swap throughout.
 //!
 //! Must not overwrite a grant that was replaced meanwhile: what comes too late is put aside.
 
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, named_params, params};
 use std::sync::Arc;
 
 use super::clients;
 use super::error::StateError;
+use super::grant_columns::Columns;
 use super::handle::State;
-use super::rows::stored;
-use super::rows::{millis, phase_columns, to_json, validity_columns};
+use super::rows::{millis, to_json};
 use super::superseded::{SupersededPair, store_superseded};
 use super::unread;
 use crate::domain::client::ClientDecision;
@@ -21,9 +21,9 @@ use crate::domain::renewal::Renewed;
 use refreshd_secrets::Fingerprint;
 use refreshd_time::Timestamp;
 use refreshd_token_client::reply::GrantedTokens;
-use refreshd_token_client::token::{Generation, Tokens};
+use refreshd_token_client::token::Generation;
 
-/// What to record of a claimed renewal.
+/// Record of a claimed renewal.
 #[derive(Debug)]
 pub struct RenewalRecord {
     /// The portal.
@@ -35,21 +35,21 @@ pub struct RenewalRecord {
     pub claim: (ClaimId, Timestamp),
     /// The outcome.
     pub outcome: RecordOutcome,
-    /// The escalation steps told of, this outcome's included.
+    /// Escalation steps notified of, this outcome's included.
     pub told: Vec<String>,
-    /// Which of the steps that were told while the request was under way stay told.
+    /// Steps notified of while the request was under way that stay notified.
     pub told_meanwhile: KeepNotified,
     /// When the next escalation step comes.
     pub climb_at: Option<Timestamp>,
     /// When it is recorded.
     pub now: Timestamp,
-    /// Whether the server refused or accepted the app's client, if that is known now.
+    /// Refusal or acceptance of the app's client, if the reply shows it.
     pub client: ClientVerdict,
     /// The kind of the request, should it have bought a pair: see `domain::request`.
     pub bought_by: Option<Fingerprint>,
 }
 
-/// Which steps stay told that the escalator told while a request was under way.
+/// Steps that stay notified though the escalator notified of them while a request was under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeepNotified {
     /// Every one: the outcome ends none.
@@ -70,7 +70,7 @@ impl KeepNotified {
     }
 }
 
-/// What a reply says of the app's client.
+/// Verdict of a reply on the app's client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientVerdict {
     /// Nothing.
@@ -92,11 +92,11 @@ pub enum RecordOutcome {
     Kept(GrantStatus),
     /// The pair stays, and a reply came that could not be read: it is kept.
     Unread(GrantStatus, Box<UnreadableReply>),
-    /// Somebody else's pair came.
+    /// A pair of another owner came.
     Foreign(GrantStatus, Box<GrantedTokens>),
 }
 
-/// What recording did.
+/// Result of recording.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Recorded {
     /// It is durable. `client_changed` says that the app's client became refused, or accepted again, just now.
@@ -107,7 +107,7 @@ pub enum Recorded {
         client_changed: bool,
         /// Whose the refusal of the client is, if there was one.
         ruling: Option<ClientDecision>,
-        /// The steps told until then, also while the request was under way.
+        /// Steps notified of until then, also while the request was under way.
         told_before: Vec<String>,
     },
     /// An import, authorization or `forget` came first: the reply is kept aside and not used.
@@ -125,8 +125,8 @@ impl State {
             .await
     }
 
-    /// Remembers what was told of a grant, unless it has moved on since, or somebody else told of it; false then. `seen` and
-    /// `before` are where it stood and what had been told.
+    /// Stores the steps notified of a grant, unless the grant or its steps have changed since; false then. `seen` and
+    /// `before` are its status and its steps as the caller knew them.
     ///
     /// # Errors
     /// [`StateError`]; then nothing may be announced.
@@ -138,7 +138,7 @@ impl State {
         told: Vec<String>,
         next: Option<Timestamp>,
     ) -> Result<bool, StateError> {
-        let tell = move |connection: &_| {
+        let notify = move |connection: &_| {
             set_notified(
                 connection,
                 &portal,
@@ -148,7 +148,7 @@ impl State {
                 next,
             )
         };
-        self.change(tell).await
+        self.change(notify).await
     }
 }
 
@@ -223,7 +223,7 @@ pub(super) fn record(
     })
 }
 
-/// The steps told so far and the moment of the claim, if it still is the grant's.
+/// Steps notified of so far and the moment of the claim, if it still is the grant's.
 fn claimed_row(
     connection: &Connection,
     portal: &PortalName,
@@ -234,17 +234,17 @@ fn claimed_row(
         .and_then(|mut statement| {
             statement
                 .query_row(params![portal.as_str(), claim.0], |row| {
-                    Ok((row.get(0)?, row.get(1)?))
+                    Ok((row.get("told")?, row.get("claimed_at")?))
                 })
                 .optional()
         })
         .map_err(|source| StateError::sql("look for a claim", source))?;
-    // What cannot be read any more is replaced by what is told now; the pair must be recorded all the same.
+    // Unreadable steps are replaced by the new ones; the pair must be recorded all the same.
     let told = |told: &str| serde_json::from_str(told).unwrap_or_default();
     Ok(found.map(|(steps, claimed_at)| (told(&steps), Timestamp::from_millis(claimed_at))))
 }
 
-/// What is kept aside of an outcome: somebody else's pair always, ours if its claim is gone.
+/// The superseded pair of an outcome: another owner's always, ours if its claim is gone.
 fn superseded_of(outcome: &RecordOutcome, claim_holds: bool) -> Option<SupersededPair<'_>> {
     match outcome {
         RecordOutcome::Foreign(_, granted) => Some(SupersededPair {
@@ -271,29 +271,21 @@ fn record_standing(
     told: &str,
     moved: i64,
 ) -> Result<i64, StateError> {
-    let (phase, attempt, since, problem, doubtful) = phase_columns(&standing.phase)?;
+    let columns = Columns::moved(moved)
+        .status(standing)?
+        .moment(":climb_at", record.climb_at);
+    let update = format!(
+        "UPDATE portal SET {}, told = :told, claim = NULL WHERE name = :name AND claim = :claim RETURNING generation",
+        columns.assignments()
+    );
+    let others = named_params! {
+        ":name": record.portal.as_str(),
+        ":claim": record.claim.0.0,
+        ":told": told,
+    };
     connection
-        .prepare_cached(
-            "UPDATE portal SET phase = ?3, attempt = ?4, since = ?5 + ?12, problem = ?6, doubtful = ?7, \
-             renew_at = ?8 + ?12, act_at = ?9 + ?12, told = ?10, climb_at = ?11 + ?12, claim = NULL WHERE name = ?1 AND claim = ?2 RETURNING generation",
-        )
-        .and_then(|mut statement| {
-            let columns = params![
-                record.portal.as_str(),
-                record.claim.0.0,
-                phase,
-                attempt,
-                since,
-                problem,
-                doubtful,
-                millis(standing.renew_at),
-                millis(standing.next_attempt_at),
-                told,
-                millis(record.climb_at),
-                moved,
-            ];
-            statement.query_row(columns, |row| row.get(0))
-        })
+        .prepare_cached(&update)
+        .and_then(|mut update| update.query_row(&*columns.with(others), |row| row.get(0)))
         .map_err(|source| StateError::sql("record a renewal", source))
 }
 
@@ -306,65 +298,35 @@ fn record_pair(
     moved: i64,
 ) -> Result<i64, StateError> {
     let Renewed {
-        tokens:
-            Tokens {
-                access,
-                credential,
-                details,
-                validity,
-            },
+        tokens,
         standing,
         identity,
         token_url,
         renamed_from: _,
     } = renewed;
-    let access = access.as_ref();
-    let ((refresh, fingerprint), details) = (stored(credential), to_json(details)?);
-    let (phase, attempt, since, problem, doubtful) = phase_columns(&standing.phase)?;
-    let (refresh_ends, refresh_since, motion, notice) = validity_columns(validity);
+    let columns = Columns::moved(moved)
+        .grant(tokens, standing)?
+        .moment(":renewed_at", Some(record.now))
+        .moment(":climb_at", record.climb_at);
+    let update = format!(
+        "UPDATE portal SET {}, generation = generation + 1, identity = :identity, \
+         token_url = coalesce(:token_url, token_url), told = :told, claim = NULL, bought_by = :bought_by, \
+         spent = CASE WHEN fingerprint IS :fingerprint THEN spent ELSE \
+         substr(CAST(substr(fingerprint, 1, 4) || coalesce(spent, x'') AS BLOB), 1, 128) END \
+         WHERE name = :name AND claim = :claim RETURNING generation",
+        columns.assignments()
+    );
+    let others = named_params! {
+        ":name": record.portal.as_str(),
+        ":claim": record.claim.0.0,
+        ":identity": identity,
+        ":token_url": token_url,
+        ":told": told,
+        ":bought_by": record.bought_by.as_ref().map(Fingerprint::bytes),
+    };
     connection
-        .prepare_cached(
-            "UPDATE portal SET generation = generation + 1, refresh_token = ?3, fingerprint = ?4, access_token = ?5, \
-             token_type = ?6, issued_at = ?7 + ?17, expires_at = ?8 + ?17, details = ?9, identity = ?10, \
-             token_url = coalesce(?11, token_url), renewed_at = ?12 + ?17, phase = ?18, attempt = ?19, since = ?20 + ?17, \
-             problem = ?21, doubtful = ?22, renew_at = ?13 + ?17, act_at = ?14 + ?17, told = ?15, climb_at = ?16 + ?17, claim = NULL, \
-             refresh_expires_at = ?23 + ?17, refresh_since = ?24 + ?17, refresh_motion = ?25, notice = ?26, bought_by = ?27, \
-             spent = CASE WHEN fingerprint IS ?4 THEN spent ELSE \
-             substr(CAST(substr(fingerprint, 1, 4) || coalesce(spent, x'') AS BLOB), 1, 128) END \
-             WHERE name = ?1 AND claim = ?2 RETURNING generation",
-        )
-        .and_then(|mut statement| {
-            let columns = params![
-                record.portal.as_str(),
-                record.claim.0.0,
-                refresh,
-                fingerprint.as_ref().map(Fingerprint::bytes),
-                access.map(|access| access.token.expose()),
-                access.map(|access| &access.token_type),
-                access.map(|access| access.issued_at.millis()),
-                access.map(|access| access.expires_at.millis()),
-                details,
-                identity,
-                token_url,
-                record.now.millis(),
-                millis(standing.renew_at),
-                millis(standing.next_attempt_at),
-                told,
-                millis(record.climb_at),
-                moved,
-                phase,
-                attempt,
-                since,
-                problem,
-                doubtful,
-                refresh_ends,
-                refresh_since,
-                motion,
-                notice,
-                record.bought_by.as_ref().map(Fingerprint::bytes),
-            ];
-            statement.query_row(columns, |row| row.get(0))
-        })
+        .prepare_cached(&update)
+        .and_then(|mut update| update.query_row(&*columns.with(others), |row| row.get(0)))
         .map_err(|source| StateError::sql("record a new pair", source))
 }
 
@@ -379,24 +341,24 @@ pub(super) fn set_notified(
     let json = |steps: &[String]| serde_json::Value::from(steps.to_vec()).to_string();
     let kind = seen.phase.kind().as_str();
     let since = millis(seen.phase.since());
-    let matched = matches!(seen.phase, Phase::Fresh);
+    let is_fresh = matches!(seen.phase, Phase::Fresh);
     connection
         .prepare_cached(
-            "UPDATE portal SET told = ?5, climb_at = ?6 WHERE name = ?1 AND generation = ?2 AND phase = ?3 \
-             AND (?7 OR since IS ?4) AND (told = ?8 OR NOT json_valid(told))",
+            "UPDATE portal SET told = :told, climb_at = :climb_at WHERE name = :name AND generation = :generation \
+             AND phase = :phase AND (:is_fresh OR since IS :since) AND (told = :before OR NOT json_valid(told))",
         )
         .and_then(|mut statement| {
-            statement.execute(params![
-                portal.as_str(),
-                i64::try_from(generation.0).unwrap_or(i64::MAX),
-                kind,
-                since,
-                json(told),
-                millis(next),
-                matched,
-                json(before),
-            ])
+            statement.execute(named_params! {
+                ":name": portal.as_str(),
+                ":generation": i64::try_from(generation.0).unwrap_or(i64::MAX),
+                ":phase": kind,
+                ":since": since,
+                ":told": json(told),
+                ":climb_at": millis(next),
+                ":is_fresh": is_fresh,
+                ":before": json(before),
+            })
         })
         .map(|changed| changed > 0)
-        .map_err(|source| StateError::sql("remember what was told", source))
+        .map_err(|source| StateError::sql("store the notified steps", source))
 }

@@ -1,4 +1,4 @@
-//! Takes in the grant of a reply that could not be read when it came. Must not replace a grant that has moved on since.
+//! Stores the grant of a reply that could not be read when it came. Must not replace a grant that has moved on since.
 
 use rusqlite::{Connection, Row, params};
 
@@ -9,7 +9,7 @@ use super::unread::{discard, sent_now};
 use crate::domain::kept_reply::SentToken;
 use refreshd_token_client::token::Generation;
 
-/// What became of a grant that was read out of a kept reply.
+/// Result of storing a grant that was read out of a kept reply.
 #[derive(Debug, PartialEq, Eq)]
 pub enum RecoverOutcome {
     /// It is stored.
@@ -23,7 +23,7 @@ pub enum RecoverOutcome {
 }
 
 impl State {
-    /// Takes in the grant of a kept reply, if the portal's grant is still the one it answers. The portal's kept replies go.
+    /// Stores the grant of a kept reply, if the portal's grant is still the one it answers. The portal's kept replies go.
     ///
     /// # Errors
     /// [`StateError`]; then nothing has changed.
@@ -45,13 +45,13 @@ fn recover(
     sent: SentToken,
     renewal: bool,
 ) -> Result<RecoverOutcome, StateError> {
-    let sql = |source| StateError::sql("take in the grant of a kept reply", source);
+    let sql = |source| StateError::sql("store the grant of a kept reply", source);
     let portal = &grant.portal;
     if sent_now(connection, portal).map_err(sql)? != Some(sent) {
         return Ok(RecoverOutcome::MovedOn);
     }
-    let columns = "SELECT claim IS NOT NULL, user_id FROM portal WHERE name = ?1";
-    let read = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
+    let columns = "SELECT claim IS NOT NULL AS is_claimed, user_id FROM portal WHERE name = ?1";
+    let read = |row: &Row<'_>| Ok((row.get("is_claimed")?, row.get("user_id")?));
     let (claimed, user): (bool, Option<String>) = connection
         .query_row(columns, [portal.as_str()], read)
         .map_err(sql)?;

@@ -1,4 +1,4 @@
-//! Rows and what they mean. Every column is named here once, in both directions.
+//! Rows and what they mean. The columns that are read are named here once; `grant_columns` writes.
 //!
 //! Must not write: the statements that change rows are in `claims`, `record`, `intake` and `reconcile`.
 
@@ -17,182 +17,214 @@ use refreshd_token_client::problem::Problem;
 use refreshd_token_client::refresh_end::{Motion, RefreshEnd};
 use refreshd_token_client::token::{Access, Credential, Generation, Tokens, Validity};
 
-/// What [`portal`] reads, in its order. The last one says whether, and until when, its app's client is left alone.
+/// The columns of a portal's row, as expressions; [`PortalColumns`] finds them by these names.
 pub(super) const COLUMNS: &str = "name, configured, settings, binding, generation, refresh_token, access_token, \
     token_type, issued_at, expires_at, details, identity, bound_to, token_url, renewed_at, phase, attempt, since, \
     problem, doubtful, renew_at, act_at, told, claim, claimed_at, config_url, refresh_expires_at, refresh_since, \
-    refresh_motion, notice, bought_by, \
-    (SELECT json_array(rejected_since, retry_at, probe) FROM app WHERE app.name = portal.app AND rejected_since IS NOT NULL), \
-    lost, (SELECT json_array(c.origin, c.came_at, c.phase, c.problem, c.act_at) FROM candidate c WHERE c.portal = portal.name)";
+    refresh_motion, notice, bought_by, lost, \
+    (SELECT json_array(rejected_since, retry_at, probe) FROM app WHERE app.name = portal.app AND rejected_since IS NOT NULL) \
+    AS client_refused, \
+    (SELECT json_array(c.origin, c.came_at, c.phase, c.problem, c.act_at) FROM candidate c WHERE c.portal = portal.name) \
+    AS candidate";
 
 /// The same of a candidate `c` of the portal `p`, read as if it were the portal's grant.
-pub(super) const CANDIDATE_COLUMNS: &str = "p.name, p.configured, p.settings, p.binding, 0, c.refresh_token, c.access_token, \
-    c.token_type, c.issued_at, c.expires_at, c.details, c.identity, c.bound_to, c.token_url, c.came_at, c.phase, c.attempt, c.since, \
-    c.problem, c.doubtful, NULL, c.act_at, '[]', c.claim, c.claimed_at, p.config_url, NULL AS refresh_expires_at, \
-    NULL AS refresh_since, NULL AS refresh_motion, NULL AS notice, NULL, NULL, NULL, NULL";
+pub(super) const CANDIDATE_COLUMNS: &str = "p.name AS name, p.configured AS configured, p.settings AS settings, \
+    p.binding AS binding, 0 AS generation, c.refresh_token AS refresh_token, c.access_token AS access_token, \
+    c.token_type AS token_type, c.issued_at AS issued_at, c.expires_at AS expires_at, c.details AS details, \
+    c.identity AS identity, c.bound_to AS bound_to, c.token_url AS token_url, c.came_at AS renewed_at, c.phase AS phase, \
+    c.attempt AS attempt, c.since AS since, c.problem AS problem, c.doubtful AS doubtful, NULL AS renew_at, \
+    c.act_at AS act_at, '[]' AS told, c.claim AS claim, c.claimed_at AS claimed_at, p.config_url AS config_url, \
+    NULL AS refresh_expires_at, NULL AS refresh_since, NULL AS refresh_motion, NULL AS notice, NULL AS bought_by, \
+    NULL AS lost, NULL AS client_refused, NULL AS candidate";
 
-/// Reads one portal; the row has [`COLUMNS`]. One whose row cannot be understood says so in itself, so that it keeps
-/// nobody from reading the others; an error is a row without a name.
-pub(super) fn portal(row: &Row<'_>) -> rusqlite::Result<Portal> {
-    let name: String = row.get(0)?;
-    let name = PortalName::parse(&name).map_err(|error| conversion(0, error))?;
-    let configured: bool = row.get(1)?;
-    let config = || {
-        Ok((
-            json::<Settings>(row, 2)?,
-            fingerprint(row, 3)?,
-            row.get(25)?,
-        ))
+/// Indexes of the columns of a portal in a statement. SQLite finds a name by comparing it with each column's; a page of
+/// portals would do so thirty times a row, so the names are looked up once a statement.
+macro_rules! portal_columns {
+    ($($column:ident),* $(,)?) => {
+        #[derive(Clone, Copy)]
+        pub(super) struct PortalColumns { $($column: usize),* }
+
+        impl PortalColumns {
+            /// The columns of a statement that selects [`COLUMNS`] or [`CANDIDATE_COLUMNS`].
+            pub(super) fn of(statement: &Statement<'_>) -> rusqlite::Result<Self> {
+                Ok(Self { $($column: statement.column_index(stringify!($column))?),* })
+            }
+
+            fn name_of(&self, index: usize) -> Option<&'static str> {
+                [$((self.$column, stringify!($column))),*]
+                    .into_iter()
+                    .find_map(|(column, name)| (column == index).then_some(name))
+            }
+        }
     };
-    let (config, grant) = (config(), grant(row));
-    let unreadable = config
-        .as_ref()
-        .err()
-        .or(grant.as_ref().err())
-        .map(column_of);
-    // What is understood helps to mend the rest: a new grant can be taken in.
-    let (settings, binding, config_url) = config.unwrap_or_default();
-    Ok(Portal {
-        name,
-        settings: settings.filter(|_| configured),
-        binding,
-        config_url,
-        grant: grant.ok().flatten(),
-        unreadable,
-        // What cannot be understood of these costs nobody the grant.
-        bought_by: fingerprint(row, 30).ok().flatten(),
-        client_refused: json(row, 31).ok().flatten().map(
-            |(since, retry_at, probe): RefusedClient| ClientRefused {
-                since,
-                retry_at: retry_at.unwrap_or(since),
-                probe,
-            },
-        ),
-        lost: row
-            .get::<_, Option<i64>>(32)?
-            .map(|lost| Generation(u64::try_from(lost).unwrap_or_default())),
-        // A candidate that cannot be understood keeps nobody from anything.
-        candidate: pending(row).ok().flatten(),
-    })
 }
 
-fn pending(row: &Row<'_>) -> rusqlite::Result<Option<PendingCandidate>> {
-    type Row = (String, i64, String, Option<String>, Option<i64>);
-    let Some((origin, since, kind, problem, act_at)) = json::<Row>(row, 33)? else {
-        return Ok(None);
-    };
-    let problem = problem
-        .map(|problem| serde_json::from_str(&problem).map_err(|_| missing(33)))
-        .transpose()?;
-    Ok(Some(PendingCandidate {
-        origin: Origin::parse(&origin).ok_or_else(|| missing(33))?,
-        since: Timestamp::from_millis(since),
-        kind: Kind::parse(&kind).ok_or_else(|| missing(33))?,
-        problem,
-        act_at: act_at.map(Timestamp::from_millis),
-    }))
+portal_columns! {
+    name, configured, settings, binding, generation, refresh_token, access_token, token_type, issued_at, expires_at,
+    details, identity, bound_to, token_url, renewed_at, phase, attempt, since, problem, doubtful, renew_at, act_at, told,
+    claim, claimed_at, config_url, refresh_expires_at, refresh_since, refresh_motion, notice, bought_by, lost,
+    client_refused, candidate,
+}
+
+/// Reads one portal, of a statement that is read once; see [`PortalColumns::read`].
+pub(super) fn portal(row: &Row<'_>) -> rusqlite::Result<Portal> {
+    PortalColumns::of(row.as_ref())?.read(row)
+}
+
+impl PortalColumns {
+    /// Reads one portal. One whose row cannot be understood says so in itself, so that the others can be read; an
+    /// error is a row without a name.
+    pub(super) fn read(&self, row: &Row<'_>) -> rusqlite::Result<Portal> {
+        let name: String = row.get(self.name)?;
+        let name = PortalName::parse(&name).map_err(|error| conversion(self.name, error))?;
+        let configured: bool = row.get(self.configured)?;
+        let config = || {
+            Ok((
+                json::<Settings>(row, self.settings)?,
+                fingerprint(row, self.binding)?,
+                row.get(self.config_url)?,
+            ))
+        };
+        let (config, grant) = (config(), self.grant(row));
+        let unreadable = config
+            .as_ref()
+            .err()
+            .or(grant.as_ref().err())
+            .map(|error| self.column_of(error));
+        // The readable part helps to mend the rest: a new grant can be stored.
+        let (settings, binding, config_url) = config.unwrap_or_default();
+        Ok(Portal {
+            name,
+            settings: settings.filter(|_| configured),
+            binding,
+            config_url,
+            grant: grant.ok().flatten(),
+            unreadable,
+            // An unreadable value here must not cost the grant.
+            bought_by: fingerprint(row, self.bought_by).ok().flatten(),
+            client_refused: json(row, self.client_refused).ok().flatten().map(
+                |(since, retry_at, probe): RefusedClient| ClientRefused {
+                    since,
+                    retry_at: retry_at.unwrap_or(since),
+                    probe,
+                },
+            ),
+            lost: row
+                .get::<_, Option<i64>>(self.lost)?
+                .map(|lost| Generation(u64::try_from(lost).unwrap_or_default())),
+            // An unreadable candidate does not affect the portal.
+            candidate: self.pending(row).ok().flatten(),
+        })
+    }
+
+    fn pending(&self, row: &Row<'_>) -> rusqlite::Result<Option<PendingCandidate>> {
+        type Row = (String, i64, String, Option<String>, Option<i64>);
+        let Some((origin, since, kind, problem, act_at)) = json::<Row>(row, self.candidate)? else {
+            return Ok(None);
+        };
+        let missing = || missing(self.candidate);
+        let problem = problem
+            .map(|problem| serde_json::from_str(&problem).map_err(|_| missing()))
+            .transpose()?;
+        Ok(Some(PendingCandidate {
+            origin: Origin::parse(&origin).ok_or_else(missing)?,
+            since: Timestamp::from_millis(since),
+            kind: Kind::parse(&kind).ok_or_else(missing)?,
+            problem,
+            act_at: act_at.map(Timestamp::from_millis),
+        }))
+    }
+
+    /// The column that could not be read.
+    fn column_of(&self, error: &rusqlite::Error) -> &'static str {
+        let index = match error {
+            rusqlite::Error::InvalidColumnType(index, ..)
+            | rusqlite::Error::FromSqlConversionFailure(index, ..)
+            | rusqlite::Error::IntegralValueOutOfRange(index, _) => Some(*index),
+            _ => None,
+        };
+        index.and_then(|index| self.name_of(index)).unwrap_or("row")
+    }
+
+    fn grant(&self, row: &Row<'_>) -> rusqlite::Result<Option<Grant>> {
+        let Some(credential) = row.get::<_, Option<String>>(self.refresh_token)? else {
+            return Ok(None);
+        };
+        let credential =
+            RefreshToken::new(&credential).map_or(Credential::Client, Credential::Refresh);
+        let access: Option<String> = row.get(self.access_token)?;
+        let token_type: Option<String> = row.get(self.token_type)?;
+        let access = match (
+            access.as_deref().and_then(AccessToken::new),
+            time(row, self.issued_at)?,
+            time(row, self.expires_at)?,
+        ) {
+            (Some(token), Some(issued_at), Some(expires_at)) => Some(Access {
+                token,
+                token_type: token_type.unwrap_or_else(|| "Bearer".to_owned()),
+                issued_at,
+                expires_at,
+            }),
+            _ => None,
+        };
+        let claim: Option<i64> = row.get(self.claim)?;
+        Ok(Some(Grant {
+            generation: Generation(
+                u64::try_from(row.get::<_, i64>(self.generation)?).unwrap_or_default(),
+            ),
+            tokens: Tokens {
+                access,
+                credential,
+                details: json(row, self.details)?.unwrap_or_default(),
+                validity: self.validity(row)?,
+            },
+            standing: GrantStatus {
+                phase: self.phase(row)?,
+                renew_at: time(row, self.renew_at)?,
+                next_attempt_at: time(row, self.act_at)?,
+            },
+            renewed_at: time(row, self.renewed_at)?.unwrap_or_default(),
+            bound_to: fingerprint(row, self.bound_to)?.ok_or_else(|| missing(self.bound_to))?,
+            token_url: row
+                .get::<_, Option<String>>(self.token_url)?
+                .unwrap_or_default(),
+            identity: row.get(self.identity)?,
+            // An alert may be sent twice.
+            notified: json(row, self.told).ok().flatten().unwrap_or_default(),
+            claim: claim.map(ClaimId).zip(time(row, self.claimed_at)?),
+            tried_at: time(row, self.claimed_at)?,
+        }))
+    }
+
+    fn validity(&self, row: &Row<'_>) -> rusqlite::Result<Validity> {
+        let motion: Option<String> = row.get(self.refresh_motion)?;
+        let motion = Motion::parse(motion.as_deref().unwrap_or_default());
+        let end = time(row, self.refresh_expires_at)?.zip(time(row, self.refresh_since)?);
+        Ok(Validity {
+            refresh: end.map(|(at, since)| RefreshEnd { at, since, motion }),
+            notice: row.get(self.notice)?,
+        })
+    }
+
+    fn phase(&self, row: &Row<'_>) -> rusqlite::Result<Phase> {
+        let kind: String = row.get(self.phase)?;
+        let kind = Kind::parse(&kind).ok_or_else(|| missing(self.phase))?;
+        let attempt: u32 = row.get(self.attempt)?;
+        let since = time(row, self.since)?;
+        let problem: Option<Problem> = json(row, self.problem)?;
+        let while_in_doubt = kind == Kind::NeedsAuthorization && row.get(self.doubtful)?;
+        phase_of(kind, attempt, since.zip(problem), while_in_doubt)
+            .ok_or_else(|| missing(self.problem))
+    }
 }
 
 type RefusedClient = (Timestamp, Option<Timestamp>, Option<String>);
 
-/// The column that could not be read.
-fn column_of(error: &rusqlite::Error) -> &'static str {
-    let index = match error {
-        rusqlite::Error::InvalidColumnType(index, ..)
-        | rusqlite::Error::FromSqlConversionFailure(index, ..)
-        | rusqlite::Error::IntegralValueOutOfRange(index, _) => Some(*index),
-        _ => None,
-    };
-    index
-        .and_then(|index| COLUMNS.split(',').nth(index))
-        .map_or("row", str::trim)
-}
-
-fn grant(row: &Row<'_>) -> rusqlite::Result<Option<Grant>> {
-    let Some(credential) = row.get::<_, Option<String>>(5)? else {
-        return Ok(None);
-    };
-    let credential = RefreshToken::new(&credential).map_or(Credential::Client, Credential::Refresh);
-    let access: Option<String> = row.get(6)?;
-    let token_type: Option<String> = row.get(7)?;
-    let access = match (
-        access.as_deref().and_then(AccessToken::new),
-        time(row, 8)?,
-        time(row, 9)?,
-    ) {
-        (Some(token), Some(issued_at), Some(expires_at)) => Some(Access {
-            token,
-            token_type: token_type.unwrap_or_else(|| "Bearer".to_owned()),
-            issued_at,
-            expires_at,
-        }),
-        _ => None,
-    };
-    let claim: Option<i64> = row.get(23)?;
-    Ok(Some(Grant {
-        generation: Generation(u64::try_from(row.get::<_, i64>(4)?).unwrap_or_default()),
-        tokens: Tokens {
-            access,
-            credential,
-            details: json(row, 10)?.unwrap_or_default(),
-            validity: validity(row)?,
-        },
-        standing: GrantStatus {
-            phase: phase(row)?,
-            renew_at: time(row, 20)?,
-            next_attempt_at: time(row, 21)?,
-        },
-        renewed_at: time(row, 14)?.unwrap_or_default(),
-        bound_to: fingerprint(row, 12)?.ok_or_else(|| missing(12))?,
-        token_url: row.get::<_, Option<String>>(13)?.unwrap_or_default(),
-        identity: row.get(11)?,
-        // What was told can be told again.
-        notified: json(row, 22).ok().flatten().unwrap_or_default(),
-        claim: claim.map(ClaimId).zip(time(row, 24)?),
-        tried_at: time(row, 24)?,
-    }))
-}
-
-fn validity(row: &Row<'_>) -> rusqlite::Result<Validity> {
-    let at = |column: &str| {
-        Ok::<_, rusqlite::Error>(
-            row.get::<_, Option<i64>>(column)?
-                .map(Timestamp::from_millis),
-        )
-    };
-    let motion: Option<String> = row.get("refresh_motion")?;
-    let motion = Motion::parse(motion.as_deref().unwrap_or_default());
-    let end = at("refresh_expires_at")?.zip(at("refresh_since")?);
-    Ok(Validity {
-        refresh: end.map(|(at, since)| RefreshEnd { at, since, motion }),
-        notice: row.get("notice")?,
-    })
-}
-
-/// The columns of what is known of a grant's lives: `refresh_expires_at, refresh_since, refresh_motion, notice`.
-pub(super) type ValidityColumns<'v> = (
-    Option<i64>,
-    Option<i64>,
-    Option<&'static str>,
-    Option<&'v str>,
-);
-
-pub(super) fn validity_columns(validity: &Validity) -> ValidityColumns<'_> {
-    let Validity { refresh, notice } = validity;
-    let end = refresh
-        .map(|RefreshEnd { at, since, motion }| (at.millis(), since.millis(), motion.as_str()));
-    (
-        end.map(|end| end.0),
-        end.map(|end| end.1),
-        end.map(|end| end.2),
-        notice.as_deref(),
-    )
-}
-
-/// What decides when a token is overdue, of a row with `renew_at, issued_at, expires_at, refresh_expires_at, since`.
+/// Times that decide when a token is overdue, of a row with `renew_at, issued_at, expires_at, refresh_expires_at, since`.
 pub(super) fn window(row: &Row<'_>) -> rusqlite::Result<Option<Window>> {
-    let (due, issued_at, expires_at) = (time(row, 0)?, time(row, 1)?, time(row, 2)?);
-    let (refresh_ends_at, since) = (time(row, 3)?, time(row, 4)?);
+    let at = |column: &str| time(row, row.as_ref().column_index(column)?);
+    let (due, issued_at, expires_at) = (at("renew_at")?, at("issued_at")?, at("expires_at")?);
+    let (refresh_ends_at, since) = (at("refresh_expires_at")?, at("since")?);
     Ok(due
         .zip(issued_at.zip(expires_at))
         .map(|(due, (issued_at, expires_at))| Window {
@@ -202,16 +234,6 @@ pub(super) fn window(row: &Row<'_>) -> rusqlite::Result<Option<Window>> {
             refresh_ends_at,
             since,
         }))
-}
-
-fn phase(row: &Row<'_>) -> rusqlite::Result<Phase> {
-    let kind: String = row.get(15)?;
-    let kind = Kind::parse(&kind).ok_or_else(|| missing(15))?;
-    let attempt: u32 = row.get(16)?;
-    let since = time(row, 17)?;
-    let problem: Option<Problem> = json(row, 18)?;
-    let while_in_doubt = kind == Kind::NeedsAuthorization && row.get(19)?;
-    phase_of(kind, attempt, since.zip(problem), while_in_doubt).ok_or_else(|| missing(18))
 }
 
 /// A phase from its parts; `None` if they are no phase.
@@ -262,52 +284,6 @@ pub(super) fn phase_of(
     })
 }
 
-/// A phase as its columns: `phase, attempt, since, problem, doubtful`.
-pub(super) type PhaseColumns = (&'static str, u32, Option<i64>, Option<String>, bool);
-
-/// The columns of a phase; every variant is taken apart whole, so that a new field cannot be forgotten.
-pub(super) fn phase_columns(phase: &Phase) -> Result<PhaseColumns, StateError> {
-    let (attempt, doubtful) = match phase {
-        Phase::Fresh => return Ok((Kind::Fresh.as_str(), 0, None, None, false)),
-        Phase::Retrying {
-            attempt,
-            since: _,
-            problem: _,
-        }
-        | Phase::InDoubt {
-            attempt,
-            since: _,
-            problem: _,
-        }
-        | Phase::ClientRejected {
-            attempt,
-            since: _,
-            problem: _,
-        }
-        | Phase::Blocked {
-            attempt,
-            since: _,
-            problem: _,
-        } => (*attempt, false),
-        Phase::NeedsAuthorization {
-            since: _,
-            problem: _,
-            while_in_doubt,
-        } => (0, *while_in_doubt),
-        Phase::Gone {
-            since: _,
-            problem: _,
-        }
-        | Phase::OldState {
-            since: _,
-            problem: _,
-        } => (0, false),
-    };
-    let since = phase.since().map(Timestamp::millis);
-    let problem = phase.problem().map(to_json).transpose()?;
-    Ok((phase.kind().as_str(), attempt, since, problem, doubtful))
-}
-
 pub(super) fn to_json<T: serde::Serialize>(value: &T) -> Result<String, StateError> {
     serde_json::to_string(value).map_err(|_| StateError::Unrepresentable)
 }
@@ -323,10 +299,11 @@ pub(super) fn portals(
     parameters: impl rusqlite::Params,
 ) -> Result<Vec<Portal>, StateError> {
     let sql = |source| StateError::sql("read portals", source);
+    let columns = PortalColumns::of(statement).map_err(sql)?;
     let mut rows = statement.query(parameters).map_err(sql)?;
     let mut portals = Vec::new();
     while let Some(row) = rows.next().map_err(sql)? {
-        portals.extend(portal(row));
+        portals.extend(columns.read(row));
     }
     Ok(portals)
 }
@@ -366,12 +343,4 @@ fn conversion(
     error: impl std::error::Error + Send + Sync + 'static,
 ) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error))
-}
-
-/// How a credential is stored, and how it is recognised: the client's own is a text that no refresh token is.
-pub(super) fn stored(credential: &Credential) -> (&str, Option<Fingerprint>) {
-    match credential {
-        Credential::Refresh(token) => (token.expose(), Some(token.fingerprint())),
-        Credential::Client => ("", None),
-    }
 }

@@ -38,19 +38,19 @@ impl Lock {
     }
 }
 
-/// Who holds a state.
+/// Holder of a state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tenure {
     /// A daemon, until it ends.
     Lasting,
-    /// A command, for as long as its work takes: whoever comes meanwhile may wait for it.
+    /// A command, for as long as its work takes: another process may wait for it.
     Brief,
 }
 
-/// What a brief holder writes beside its id.
+/// Word that a brief holder writes beside its id.
 const BRIEF: &str = "brief";
 
-/// What can be told of a state file without touching it.
+/// Content of a state file's header, read without touching it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Header {
     /// There is none yet.
@@ -59,7 +59,7 @@ pub enum Header {
     Version(usize),
 }
 
-/// Takes the lock beside the state, to keep it; a second process is told who holds it.
+/// Takes the lock beside the state, to keep it; the error of a second process names the holder.
 ///
 /// # Errors
 /// [`StateError::Locked`] with the holder's process id, or [`StateError::File`].
@@ -112,7 +112,7 @@ pub fn lock_as(state: &Path, tenure: Tenure, trust: &Trust) -> Result<Lock, Stat
     })
 }
 
-/// Sees that nobody holds the lock, and makes nothing. It is held for the moment of looking, which a start that meets it
+/// Checks that the lock is free, and creates nothing. It is held for the moment of the check, which a start that meets it
 /// waits out.
 ///
 /// # Errors
@@ -131,7 +131,7 @@ pub(super) fn is_free(state: &Path) -> Result<(), StateError> {
     }
 }
 
-/// Who holds it, as its file says.
+/// The holder, by the lock's file.
 fn is_locked(state: &Path, file: &mut File) -> StateError {
     let mut holder = String::new();
     // The holder may be about to write its id; without one the message still names the file.
@@ -145,11 +145,11 @@ fn is_locked(state: &Path, file: &mut File) -> StateError {
     }
 }
 
-/// What lies beside a state and must be refreshd's own, by what is added to its name. Not the record of generations: it is
+/// Suffixes of the files beside a state that must be refreshd's own. Not the record of generations: it is
 /// opened through no link either, and without it everything goes on.
 const FILES: [&str; 5] = ["", "-wal", "-shm", "-journal", ".lock"];
 
-/// Sees that a file of the state's is none that somebody else put there: no link, no pipe, and refreshd's own.
+/// Checks that a file of the state is refreshd's own: no link and no pipe.
 fn check_file(directory: &Directory, path: &Path) -> Result<(), StateError> {
     let Some(name) = path.file_name() else {
         return Err(StateError::NotOurs {
@@ -197,7 +197,7 @@ pub fn close_to_others(state: &Path, _: &Lock) -> Vec<(PathBuf, u32)> {
     FILES.iter().filter_map(closed).collect()
 }
 
-/// What is odd about the files of a state, though a start by their owner takes them: for whoever checks.
+/// Oddities of a state's files that a start by their owner accepts: for `check`.
 #[must_use]
 pub fn oddities(state: &Path) -> Vec<String> {
     let owner = std::fs::metadata(parent(state)).map(|found| found.uid());
@@ -318,7 +318,7 @@ pub fn inspect(path: &Path) -> Result<Header, StateError> {
 /// Opens the state for writing and brings its schema up to date. The caller holds the [`Lock`].
 ///
 /// # Errors
-/// What [`inspect`] says, [`StateError::Damaged`], or [`StateError::Sql`].
+/// The errors of [`inspect`], [`StateError::Damaged`], or [`StateError::Sql`].
 pub fn open(path: &Path) -> Result<Connection, StateError> {
     inspect(path)?;
     let created =
@@ -367,7 +367,7 @@ fn connect(path: &Path, mode: OpenFlags) -> rusqlite::Result<Connection> {
     Connection::open_with_flags_and_vfs(path, mode | OpenFlags::SQLITE_OPEN_NO_MUTEX, c"unix-excl")
 }
 
-/// Whether every byte of the state can be read.
+/// Checks that every byte of the state can be read.
 fn readable(path: &Path) -> Result<(), StateError> {
     let read = File::open(path).and_then(|mut file| std::io::copy(&mut file, &mut std::io::sink()));
     read.map(|_| ())
@@ -381,7 +381,7 @@ pub(super) fn unreadable(path: &Path, source: rusqlite::Error) -> StateError {
             path: path.to_owned(),
             detail: source.to_string(),
         },
-        // Whose lock somebody has deleted: SQLite has its own.
+        // The lock's file was deleted: SQLite has a lock of its own.
         Some(ErrorCode::DatabaseBusy) => StateError::Locked {
             path: path.to_owned(),
             holder: None,
@@ -406,7 +406,7 @@ pub(super) fn quick_check(path: &Path, connection: &Connection) -> Result<(), St
     }
 }
 
-/// What a check found. A page that could not be read is a finding too, and says by its error code what was in the way:
+/// Error for a check's finding. A page that could not be read is a finding too; its error code gives the cause:
 /// the last byte is SQLite's primary one.
 pub(super) fn found(path: &Path, detail: String) -> StateError {
     let code = detail
@@ -461,7 +461,7 @@ pub fn open_reader(path: &Path) -> Result<Connection, StateError> {
     connection
         .busy_timeout(std::time::Duration::from_secs(5))
         .map_err(sql)?;
-    // Whoever closes last would take the log away, and its room on a full disk with it.
+    // The last connection that closes would remove the log, and its room on a full disk with it.
     connection
         .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
         .map_err(sql)?;

@@ -1,4 +1,4 @@
-//! Looks at a state that nobody has open, and leaves no trace: no file, no lock, no byte changed.
+//! Reads a state that no process has open, and leaves no trace: no file, no lock, no byte changed.
 //!
 //! The state is read where it lies, by a connection that takes no lock and keeps the log's index in its own memory, into
 //! a copy in memory. A daemon may start meanwhile and is not held up: then the files change, or their lock is taken, and
@@ -20,7 +20,7 @@ use crate::adapters::directory::NotOwnFile;
 /// A state's copy in memory, its schema brought up to date.
 pub struct Snapshot(pub(super) Connection);
 
-/// What a look came to.
+/// Result of taking a snapshot.
 pub enum SnapshotOutcome {
     /// The state as it was at one moment; an empty one, where there is none yet.
     Whole(Snapshot),
@@ -31,7 +31,7 @@ pub enum SnapshotOutcome {
 /// Looks once.
 ///
 /// # Errors
-/// [`StateError::Locked`] if somebody has it open; what [`inspect`] says; [`StateError::Damaged`]; [`StateError::Sql`].
+/// [`StateError::Locked`] if a process has it open; the errors of [`inspect`]; [`StateError::Damaged`]; [`StateError::Sql`].
 pub fn take_snapshot(path: &Path) -> Result<SnapshotOutcome, StateError> {
     let before = Stamps::of(path);
     if let Err(held) = is_free(path) {
@@ -84,7 +84,7 @@ fn copy(path: &Path) -> Result<Connection, StateError> {
     Ok(to)
 }
 
-/// SQLite opens by name, and would wait for whoever writes to a pipe.
+/// SQLite opens by name, and would wait for the writer of a pipe.
 fn refuse_traps(path: &Path) -> Result<(), StateError> {
     for file in ["", "-wal", "-journal"].map(|suffix| beside(path, suffix)) {
         if let Ok(found) = file.symlink_metadata()
@@ -108,14 +108,14 @@ pub struct StateCheck {
     before: Stamps,
 }
 
-/// What a check found.
+/// Result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CheckOutcome {
     /// It is whole.
     Sound,
     /// It was written meanwhile, which may look like damage: check again.
     Changing,
-    /// Somebody interrupted it.
+    /// It was interrupted.
     Unfinished,
 }
 
@@ -206,7 +206,7 @@ fn has_log(path: &Path) -> bool {
         .is_ok_and(|log| log.len() > 0)
 }
 
-/// What changes of a state's files when somebody writes them. Not the time of their status: where this is the superuser,
+/// Properties of a state's files that change when they are written. Not the time of their status: where this is the superuser,
 /// SQLite gives the log to the owner that it has already.
 #[derive(PartialEq, Eq)]
 struct Stamps([Option<[i64; 4]>; 3]);

@@ -1,10 +1,10 @@
-//! Pairs that were put aside: somebody else's, or come too late. Kept until a person imports them for the right portal.
+//! Superseded pairs: of another owner, or come too late. Kept until a person imports them for the right portal.
 //!
 //! Must not give one out but for an import, nor drop one that was not taken.
 
 use std::sync::Arc;
 
-use rusqlite::{OptionalExtension as _, params};
+use rusqlite::{OptionalExtension as _, named_params, params};
 
 use super::error::StateError;
 use super::handle::State;
@@ -45,7 +45,11 @@ impl State {
                      ORDER BY id DESC LIMIT 1";
                 let row = connection
                     .query_row(newest, [portal.as_str()], |row| {
-                        Ok((row.get(0)?, row.get::<_, String>(1)?, row.get(2)?))
+                        Ok((
+                            row.get("id")?,
+                            row.get::<_, String>("refresh_token")?,
+                            row.get("identity")?,
+                        ))
                     })
                     .optional()
                     .map_err(sql)?;
@@ -57,7 +61,7 @@ impl State {
             .await
     }
 
-    /// Removes a pair that was put aside: it was taken in.
+    /// Removes a superseded pair: it was stored.
     ///
     /// # Errors
     /// [`StateError`].
@@ -71,7 +75,7 @@ impl State {
         .await
     }
 
-    /// Puts a pair aside that came for a portal: `foreign`, somebody else's, or `late`.
+    /// Keeps a superseded pair that came for a portal: `foreign`, of another owner, or `late`.
     ///
     /// # Errors
     /// [`StateError`].
@@ -120,15 +124,16 @@ pub(super) fn store_superseded(
         refresh,
         identity,
     } = aside;
-    let columns = params![
-        portal.as_str(),
-        now.millis(),
-        why,
-        access.map(|access| access.expose()),
-        refresh.map(|refresh| refresh.expose()),
-        identity
-    ];
-    let insert = "INSERT INTO aside (portal, at, why, access_token, refresh_token, identity) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    let columns = named_params! {
+        ":portal": portal.as_str(),
+        ":at": now.millis(),
+        ":why": why,
+        ":access_token": access.map(|access| access.expose()),
+        ":refresh_token": refresh.map(|refresh| refresh.expose()),
+        ":identity": identity,
+    };
+    let insert = "INSERT INTO aside (portal, at, why, access_token, refresh_token, identity) \
+        VALUES (:portal, :at, :why, :access_token, :refresh_token, :identity)";
     let kept = connection.execute(insert, columns);
     kept.map(|_| ())
         .map_err(|source| StateError::sql("keep a pair aside", source))

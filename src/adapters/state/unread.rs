@@ -1,10 +1,10 @@
-//! Replies that could not be read: kept until a renewal goes well, somebody discards them, or they can be read after all.
+//! Replies that could not be read: kept until a renewal succeeds, a person discards them, or they can be read after all.
 //!
 //! Must not let one replace a grant that has moved on since its request.
 
 use std::collections::BTreeMap;
 
-use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, named_params, params};
 
 use super::error::StateError;
 use super::handle::State;
@@ -42,7 +42,7 @@ impl State {
             .await
     }
 
-    /// How many are kept of each portal whose name lies between these two, inclusive; all for `None`.
+    /// Number of kept replies of each portal whose name lies between these two, inclusive; of all for `None`.
     ///
     /// # Errors
     /// [`StateError`].
@@ -91,9 +91,14 @@ pub(super) fn keep(
     let generation = i64::try_from(generation.0).unwrap_or(i64::MAX);
     let token = token.as_ref().map(Fingerprint::bytes);
     // A server that says the same again says nothing new.
-    let known = "SELECT EXISTS (SELECT 1 FROM unread_reply WHERE portal = ?1 AND generation = ?2 AND sent IS ?3 \
-        AND body = ?4)";
-    let columns = params![portal.as_str(), generation, token, body.expose()];
+    let known = "SELECT EXISTS (SELECT 1 FROM unread_reply WHERE portal = :portal AND generation = :generation \
+        AND sent IS :sent AND body = :body)";
+    let columns = named_params! {
+        ":portal": portal.as_str(),
+        ":generation": generation,
+        ":sent": token,
+        ":body": body.expose(),
+    };
     if connection
         .query_row(known, columns, |row| row.get(0))
         .map_err(sql)?
@@ -101,19 +106,20 @@ pub(super) fn keep(
         return Ok(());
     }
     let insert = "INSERT INTO unread_reply (portal, at, authorization, generation, sent, status, content_type, \
-        content_encoding, whole, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
-    let columns = params![
-        portal.as_str(),
-        at.millis(),
-        authorization,
-        generation,
-        token,
-        status,
-        content_type,
-        content_encoding,
-        whole,
-        body.expose()
-    ];
+        content_encoding, whole, body) VALUES (:portal, :at, :authorization, :generation, :sent, :status, :content_type, \
+        :content_encoding, :whole, :body)";
+    let columns = named_params! {
+        ":portal": portal.as_str(),
+        ":at": at.millis(),
+        ":authorization": authorization,
+        ":generation": generation,
+        ":sent": token,
+        ":status": status,
+        ":content_type": content_type,
+        ":content_encoding": content_encoding,
+        ":whole": whole,
+        ":body": body.expose(),
+    };
     connection.execute(insert, columns).map_err(sql)?;
     // Those of earlier tokens go first.
     let mut select = connection
@@ -154,15 +160,20 @@ pub(super) fn sent_now(
 ) -> rusqlite::Result<Option<SentToken>> {
     connection
         .query_row(
-            "SELECT CASE WHEN refresh_token IS NULL THEN 0 ELSE generation END, fingerprint FROM portal WHERE name = ?1",
+            "SELECT CASE WHEN refresh_token IS NULL THEN 0 ELSE generation END AS generation, fingerprint FROM portal WHERE name = ?1",
             [portal.as_str()],
-            |row| Ok(SentToken { generation: generation(row.get(0)?), token: row.get::<_, Option<[u8; 32]>>(1)?.map(Fingerprint::from_bytes) }),
+            |row| sent_token(row, "fingerprint"),
         )
         .optional()
 }
 
-fn generation(stored: i64) -> Generation {
-    Generation(u64::try_from(stored).unwrap_or_default())
+/// The token of a row by its `generation`, and by its fingerprint in that column.
+fn sent_token(row: &Row<'_>, fingerprint: &str) -> rusqlite::Result<SentToken> {
+    let token: Option<[u8; 32]> = row.get(fingerprint)?;
+    Ok(SentToken {
+        generation: Generation(u64::try_from(row.get::<_, i64>("generation")?).unwrap_or_default()),
+        token: token.map(Fingerprint::from_bytes),
+    })
 }
 
 fn kept(connection: &Connection, portal: &PortalName) -> Result<Vec<KeptReply>, StateError> {
@@ -178,27 +189,21 @@ fn kept(connection: &Connection, portal: &PortalName) -> Result<Vec<KeptReply>, 
 }
 
 fn reply(row: &Row<'_>) -> rusqlite::Result<KeptReply> {
-    let token = row
-        .get::<_, Option<[u8; 32]>>(4)?
-        .map(Fingerprint::from_bytes);
-    let sent = SentToken {
-        generation: generation(row.get(3)?),
-        token,
-    };
+    let sent = sent_token(row, "sent")?;
     Ok(KeptReply {
-        id: row.get(0)?,
+        id: row.get("id")?,
         reply: UnreadableReply {
-            at: Timestamp::from_millis(row.get(1)?),
-            answers: if row.get(2)? {
+            at: Timestamp::from_millis(row.get("at")?),
+            answers: if row.get("authorization")? {
                 ReplyTo::Authorization
             } else {
                 ReplyTo::Renewal(sent)
             },
-            status: row.get(5)?,
-            content_type: row.get(6)?,
-            content_encoding: row.get(7)?,
-            whole: row.get(8)?,
-            body: ReplyBody::new(row.get(9)?),
+            status: row.get("status")?,
+            content_type: row.get("content_type")?,
+            content_encoding: row.get("content_encoding")?,
+            whole: row.get("whole")?,
+            body: ReplyBody::new(row.get("body")?),
         },
         sent,
     })
@@ -211,18 +216,18 @@ fn counts(
     let sql = |source| StateError::sql("count the kept replies", source);
     let mut select = connection
         .prepare_cached(
-            "SELECT portal, count(*), max(at) FROM unread_reply WHERE ?1 IS NULL OR portal BETWEEN ?1 AND ?2 GROUP BY portal",
+            "SELECT portal, count(*) AS count, max(at) AS newest FROM unread_reply WHERE ?1 IS NULL OR portal BETWEEN ?1 AND ?2 GROUP BY portal",
         )
         .map_err(sql)?;
     let (from, to) = range.map(|(from, to)| (from.as_str(), to.as_str())).unzip();
     let rows = select
         .query_map(params![from, to], |row| {
-            let count = u64::try_from(row.get::<_, i64>(1)?).unwrap_or_default();
+            let count = u64::try_from(row.get::<_, i64>("count")?).unwrap_or_default();
             Ok((
-                row.get(0)?,
+                row.get("portal")?,
                 KeptCount {
                     count,
-                    newest: Timestamp::from_millis(row.get(2)?),
+                    newest: Timestamp::from_millis(row.get("newest")?),
                 },
             ))
         })

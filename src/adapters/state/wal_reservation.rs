@@ -1,7 +1,7 @@
 //! Room on the disk for the pairs that renewals under way will bring, taken before anything is sent.
 //!
 //! A record goes into the write-ahead log. So the log's file is made as long, before a claim is durable, as the records
-//! of all claims can need: SQLite then writes over blocks that it has already, and nobody else can have filled the disk
+//! of all claims can need: SQLite then writes over blocks that it has already, and no other process can have filled the disk
 //! with them. Must not touch what SQLite has written: it moves the end of the file and nothing else.
 //!
 //! It holds where a file is written over in place: ext4, XFS, tmpfs, and Btrfs, which is asked to. Where each write takes
@@ -27,17 +27,17 @@ use super::place::Place;
 const RECORD: u64 = 16;
 /// Pages for one claim.
 const CLAIM: u64 = 8;
-/// For a record that is larger than others, and for small changes besides: what was told, a grant that comes in.
+/// For a record that is larger than others, and for small changes besides: alerts, a new grant.
 const SMALL: u64 = 64;
 /// The log's file grows by so many pages at once.
 const STEP: u64 = 256;
 /// A page of the database in the log, and what stands before the first.
 const FRAME: u64 = 4096 + 24;
 const HEADER: u64 = 32;
-/// What did not fit is tried again after this time.
+/// Delay before a claim that did not fit is tried again.
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// How much room there is: written by the writer's thread before a transaction, asked in it.
+/// Room in the log: written by the writer's thread before a transaction, asked in it.
 #[derive(Debug, Default)]
 pub(super) struct WalReservation {
     /// Pages that the log's file has room for.
@@ -64,7 +64,7 @@ impl WalReservation {
         &self.place
     }
 
-    /// How many claims there is room for, besides those there are.
+    /// Number of further claims that there is room for.
     fn capacity(&self) -> u64 {
         let left = self
             .free
@@ -78,12 +78,12 @@ impl WalReservation {
         RECORD * self.claims.load(Ordering::Relaxed) + (RECORD + CLAIM) * claims + SMALL
     }
 
-    /// What a transaction removes must not stay readable in the log: to be called in it.
+    /// Marks a transaction that removes secrets, which must not stay readable in the log: to be called in it.
     pub(super) fn forget(&self) {
         self.forgot.store(true, Ordering::Relaxed);
     }
 
-    /// Whether so many may be claimed in this transaction. If not, the writer makes room before the next.
+    /// Checks that so many may be claimed in this transaction. If not, the writer makes room before the next.
     pub(super) fn require(&self, claims: usize) -> Result<(), StateError> {
         let claims = u64::try_from(claims).unwrap_or(u64::MAX);
         if claims > 0 {
@@ -97,7 +97,7 @@ impl WalReservation {
         Err(self.none())
     }
 
-    /// Whether what can wait may be written: not with the room of renewals under way.
+    /// Checks that a deferrable change may be written: not with the room of renewals under way.
     pub(super) fn allow_deferrable(&self) -> Result<(), StateError> {
         let under_way = self.claims.load(Ordering::Relaxed) > 0;
         let whole = self.free.load(Ordering::Relaxed) >= self.needed(0);
@@ -166,21 +166,24 @@ impl WalReserve {
         &self.log
     }
 
-    /// What claims ask.
+    /// Room that claims ask for.
     pub(super) fn room(&self) -> Arc<WalReservation> {
         Arc::clone(&self.room)
     }
 
     /// Before each transaction: counts, and makes room if there is less than is needed or was asked for.
     pub(super) fn keep(&self, connection: &Connection) {
-        let number = |sql: &str, column| {
+        let number = |sql: &str, column: &str| {
             let mut statement = connection.prepare_cached(sql)?;
             statement
                 .query_row([], |row| row.get::<_, i64>(column))
                 .map(|n| u64::try_from(n).unwrap_or_default())
         };
-        let counted = number("SELECT count(*) FROM portal WHERE claim IS NOT NULL", 0)
-            .and_then(|claims| Ok((claims, number("PRAGMA wal_checkpoint(NOOP)", 1)?)));
+        let counted = number(
+            "SELECT count(*) AS claims FROM portal WHERE claim IS NOT NULL",
+            "claims",
+        )
+        .and_then(|claims| Ok((claims, number("PRAGMA wal_checkpoint(NOOP)", "log")?)));
         let Ok((claims, mut used)) = counted else {
             return self.room.free.store(0, Ordering::Relaxed);
         };
@@ -198,7 +201,7 @@ impl WalReserve {
                 .map_err(Arc::new);
             // Where the disk is full the log can still begin anew, at its first page.
             if made.is_err()
-                && number("PRAGMA wal_checkpoint(RESTART)", 0).is_ok_and(|busy| busy == 0)
+                && number("PRAGMA wal_checkpoint(RESTART)", "busy").is_ok_and(|busy| busy == 0)
             {
                 used = 0;
             }
@@ -225,7 +228,7 @@ impl WalReserve {
                 .query_row(sql, [], |row| row.get::<_, i64>(0))
                 .is_ok_and(|busy| busy == 0)
         };
-        // After the first nobody reads the log, and all of it is in the database: its bytes are of no use to anybody.
+        // After the first no process reads the log, and all of it is in the database: its bytes are of no use.
         let done = checkpoint("PRAGMA wal_checkpoint(RESTART)")
             && self.overwrite().is_ok()
             && checkpoint("PRAGMA wal_checkpoint(TRUNCATE)");
@@ -275,7 +278,7 @@ impl WalReserve {
         grown.inspect_err(|_| drop(self.log.set_len(before)))
     }
 
-    /// Where blocks cannot be had without writing them.
+    /// For file systems that cannot allocate blocks without writing them.
     fn fill(&self, mut from: u64, to: u64) -> io::Result<()> {
         let zeros = [0; 4096];
         while from < to {

@@ -41,16 +41,16 @@ impl<T: Send, F: Fn(&Connection) -> Result<T, StateError> + Send> DbJob for Type
             result,
             reply,
         } = *self;
-        // Whoever asked may have gone; what is durable stays durable.
+        // The caller may have gone; what is durable stays durable.
         let _ = reply.send(committed.and_then(|()| result.ok_or(StateError::Stopped)));
     }
 }
 
-/// Whoever is to hear at once that the state is damaged.
+/// Listener for damage of the state.
 #[derive(Default)]
 pub(super) struct DamageListener(pub(super) OnceLock<OnDamage>);
 
-/// What is called with the damage.
+/// Callback that receives the damage.
 pub(super) type OnDamage = Box<dyn Fn(&StateError) + Send + Sync>;
 
 /// Sends work to the owner of a connection.
@@ -93,7 +93,7 @@ impl DbHandle {
 pub trait Disk: Send + Sync {
     /// Before a transaction of the state becomes durable. An error: it does not.
     fn before_commit(&self) -> DiskFuture<'_, Result<(), StateError>>;
-    /// After it became durable, before anybody hears of it.
+    /// After it became durable, before the callers are answered.
     fn after_commit(&self) -> DiskFuture<'_, ()>;
     /// Before token files are written, and after.
     fn around_files(&self) -> DiskFuture<'_, ()>;
@@ -209,7 +209,7 @@ impl WriterThread {
                 job.answer(Err(error));
                 continue;
             }
-            // The whole transaction is gone. Without it each job would commit alone, and be told that it had not.
+            // The whole transaction is gone. Without it each job would commit alone, and be answered that it had not.
             done.push(job);
             done.extend(batch);
             fail(done, &Arc::new(error));

@@ -19,8 +19,6 @@ use refreshd_alerting::incidents::{AlertRules, Finding, ReachedStep, Reconciler}
 use refreshd_alerting::message::MessageSubject;
 use refreshd_time::Timestamp;
 
-/// Portals read at a time.
-const PAGE: usize = 500;
 /// Key of everything in the list of silences.
 pub const EVERYTHING: &str = "*";
 
@@ -105,19 +103,15 @@ async fn portals(
         refused: &refused,
         now,
     };
-    let mut after = None;
-    loop {
-        let page = shared.state.troubled(after, PAGE).await?;
+    let mut pages = shared.state.troubled();
+    while let Some(page) = pages.next().await? {
         let of_both = |portal| [of_portal(portal, context), of_refresh_end(portal, context)];
-        for finding in page.iter().flat_map(of_both).flatten() {
+        for finding in page.portals.iter().flat_map(of_both).flatten() {
             let silent = silent(&finding);
             reconciler.add(finding, silent);
         }
-        match page.last() {
-            Some(last) if page.len() == PAGE => after = Some(last.name.clone()),
-            _ => return Ok(()),
-        }
     }
+    Ok(())
 }
 
 /// Findings of channels that do not deliver.

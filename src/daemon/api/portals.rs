@@ -18,7 +18,7 @@ use futures_util::stream;
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::adapters::state::StateError;
+use crate::adapters::state::{PortalPages, StateError};
 use crate::daemon::api::control::Control;
 use crate::daemon::api::error::{ApiError, ErrorCode};
 use crate::daemon::api::outcomes::{imported_json, outcome_json, status_of};
@@ -78,10 +78,10 @@ async fn list(
         Some(Err(error)) => return Err(bad(format!("after is no name of a portal: {error}"))),
     };
     let turn = control.turn(peer).await?;
+    let pages = control.shared.state.portals().after(after);
     let begin = PortalStream::At {
+        pages: pages.limit(limit).in_pages_of(PAGE),
         shared: control.shared,
-        after,
-        left: limit,
         first: true,
     };
     // The permit is released when the last page has been read.
@@ -100,23 +100,18 @@ async fn list(
 async fn next_piece(listing: PortalStream) -> Option<(Result<String, StateError>, PortalStream)> {
     let PortalStream::At {
         shared,
-        after,
-        left,
+        mut pages,
         first,
     } = listing
     else {
         return None;
     };
-    let size = left.min(PAGE);
-    // One portal more than is sent shows whether there are more.
-    let mut page = match shared.state.page(after, size + 1).await {
-        Ok(page) => page,
-        // A truncated response is no valid JSON, so the client notices the error.
+    // A truncated response is no valid JSON, so the client notices the error.
+    let page = match pages.next().await {
+        Ok(page) => page?,
         Err(error) => return Some((Err(error), PortalStream::Ended)),
     };
-    let more = page.len() > size;
-    page.truncate(size);
-    let views = match portal_view::views(&shared, &page).await {
+    let views = match portal_view::views(&shared, &page.portals).await {
         Ok(views) => views,
         Err(error) => return Some((Err(error), PortalStream::Ended)),
     };
@@ -129,31 +124,27 @@ async fn next_piece(listing: PortalStream) -> Option<(Result<String, StateError>
         text.push_str(if first && index == 0 { "\n" } else { ",\n" });
         text.push_str(&serde_json::to_string(&view).unwrap_or_default());
     }
-    let last = page.pop().map(|portal| portal.name).filter(|_| more);
-    Some(match last {
-        Some(last) if left > size => (
-            Ok(text),
-            PortalStream::At {
-                shared,
-                after: Some(last),
-                left: left - size,
-                first: false,
-            },
-        ),
-        Some(last) => (
-            Ok(format!("{text}\n],\"next\":{}}}\n", json!(last.as_str()))),
-            PortalStream::Ended,
-        ),
-        None => (Ok(text + "\n]}\n"), PortalStream::Ended),
-    })
+    if !pages.has_ended() {
+        let rest = PortalStream::At {
+            shared,
+            pages,
+            first: false,
+        };
+        return Some((Ok(text), rest));
+    }
+    text.push_str("\n]");
+    if let Some(next) = page.next {
+        text.push_str(&format!(",\"next\":{}", json!(next.as_str())));
+    }
+    text.push_str("}\n");
+    Some((Ok(text), PortalStream::Ended))
 }
 
 /// Position of a listing.
 enum PortalStream {
     At {
         shared: Arc<Context>,
-        after: Option<PortalName>,
-        left: usize,
+        pages: PortalPages,
         first: bool,
     },
     Ended,

@@ -25,20 +25,16 @@ pub async fn find(shared: &Context, name: &str) -> Result<Portal, OperationError
 
 async fn nearest(shared: &Context, wanted: &str) -> Option<String> {
     let mut best: Option<(f64, String)> = None;
-    let mut after = None;
-    loop {
-        let page = shared.state.page(after, 500).await.ok()?;
-        for portal in &page {
+    let mut pages = shared.state.portals();
+    while let Some(page) = pages.next().await.ok()? {
+        for portal in &page.portals {
             let likeness = strsim::jaro_winkler(wanted, portal.name.as_str());
             if likeness > 0.8 && best.as_ref().is_none_or(|(score, _)| likeness > *score) {
                 best = Some((likeness, portal.name.as_str().to_owned()));
             }
         }
-        match page.last() {
-            Some(last) => after = Some(last.name.clone()),
-            None => return best.map(|(_, name)| name),
-        }
     }
+    best.map(|(_, name)| name)
 }
 
 pub(crate) fn app_of<'c>(config: &'c Config, portal: &Portal) -> Result<&'c App, OperationError> {

@@ -15,16 +15,12 @@ use crate::daemon::grants::error::OperationError;
 use crate::daemon::grants::lookup::{app_of, find, no_grant};
 use crate::daemon::grants::portal_view::{PortalView, views as views_of};
 use crate::daemon::waiters::RenewalReport;
-use crate::domain::name::PortalName;
 use crate::domain::portal::{Kind, Portal};
 use crate::domain::token_format::TokenFormat;
 use refreshd_time::{Timestamp, human};
 
 /// Limit of the wait for a renewal, in addition to the request's timeout.
 const RENEWAL_GRACE: Duration = Duration::from_secs(10);
-
-/// Portals in one page.
-const PAGE: usize = 1000;
 
 /// Result of `renew`.
 #[derive(Debug)]
@@ -52,48 +48,7 @@ async fn one_view(shared: &Context, portal: &Portal) -> Result<PortalView, Opera
     Ok(view.unwrap_or_else(|| PortalView::of(portal, &shared.config(), shared.clock.now())))
 }
 
-/// A page of statuses, of the portals after `after`; and the name of the last one, if there are more.
-///
-/// # Errors
-/// [`OperationError::State`].
-pub async fn page(
-    shared: &Context,
-    after: Option<&str>,
-) -> Result<(Vec<PortalView>, Option<String>), OperationError> {
-    let after = after.and_then(|after| PortalName::parse(after).ok());
-    let mut portals = shared.state.page(after, PAGE + 1).await?;
-    let more = portals.len() > PAGE;
-    portals.truncate(PAGE);
-    let next = portals
-        .last()
-        .map(|last| last.name.to_string())
-        .filter(|_| more);
-    Ok((views_of(shared, &portals).await?, next))
-}
-
-/// Status of every portal, or of one.
-///
-/// # Errors
-/// As [`find`].
-pub async fn views(
-    shared: &Context,
-    name: Option<&str>,
-) -> Result<Vec<PortalView>, OperationError> {
-    if let Some(name) = name {
-        return Ok(vec![view(shared, name).await?]);
-    }
-    let (mut portals, mut after) = (Vec::new(), None);
-    loop {
-        let (page, next) = page(shared, after.as_deref()).await?;
-        portals.extend(page);
-        match next {
-            Some(next) => after = Some(next),
-            None => return Ok(portals),
-        }
-    }
-}
-
-/// Status of a portal, and its grant in the form of the server's response, if its access token is valid.
+/// Result of `renew`.
 ///
 /// # Errors
 /// As [`find`].

@@ -145,7 +145,7 @@ async fn known_by_state(
         .as_ref()
         .map_or(0, |http| http.per_portal_metrics_limit);
     let portals = if census.total() <= series as u64 {
-        shared.state.page(None, series).await?
+        shared.state.first_portals(series).await?
     } else {
         Vec::new()
     };

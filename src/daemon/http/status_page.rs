@@ -31,7 +31,7 @@ td.n{white-space:nowrap;font-variant-numeric:tabular-nums}\
 pub async fn render(shared: &Context) -> Result<String, StateError> {
     let now = shared.clock.now();
     let census = shared.state.census(now).await?;
-    let portals = shared.state.page(None, MAX_LISTED).await?;
+    let portals = shared.state.first_portals(MAX_LISTED).await?;
     let mut views = portal_view::views(shared, &portals).await?;
     views.sort_by_key(|view| (rank(view), view.portal.clone()));
     Ok(page(&census, &views, &open(shared), &now.to_string()).into_string())

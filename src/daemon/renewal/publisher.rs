@@ -12,7 +12,9 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
 use crate::adapters::published_token::{PublishedTraces, traces};
-use crate::adapters::state::{Disk, ReadConnection, StateError};
+use crate::adapters::state::{
+    Disk, StateError, {PortalCursor, ReadConnection},
+};
 use crate::adapters::token_files::{FileError, Published, TokenFiles};
 use crate::daemon::alerts::{Condition, Conditions, StateReader};
 use crate::daemon::renewal::file_failures::{FileFailures, FileTask};
@@ -25,9 +27,6 @@ use crate::domain::rollback::keeps_token_files;
 use crate::domain::settings::Settings;
 use crate::domain::token_format::TokenFormat;
 use refreshd_token_client::token::{Access, Details, Generation, Tokens};
-
-/// Portals read at a time in a sweep.
-const PAGE: usize = 500;
 
 /// Handle of the publisher. Cheap to clone; the thread ends when every handle is dropped.
 #[derive(Clone)]
@@ -334,20 +333,17 @@ impl PublisherThread {
             return;
         }
         let mut all = BTreeMap::new();
-        let mut after = None;
         // Unreadable portals keep their recorded generation.
-        while let Ok(page) = self.view.page(after.as_ref(), PAGE)
-            && let Some(last) = page.last()
-        {
-            after = Some(last.name.clone());
-            for portal in &page {
+        let mut listing = PortalCursor::default();
+        while let Some(Ok(page)) = self.view.next_page(&mut listing) {
+            for portal in page {
                 let newest = portal
                     .grant
                     .as_ref()
                     .map(|grant| grant.generation)
                     .or(portal.lost);
                 if newest.is_some() || portal.unreadable.is_none() {
-                    all.insert(portal.name.clone(), newest);
+                    all.insert(portal.name, newest);
                 }
             }
         }
@@ -389,9 +385,9 @@ impl PublisherThread {
             tracing::error!(error = %error_chain(&error), "the token directory is not usable");
         }
         self.swept = self.identity().unwrap_or_default();
-        let mut after = None;
-        loop {
-            let page = match self.view.page(after.as_ref(), PAGE) {
+        let mut listing = PortalCursor::default();
+        while let Some(page) = self.view.next_page(&mut listing) {
+            let page = match page {
                 Ok(page) => page,
                 Err(error) => {
                     self.unread.is_sweep_due = true;
@@ -401,14 +397,9 @@ impl PublisherThread {
             for portal in &page {
                 self.publish(portal, provider_of, TokenFiles::publish);
             }
-            match page.last() {
-                Some(last) => after = Some(last.name.clone()),
-                None => {
-                    self.unread.is_sweep_due = false;
-                    return self.all_readable();
-                }
-            }
         }
+        self.unread.is_sweep_due = false;
+        self.all_readable();
     }
 
     fn publish(&mut self, portal: &Portal, provider_of: ProviderOf<'_>, write: Write) {

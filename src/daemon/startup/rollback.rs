@@ -26,9 +26,6 @@ use refreshd_time::Timestamp;
 use refreshd_token_client::quirks::GrantType;
 use refreshd_token_client::token::Generation;
 
-/// Portals read at a time.
-const PAGE: usize = 500;
-
 /// Quarantines what must not be sent, and returns the record of generations, updated from the state.
 ///
 /// # Errors
@@ -154,12 +151,9 @@ async fn quarantine_all(
     } = &mut all;
     // Portals with a first token and no trace, where an unreadable part of the record may have held their trace.
     let (mut unsure, mut has_grants) = (Vec::new(), false);
-    let mut after = None;
-    loop {
-        let page = state.page(after, PAGE).await?;
-        let Some(last) = page.last() else { break };
-        after = Some(last.name.clone());
-        for portal in page {
+    let mut pages = state.portals();
+    while let Some(page) = pages.next().await? {
+        for portal in page.portals {
             if portal.unreadable.is_some() {
                 state.quarantine_unreadable(portal.name.clone()).await?;
                 unparsed.push(portal.clone());
@@ -263,15 +257,12 @@ pub async fn check_new_portal(
 /// [`StateError`].
 pub async fn check_new_portals(shared: &Context, config: &Config) -> Result<(), StateError> {
     let noted = Generations::beside(&config.paths.state).read();
-    let (mut after, mut any_quarantined) = (None, false);
-    loop {
-        let page = shared.state.page(after, PAGE).await?;
-        let Some(last) = page.last() else { break };
-        after = Some(last.name.clone());
+    let (mut pages, mut any_quarantined) = (shared.state.portals(), false);
+    while let Some(page) = pages.next().await? {
         let is_new = |portal: &&Portal| {
             portal.unreadable.is_none() && portal.grant.is_none() && portal.lost.is_none()
         };
-        for portal in page.iter().filter(is_new) {
+        for portal in page.portals.iter().filter(is_new) {
             any_quarantined |=
                 check_new_portal(shared, config, portal, &noted).await? == NewPortal::Quarantined;
         }

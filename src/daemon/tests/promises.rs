@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::adapters::state::ReadConnection;
+use crate::adapters::state::{PortalCursor, ReadConnection};
 use crate::daemon::tests::world::World;
 use crate::domain::portal::{Kind, Phase, Portal};
 use refreshd_fake_server::{Fate, Reuse};
@@ -46,13 +46,15 @@ struct File {
 pub fn portals(world: &World) -> Result<BTreeMap<String, Portal>, String> {
     let view = ReadConnection::open(&world.place.path().join("state.db"))
         .map_err(|error| format!("{error:?}"))?;
-    let page = view
-        .page(None, 10_000)
-        .map_err(|error| format!("{error:?}"))?;
-    Ok(page
-        .into_iter()
-        .map(|portal| (portal.name.to_string(), portal))
-        .collect())
+    let (mut listing, mut portals) = (PortalCursor::default(), BTreeMap::new());
+    while let Some(page) = view.next_page(&mut listing) {
+        let page = page.map_err(|error| format!("{error:?}"))?;
+        portals.extend(
+            page.into_iter()
+                .map(|portal| (portal.name.to_string(), portal)),
+        );
+    }
+    Ok(portals)
 }
 
 /// Checks that the server saw no forbidden request: two daemons, or lost state, would cause one.

@@ -6,6 +6,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use rusqlite::Connection;
 
 use super::*;
+use crate::adapters::state::conformance::installs::{proven, removal, terms};
+use crate::domain::install::Users;
 
 /// A version that this program does not know.
 const NEWER: i64 = SCHEMA_VERSION as i64 + 1;
@@ -79,7 +81,7 @@ fn keep_log(connection: &Connection) {
 
 #[tokio::test]
 async fn a_second_process_is_told_who_has_the_state() {
-    let rig = Rig::new();
+    let rig = Rig::new().await;
     let Err(StateError::Locked { path, holder, .. }) = lock(&rig.path()) else {
         panic!("locked twice")
     };
@@ -97,7 +99,10 @@ async fn a_second_process_is_told_who_has_the_state() {
 async fn others_cannot_read_the_state() {
     let rig = Rig::with(&["acme"]).await;
     let mut names = Vec::new();
-    for entry in fs::read_dir(rig.folder.path()).unwrap().map(Result::unwrap) {
+    for entry in fs::read_dir(rig.engine.folder.path())
+        .unwrap()
+        .map(Result::unwrap)
+    {
         let name = entry.file_name().into_string().unwrap();
         assert_eq!(
             entry.metadata().unwrap().permissions().mode() & 0o777,
@@ -152,7 +157,7 @@ async fn a_newer_state_is_refused_untouched() {
         |error| matches!(error, StateError::Newer { found, known, .. } if found == known + 1);
     assert!(newer(inspect(&path_in(&folder)).unwrap_err()));
     assert!(newer(refusal(&folder)));
-    // It may be told by the write-ahead log alone.
+    // The write-ahead log alone may show it.
     let folder = Rig::with(&["acme"]).await.close().await;
     let connection = Connection::open(path_in(&folder)).unwrap();
     keep_log(&connection);
@@ -251,7 +256,7 @@ fn indexes(rig: &Rig) -> Vec<String> {
 
 #[tokio::test]
 async fn an_older_state_gets_the_indexes_of_a_new_one() {
-    let new = indexes(&Rig::new());
+    let new = indexes(&Rig::new().await);
     for statements in &VERSIONS[..SCHEMA_VERSION - 1] {
         let rig = Rig::open(database(statements));
         assert_eq!(indexes(&rig), new);
@@ -319,7 +324,7 @@ async fn stays_readable(rig: Rig) {
     );
 }
 
-/// What a look at a state sees: the portals and their generations.
+/// Portals and their generations in a snapshot.
 fn seen(path: &Path) -> Vec<(String, u64)> {
     let Ok(SnapshotOutcome::Whole(copy)) = take_snapshot(path) else {
         panic!("not seen")
@@ -331,7 +336,7 @@ fn seen(path: &Path) -> Vec<(String, u64)> {
     runtime.block_on(async {
         let mut worker = tokio::task::JoinSet::new();
         worker.spawn(reader.serve());
-        let portals = state.page(None, 100).await.unwrap();
+        let portals = state.first_portals(100).await.unwrap();
         let generation =
             |portal: &Portal| portal.grant.as_ref().map_or(0, |grant| grant.generation.0);
         portals
@@ -359,11 +364,11 @@ fn a_look_sees_what_lies_in_the_log_and_leaves_no_trace() {
             .unwrap();
         assert!(
             matches!(take_snapshot(&rig.path()), Err(StateError::Locked { .. })),
-            "somebody has it"
+            "a process has it open"
         );
         // As after an end by force: the pair is in the log only.
         for name in ["state.db", "state.db-wal"] {
-            fs::copy(rig.folder.path().join(name), copy.path().join(name)).unwrap();
+            fs::copy(rig.engine.folder.path().join(name), copy.path().join(name)).unwrap();
         }
         rig.close().await
     });
@@ -391,4 +396,17 @@ fn a_look_sees_what_lies_in_the_log_and_leaves_no_trace() {
             _ => panic!("{statements}"),
         }
     }
+}
+
+#[tokio::test]
+async fn the_stored_installs_of_an_older_refreshd_are_found_again() {
+    let rig = Rig::open(database(VERSIONS[4]));
+    rig.follow_with_installs(
+        &["acme", "doubtful"],
+        Some(terms("{domain}", Users::Installer)),
+    )
+    .await;
+    assert_eq!(rig.portal("dropped").await.kind(), Kind::Fresh);
+    let removal = removal("member of dropped", "proof", 10, 10);
+    assert_eq!(rig.end(removal).await, proven(&[]));
 }

@@ -2,13 +2,13 @@
 
 use super::*;
 
-/// Where the log ends, in pages, and how long its file is.
+/// Pages in the log, and bytes of its file.
 fn log(rig: &Rig) -> (i64, u64) {
     let connection = schema::open_reader(&rig.path()).unwrap();
     let used = connection
         .query_row("PRAGMA wal_checkpoint(NOOP)", [], |row| row.get(1))
         .unwrap();
-    let file = rig.folder.path().join("state.db-wal");
+    let file = rig.engine.folder.path().join("state.db-wal");
     (used, std::fs::metadata(file).unwrap().len())
 }
 

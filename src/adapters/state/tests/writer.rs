@@ -41,7 +41,7 @@ impl Batch {
         }
     }
 
-    /// What each of three jobs heard; the middle one is given.
+    /// Results of three jobs; the middle one is given.
     #[expect(
         clippy::disallowed_methods,
         reason = "a test has no daemon to spawn the worker"
@@ -76,7 +76,7 @@ impl Batch {
 
 #[tokio::test]
 async fn a_job_that_fails_fails_alone() {
-    let (folder, heard) = Batch::new()
+    let (folder, results) = Batch::new()
         .run(|connection| {
             add(connection, "second")?;
             add(connection, "first")
@@ -84,7 +84,7 @@ async fn a_job_that_fails_fails_alone() {
         .await;
     assert!(
         matches!(
-            heard,
+            results,
             [
                 Ok(()),
                 Err(StateError::Sql {
@@ -94,15 +94,15 @@ async fn a_job_that_fails_fails_alone() {
                 Ok(())
             ]
         ),
-        "{heard:?}"
+        "{results:?}"
     );
     assert_eq!(apps(&path_in(&folder)), ["first", "third"]);
 }
 
-/// SQLite undoes the whole transaction by itself when the disk is full. What callers hear must be what is stored.
+/// SQLite undoes the whole transaction by itself when the disk is full. The callers' results must match what is stored.
 #[tokio::test]
 async fn a_transaction_that_is_gone_fails_every_job_of_it() {
-    let (folder, heard) = Batch::new()
+    let (folder, results) = Batch::new()
         .run(|connection| {
             connection
                 .execute_batch("ROLLBACK")
@@ -111,15 +111,15 @@ async fn a_transaction_that_is_gone_fails_every_job_of_it() {
         })
         .await;
     assert!(
-        heard
+        results
             .iter()
-            .all(|heard| matches!(heard, Err(StateError::Commit(_)))),
-        "{heard:?}"
+            .all(|results| matches!(results, Err(StateError::Commit(_)))),
+        "{results:?}"
     );
     assert_eq!(
         apps(&path_in(&folder)),
         [""; 0],
-        "somebody was told that it is not stored"
+        "a caller got an error for a job that is stored"
     );
 }
 
@@ -131,7 +131,7 @@ async fn a_full_disk_is_told_to_every_job() {
         .connection
         .execute_batch("PRAGMA max_page_count = 1")
         .unwrap();
-    let (folder, heard) = batch
+    let (folder, results) = batch
         .run(|connection| {
             let filled = connection.execute(ADD, ["x".repeat(1 << 20)]);
             filled
@@ -142,10 +142,10 @@ async fn a_full_disk_is_told_to_every_job() {
     let stored = apps(&path_in(&folder));
     for (job, name) in [(0, "first"), (2, "third")] {
         assert_eq!(
-            heard[job].is_ok(),
+            results[job].is_ok(),
             stored.contains(&name.to_owned()),
-            "{heard:?}: {stored:?}"
+            "{results:?}: {stored:?}"
         );
     }
-    assert!(heard[1].is_err());
+    assert!(results[1].is_err());
 }

@@ -18,12 +18,12 @@ fn offer(portal: &str, refresh: &str) -> Offer {
     }
 }
 
-async fn claimed(rig: &Rig, secs: i64) -> Vec<Candidate> {
+async fn claimed<E: Engine>(rig: &Rig<E>, secs: i64) -> Vec<Candidate> {
     rig.state.claim_candidates(at(secs), 100).await.unwrap()
 }
 
-async fn record(
-    rig: &Rig,
+async fn record<E: Engine>(
+    rig: &Rig<E>,
     candidate: &Candidate,
     secs: i64,
     outcome: CandidateOutcome,
@@ -67,9 +67,8 @@ fn waits(class: Class, secs: i64) -> CandidateOutcome {
     })
 }
 
-#[tokio::test]
-async fn the_grant_is_untouched_until_the_proof_is_recorded() {
-    let rig = Rig::with(&["acme"]).await;
+pub async fn the_grant_is_untouched_until_the_proof_is_recorded<E: Engine>() {
+    let rig = Rig::<E>::with(&["acme"]).await;
     let before = format!("{:?}", rig.grant("acme").await);
     assert_eq!(
         rig.state.offer(offer("acme", "c1")).await.unwrap(),
@@ -120,9 +119,8 @@ async fn the_grant_is_untouched_until_the_proof_is_recorded() {
     );
 }
 
-#[tokio::test]
-async fn a_refused_candidate_goes_and_is_remembered_for_files() {
-    let rig = Rig::with(&["acme"]).await;
+pub async fn a_refused_candidate_goes_and_is_remembered_for_files<E: Engine>() {
+    let rig = Rig::<E>::with(&["acme"]).await;
     let before = format!("{:?}", rig.grant("acme").await);
     rig.state.offer(offer("acme", "c1")).await.unwrap();
     let candidate = claimed(&rig, 0).await.remove(0);
@@ -158,9 +156,8 @@ async fn a_refused_candidate_goes_and_is_remembered_for_files() {
     assert_eq!(format!("{:?}", rig.grant("acme").await), before);
 }
 
-#[tokio::test]
-async fn what_is_newer_wins_and_a_late_pair_is_kept_aside() {
-    let rig = Rig::with(&["acme"]).await;
+pub async fn what_is_newer_wins_and_a_late_pair_is_kept_aside<E: Engine>() {
+    let rig = Rig::<E>::with(&["acme"]).await;
     rig.state.offer(offer("acme", "c1")).await.unwrap();
     let candidate = claimed(&rig, 0).await.remove(0);
     rig.take("acme", "authorized", HOUR).await;
@@ -190,7 +187,7 @@ async fn what_is_newer_wins_and_a_late_pair_is_kept_aside() {
         rig.aside()[1],
         ("acme".to_owned(), "candidate".to_owned(), "c2".to_owned())
     );
-    // `forget` takes one along, and its late pair is nobody's.
+    // `forget` takes one along, and its late pair belongs to no grant.
     let candidate = claimed(&rig, 4).await.remove(0);
     assert!(rig.state.forget(name("acme")).await.unwrap());
     assert_eq!(
@@ -202,9 +199,8 @@ async fn what_is_newer_wins_and_a_late_pair_is_kept_aside() {
     );
 }
 
-#[tokio::test]
-async fn one_token_is_no_candidate_of_two_portals() {
-    let rig = Rig::with(&["acme", "copy"]).await;
+pub async fn one_token_is_no_candidate_of_two_portals<E: Engine>() {
+    let rig = Rig::<E>::with(&["acme", "copy"]).await;
     rig.state.offer(offer("acme", "c1")).await.unwrap();
     assert_eq!(
         rig.state.offer(offer("copy", "c1")).await.unwrap(),
@@ -220,9 +216,8 @@ async fn one_token_is_no_candidate_of_two_portals() {
     );
 }
 
-#[tokio::test]
-async fn a_claim_outlives_a_restart_and_times_follow_the_clock() {
-    let rig = Rig::with(&["acme"]).await;
+pub async fn a_claim_outlives_a_restart_and_times_follow_the_clock<E: Engine>() {
+    let rig = Rig::<E>::with(&["acme"]).await;
     rig.state.offer(offer("acme", "c1")).await.unwrap();
     let candidate = claimed(&rig, 0).await.remove(0);
     rig.state.shift_times(-1000 * HOUR).await.unwrap();
@@ -239,13 +234,12 @@ async fn a_claim_outlives_a_restart_and_times_follow_the_clock() {
     assert_eq!(claim(&orphan), claim(&candidate));
     assert!(
         claimed(&rig, HOUR).await.is_empty(),
-        "nobody sends it before it was looked at"
+        "it is not sent before it was inspected"
     );
 }
 
-#[tokio::test]
-async fn a_lost_grant_is_held_until_a_person_hands_one_over_or_forgets() {
-    let rig = Rig::new();
+pub async fn a_lost_grant_is_held_until_a_person_hands_one_over_or_forgets<E: Engine>() {
+    let rig = Rig::<E>::new().await;
     rig.configure(&["acme", "globex", "new"]).await;
     let spent = RefreshToken::new("leftover").unwrap().fingerprint();
     for portal in ["acme", "globex"] {
@@ -301,9 +295,8 @@ async fn a_lost_grant_is_held_until_a_person_hands_one_over_or_forgets() {
     assert_eq!(rig.state.count_lost().await.unwrap(), 0);
 }
 
-#[tokio::test]
-async fn one_after_the_other_they_find_room_as_the_log_grows() {
-    let rig = Rig::with(&["acme"]).await;
+pub async fn one_after_the_other_they_find_room_as_the_log_grows<E: Engine>() {
+    let rig = Rig::<E>::with(&["acme"]).await;
     for turn in 0..200 {
         let refresh = format!("c{turn}{}", "x".repeat(3000));
         assert_eq!(

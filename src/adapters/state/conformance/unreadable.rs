@@ -1,54 +1,50 @@
-//! Rows that cannot be understood: left alone, named and counted, and no other portal hears of it.
-
-use rusqlite::Connection;
+//! Rows that cannot be understood: left alone, named and counted, without effect on the other portals.
 
 use super::*;
 
-/// What spoils a row: by a word for it, the column that is complained of, and how.
-const SPOILT: [(&str, &str, &str); 7] = [
-    ("details", "details", "details = '{\"scope\": 7'"),
-    ("phase", "phase", "phase = 'exalted'"),
-    (
-        "problem",
-        "problem",
-        "phase = 'retrying', since = 1, problem = 'oops'",
-    ),
-    ("attempt", "attempt", "attempt = -3"),
-    ("bound", "bound_to", "bound_to = x'00'"),
-    ("unbound", "bound_to", "bound_to = NULL, binding = NULL"),
-    ("settings", "settings", "settings = '[]'"),
+/// Portals with a damaged row: the name, the column that is reported, and the part that is damaged.
+const SPOILT: [(&str, &str, Part); 7] = [
+    ("details", "details", Part::Details),
+    ("phase", "phase", Part::Phase),
+    ("problem", "problem", Part::Problem),
+    ("attempt", "attempt", Part::Attempt),
+    ("bound", "bound_to", Part::BoundTo),
+    ("unbound", "bound_to", Part::Bindings),
+    ("settings", "settings", Part::Settings),
 ];
 
-impl Rig {
-    /// Changes rows behind the store's back.
-    pub fn spoil(&self, sql: &str) {
-        let connection = Connection::open(self.path()).unwrap();
-        connection.execute_batch(sql).unwrap();
-    }
-
-    /// Good portals among spoilt ones, all due, the spoilt ones first.
+impl<E: Engine> Rig<E> {
+    /// Good portals among damaged ones, all due, the damaged ones first.
     async fn spoilt() -> Self {
-        let names: Vec<_> = SPOILT
-            .iter()
-            .map(|(name, ..)| *name)
-            .chain(["acme", "zorg"])
-            .collect();
-        let rig = Self::with(&names).await;
-        for (name, _, how) in SPOILT {
-            rig.spoil(&format!(
-                "UPDATE portal SET {how}, expires_at = 1, climb_at = 1 WHERE name = '{name}'"
-            ));
+        let good = ["acme", "zorg"];
+        let rig = Self::new().await;
+        let damaged = SPOILT.iter().map(|(name, ..)| *name);
+        rig.configure(&damaged.chain(good).collect::<Vec<_>>())
+            .await;
+        for portal in good {
+            rig.take(portal, portal, HOUR).await;
+        }
+        for (portal, _, part) in SPOILT {
+            rig.take(portal, portal, 1).await;
+            rig.engine.spoil(Spoiled::Row(portal, part));
         }
         rig
     }
 }
 
-#[tokio::test]
-async fn the_others_are_listed_and_each_says_what_is_wrong_with_it() {
-    let rig = Rig::spoilt().await;
-    rig.spoil("INSERT INTO portal (name) VALUES ('../../etc'), (''), ('zz top')");
-    let page = rig.state.page(None, 100).await.unwrap();
+pub async fn the_others_are_listed_and_each_says_what_is_wrong_with_it<E: Engine>() {
+    let rig = Rig::<E>::spoilt().await;
+    for row in ["../../etc", "", "zz top"] {
+        rig.engine.spoil(Spoiled::RowWithoutName(row));
+    }
+    let page = rig.state.first_portals(100).await.unwrap();
     assert_eq!(page.len(), SPOILT.len() + 2, "{:?}", names(&page));
+    let ones = pages_of(rig.state.portals().in_pages_of(1)).await;
+    assert_eq!(
+        ones.concat(),
+        names(&page),
+        "a row without a name ended the listing"
+    );
     for (name, column, _) in SPOILT {
         let portal = rig.portal(name).await;
         assert_eq!(
@@ -67,9 +63,8 @@ async fn the_others_are_listed_and_each_says_what_is_wrong_with_it() {
     assert_eq!(unnamed, ["", "../../etc", "zz top"]);
 }
 
-#[tokio::test]
-async fn they_are_claimed_once_held_and_counted_and_the_others_are_claimed() {
-    let rig = Rig::spoilt().await;
+pub async fn they_are_claimed_once_held_and_counted_and_the_others_are_claimed<E: Engine>() {
+    let rig = Rig::<E>::spoilt().await;
     let (mut claimed, mut unreadable) = (Vec::new(), Vec::new());
     // Fewer places than spoilt rows, which expire first.
     for _ in 0..SPOILT.len() {
@@ -80,7 +75,7 @@ async fn they_are_claimed_once_held_and_counted_and_the_others_are_claimed() {
     claimed.sort();
     unreadable.sort();
     assert_eq!(claimed, ["acme", "zorg"]);
-    // Whoever has no client is not due in the first place.
+    // A portal without a client is not due in the first place.
     let mut due: Vec<_> = SPOILT
         .iter()
         .map(|(name, ..)| *name)
@@ -106,9 +101,8 @@ async fn they_are_claimed_once_held_and_counted_and_the_others_are_claimed() {
     );
 }
 
-#[tokio::test]
-async fn a_new_grant_mends_a_row_and_the_configuration_its_settings() {
-    let rig = Rig::spoilt().await;
+pub async fn a_new_grant_mends_a_row_and_the_configuration_its_settings<E: Engine>() {
+    let rig = Rig::<E>::spoilt().await;
     let spoilt: Vec<_> = SPOILT.iter().map(|(name, ..)| *name).collect();
     rig.claim(0, 100).await;
     rig.configure(&spoilt).await;
@@ -119,15 +113,14 @@ async fn a_new_grant_mends_a_row_and_the_configuration_its_settings() {
         );
         assert_eq!(rig.portal(name).await.kind(), Kind::Fresh, "{name}");
     }
-    rig.spoil("UPDATE portal SET phase = 'exalted' WHERE name = 'acme'");
+    rig.engine.spoil(Spoiled::Row("acme", Part::Phase));
     assert!(rig.state.forget(name("acme")).await.unwrap());
 }
 
-#[tokio::test]
-async fn what_was_told_is_not_worth_a_grant() {
-    let rig = Rig::with(&["acme"]).await;
-    rig.spoil("UPDATE portal SET told = 'gossip'");
-    assert_eq!(rig.state.troubled(None, 9).await.unwrap().len(), 1);
+pub async fn what_was_told_is_not_worth_a_grant<E: Engine>() {
+    let rig = Rig::<E>::with(&["acme"]).await;
+    rig.engine.spoil(Spoiled::Row("acme", Part::Notified));
+    assert_eq!(pages_of(rig.state.troubled()).await.concat().len(), 1);
     let claimed = rig.claim_only(0).await;
     assert_eq!(
         rig.record(&claimed, 0, renewed("r2", 0)).await,
@@ -135,9 +128,8 @@ async fn what_was_told_is_not_worth_a_grant() {
     );
 }
 
-#[tokio::test]
-async fn an_unknown_phase_does_not_stop_the_following_of_configuration_and_clock() {
-    let rig = Rig::spoilt().await;
+pub async fn an_unknown_phase_does_not_stop_the_following_of_configuration_and_clock<E: Engine>() {
+    let rig = Rig::<E>::spoilt().await;
     let mut portals: Vec<_> = SPOILT.iter().map(|(name, ..)| configured(name)).collect();
     for portal in &mut portals {
         portal.every = RenewSetting::AgeMillis(900_000);

@@ -1,10 +1,9 @@
-//! What comes in from outside, and what must not come in twice.
+//! Grants from outside, and tokens that must not be stored twice.
 
 use super::*;
 
-#[tokio::test]
-async fn a_grant_is_stored_and_due_at_once() {
-    let rig = Rig::new();
+pub async fn a_grant_is_stored_and_due_at_once<E: Engine>() {
+    let rig = Rig::<E>::new().await;
     assert_eq!(rig.take("acme", "r1", HOUR).await, StoreOutcome::Unknown);
     rig.configure(&["acme"]).await;
     assert_eq!(rig.portal("acme").await.kind(), Kind::AwaitingAuthorization);
@@ -22,9 +21,8 @@ async fn a_grant_is_stored_and_due_at_once() {
     assert_eq!(rig.claimed(0).await, ["acme"]);
 }
 
-#[tokio::test]
-async fn one_refresh_token_is_not_for_two_portals() {
-    let rig = Rig::with(&["acme"]).await;
+pub async fn one_refresh_token_is_not_for_two_portals<E: Engine>() {
+    let rig = Rig::<E>::with(&["acme"]).await;
     rig.configure(&["acme", "copy"]).await;
     let held = StoreOutcome::HeldBy("acme".to_owned());
     assert_eq!(rig.take("copy", "acme", HOUR).await, held);
@@ -58,8 +56,7 @@ async fn one_refresh_token_is_not_for_two_portals() {
     );
 }
 
-#[tokio::test]
-async fn tokens_whose_fingerprints_begin_alike_are_not_one() {
+pub async fn tokens_whose_fingerprints_begin_alike_are_not_one<E: Engine>() {
     let (one, other) = (
         RefreshToken::new("token 15817").unwrap(),
         RefreshToken::new("token 76302").unwrap(),
@@ -70,7 +67,7 @@ async fn tokens_whose_fingerprints_begin_alike_are_not_one() {
         start(&other),
         "they share what the index knows"
     );
-    let rig = Rig::with(&["acme"]).await;
+    let rig = Rig::<E>::with(&["acme"]).await;
     rig.configure(&["acme", "copy"]).await;
     let claimed = rig.claim_only(0).await;
     rig.record(&claimed, 0, renewed(one.expose(), 0)).await;
@@ -94,9 +91,8 @@ async fn tokens_whose_fingerprints_begin_alike_are_not_one() {
     );
 }
 
-#[tokio::test]
-async fn a_token_that_came_in_before_is_recognised() {
-    let rig = Rig::with(&["acme"]).await;
+pub async fn a_token_that_came_in_before_is_recognised<E: Engine>() {
+    let rig = Rig::<E>::with(&["acme"]).await;
     let seen = async |token: &str| {
         rig.state
             .holder_of_refresh_token(RefreshToken::new(token).unwrap().fingerprint())
@@ -118,9 +114,8 @@ async fn a_token_that_came_in_before_is_recognised() {
     );
 }
 
-#[tokio::test]
-async fn portals_that_wait_for_their_file_are_found() {
-    let rig = Rig::new();
+pub async fn portals_that_wait_for_their_file_are_found<E: Engine>() {
+    let rig = Rig::<E>::new().await;
     let with_file = |portal: &str| {
         let mut portal = configured(portal);
         portal.settings.refresh_token_file = Some(PathBuf::from("/etc/refreshd/token"));

@@ -1,4 +1,4 @@
-//! What people were told and are still to be told, over a restart, all of it or nothing.
+//! Incidents, queued alerts, silences and marks, over a restart, all or nothing.
 
 use super::*;
 use refreshd_alerting::AlertChanges;
@@ -41,9 +41,8 @@ fn queued_alert(id: i64) -> QueuedAlert {
     }
 }
 
-#[tokio::test]
-async fn what_was_told_and_what_waits_are_there_after_a_restart_in_order() {
-    let rig = Rig::with(&["acme"]).await;
+pub async fn what_was_told_and_what_waits_are_there_after_a_restart_in_order<E: Engine>() {
+    let rig = Rig::<E>::with(&["acme"]).await;
     let keep = AlertChanges {
         incidents: vec![incident("portal/acme", 0), incident("portal/globex", 0)],
         queued_alerts: vec![queued_alert(2), queued_alert(1), queued_alert(3)],
@@ -58,7 +57,7 @@ async fn what_was_told_and_what_waits_are_there_after_a_restart_in_order() {
         ..AlertChanges::default()
     };
     rig.state.store_alerts(keep).await.unwrap();
-    let rig = Rig::open(rig.close().await);
+    let rig = rig.reopen().await;
     let kept = rig.state.alerts().await.unwrap();
     assert_eq!(
         (kept.incidents, kept.queued_alerts, kept.unreadable),
@@ -66,16 +65,30 @@ async fn what_was_told_and_what_waits_are_there_after_a_restart_in_order() {
     );
 }
 
-#[tokio::test]
-async fn a_row_that_cannot_be_understood_costs_no_other() {
-    let rig = Rig::with(&["acme"]).await;
+pub async fn alerts_are_stored_all_or_nothing<E: Engine>() {
+    let rig = Rig::<E>::new().await;
+    let keep = AlertChanges {
+        incidents: vec![incident("portal/acme", 0), incident("portal/globex", 0)],
+        queued_alerts: vec![queued_alert(1), queued_alert(2)],
+        ..AlertChanges::default()
+    };
+    abandon(rig.state.store_alerts(keep)).await;
+    let rig = rig.reopen().await;
+    let kept = rig.state.alerts().await.unwrap();
+    let stored = (kept.incidents.len(), kept.queued_alerts.len());
+    assert!(stored == (2, 2) || stored == (0, 0), "{stored:?}");
+}
+
+pub async fn a_row_that_cannot_be_understood_costs_no_other<E: Engine>() {
+    let rig = Rig::<E>::with(&["acme"]).await;
     let keep = AlertChanges {
         incidents: vec![incident("portal/acme", 0), incident("portal/globex", 0)],
         queued_alerts: vec![queued_alert(1), queued_alert(2)],
         ..AlertChanges::default()
     };
     rig.state.store_alerts(keep).await.unwrap();
-    rig.spoil("UPDATE incident SET body = 'gossip' WHERE key = 'portal/globex'; UPDATE outbox SET body = '{}' WHERE id = 1");
+    rig.engine.spoil(Spoiled::Incident("portal/globex"));
+    rig.engine.spoil(Spoiled::QueuedAlert(1));
     let kept = rig.state.alerts().await.unwrap();
     assert_eq!(
         (kept.incidents.len(), kept.queued_alerts, kept.unreadable),
@@ -83,9 +96,8 @@ async fn a_row_that_cannot_be_understood_costs_no_other() {
     );
 }
 
-#[tokio::test]
-async fn silences_end_by_time_or_by_word_and_move_with_the_clock() {
-    let rig = Rig::with(&["acme"]).await;
+pub async fn silences_end_by_time_or_by_word_and_move_with_the_clock<E: Engine>() {
+    let rig = Rig::<E>::with(&["acme"]).await;
     rig.state
         .silence("acme".into(), Some(at(100)), at(0))
         .await
@@ -110,36 +122,51 @@ async fn silences_end_by_time_or_by_word_and_move_with_the_clock() {
     );
 }
 
-#[tokio::test]
-async fn troubled_portals_come_page_by_page_and_a_refused_app_is_named() {
-    let rig = Rig::with(&["a", "b", "c", "well"]).await;
+pub async fn troubled_portals_come_page_by_page_and_a_refused_app_is_named<E: Engine>() {
+    let rig = Rig::<E>::with(&["a", "b", "c", "well"]).await;
     for portal in ["a", "b", "c"] {
-        rig.spoil(&format!(
-            "UPDATE portal SET told = '[\"failed\"]' WHERE name = '{portal}'"
-        ));
+        let grant = rig.grant(portal).await;
+        let (seen, told) = ((grant.standing, Vec::new()), vec!["failed".to_owned()]);
+        let notified = rig
+            .state
+            .set_notified(name(portal), grant.generation, seen, told, None);
+        assert!(notified.await.unwrap());
     }
-    let page = rig.state.troubled(None, 2).await.unwrap();
-    assert_eq!(names(&page), ["a", "b"]);
-    let page = rig
+    let pages = pages_of(rig.state.troubled().in_pages_of(2)).await;
+    assert_eq!(pages, [vec!["a", "b"], vec!["c"]]);
+    let mut alone = configured("alone");
+    alone.settings.app = "other".to_owned();
+    let apps = vec![app("crm", "1"), app("other", "1")];
+    rig.state.reconcile(vec![alone], apps, at(0)).await.unwrap();
+    rig.take("alone", "alone", HOUR).await;
+    let claimed = rig
         .state
-        .troubled(Some(page[1].name.clone()), 2)
+        .claim_one(name("alone"), at(7))
         .await
+        .unwrap()
         .unwrap();
-    assert_eq!(names(&page), ["c"]);
-    rig.spoil(&format!(
-        "UPDATE app SET rejected_since = {}",
-        at(7).millis()
-    ));
+    let phase = Phase::ClientRejected {
+        attempt: 1,
+        since: at(7),
+        problem: problem(Class::ClientRejected),
+    };
+    let standing = GrantStatus {
+        phase,
+        renew_at: Some(at(0)),
+        next_attempt_at: Some(at(307)),
+    };
+    let refused = ClientVerdict::Refused(at(307));
+    rig.record_client(&claimed, 7, RecordOutcome::Kept(standing), refused)
+        .await;
     let refused = rig.state.refused_apps().await.unwrap();
     assert_eq!(
         refused.into_iter().collect::<Vec<_>>(),
-        [("crm".to_owned(), at(7))]
+        [("other".to_owned(), at(7))]
     );
 }
 
-#[tokio::test]
-async fn a_mark_is_kept() {
-    let rig = Rig::with(&["acme"]).await;
+pub async fn a_mark_is_kept<E: Engine>() {
+    let rig = Rig::<E>::with(&["acme"]).await;
     assert_eq!(rig.state.marked("self-test").await.unwrap(), None);
     rig.state.mark("self-test", at(5)).await.unwrap();
     rig.state.mark("self-test", at(6)).await.unwrap();

@@ -1,59 +1,23 @@
-//! Counts and pages, and that they and the claims come from an index.
+//! SQLite's own ways to read: the second connection, and the indexes of what runs often.
 
 use super::*;
-
-#[tokio::test]
-async fn the_census_counts_kinds_and_what_is_overdue() {
-    let rig = Rig::with(&["dropped", "late", "fresh"]).await;
-    rig.configure(&["late", "fresh", "new"]).await;
-    let portals = rig.claim(0, 9).await.portals;
-    for portal in &portals {
-        let outcome = if portal.name == name("fresh") {
-            renewed("r2", 0)
-        } else {
-            retrying(9999)
-        };
-        rig.record(portal, 0, outcome).await;
-    }
-    let census = rig.state.census(at(0)).await.unwrap();
-    let kinds = [
-        Kind::Fresh,
-        Kind::Retrying,
-        Kind::AwaitingAuthorization,
-        Kind::Unconfigured,
-        Kind::Gone,
-    ];
-    assert_eq!(kinds.map(|kind| census.of(kind)), [1, 1, 1, 1, 0]);
-    assert_eq!(census.total(), 4);
-    // `late` was due at 0 and expires after an hour: 30 % of it are 1080 s. `fresh`: 1500 s + 30 % of 2100 s.
-    for (secs, overdue) in [(1079, 0), (1080, 1), (2129, 1), (2130, 2)] {
-        assert_eq!(
-            rig.state.census(at(secs)).await.unwrap().overdue,
-            overdue,
-            "at {secs}"
-        );
-    }
-}
 
 #[tokio::test]
 async fn pages_follow_the_names_and_both_ways_to_read_agree() {
     let rig = Rig::with(&["b", "a", "d", "c"]).await;
     let view = ReadConnection::open(&rig.path()).unwrap();
-    let mut after = None;
-    let mut pages = Vec::new();
-    for _ in 0..2 {
-        let page = rig.state.page(after.clone(), 3).await.unwrap();
-        pages.push(names(&view.page(after.as_ref(), 3).unwrap()));
-        assert_eq!(pages.last(), Some(&names(&page)));
-        after = page.last().map(|last| last.name.clone());
-    }
-    assert!(rig.state.page(after, 3).await.unwrap().is_empty());
-    assert_eq!(pages, [vec!["a", "b", "c"], vec!["d"]]);
+    let mut read = PortalCursor::default();
+    assert_eq!(
+        names(&view.next_page(&mut read).unwrap().unwrap()),
+        ["a", "b", "c", "d"]
+    );
+    assert!(view.next_page(&mut read).is_none());
+    assert_eq!(pages_of(rig.state.portals()).await, [["a", "b", "c", "d"]]);
     assert!(view.portal(&name("d")).unwrap().is_some());
     assert!(view.portal(&name("e")).unwrap().is_none());
 }
 
-/// How SQLite would carry it out.
+/// SQLite's plan of a query.
 fn plan(connection: &rusqlite::Connection, query: &str) -> String {
     let mut statement = connection
         .prepare(&format!("EXPLAIN QUERY PLAN {query}"))

@@ -14,8 +14,8 @@ const PORTAL: &str = "acme.example";
 const EMPLOYEE: &str = "67";
 
 /// A portal that an employee came to first, with a proof of his own.
-async fn squatted() -> Rig {
-    let rig = Rig::new();
+async fn squatted<E: Engine>() -> Rig<E> {
+    let rig = Rig::<E>::new().await;
     let rule = InstallRule {
         path: "/install/crm".to_owned(),
         names: NameRule::parse("{domain}").unwrap(),
@@ -98,7 +98,7 @@ fn removal(token: &str, sent: i64) -> Uninstall {
     }
 }
 
-impl Rig {
+impl<E: Engine> Rig<E> {
     async fn note(
         &self,
         user: &str,
@@ -112,7 +112,7 @@ impl Rig {
             .unwrap()
     }
 
-    /// Who waits, and with which refresh token.
+    /// User of the waiting newcomer, and its refresh token.
     async fn waiting(&self) -> Option<(String, String)> {
         let found = self.state.dispute_of(name(PORTAL)).await.unwrap()?;
         Some((found.newcomer.user, found.refresh.expose().to_owned()))
@@ -123,10 +123,9 @@ fn of(user: &str, refresh: &str) -> Option<(String, String)> {
     Some((user.to_owned(), refresh.to_owned()))
 }
 
-#[tokio::test]
-async fn one_waits_and_only_a_better_claim_displaces_it() {
+pub async fn one_waits_and_only_a_better_claim_displaces_it<E: Engine>() {
     use EventKind::{Installed, Opened};
-    let rig = squatted().await;
+    let rig = squatted::<E>().await;
     assert!(
         matches!(rig.note("5", Installed, Some(false), "f1").await, RecordedDispute::New(new) if new.holder.as_deref() == Some(EMPLOYEE))
     );
@@ -173,9 +172,8 @@ async fn one_waits_and_only_a_better_claim_displaces_it() {
     assert_eq!(rig.state.open_disputes().await.unwrap(), []);
 }
 
-#[tokio::test]
-async fn whoever_was_refused_is_not_told_of_again_and_his_grant_is_not_kept() {
-    let rig = squatted().await;
+pub async fn whoever_was_refused_is_not_told_of_again_and_his_grant_is_not_kept<E: Engine>() {
+    let rig = squatted::<E>().await;
     rig.note("1", EventKind::Installed, None, "a1").await;
     assert_eq!(
         rig.state.uninstall(removal("planted", 5)).await.unwrap(),
@@ -234,10 +232,9 @@ async fn whoever_was_refused_is_not_told_of_again_and_his_grant_is_not_kept() {
     );
 }
 
-#[tokio::test]
-async fn the_proof_changes_with_the_grant_and_not_before() {
+pub async fn the_proof_changes_with_the_grant_and_not_before<E: Engine>() {
     for refused in [false, true] {
-        let rig = squatted().await;
+        let rig = squatted::<E>().await;
         rig.note("1", EventKind::Installed, Some(true), "a1").await;
         assert!(
             rig.state

@@ -1,10 +1,9 @@
-//! What is claimed, in which order, and how a claim survives.
+//! Claims: which portals, in which order, and over a restart.
 
 use super::*;
 
-#[tokio::test]
-async fn claims_are_exclusive_and_soonest_expiry_first() {
-    let rig = Rig::new();
+pub async fn claims_are_exclusive_and_soonest_expiry_first<E: Engine>() {
+    let rig = Rig::<E>::new().await;
     rig.configure(&["late", "soon", "never", "middle"]).await;
     rig.take("late", "l", 300).await;
     rig.take("soon", "s", 100).await;
@@ -37,9 +36,48 @@ async fn claims_are_exclusive_and_soonest_expiry_first() {
     assert_eq!(rig.claimed(9999).await, [""; 0]);
 }
 
-#[tokio::test]
-async fn capacity_counts_for_each_token_endpoint() {
-    let rig = Rig::with(&["a", "b"]).await;
+pub async fn claims_made_at_once_have_no_portal_in_common<E: Engine>() {
+    let all: Vec<String> = (10..50).map(|number| format!("p{number}")).collect();
+    let rig = Rig::<E>::with(&all.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let handles = [(); 4].map(|()| rig.state.clone());
+    let claim = |state: State| async move {
+        let mut claimed = Vec::new();
+        for _ in 0..4 {
+            let capacity = vec![(URL.to_owned(), 3)];
+            claimed.extend(names(
+                &state.claim_due(at(0), capacity).await.unwrap().portals,
+            ));
+        }
+        claimed
+    };
+    let [a, b, c, d] = handles.map(claim);
+    let (a, b, c, d) = tokio::join!(a, b, c, d);
+    let mut claimed = [a, b, c, d].concat();
+    claimed.sort();
+    assert_eq!(claimed, all);
+    let one = rig.state.claim_one(name("p10"), at(0)).await.unwrap();
+    assert!(one.is_none() && rig.claimed(0).await.is_empty());
+}
+
+pub async fn a_request_that_nobody_waits_for_claims_all_of_it_or_nothing<E: Engine>() {
+    let rig = Rig::<E>::with(&["a", "b"]).await;
+    let capacity = vec![(URL.to_owned(), 9)];
+    abandon(rig.state.claim_due(at(0), capacity)).await;
+    let rig = rig.reopen().await;
+    let (mut orphans, mut due) = (
+        names(&rig.state.orphans().await.unwrap()),
+        rig.claimed(0).await,
+    );
+    orphans.sort();
+    due.sort();
+    assert!(
+        (orphans.len(), due.len()) == (2, 0) || (orphans.len(), due.len()) == (0, 2),
+        "claimed {orphans:?}, due {due:?}"
+    );
+}
+
+pub async fn capacity_counts_for_each_token_endpoint<E: Engine>() {
+    let rig = Rig::<E>::with(&["a", "b"]).await;
     rig.configure(&["a", "b", "c", "d"]).await;
     for portal in ["c", "d"] {
         let there = NewGrant {
@@ -64,9 +102,8 @@ async fn capacity_counts_for_each_token_endpoint() {
     assert_eq!(rig.claimed(0).await, ["b"]);
 }
 
-#[tokio::test]
-async fn nothing_is_claimed_before_its_time_and_the_next_is_said() {
-    let rig = Rig::with(&["a", "b", "c"]).await;
+pub async fn nothing_is_claimed_before_its_time_and_the_next_is_said<E: Engine>() {
+    let rig = Rig::<E>::with(&["a", "b", "c"]).await;
     let all = rig.claim(0, 9).await;
     for (portal, act) in all.portals.iter().zip([500, 400, 600]) {
         assert_eq!(rig.record(portal, 1, retrying(act)).await, generation(1));
@@ -82,9 +119,8 @@ async fn nothing_is_claimed_before_its_time_and_the_next_is_said() {
     assert_eq!((claims.portals.len(), claims.next), (2, None));
 }
 
-#[tokio::test]
-async fn a_claim_survives_the_process_and_can_be_ended_by_the_next() {
-    let rig = Rig::with(&["acme"]).await;
+pub async fn a_claim_survives_the_process_and_can_be_ended_by_the_next<E: Engine>() {
+    let rig = Rig::<E>::with(&["acme"]).await;
     let claimed = rig.claim_only(7).await;
     let rig = rig.reopen().await;
     assert_eq!(rig.claimed(9999).await, [""; 0]);
@@ -114,9 +150,8 @@ async fn a_claim_survives_the_process_and_can_be_ended_by_the_next() {
     assert_eq!(again.grant.unwrap().standing.phase, phase);
 }
 
-#[tokio::test]
-async fn one_portal_is_claimed_by_hand_whatever_its_time() {
-    let rig = Rig::with(&["acme", "other"]).await;
+pub async fn one_portal_is_claimed_by_hand_whatever_its_time<E: Engine>() {
+    let rig = Rig::<E>::with(&["acme", "other"]).await;
     let portal = rig.claim_by_name("acme").await;
     rig.record(&portal, 1, renewed("r2", 1)).await;
     let portal = rig
@@ -158,9 +193,8 @@ async fn one_portal_is_claimed_by_hand_whatever_its_time() {
     }
 }
 
-#[tokio::test]
-async fn a_request_to_renew_says_what_becomes_of_it() {
-    let rig = Rig::with(&["acme"]).await;
+pub async fn a_request_to_renew_says_what_becomes_of_it<E: Engine>() {
+    let rig = Rig::<E>::with(&["acme"]).await;
     rig.configure(&["acme", "new"]).await;
     let ask = async |portal: &str, secs| {
         rig.state

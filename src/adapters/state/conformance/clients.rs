@@ -17,13 +17,13 @@ fn refusal(secs: i64) -> GrantStatus {
 }
 
 /// A refusal of the client by the claimed portal's renewal at `secs`; it may be tried again 300 s later.
-async fn refuse(rig: &Rig, portal: &Portal, secs: i64) -> Recorded {
+async fn refuse<E: Engine>(rig: &Rig<E>, portal: &Portal, secs: i64) -> Recorded {
     let rejection = ClientVerdict::Refused(at(secs + 300));
     rig.record_client(portal, secs, RecordOutcome::Kept(refusal(secs)), rejection)
         .await
 }
 
-async fn accept(rig: &Rig, portal: &Portal, secs: i64) -> Recorded {
+async fn accept<E: Engine>(rig: &Rig<E>, portal: &Portal, secs: i64) -> Recorded {
     rig.record_client(
         portal,
         secs,
@@ -57,15 +57,15 @@ fn works_for(portal: &Portal) -> Option<u64> {
 }
 
 /// Portals of one app: the first is due at 0, the others are fresh, and live from 0 for an hour.
-async fn fresh(names_: &[&str]) -> Rig {
-    let rig = Rig::with(names_).await;
+async fn fresh<E: Engine>(names_: &[&str]) -> Rig<E> {
+    let rig = Rig::<E>::with(names_).await;
     for portal in rig.claim(0, 100).await.portals {
         accept(&rig, &portal, 0).await;
     }
     rig
 }
 
-async fn claim(rig: &Rig, portal: &str, secs: i64) -> Portal {
+async fn claim<E: Engine>(rig: &Rig<E>, portal: &str, secs: i64) -> Portal {
     rig.state
         .claim_one(name(portal), at(secs))
         .await
@@ -73,9 +73,8 @@ async fn claim(rig: &Rig, portal: &str, secs: i64) -> Portal {
         .unwrap()
 }
 
-#[tokio::test]
-async fn one_portals_refusal_is_one_portals() {
-    let rig = fresh(&["a", "b", "c"]).await;
+pub async fn one_portals_refusal_is_one_portals<E: Engine>() {
+    let rig = fresh::<E>(&["a", "b", "c"]).await;
     let a = claim(&rig, "a", 600).await;
     assert_eq!(
         ruled(&refuse(&rig, &a, 600).await),
@@ -91,7 +90,7 @@ async fn one_portals_refusal_is_one_portals() {
     assert_eq!(works_for(&rig.portal("a").await), Some(2));
     assert!(
         rig.portal("b").await.client_refused.is_none(),
-        "nobody waits"
+        "no portal waits"
     );
     for secs in [900, 1800, 3500] {
         let again = claim(&rig, "a", secs).await;
@@ -108,9 +107,8 @@ async fn one_portals_refusal_is_one_portals() {
     }
 }
 
-#[tokio::test]
-async fn a_client_that_five_portals_are_refused_with_is_refused_and_others_wait() {
-    let rig = fresh(&["a", "b", "c", "d", "e", "f"]).await;
+pub async fn a_client_that_five_portals_are_refused_with_is_refused_and_others_wait<E: Engine>() {
+    let rig = fresh::<E>(&["a", "b", "c", "d", "e", "f"]).await;
     let mut other = configured("z");
     other.settings.app = "other".to_owned();
     let portals = ["a", "b", "c", "d", "e", "f"]
@@ -162,9 +160,8 @@ async fn a_client_that_five_portals_are_refused_with_is_refused_and_others_wait(
     );
 }
 
-#[tokio::test]
-async fn no_portal_tries_twice_in_a_row() {
-    let rig = fresh(&["a", "b", "c"]).await;
+pub async fn no_portal_tries_twice_in_a_row<E: Engine>() {
+    let rig = fresh::<E>(&["a", "b", "c"]).await;
     let mut last = claim(&rig, "a", 600).await;
     let mut secs = 600;
     for _ in 0..12 {
@@ -174,7 +171,7 @@ async fn no_portal_tries_twice_in_a_row() {
             if let Some(next) = rig.claim(secs, 100).await.portals.pop() {
                 break next;
             }
-            assert!(secs < 600 + 12 * 3700, "nobody tries");
+            assert!(secs < 600 + 12 * 3700, "no portal tries");
         };
         assert_ne!(next.name, last.name, "at {secs}");
         last = next;
@@ -185,9 +182,8 @@ async fn no_portal_tries_twice_in_a_row() {
     );
 }
 
-#[tokio::test]
-async fn the_portals_of_a_client_that_breaks_later_find_it_out() {
-    let rig = fresh(&["a", "b"]).await;
+pub async fn the_portals_of_a_client_that_breaks_later_find_it_out<E: Engine>() {
+    let rig = fresh::<E>(&["a", "b"]).await;
     let a = claim(&rig, "a", 600).await;
     refuse(&rig, &a, 600).await;
     let b = rig.claim_only(600).await;
@@ -208,9 +204,8 @@ async fn the_portals_of_a_client_that_breaks_later_find_it_out() {
     assert_eq!(works_for(&rig.portal("a").await), None);
 }
 
-#[tokio::test]
-async fn a_client_of_one_portal_is_left_alone_until_its_time() {
-    let rig = Rig::with(&["a"]).await;
+pub async fn a_client_of_one_portal_is_left_alone_until_its_time<E: Engine>() {
+    let rig = Rig::<E>::with(&["a"]).await;
     let first = rig.claim_only(0).await;
     assert_eq!(
         ruled(&refuse(&rig, &first, 0).await),
@@ -234,9 +229,8 @@ async fn a_client_of_one_portal_is_left_alone_until_its_time() {
 }
 
 /// Its replay met the refusal; it would wait for its own time, as much as an hour.
-#[tokio::test]
-async fn acceptance_releases_a_grant_in_doubt_too() {
-    let rig = Rig::with(&["a"]).await;
+pub async fn acceptance_releases_a_grant_in_doubt_too<E: Engine>() {
+    let rig = Rig::<E>::with(&["a"]).await;
     let only = rig.claim_only(0).await;
     let phase = Phase::InDoubt {
         attempt: 2,
@@ -264,9 +258,8 @@ async fn acceptance_releases_a_grant_in_doubt_too() {
 }
 
 /// A portal that tries takes a place; the due portals of other apps take the rest.
-#[tokio::test]
-async fn a_probe_keeps_nobody_waiting() {
-    let rig = Rig::with(&["a", "b", "c"]).await;
+pub async fn a_probe_keeps_nobody_waiting<E: Engine>() {
+    let rig = Rig::<E>::with(&["a", "b", "c"]).await;
     for portal in rig.claim(0, 3).await.portals {
         refuse(&rig, &portal, 0).await;
     }
@@ -288,9 +281,8 @@ async fn a_probe_keeps_nobody_waiting() {
     );
 }
 
-#[tokio::test]
-async fn a_changed_client_is_tried_at_once() {
-    let rig = Rig::with(&["a", "b"]).await;
+pub async fn a_changed_client_is_tried_at_once<E: Engine>() {
+    let rig = Rig::<E>::with(&["a", "b"]).await;
     for portal in rig.claim(0, 2).await.portals {
         refuse(&rig, &portal, 0).await;
     }
@@ -314,9 +306,8 @@ async fn a_changed_client_is_tried_at_once() {
 }
 
 /// Whatever they failed with may have been the client's.
-#[tokio::test]
-async fn a_changed_client_ends_the_waits_of_its_portals() {
-    let rig = Rig::with(&["fresh", "retries"]).await;
+pub async fn a_changed_client_ends_the_waits_of_its_portals<E: Engine>() {
+    let rig = Rig::<E>::with(&["fresh", "retries"]).await;
     let portals = rig.claim(0, 9).await.portals;
     rig.record(&portals[0], 0, renewed("r2", 0)).await;
     rig.record(&portals[1], 0, retrying(900)).await;
@@ -328,9 +319,10 @@ async fn a_changed_client_ends_the_waits_of_its_portals() {
     assert_eq!(rig.claimed(5).await, ["retries"]);
 }
 
-#[tokio::test]
-async fn an_operators_word_lets_a_refused_client_try_with_each_portal_that_is_asked_for() {
-    let rig = fresh(&["a", "b", "c"]).await;
+pub async fn an_operators_word_lets_a_refused_client_try_with_each_portal_that_is_asked_for<
+    E: Engine,
+>() {
+    let rig = fresh::<E>(&["a", "b", "c"]).await;
     let a = claim(&rig, "a", 600).await;
     refuse(&rig, &a, 600).await;
     let second = rig.claim_only(600).await;
@@ -368,20 +360,23 @@ fn dead_grant(secs: i64) -> RecordOutcome {
     })
 }
 
-async fn dies(rig: &Rig, portal: &Portal, secs: i64) -> (Option<ClientDecision>, bool) {
+async fn dies<E: Engine>(
+    rig: &Rig<E>,
+    portal: &Portal,
+    secs: i64,
+) -> (Option<ClientDecision>, bool) {
     let recorded = rig
         .record_client(portal, secs, dead_grant(secs), ClientVerdict::GrantRefused)
         .await;
     ruled(&recorded)
 }
 
-#[tokio::test]
-async fn a_dead_grant_beside_a_refused_client_is_no_proof_that_the_client_works() {
-    let rig = fresh(&["a", "b"]).await;
+pub async fn a_dead_grant_beside_a_refused_client_is_no_proof_that_the_client_works<E: Engine>() {
+    let rig = fresh::<E>(&["a", "b"]).await;
     let a = claim(&rig, "a", 600).await;
     refuse(&rig, &a, 600).await;
     let b = rig.claim_only(600).await;
-    assert_eq!(dies(&rig, &b, 601).await, (None, true), "nobody is left");
+    assert_eq!(dies(&rig, &b, 601).await, (None, true), "no portal is left");
     assert_eq!(works_for(&rig.portal("a").await), None);
     assert!(rig.portal("a").await.client_refused.is_some());
     let b = rig.portal("b").await;
@@ -391,9 +386,8 @@ async fn a_dead_grant_beside_a_refused_client_is_no_proof_that_the_client_works(
     assert_eq!(ruled(&accept(&rig, &again, 901).await), (None, true));
 }
 
-#[tokio::test]
-async fn after_a_dead_grant_a_third_portal_is_asked() {
-    let rig = fresh(&["a", "b", "c"]).await;
+pub async fn after_a_dead_grant_a_third_portal_is_asked<E: Engine>() {
+    let rig = fresh::<E>(&["a", "b", "c"]).await;
     let a = claim(&rig, "a", 600).await;
     refuse(&rig, &a, 600).await;
     let second = rig.claim_only(600).await;
@@ -402,7 +396,7 @@ async fn after_a_dead_grant_a_third_portal_is_asked() {
     assert_ne!(third.name, a.name);
     accept(&rig, &third, 602).await;
     assert_eq!(works_for(&rig.portal("a").await), Some(1));
-    // And when that one dies too, the client works for nobody.
+    // And when that one dies too, the client works for no portal.
     let third = claim(&rig, third.name.as_str(), 2000).await;
     dies(&rig, &third, 2000).await;
     let a = claim(&rig, "a", 2001).await;
@@ -413,9 +407,10 @@ async fn after_a_dead_grant_a_third_portal_is_asked() {
     assert_eq!(works_for(&rig.portal("a").await), None);
 }
 
-#[tokio::test]
-async fn a_client_that_works_for_the_last_portal_that_is_asked_is_never_called_refused() {
-    let rig = fresh(&["a", "b", "c", "d"]).await;
+pub async fn a_client_that_works_for_the_last_portal_that_is_asked_is_never_called_refused<
+    E: Engine,
+>() {
+    let rig = fresh::<E>(&["a", "b", "c", "d"]).await;
     let mut asked = claim(&rig, "a", 600).await;
     for _ in 0..3 {
         assert_eq!(

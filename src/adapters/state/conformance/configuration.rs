@@ -2,9 +2,8 @@
 
 use super::*;
 
-#[tokio::test]
-async fn a_dropped_portal_keeps_its_grant_and_is_left_alone() {
-    let rig = Rig::with(&["acme", "other"]).await;
+pub async fn a_dropped_portal_keeps_its_grant_and_is_left_alone<E: Engine>() {
+    let rig = Rig::<E>::with(&["acme", "other"]).await;
     rig.configure(&["acme", "other", "empty"]).await;
     assert_eq!(
         rig.configure(&["acme", "other", "empty"]).await,
@@ -48,9 +47,8 @@ async fn a_dropped_portal_keeps_its_grant_and_is_left_alone() {
     assert!(rig.state.portal(name("acme")).await.unwrap().is_none());
 }
 
-#[tokio::test]
-async fn another_client_does_not_get_to_see_the_grant() {
-    let rig = Rig::with(&["acme"]).await;
+pub async fn another_client_does_not_get_to_see_the_grant<E: Engine>() {
+    let rig = Rig::<E>::with(&["acme"]).await;
     let elsewhere = || Configured {
         binding: binding("example", "another client"),
         token_url: OTHER.to_owned(),
@@ -100,9 +98,8 @@ async fn another_client_does_not_get_to_see_the_grant() {
     );
 }
 
-#[tokio::test]
-async fn another_age_moves_the_renewal() {
-    let rig = Rig::with(&["fresh", "retries"]).await;
+pub async fn another_age_moves_the_renewal<E: Engine>() {
+    let rig = Rig::<E>::with(&["fresh", "retries"]).await;
     let portals = rig.claim(0, 9).await.portals;
     rig.record(&portals[0], 0, renewed("r2", 0)).await;
     rig.record(&portals[1], 0, retrying(700)).await;
@@ -135,9 +132,8 @@ async fn another_age_moves_the_renewal() {
     assert!(standing.renew_at > Some(at(1600)), "{standing:?}");
 }
 
-#[tokio::test]
-async fn an_endpoint_that_is_not_allowed_any_more_is_left() {
-    let rig = Rig::new();
+pub async fn an_endpoint_that_is_not_allowed_any_more_is_left<E: Engine>() {
+    let rig = Rig::<E>::new().await;
     rig.configure(&["acme"]).await;
     rig.state
         .store_grant(NewGrant {
@@ -161,9 +157,8 @@ async fn an_endpoint_that_is_not_allowed_any_more_is_left() {
     );
 }
 
-#[tokio::test]
-async fn an_endpoint_that_changes_during_a_renewal_stays_changed() {
-    let rig = Rig::with(&["acme"]).await;
+pub async fn an_endpoint_that_changes_during_a_renewal_stays_changed<E: Engine>() {
+    let rig = Rig::<E>::with(&["acme"]).await;
     let claimed = rig.claim_only(0).await;
     let moved = Configured {
         token_url: OTHER.to_owned(),
@@ -175,9 +170,8 @@ async fn an_endpoint_that_changes_during_a_renewal_stays_changed() {
     assert_eq!(rig.grant("acme").await.token_url, OTHER);
 }
 
-#[tokio::test]
-async fn the_server_a_reply_names_is_remembered() {
-    let rig = Rig::with(&["acme"]).await;
+pub async fn the_server_a_reply_names_is_remembered<E: Engine>() {
+    let rig = Rig::<E>::with(&["acme"]).await;
     let claimed = rig.claim_only(0).await;
     let RecordOutcome::Renewed(mut pair) = renewed("r2", 1) else {
         unreachable!()
@@ -188,7 +182,7 @@ async fn the_server_a_reply_names_is_remembered() {
 }
 
 /// Each of the two portals of an app of its own, so that the client of one is refused with it.
-async fn apart(rig: &Rig) {
+async fn apart<E: Engine>(rig: &Rig<E>) {
     let mut retries = configured("retries");
     retries.settings.app = "other".to_owned();
     let portals = vec![configured("acme"), retries];
@@ -198,9 +192,8 @@ async fn apart(rig: &Rig) {
         .unwrap();
 }
 
-#[tokio::test]
-async fn every_time_moves_with_the_clock() {
-    let rig = Rig::with(&["acme", "retries"]).await;
+pub async fn every_time_moves_with_the_clock<E: Engine>() {
+    let rig = Rig::<E>::with(&["acme", "retries"]).await;
     apart(&rig).await;
     let portals = rig.claim(0, 9).await.portals;
     rig.record(&portals[0], 0, renewed("r2", 0)).await;
@@ -241,9 +234,8 @@ async fn every_time_moves_with_the_clock() {
     assert_eq!(rig.claimed(200).await, ["retries"]);
 }
 
-#[tokio::test]
-async fn a_reply_that_comes_after_a_clock_step_is_dated_by_the_new_clock() {
-    let rig = Rig::with(&["acme", "retries"]).await;
+pub async fn a_reply_that_comes_after_a_clock_step_is_dated_by_the_new_clock<E: Engine>() {
+    let rig = Rig::<E>::with(&["acme", "retries"]).await;
     apart(&rig).await;
     let portals = rig.claim(0, 9).await.portals;
     rig.state.shift_times(-7_200_000).await.unwrap();
@@ -277,9 +269,8 @@ async fn a_reply_that_comes_after_a_clock_step_is_dated_by_the_new_clock() {
     );
 }
 
-#[tokio::test]
-async fn a_clock_set_back_between_two_runs_makes_every_fresh_grant_due() {
-    let rig = Rig::with(&["acme", "retries"]).await;
+pub async fn a_clock_set_back_between_two_runs_makes_every_fresh_grant_due<E: Engine>() {
+    let rig = Rig::<E>::with(&["acme", "retries"]).await;
     let portals = rig.claim(0, 9).await.portals;
     rig.record(&portals[0], 1, renewed("r2", 0)).await;
     rig.record(&portals[1], 1, retrying(300)).await;
@@ -310,9 +301,8 @@ async fn a_clock_set_back_between_two_runs_makes_every_fresh_grant_due() {
     assert_eq!(rig.claimed(HOUR / 10 - 7200).await, ["retries", "acme"]);
 }
 
-#[tokio::test]
-async fn a_changed_ladder_is_looked_at_again() {
-    let rig = Rig::with(&["fresh", "retries"]).await;
+pub async fn a_changed_ladder_is_looked_at_again<E: Engine>() {
+    let rig = Rig::<E>::with(&["fresh", "retries"]).await;
     rig.configure(&["fresh", "retries", "empty"]).await;
     let portals = rig.claim(0, 9).await.portals;
     rig.record(&portals[0], 0, renewed("r2", 0)).await;
@@ -327,7 +317,7 @@ async fn a_changed_ladder_is_looked_at_again() {
     assert_eq!(
         rig.state.escalations_due(at(0), 9).await.unwrap().len(),
         2,
-        "without a grant there is nothing to tell"
+        "without a grant there is no escalation"
     );
     assert_eq!(rig.state.escalations_due(at(0), 1).await.unwrap().len(), 1);
 }

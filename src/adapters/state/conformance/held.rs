@@ -18,9 +18,8 @@ fn trace(noted: Option<u64>, published: Option<u64>) -> Trace {
     }
 }
 
-#[tokio::test]
-async fn an_old_grant_takes_over_what_was_published_and_is_not_sent() {
-    let rig = Rig::with(&["acme"]).await;
+pub async fn an_old_grant_takes_over_what_was_published_and_is_not_sent<E: Engine>() {
+    let rig = Rig::<E>::with(&["acme"]).await;
     let claimed = rig.claim_only(0).await.grant.unwrap();
     let held = quarantined(&claimed, trace(Some(7), Some(6)), at(9)).unwrap();
     assert!(
@@ -60,7 +59,7 @@ async fn an_old_grant_takes_over_what_was_published_and_is_not_sent() {
     assert_eq!(
         names(&rig.state.escalations_due(at(9), 9).await.unwrap()),
         ["acme"],
-        "it is told of"
+        "it is notified of"
     );
     assert!(
         quarantined(&grant, trace(Some(7), Some(7)), at(9)).is_none(),
@@ -81,9 +80,8 @@ async fn an_old_grant_takes_over_what_was_published_and_is_not_sent() {
     );
 }
 
-#[tokio::test]
-async fn a_grant_that_moved_on_is_not_held() {
-    let rig = Rig::with(&["acme"]).await;
+pub async fn a_grant_that_moved_on_is_not_held<E: Engine>() {
+    let rig = Rig::<E>::with(&["acme"]).await;
     let before = rig.grant("acme").await;
     let claimed = rig.claim_only(0).await;
     rig.record(&claimed, 0, renewed("r2", 0)).await;
