@@ -372,7 +372,7 @@ pub(super) fn is_refused_by_text(text: &[u8], exact: &[&str]) -> bool {
 
 /// Returns whether a string with JSON in it begins here, rather than a quoted word.
 fn holds_json(text: &[u8]) -> bool {
-    matches!(text, [_, b'{' | b'[' | b'\\', ..])
+    matches!(text[1..].trim_ascii_start(), [b'{' | b'[' | b'\\', ..])
 }
 
 /// Name of the function or variable that a value is passed to: of `onError(`, or of `old =`.
