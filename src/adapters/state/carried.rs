@@ -11,12 +11,12 @@ use serde::{Deserialize, Serialize};
 
 use super::candidates::{CandidateOutcome, RecordCandidate};
 use super::grant_store::NewGrant;
-use super::record::RenewalRecord;
 use super::rows::phase_of;
 use crate::domain::candidate::TokenPair;
 use crate::domain::kept_reply::{ReplyTo, SentToken, UnreadableReply};
 use crate::domain::name::PortalName;
 use crate::domain::portal::{ClaimId, GrantStatus, Kind, Phase};
+use crate::domain::record::RenewalRecord;
 use crate::domain::renewal::Renewed;
 use refreshd_secrets::{AccessToken, Fingerprint, RefreshToken, ReplyBody};
 use refreshd_time::Timestamp;

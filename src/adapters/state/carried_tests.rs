@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::adapters::state::{ClientVerdict, KeepNotified, RecordOutcome};
+use crate::domain::record::{ClientVerdict, KeepNotified, RecordOutcome};
 use refreshd_token_client::provider::Class;
 
 fn time(secs: i64) -> Timestamp {

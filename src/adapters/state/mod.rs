@@ -61,7 +61,6 @@ pub use listing::Census;
 pub use pages::{PortalCursor, PortalPage, PortalPages};
 pub use read_connection::ReadConnection;
 pub use reconcile::{Reconciled, Unnamed};
-pub use record::{ClientVerdict, KeepNotified, RecordOutcome, Recorded, RenewalRecord};
 pub use recover::RecoverOutcome;
 pub use schema::{
     Header, Lock, SCHEMA_VERSION, Tenure, check_files, close_to_others, inspect, lock, lock_as,

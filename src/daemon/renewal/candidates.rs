@@ -12,8 +12,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::adapters::state::{
-    Candidate, CandidateOutcome, CandidateRecorded, ClientVerdict, RecordCandidate, StateError,
-    Unsaved,
+    Candidate, CandidateOutcome, CandidateRecorded, RecordCandidate, StateError, Unsaved,
 };
 use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
 use crate::daemon::context::Context;
@@ -34,6 +33,7 @@ use crate::domain::identity::{ClaimedIdentity, ExpectedIdentity, compare};
 use crate::domain::kept_reply::ReplyTo;
 use crate::domain::name::PortalName;
 use crate::domain::portal::{ClaimId, GrantStatus, Phase, Portal};
+use crate::domain::record::ClientVerdict;
 use crate::domain::renewal::{
     AttemptTimes, RenewalRules, Renewed, apply_outcome, interrupted_status,
 };

@@ -6,9 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::adapters::state::{
-    CarriedPair, ClientVerdict, KeepNotified, RecordOutcome, Recorded, RenewalRecord, Unsaved,
-};
+use crate::adapters::state::{CarriedPair, Unsaved};
 use crate::config::{App, Config};
 use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
 use crate::daemon::context::Context;
@@ -18,19 +16,18 @@ use crate::daemon::renewal::persist::until_durable;
 use crate::daemon::renewal::publisher::KnownState;
 use crate::daemon::renewal::unreadable_reply::{self, KeptPair};
 use crate::daemon::waiters::RenewalReport;
-use crate::domain::client::{ClientAnswer, ClientDecision};
-use crate::domain::escalation::{
-    EscalationNotice, Evaluation, evaluate, refresh_end_of, reset_notified, resolved,
-    still_notified,
+use crate::domain::client::ClientAnswer;
+use crate::domain::conclusion::{
+    ClaimedRenewal, Conclusion, Effect, RenewalOutcome, client_notice, conclude,
 };
-use crate::domain::hint::HintContext;
+use crate::domain::escalation::EscalationNotice;
 use crate::domain::identity::{self, ClaimedIdentity, compare};
 use crate::domain::kept_reply::{ReplyTo, SentToken, UnreadableReply};
 use crate::domain::name::PortalName;
 use crate::domain::portal::{ClaimId, Grant, GrantStatus, Phase, Portal};
+use crate::domain::record::{ClientVerdict, RecordOutcome, Recorded, RenewalRecord};
 use crate::domain::renewal::{Attempt, AttemptTimes, RenewalRules, Transition, apply_outcome};
 use crate::domain::settings::Settings;
-use refreshd_alerting::Severity;
 use refreshd_secrets::Fingerprint;
 use refreshd_time::{Timestamp, skew};
 use refreshd_token_client::authorization_server::TokenResponse;
@@ -176,13 +173,14 @@ pub async fn exchange(shared: Arc<Context>, claimed: ClaimedGrant) -> Option<Tim
         }
     };
     let planned = claimed.grant.standing.renew_at;
-    let known = RecordContext {
-        now,
+    let outcome = RenewalOutcome {
+        transition,
+        unread,
         client_answer,
         bought_by: Some(kind),
-        slot: Slot::default(),
     };
-    let mut ended = finish(&shared, &config, claimed, (transition, unread), known).await;
+    let context = (now, Slot::default());
+    let mut ended = finish(&shared, &config, claimed, outcome, context).await;
     // The outcome of the request may leave the grant's status unchanged: after `too_early`, and if the grant is dead
     // already.
     if let Some((class, detail)) = failure.filter(|(class, _)| ended.class != Some(*class)) {
@@ -229,20 +227,13 @@ pub(crate) async fn carried(
     let (config, took) = (shared.config(), shared.clock.now().since(now));
     // The times of the pair are of the clock of its own claim.
     let claimed = ClaimedGrant { claim, ..claimed };
-    let known = RecordContext {
-        now,
+    let outcome = RenewalOutcome {
+        transition: Transition::Renewed(renewed),
+        unread: None,
         client_answer: Some(ClientAnswer::Works),
         bought_by,
-        slot,
     };
-    let ended = finish(
-        shared,
-        &config,
-        claimed,
-        (Transition::Renewed(renewed), None),
-        known,
-    )
-    .await;
+    let ended = finish(shared, &config, claimed, outcome, (now, slot)).await;
     let portal = &ended.portal;
     if !ended.report.set_aside {
         tracing::info!(%portal, "{portal}: the pair that the service manager has kept since the last process is in the state now");
@@ -515,179 +506,40 @@ impl FinishedRenewal {
     }
 }
 
-/// Further data of an outcome, besides the grant's status.
-struct RecordContext {
-    now: Timestamp,
-    /// Whether the server accepted the client, as far as it revealed that.
-    client_answer: Option<ClientAnswer>,
-    bought_by: Option<Fingerprint>,
-    /// Copy of the pair at the service manager.
-    slot: Slot,
-}
-
-/// Records, publishes and logs the outcome of a claimed renewal.
+/// Records, publishes and logs the outcome of a claimed renewal. `slot` is the copy of the pair at the service manager.
 async fn finish(
     shared: &Context,
     config: &Config,
     claimed: ClaimedGrant,
-    (transition, unread): (Transition, Option<Box<UnreadableReply>>),
-    known: RecordContext,
+    outcome: RenewalOutcome,
+    (now, slot): (Timestamp, Slot),
 ) -> FinishedRenewal {
-    let RecordContext {
-        now,
-        client_answer,
-        bought_by,
-        slot,
-    } = known;
     let ClaimedGrant {
         name,
         settings,
-        mut grant,
+        grant,
         claim,
         bought_by: _,
         client_refused: _,
     } = claimed;
     let sent = SentToken::of(&grant);
-    let before = grant.standing.phase.clone();
-    let noticed_before = grant.tokens.validity.notice.clone();
-    let end_before = refresh_end_of(&grant).map(|end| end.at);
-    let mut told_meanwhile = KeepNotified::All;
-    let url = grant.token_url.clone();
-    let (outcome, renamed) = match transition {
-        Transition::Renewed(renewed) => {
-            grant.tokens = renewed.tokens.clone();
-            grant.standing = renewed.standing.clone();
-            // A token that was expired on arrival resolves nothing; nor does a renewal extend every expiry.
-            if matches!(grant.standing.phase, Phase::Fresh) {
-                grant.notified = still_notified(&grant, now);
-                let is_unmoved = refresh_end_of(&grant).map(|end| end.at) == end_before;
-                told_meanwhile = if is_unmoved {
-                    KeepNotified::RefreshEnd
-                } else {
-                    KeepNotified::None
-                };
-            }
-            let renamed = renewed.renamed_from.clone();
-            (RecordOutcome::Renewed(renewed), renamed)
-        }
-        Transition::Kept(standing) => {
-            grant.standing = standing.clone();
-            let outcome = match unread {
-                Some(reply) => RecordOutcome::Unread(standing, reply),
-                None => RecordOutcome::Kept(standing),
-            };
-            (outcome, None)
-        }
-        Transition::Foreign { standing, granted } => {
-            grant.standing = standing.clone();
-            (RecordOutcome::Foreign(standing, granted), None)
-        }
-    };
-    let renewed = matches!(outcome, RecordOutcome::Renewed(_));
-    let problem = grant.standing.phase.problem().cloned();
-    let client = match client_answer {
-        None => ClientVerdict::Unknown,
-        Some(ClientAnswer::Works) => ClientVerdict::Accepted,
-        Some(ClientAnswer::GrantRefused) => ClientVerdict::GrantRefused,
-        Some(ClientAnswer::Refused) => {
-            ClientVerdict::Refused(grant.standing.next_attempt_at.unwrap_or(now))
-        }
-    };
-    let reset_steps = reset_notified(
-        &mut grant.notified,
-        &config.ladder,
-        &before,
-        &grant.standing.phase,
-    );
-    let about = HintContext::of(&name, Some(&settings));
-    let evaluation = evaluate(&config.ladder, about, &grant, now);
-    let Evaluation {
-        announce: notice,
-        notified: mut told,
-        next: mut climb_at,
-    } = evaluation;
-    // Whether the rejection of a client concerns the app or this portal is known only once it is recorded, or once another
-    // portal was tried: the escalator logs it then.
-    let is_deferred = client_answer == Some(ClientAnswer::Refused) && reset_steps.is_empty();
-    if is_deferred {
-        told.clone_from(&grant.notified);
-        climb_at = Some(now);
-    }
-    let app = settings.app.clone();
-    let portal = name.clone();
-    let record = RenewalRecord {
-        portal,
-        app,
+    let (sent_generation, url) = (grant.generation, grant.token_url.clone());
+    let claimed = ClaimedRenewal {
+        name: name.clone(),
+        settings: settings.clone(),
+        grant,
         claim,
-        outcome,
-        told,
-        told_meanwhile,
-        climb_at,
-        now,
-        client,
-        bought_by,
     };
+    let (record, conclusion) = conclude(claimed, outcome, &config.ladder, now);
     let recorded = record_until_durable(shared, Arc::new(record), sent, slot).await;
-    let set_aside = recorded == Recorded::SetAside;
-    let generation = match recorded {
-        Recorded::Done {
-            generation,
-            client_changed,
-            ruling,
-            told_before,
-        } => {
-            let asks_another = client == ClientVerdict::GrantRefused;
-            if ruling == Some(ClientDecision::AskAnother) || asks_another {
-                shared.due.notify_one();
-            }
-            if renewed || matches!(grant.standing.phase, Phase::Gone { .. }) {
-                let newest = if renewed {
-                    KnownState::pair(Some(&settings), generation, &grant.tokens)
-                } else {
-                    KnownState::NoGrant
-                };
-                let failing = shared.publisher.publish_knowing(&name, newest).await;
-                shared.health.unpublished(failing);
-            }
-            // An unchanged status is evaluated by the periodic collection.
-            let is_news = notice.is_some() && !is_deferred
-                || client_changed
-                || before.kind() != grant.standing.phase.kind();
-            if client_changed {
-                announce_client(&settings.app, notice.as_ref(), client);
-            }
-            let about_client = client_changed && matches!(client, ClientVerdict::Refused(_));
-            // The escalator may have logged the step while the request was under way.
-            let is_told = |step: &String| told_before.contains(step) && !reset_steps.contains(step);
-            if let Some(notice) =
-                notice.filter(|notice| !is_deferred && !about_client && !is_told(&notice.step))
-            {
-                log_escalation(EscalationSubject::Portal(&name), &notice);
-            }
-            let mended = renewed && problem.is_none();
-            if mended && let Some(notice) = resolved(&told_before, before.since(), now) {
-                log_escalation(EscalationSubject::Portal(&name), &notice);
-            }
-            let notice = grant.tokens.validity.notice.as_ref().filter(|_| renewed);
-            if let Some(notice) = notice.filter(|notice| noticed_before.as_ref() != Some(notice)) {
-                tracing::warn!(portal = %name, notice, "{name}: {notice}");
-            }
-            if let Some(old) = renamed {
-                tracing::warn!(portal = %name, from = old, to = grant.tokens.details.endpoint, "{name}: the portal was renamed");
-            }
-            shared.escalation_wake.notify_one();
-            if is_news || mended && !told_before.is_empty() {
-                shared.outboxes.wake.notify_one();
-            }
-            generation
-        }
-        Recorded::SetAside => grant.generation,
+    for effect in conclusion.effects(&recorded) {
+        carry_out(shared, &settings, &conclusion, effect).await;
+    }
+    let (generation, set_aside) = match recorded {
+        Recorded::Done { generation, .. } => (generation, false),
+        Recorded::SetAside => (sent_generation, true),
     };
-    let GrantStatus {
-        phase: _,
-        renew_at: _,
-        next_attempt_at: act_at,
-    } = grant.standing;
+    let Conclusion { grant, problem, .. } = conclusion;
     let failure = problem.map(|problem| (problem.class, problem.text()));
     FinishedRenewal {
         portal: name,
@@ -695,13 +547,39 @@ async fn finish(
         class: failure.as_ref().map(|(class, _)| *class),
         detail: failure.as_ref().map(|(_, detail)| detail.clone()),
         expires_at: grant.tokens.access.as_ref().map(|access| access.expires_at),
-        next: act_at,
+        next: grant.standing.next_attempt_at,
         report: RenewalReport {
             failure,
             generation,
-            sent: grant.generation,
+            sent: sent_generation,
             set_aside,
         },
+    }
+}
+
+/// Carries out one effect of a stored record.
+async fn carry_out(shared: &Context, settings: &Settings, conclusion: &Conclusion, effect: Effect) {
+    let (name, tokens) = (conclusion.portal(), &conclusion.grant.tokens);
+    let publish = async |newest| {
+        let failing = shared.publisher.publish_knowing(name, newest).await;
+        shared.health.unpublished(failing);
+    };
+    match effect {
+        Effect::WakeScheduler => shared.due.notify_one(),
+        Effect::Publish(generation) => {
+            publish(KnownState::pair(Some(settings), generation, tokens)).await;
+        }
+        Effect::Unpublish => publish(KnownState::NoGrant).await,
+        Effect::LogPortal(notice) => log_escalation(EscalationSubject::Portal(name), &notice),
+        Effect::LogApp(notice) => log_escalation(EscalationSubject::App(&settings.app), &notice),
+        Effect::WarnTokens(notice) => {
+            tracing::warn!(portal = %name, notice, "{name}: {notice}");
+        }
+        Effect::WarnRenamed { from } => {
+            tracing::warn!(portal = %name, from, to = tokens.details.endpoint, "{name}: the portal was renamed");
+        }
+        Effect::WakeEscalator => shared.escalation_wake.notify_one(),
+        Effect::WakeAlerter => shared.outboxes.wake.notify_one(),
     }
 }
 
@@ -726,35 +604,8 @@ async fn record_until_durable(
 
 /// Logs one escalation for the app instead of one for each of its portals.
 pub(crate) fn announce_client(app: &str, notice: Option<&EscalationNotice>, client: ClientVerdict) {
-    match (client, notice) {
-        (ClientVerdict::Refused(_), Some(notice)) => {
-            log_escalation(EscalationSubject::App(app), notice);
-        }
-        (ClientVerdict::Accepted, _) => {
-            let notice = EscalationNotice {
-                step: "resolved".to_owned(),
-                severity: Severity::Notice,
-                reason: "the authorization server accepts the app's client again".to_owned(),
-                action: "none".to_owned(),
-                remaining: None,
-            };
-            log_escalation(EscalationSubject::App(app), &notice);
-        }
-        (ClientVerdict::GrantRefused, _) => {
-            let notice = EscalationNotice {
-                step: "person".to_owned(),
-                severity: Severity::Critical,
-                reason: "the authorization server refuses the app's client, and no other portal of the app succeeds"
-                    .to_owned(),
-                action: format!(
-                    "compare client_id and client_secret of the app {app} with its settings at the provider; the portals' own \
-                     words: refreshd status"
-                ),
-                remaining: None,
-            };
-            log_escalation(EscalationSubject::App(app), &notice);
-        }
-        (ClientVerdict::Refused(_) | ClientVerdict::Unknown, _) => {}
+    if let Some(notice) = client_notice(app, notice, client) {
+        log_escalation(EscalationSubject::App(app), &notice);
     }
 }
 
@@ -776,20 +627,13 @@ pub async fn release(
         next_attempt_at: act_at,
         ..standing
     };
-    let known = RecordContext {
-        now,
+    let outcome = RenewalOutcome {
+        transition: Transition::Kept(unchanged),
+        unread: None,
         client_answer: None,
         bought_by: None,
-        slot: Slot::default(),
     };
-    let ended = finish(
-        shared,
-        config,
-        claimed,
-        (Transition::Kept(unchanged), None),
-        known,
-    )
-    .await;
+    let ended = finish(shared, config, claimed, outcome, (now, Slot::default())).await;
     shared.waiters.notify(&ended.portal, &ended.report);
     ended.next
 }

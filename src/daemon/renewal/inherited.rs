@@ -8,8 +8,7 @@ use std::sync::Arc;
 
 use crate::adapters::sealed;
 use crate::adapters::state::{
-    Candidate, Carried, CarriedPair, ClientVerdict, Damage, KeepNotified, Load, RecordOutcome,
-    Recorded, RecoverOutcome, RenewalRecord, StateError, Unsaved,
+    Candidate, Carried, CarriedPair, Damage, Load, RecoverOutcome, StateError, Unsaved,
 };
 use crate::adapters::systemd::{self, Inherited};
 use crate::daemon::context::Context;
@@ -24,6 +23,7 @@ use crate::domain::error_chain::error_chain;
 use crate::domain::kept_reply::SentToken;
 use crate::domain::name::PortalName;
 use crate::domain::portal::{ClaimId, Portal};
+use crate::domain::record::{ClientVerdict, KeepNotified, RecordOutcome, Recorded, RenewalRecord};
 use refreshd_secrets::{RefreshToken, ReplyBody};
 use refreshd_time::Timestamp;
 

@@ -4,14 +4,10 @@
 
 use std::sync::Arc;
 
-use crate::adapters::state::{
-    ClientVerdict, KeepNotified, RecordOutcome, RenewalRecord, StateError,
-};
+use crate::adapters::state::StateError;
 use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
 use crate::daemon::context::Context;
-use crate::domain::escalation::evaluate;
-use crate::domain::hint::HintContext;
-use crate::domain::renewal::interrupted_status;
+use crate::domain::conclusion::conclude_interrupted;
 use refreshd_time::clock::CLOCK_STEP_MILLIS;
 
 /// Adjusts stored times if the clock was set back while refreshd did not run.
@@ -52,8 +48,7 @@ async fn resolve_orphans(shared: &Context, log: bool) -> Result<(), StateError> 
     let config = shared.config();
     let now = shared.clock.now();
     for portal in shared.state.orphans().await? {
-        let (name, settings) = (portal.name.clone(), portal.settings.clone());
-        let about = HintContext::of(&name, portal.settings.as_ref());
+        let (name, settings) = (portal.name, portal.settings);
         let Some(mut grant) = portal.grant else {
             continue;
         };
@@ -62,22 +57,13 @@ async fn resolve_orphans(shared: &Context, log: bool) -> Result<(), StateError> 
         if shared.carry.has_claim(&name, id) {
             continue;
         }
-        let app = settings.map(|settings| settings.app).unwrap_or_default();
-        let profile = config.apps.get(&app).map(|app| &*app.profile);
-        grant.standing = interrupted_status(&grant, profile, claimed_at, now);
-        let ladder = evaluate(&config.ladder, about, &grant, now);
-        let record = RenewalRecord {
-            portal: name.clone(),
-            app,
-            claim,
-            outcome: RecordOutcome::Kept(grant.standing.clone()),
-            told: ladder.notified,
-            told_meanwhile: KeepNotified::All,
-            climb_at: ladder.next,
-            now,
-            client: ClientVerdict::Unknown,
-            bought_by: None,
-        };
+        let app = settings
+            .as_ref()
+            .and_then(|settings| config.apps.get(&settings.app));
+        let profile = app.map(|app| &*app.profile);
+        let about = (name.clone(), settings.as_ref());
+        let (record, notice) =
+            conclude_interrupted(about, &mut grant, claim, profile, &config.ladder, now);
         shared.state.record(Arc::new(record)).await?;
         if !log {
             continue;
@@ -86,7 +72,7 @@ async fn resolve_orphans(shared: &Context, log: bool) -> Result<(), StateError> 
             portal = %name, generation = grant.generation.0, %claimed_at,
             "{name}: a renewal was under way when refreshd ended; the same refresh token is sent again"
         );
-        if let Some(notice) = ladder.announce {
+        if let Some(notice) = notice {
             log_escalation(EscalationSubject::Portal(&name), &notice);
         }
     }
