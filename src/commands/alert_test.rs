@@ -9,8 +9,9 @@ use super::connect::{daemon, load};
 use super::exit::{CommandError, Exit};
 use super::terminal;
 use crate::adapters::log;
+use crate::daemon::alerts::test_channels::test_channels;
 use crate::domain::error_chain::error_chain;
-use refreshd_alerting::channel_test::{TestResult, test};
+use refreshd_alerting::channel_test::TestResult;
 use refreshd_alerting::channels::Notifier;
 use refreshd_time::clock::Clock;
 
@@ -76,6 +77,6 @@ async fn without_daemon(
                 format!("cannot set up TLS: {}", error_chain(&error)),
             )
         })?;
-    let tested = test(&notifier, &config.channels, only, Clock::system().now()).await;
-    tested.map_err(|unknown| CommandError::new(Exit::NoInput, unknown.to_string()))
+    let tested = test_channels(&notifier, &config.channels, only, Clock::system().now()).await;
+    tested.map_err(|unknown| CommandError::new(Exit::NoInput, unknown))
 }

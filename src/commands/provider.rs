@@ -12,6 +12,7 @@ use super::exit::{CommandError, Exit};
 use super::terminal;
 use super::terminal::TableStyle;
 use crate::config::{self, Config};
+use crate::domain::similar::hint;
 use refreshd_token_client::provider::Profile;
 
 #[derive(Debug, Args)]
@@ -68,13 +69,7 @@ pub(super) fn show(common: &Common, arguments: &ShowArguments) -> Result<Exit, C
                     .map(String::as_str),
             );
         }
-        let near = known
-            .into_iter()
-            .max_by(|one, other| likeness(name, one).total_cmp(&likeness(name, other)));
-        let hint = near.filter(|near| likeness(name, near) > 0.8);
-        let hint = hint
-            .map(|near| format!("; did you mean {near}?"))
-            .unwrap_or_default();
+        let hint = hint(name, known);
         return Err(CommandError::new(
             Exit::NoInput,
             format!("no provider or app is named {name}{hint}"),
@@ -116,8 +111,4 @@ fn configuration(common: &Common) -> Result<Option<Config>, CommandError> {
     } else {
         connect::load(common).map(Some)
     }
-}
-
-fn likeness(one: &str, other: &str) -> f64 {
-    strsim::jaro_winkler(one, other)
 }

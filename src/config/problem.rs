@@ -2,6 +2,7 @@
 //!
 //! Must not contain a source line or the value of a secret: a message names keys and the expected value.
 
+use crate::domain::similar::nearest;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -97,19 +98,8 @@ pub(super) fn did_you_mean<'c>(
     word: &str,
     candidates: impl IntoIterator<Item = &'c str>,
 ) -> String {
-    let word = word.to_lowercase();
-    let limit = (word.chars().count() / 3).max(1);
-    (candidates
-        .into_iter()
-        .filter(|candidate| can_be_shown(candidate)))
-    .map(|candidate| {
-        (
-            strsim::osa_distance(&word, &candidate.to_lowercase()),
-            candidate,
-        )
-    })
-    .filter(|(distance, _)| *distance <= limit)
-    .min()
-    .map(|(_, candidate)| format!("; did you mean `{candidate}`?"))
-    .unwrap_or_default()
+    let candidates = candidates.into_iter().filter(|name| can_be_shown(name));
+    nearest(word, candidates)
+        .map(|name| format!("; did you mean `{name}`?"))
+        .unwrap_or_default()
 }

@@ -35,6 +35,7 @@ pub mod renewal;
 pub mod rollback;
 pub mod schedule;
 pub mod settings;
+pub mod similar;
 pub mod throttle;
 pub mod token_format;
 pub mod token_owner;

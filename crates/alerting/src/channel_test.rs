@@ -34,10 +34,10 @@ impl TestResult {
 
 /// No channel has this name.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("no channel is named {name}{}", suggestion.as_ref().map(|other| format!("; did you mean {other}?")).unwrap_or_default())]
+#[error("no channel is named {name}")]
 pub struct UnknownChannel {
-    name: String,
-    suggestion: Option<String>,
+    /// The unknown name.
+    pub name: String,
 }
 
 /// Sends a test message to one channel, or to all, and waits for the results.
@@ -57,7 +57,6 @@ pub async fn test(
     if let (Some(name), true) = (only, chosen.is_empty()) {
         return Err(UnknownChannel {
             name: name.to_owned(),
-            suggestion: nearest(name, channels),
         });
     }
     let tests = chosen
@@ -82,12 +81,4 @@ async fn test_one(notifier: Notifier, channel: Channel, now: Timestamp) -> TestR
         result: result.to_owned(),
         answer,
     }
-}
-
-fn nearest(name: &str, channels: &[Channel]) -> Option<String> {
-    let likeness = |channel: &Channel| strsim::jaro_winkler(name, &channel.name);
-    let nearest = channels
-        .iter()
-        .max_by(|one, other| likeness(one).total_cmp(&likeness(other)))?;
-    (likeness(nearest) > 0.8).then(|| nearest.name.clone())
 }

@@ -7,5 +7,6 @@ mod collect;
 pub mod conditions;
 pub mod escalation_log;
 mod host;
+pub mod test_channels;
 
 pub use conditions::{Condition, Conditions, StateReader};

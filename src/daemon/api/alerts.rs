@@ -13,11 +13,11 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::daemon::alerts::alert_views;
+use crate::daemon::alerts::test_channels::test_channels;
 use crate::daemon::api::control::Control;
 use crate::daemon::api::error::{ApiError, ErrorCode};
 use crate::daemon::api::peer::Peer;
 use crate::daemon::grants::error::OperationError;
-use refreshd_alerting::channel_test;
 
 /// A longer silence is taken for a mistake.
 const MAX_SILENCE: Duration = Duration::from_secs(30 * 86_400);
@@ -140,15 +140,14 @@ async fn test(
     };
     let shared = control.shared();
     let (config, now) = (shared.config(), shared.clock.now());
-    let tests = channel_test::test(
+    let tests = test_channels(
         &shared.notifier(),
         &config.channels,
         channel.as_deref(),
         now,
     )
     .await;
-    let tests =
-        tests.map_err(|unknown| ApiError::new(ErrorCode::UnknownChannel, unknown.to_string()))?;
+    let tests = tests.map_err(|unknown| ApiError::new(ErrorCode::UnknownChannel, unknown))?;
     Ok(Json(json!({ "tests": tests })).into_response())
 }
 

@@ -6,6 +6,7 @@ use crate::daemon::grants::error::OperationError;
 use crate::daemon::grants::portal_view::action_for;
 use crate::domain::name::PortalName;
 use crate::domain::portal::Portal;
+use crate::domain::similar::distance;
 
 /// Finds a portal in the state. The error contains the nearest existing name.
 ///
@@ -24,13 +25,15 @@ pub async fn find(shared: &Context, name: &str) -> Result<Portal, OperationError
 }
 
 async fn nearest(shared: &Context, wanted: &str) -> Option<String> {
-    let mut best: Option<(f64, String)> = None;
+    let mut best: Option<(usize, String)> = None;
     let mut pages = shared.state.portals();
     while let Some(page) = pages.next().await.ok()? {
         for portal in &page.portals {
-            let likeness = strsim::jaro_winkler(wanted, portal.name.as_str());
-            if likeness > 0.8 && best.as_ref().is_none_or(|(score, _)| likeness > *score) {
-                best = Some((likeness, portal.name.as_str().to_owned()));
+            let name = portal.name.as_str();
+            if let Some(distance) = distance(wanted, name)
+                && best.as_ref().is_none_or(|(least, _)| distance < *least)
+            {
+                best = Some((distance, name.to_owned()));
             }
         }
     }

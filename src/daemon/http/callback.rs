@@ -11,8 +11,8 @@ use axum::Router;
 use axum::extract::{RawQuery, State as Extract};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware;
-use axum::response::{IntoResponse, Response};
-use maud::{DOCTYPE, Markup, html};
+use axum::response::Response;
+use maud::html;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use url::form_urlencoded;
 
 use crate::daemon::http::connection_limits::ConnectionLimits;
+use crate::daemon::http::document::{self, Document, NO_SCRIPTS};
 use crate::daemon::http::host_header::only_this_machine;
 use crate::daemon::http::server::{PeerExtensions, Server, busy, serve};
 use refreshd_time::clock::Clock;
@@ -263,27 +264,11 @@ pub(crate) fn is_ahead_of_its_user(headers: &HeaderMap) -> bool {
 }
 
 pub(crate) fn page(status: StatusCode, title: &str, text: &str) -> Response {
-    let page: Markup = html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width";
-                title { "refreshd: " (title) }
-                style { "body{font:1.1rem/1.5 system-ui,sans-serif;max-width:36rem;margin:4rem auto;padding:0 1rem}" }
-            }
-            body { h1 { (title) } p { (text) } }
-        }
+    let document = Document {
+        title,
+        style: "body{font:1.1rem/1.5 system-ui,sans-serif;max-width:36rem;margin:4rem auto;padding:0 1rem}",
+        head: html! {},
+        body: html! { h1 { (title) } p { (text) } },
     };
-    let headers = [
-        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
-        (header::CACHE_CONTROL, "no-store"),
-        // The URL contains the code.
-        (header::REFERRER_POLICY, "no-referrer"),
-        (
-            header::CONTENT_SECURITY_POLICY,
-            "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
-        ),
-    ];
-    (status, headers, page.into_string()).into_response()
+    document::response(status, document.render(), NO_SCRIPTS)
 }

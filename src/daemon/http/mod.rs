@@ -4,6 +4,7 @@ pub mod browser_page;
 pub mod callback;
 pub mod connection_limits;
 pub mod descriptors;
+pub mod document;
 pub mod host_header;
 pub mod listen;
 pub mod server;

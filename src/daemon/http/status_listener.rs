@@ -21,6 +21,7 @@ use crate::adapters::state::{Census, StateError};
 use crate::daemon::alerts::Condition;
 use crate::daemon::context::Context;
 use crate::daemon::http::descriptors;
+use crate::daemon::http::document;
 use crate::daemon::http::host_header::is_allowed_host;
 use crate::daemon::http::server::{PeerExtensions, Reservation, Server, busy, serve};
 use crate::daemon::http::status_page;
@@ -36,17 +37,6 @@ const RESERVED_CONNECTIONS: usize = 16;
 const MAX_RENDERED: usize = 4;
 /// Timeout of the wait for such a response.
 const RENDER_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The page has no script, and must not be framed.
-const PAGE_HEADERS: [(header::HeaderName, &str); 4] = [
-    (header::CONTENT_TYPE, "text/html; charset=utf-8"),
-    (header::CACHE_CONTROL, "no-store"),
-    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    (
-        header::CONTENT_SECURITY_POLICY,
-        "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    ),
-];
 
 /// Serves until `stop`.
 pub async fn run(shared: Arc<Context>, listener: TcpListener, stop: CancellationToken) {
@@ -124,7 +114,7 @@ fn unavailable(error: &StateError) -> Response {
 
 async fn status_page(Extract(shared): Extract<Arc<Context>>) -> Response {
     match status_page::render(&shared).await {
-        Ok(html) => (PAGE_HEADERS, html).into_response(),
+        Ok(page) => document::response(StatusCode::OK, page, document::NO_SCRIPTS),
         Err(error) => unavailable(&error),
     }
 }

@@ -1,11 +1,12 @@
 //! The status page: shows at a glance whether anything is wrong, and what to do. Must not show a secret or need a script.
 
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{Markup, html};
 
 use crate::adapters::state::{Census, StateError};
 use crate::daemon::alerts::alert_views::{IncidentView, open};
 use crate::daemon::context::Context;
 use crate::daemon::grants::portal_view::{self, PortalView};
+use crate::daemon::http::document::Document;
 use crate::domain::portal::Kind;
 use refreshd_alerting::Severity;
 use refreshd_time::human;
@@ -34,7 +35,7 @@ pub async fn render(shared: &Context) -> Result<String, StateError> {
     let portals = shared.state.first_portals(MAX_LISTED).await?;
     let mut views = portal_view::views(shared, &portals).await?;
     views.sort_by_key(|view| (rank(view), view.portal.clone()));
-    Ok(page(&census, &views, &open(shared), &now.to_string()).into_string())
+    Ok(page(&census, &views, &open(shared), &now.to_string()))
 }
 
 /// Sorts portals with problems first.
@@ -69,38 +70,34 @@ fn badge(view: &PortalView) -> &'static str {
     }
 }
 
-fn page(census: &Census, views: &[PortalView], incidents: &[IncidentView], now: &str) -> Markup {
+fn page(census: &Census, views: &[PortalView], incidents: &[IncidentView], now: &str) -> String {
     let total = census.total();
     let fresh = census.of(Kind::Fresh);
-    html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                meta http-equiv="refresh" content="5";
-                title { "refreshd: " (fresh) " of " (total) " fresh" }
-                style { (PreEscaped(STYLE)) }
-            }
-            body {
-                h1 { "refreshd" }
-                p.sum {
-                    (fresh) " of " (total) " portals fresh"
-                    @if census.overdue > 0 { ", " (census.overdue) " overdue" }
-                    ", as of " (now)
-                }
-                @if !incidents.is_empty() { (open_incidents(incidents)) }
-                table {
-                    thead { tr { th { "Portal" } th { "Phase" } th { "Expires in" } th { "Renewed" } th { "Next" } th { "What is wrong, and what to do" } } }
-                    tbody { @for view in views { (row(view)) } }
-                }
-                @if total > views.len() as u64 {
-                    p { "The first " (views.len()) " are listed; all of them: " code { "refreshd status" } }
-                }
-                footer { a href="/metrics" { "metrics" } " · " a href="/readyz" { "readyz" } " · " a href="/livez" { "livez" } " · this page renews itself every 5 s" }
-            }
+    let title = format!("{fresh} of {total} fresh");
+    let body = html! {
+        h1 { "refreshd" }
+        p.sum {
+            (fresh) " of " (total) " portals fresh"
+            @if census.overdue > 0 { ", " (census.overdue) " overdue" }
+            ", as of " (now)
         }
-    }
+        @if !incidents.is_empty() { (open_incidents(incidents)) }
+        table {
+            thead { tr { th { "Portal" } th { "Phase" } th { "Expires in" } th { "Renewed" } th { "Next" } th { "What is wrong, and what to do" } } }
+            tbody { @for view in views { (row(view)) } }
+        }
+        @if total > views.len() as u64 {
+            p { "The first " (views.len()) " are listed; all of them: " code { "refreshd status" } }
+        }
+        footer { a href="/metrics" { "metrics" } " · " a href="/readyz" { "readyz" } " · " a href="/livez" { "livez" } " · this page renews itself every 5 s" }
+    };
+    let document = Document {
+        title: &title,
+        style: STYLE,
+        head: html! { meta http-equiv="refresh" content="5"; },
+        body,
+    };
+    document.render()
 }
 
 /// Open incidents, the most severe first.

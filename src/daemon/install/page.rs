@@ -3,27 +3,29 @@
 //! Must not show anything of the event, and must not run any script but the profile's.
 
 use aws_lc_rs::digest;
-use axum::http::{HeaderValue, header};
-use axum::response::{Html, IntoResponse as _, Response};
+use axum::http::StatusCode;
+use axum::response::Response;
 use base64::Engine as _;
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{Markup, PreEscaped, html};
 
+use crate::daemon::http::document::{self, Document};
 use refreshd_token_client::provider::origin_of;
 use refreshd_token_client::quirks::InstallFields;
 
 /// A page with one sentence.
-pub(crate) fn plain(sentence: &str) -> Html<String> {
-    Html(document(sentence, &html! {}).into_string())
+pub(crate) fn plain(status: StatusCode, sentence: &str) -> Response {
+    let page = rendered(sentence, html! {});
+    document::response(status, page, document::NO_SCRIPTS)
 }
 
-fn document(sentence: &str, scripts: &Markup) -> Markup {
-    html! {
-        (DOCTYPE)
-        html lang="en" {
-            head { meta charset="utf-8"; meta name="robots" content="noindex"; title { "refreshd" } }
-            body { p { (sentence) } (scripts) }
-        }
-    }
+fn rendered(sentence: &str, scripts: Markup) -> String {
+    let document = Document {
+        title: "",
+        style: "",
+        head: html! {},
+        body: html! { p { (sentence) } (scripts) },
+    };
+    document.render()
 }
 
 /// Page of an app that was opened or is being installed at `host`, which may frame it.
@@ -38,23 +40,9 @@ pub(crate) fn finish(form: &InstallFields, host: Option<&str>) -> Response {
         @if let Some(script) = script { script src=(script) {} }
         @if let Some(run) = run { script { (PreEscaped(run)) } }
     };
-    let page = document("The app is connected. This page may be closed.", &scripts).into_string();
-    let mut response = Html(page).into_response();
-    let headers = response.headers_mut();
-    for (name, value) in [
-        (
-            header::CONTENT_SECURITY_POLICY,
-            policy(script.as_deref(), run.as_deref(), host),
-        ),
-        (header::CACHE_CONTROL, "no-store".to_owned()),
-        (header::REFERRER_POLICY, "no-referrer".to_owned()),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
-    ] {
-        if let Ok(value) = HeaderValue::try_from(value) {
-            headers.insert(name, value);
-        }
-    }
-    response
+    let page = rendered("The app is connected. This page may be closed.", scripts);
+    let policy = policy(script.as_deref(), run.as_deref(), host);
+    document::response(StatusCode::OK, page, &policy)
 }
 
 /// Content security policy that permits the two scripts, and the portal to frame the page. The host was parsed as one, so

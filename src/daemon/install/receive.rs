@@ -107,13 +107,11 @@ async fn receive_event(
         return (StatusCode::NOT_FOUND, "nothing is here\n").into_response();
     };
     if method != Method::POST {
-        let (status, allow) = (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "POST")]);
-        return (
-            status,
-            allow,
-            page::plain("This address is for portals that install an app."),
-        )
-            .into_response();
+        let page = page::plain(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "This address is for portals that install an app.",
+        );
+        return ([(header::ALLOW, "POST")], page).into_response();
     }
     let source = config
         .install

@@ -23,9 +23,7 @@ use super::*;
 use crate::domain::name::PortalName;
 use crate::domain::portal::{Grant, Kind, Phase, binding};
 use crate::domain::portal::{GrantStatus, Portal};
-use crate::domain::record::{
-    ClientVerdict, KeepNotified, RecordOutcome, Recorded, RenewalRecord,
-};
+use crate::domain::record::{ClientVerdict, KeepNotified, RecordOutcome, Recorded, RenewalRecord};
 use crate::domain::renewal::Renewed;
 use crate::domain::settings::Configured;
 use crate::domain::settings::{RenewSetting, Settings};
