@@ -75,7 +75,7 @@ fn a_token_directory_that_hangs_is_told_and_holds_up_no_other_portal_and_no_stop
     });
     let said = stop(daemon);
     assert!(
-        said.contains("the token files of 1 portal are not written (acme)"),
+        said.contains("the token files of 1 portal (acme) are not written"),
         "{said}"
     );
     let daemon = rig.start();

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""No secret leaves its place: tests/system/secrets.py [BINARY], by default target/release/refreshd.
+"""No secret leaves its place: tests/system/secret_search.py [BINARY], by default target/release/refreshd.
 
 Runs the daemon at level trace and its commands against a server whose secrets are all known and which repeats what it
 is sent, in several encodings, to see where they end up. Then every log, page, answer, alert, argument list, file and
@@ -301,10 +301,10 @@ open("{work}/browser.page", "w").write(urllib.request.urlopen(sys.argv[1], timeo
 def main():
     binary = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "target/release/refreshd").resolve()
     if not os.access(binary, os.X_OK):
-        print(f"tests/system/secrets.py: no executable at {binary}; build it first, or name it", file=sys.stderr)
+        print(f"tests/system/secret_search.py: no executable at {binary}; build it first, or name it", file=sys.stderr)
         sys.exit(66)
     # An alarm is an error like any other, so that everything is cleaned up.
-    signal.signal(signal.SIGALRM, lambda *_: sys.exit("tests/system/secrets.py: not done within 180 s"))
+    signal.signal(signal.SIGALRM, lambda *_: sys.exit("tests/system/secret_search.py: not done within 180 s"))
     signal.alarm(180)
     work = Path(tempfile.mkdtemp(prefix="refreshd-secrets-"))
     atexit.register(shutil.rmtree, work, ignore_errors=True)
@@ -441,7 +441,7 @@ def main():
     for where, all_of_it in sorted(places.items()):
         found = search(where, "\n".join(all_of_it))
         say(not found, f"no secret in: {where} ({len(all_of_it)})", *found)
-    print(f"\ntests/system/secrets.py: {failed} failed")
+    print(f"\ntests/system/secret_search.py: {failed} failed")
     sys.exit(1 if failed else 0)
 
 
