@@ -30,7 +30,7 @@ use std::io::{Read as _, Seek as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -576,12 +576,14 @@ impl Ran {
 /// An address for the metrics listener that nothing else has: all of 127.0.0.0/8 is loopback, and nobody but
 /// this listens beyond 127.0.0.0/16.
 fn http_address() -> String {
-    static NEXT: AtomicU8 = AtomicU8::new(1);
+    static NEXT: AtomicU32 = AtomicU32::new(0);
     let process = std::process::id();
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    // Four times 250 addresses for each process.
     format!(
-        "127.{}.{}.{number}:9470",
-        1 + (process >> 8) % 250,
-        process % 256
+        "127.{}.{}.{}:9470",
+        1 + process % 250,
+        process / 250 % 64 * 4 + number / 250 % 4,
+        1 + number % 250
     )
 }

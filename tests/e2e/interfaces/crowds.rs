@@ -160,7 +160,7 @@ fn root_reaches_the_control_socket_while_others_take_every_place() {
             let ran = rig.run(["status", "p0001"]);
             let took = clock.elapsed(began);
             assert!(
-                ran.code == Some(1) && took < Duration::from_secs(8),
+                ran.code == Some(1) && took < Duration::from_secs(20),
                 "try {number}: {took:?} {ran:?}"
             );
         }
