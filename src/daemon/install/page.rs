@@ -14,11 +14,11 @@ use refreshd_token_client::quirks::InstallFields;
 
 /// A page with one sentence.
 pub(crate) fn plain(status: StatusCode, sentence: &str) -> Response {
-    let page = rendered(sentence, html! {});
+    let page = rendered(sentence, &html! {});
     document::response(status, page, document::NO_SCRIPTS)
 }
 
-fn rendered(sentence: &str, scripts: Markup) -> String {
+fn rendered(sentence: &str, scripts: &Markup) -> String {
     let document = Document {
         title: "",
         style: "",
@@ -40,7 +40,7 @@ pub(crate) fn finish(form: &InstallFields, host: Option<&str>) -> Response {
         @if let Some(script) = script { script src=(script) {} }
         @if let Some(run) = run { script { (PreEscaped(run)) } }
     };
-    let page = rendered("The app is connected. This page may be closed.", scripts);
+    let page = rendered("The app is connected. This page may be closed.", &scripts);
     let policy = policy(script.as_deref(), run.as_deref(), host);
     document::response(StatusCode::OK, page, &policy)
 }
