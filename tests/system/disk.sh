@@ -22,7 +22,7 @@ if [[ -z ${REFRESHD_RIG_BOUNDED-} ]]; then
 fi
 
 readonly lifetime=20 renew_every=6 portals=40
-readonly patience=20
+readonly patience=40
 
 binary=$(realpath -m "${1:-target/release/refreshd}")
 work='' disk='' sandbox='' daemon='' filler='' tracer='' judged=1

@@ -102,6 +102,10 @@ fn many_portals_are_listed_page_by_page_and_none_is_left_out() {
 #[test]
 fn a_token_comes_in_every_format_and_a_bad_question_is_400() {
     let (rig, daemon) = fresh(["acme"]);
+    // It is written after `token.json`.
+    eventually("the raw token", SOON, || {
+        rig.token_path("acme", "token").exists()
+    });
     let token = fs::read_to_string(rig.token_path("acme", "token")).unwrap();
     let path = "/v1/portals/acme/token";
     assert_eq!(
