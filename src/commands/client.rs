@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::exit::{CommandError, Exit};
+use super::interruption::InProgress;
 use super::terminal;
 use crate::daemon::Begun;
 use crate::daemon::ErrorCode;
@@ -131,7 +132,10 @@ impl Client {
     pub(super) async fn close(self) {
         match self.transport {
             Transport::Socket { .. } => {}
-            Transport::InProcess(api) => api.close().await,
+            Transport::InProcess(api) => {
+                let _in_progress = InProgress::finish();
+                api.close().await;
+            }
         }
     }
 
@@ -508,6 +512,7 @@ impl Client {
                 }
             }
             Transport::InProcess(api) => {
+                let _in_progress = InProgress::begin()?;
                 let answered = api.request(method, path, body).await;
                 answered.map_err(|why| CommandError::new(Exit::Unavailable, why))
             }

@@ -26,6 +26,8 @@ pub enum Exit {
     NoPermission,
     /// 78 `EX_CONFIG`.
     Configuration,
+    /// 128 and the number of the signal that ended the command.
+    Interrupted(i32),
 }
 
 impl Exit {
@@ -42,6 +44,7 @@ impl Exit {
             Self::TryAgain => 75,
             Self::NoPermission => 77,
             Self::Configuration => 78,
+            Self::Interrupted(signal) => 128 | (signal & 0x7f) as u8,
         }
     }
 }

@@ -17,6 +17,7 @@ mod exit;
 mod forget;
 mod import;
 mod install;
+mod interruption;
 mod introspect;
 mod provider;
 mod recover;
@@ -159,6 +160,16 @@ enum Alert {
 /// Maximum wait for the log's reader at the end of a process.
 const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Returns whether a command runs until it is stopped, and handles signals by itself.
+const fn is_server(command: &Command) -> bool {
+    match command {
+        Command::Run => true,
+        #[cfg(feature = "demo")]
+        Command::Demo(_) | Command::Sandbox(_) => true,
+        _ => false,
+    }
+}
+
 /// Runs the command line.
 #[must_use]
 pub fn main() -> Exit {
@@ -191,7 +202,8 @@ pub fn main() -> Exit {
         }
         Err(why) => return CommandError::new(Exit::Unavailable, why).print(),
     };
-    let done = runtime.block_on(async {
+    let serves = is_server(&cli.command);
+    let command = async {
         match cli.command {
             Command::Run => Box::pin(run::run(&common)).await,
             Command::Check(arguments) => check::run(&common, &arguments).await,
@@ -221,6 +233,17 @@ pub fn main() -> Exit {
             Command::Man => completions::manual(Cli::command()),
             #[cfg(feature = "demo")]
             Command::Sandbox(arguments) => sandbox::run(&arguments).await,
+        }
+    };
+    let done = runtime.block_on(async {
+        if serves {
+            return command.await;
+        }
+        tokio::select! {
+            // What has just been answered is printed.
+            biased;
+            done = command => done,
+            Ok(exit) = interruption::interrupted() => Ok(exit),
         }
     });
     // Reading standard input may block a thread that is no longer needed.

@@ -1,9 +1,13 @@
 //! `refreshd renew`: one, several, all; and when it does not send, or does not get.
 
-use refreshd_fake_server::At;
+use std::process::Stdio;
+use std::time::Duration;
+
+use refreshd_fake_server::{At, Fault};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::common::{Ran, domain};
+use crate::common::{Ran, SOON, domain, eventually};
 use crate::interfaces::{broken, calm, contains, fresh};
 
 fn outcomes(ran: &Ran) -> Vec<(String, String)> {
@@ -163,4 +167,34 @@ fn without_a_daemon_it_renews_by_itself() {
     assert_eq!(ran.code, Some(0), "{ran:?}");
     contains(&ran.stderr, &["globex: renewed, valid until 20"]);
     rig.no_violations();
+}
+
+#[test]
+fn without_a_daemon_a_signal_waits_for_the_request_that_was_sent_and_nothing_more_is_sent() {
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
+        let mut rig = calm(["acme", "globex"]);
+        let slow = Fault::Slow {
+            by: Duration::from_secs(2),
+        };
+        rig.sandbox.fail(At::All, slow, 1);
+        rig.grant("acme");
+        rig.grant("globex");
+        rig.write_config();
+        let mut command = rig.command(["renew", "acme", "globex"]);
+        let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = command.spawn().unwrap();
+        eventually("a request", SOON, || rig.sandbox.total_requests() == 1);
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+        let ended = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(code), "{stderr}");
+        contains(&stderr, &["interrupted; waiting for the request"]);
+        assert_eq!(rig.sandbox.total_requests(), 1, "{stderr}");
+        // The pair of the reply is stored: it is used, and the next renewal of each portal succeeds.
+        assert_eq!(rig.run(["token", "acme"]).code, Some(0));
+        assert_eq!(rig.sandbox.total_requests(), 1);
+        assert_eq!(rig.run(["renew", "globex"]).code, Some(0));
+        rig.no_violations();
+    }
 }
