@@ -19,6 +19,7 @@ mod waiters;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::Signal as SignalNumber;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -314,6 +315,12 @@ struct Signals {
 struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
+    quit: Signal,
+    /// Signals without a meaning, which would end the process in the middle of a request.
+    user1: Signal,
+    user2: Signal,
+    alarm: Signal,
+    virtual_alarm: Signal,
 }
 
 impl Signals {
@@ -321,6 +328,11 @@ impl Signals {
         let stop = StopSignals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+            user1: signal(SignalKind::user_defined1())?,
+            user2: signal(SignalKind::user_defined2())?,
+            alarm: signal(SignalKind::alarm())?,
+            virtual_alarm: signal(SignalKind::from_raw(SignalNumber::VTALARM.as_raw()))?,
         };
         Ok(Self {
             stop,
@@ -330,11 +342,22 @@ impl Signals {
 }
 
 impl StopSignals {
-    /// Waits for SIGTERM or SIGINT.
+    /// Waits for SIGTERM, SIGINT or SIGQUIT. Reports and ignores signals without a meaning.
     async fn asked(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => tracing::info!("SIGTERM: stopping"),
-            _ = self.interrupt.recv() => tracing::info!("interrupted: stopping"),
+        loop {
+            let name = tokio::select! {
+                _ = self.terminate.recv() => return tracing::info!("SIGTERM: stopping"),
+                _ = self.interrupt.recv() => return tracing::info!("interrupted: stopping"),
+                _ = self.quit.recv() => return tracing::info!("SIGQUIT: stopping"),
+                _ = self.user1.recv() => "SIGUSR1",
+                _ = self.user2.recv() => "SIGUSR2",
+                _ = self.alarm.recv() => "SIGALRM",
+                _ = self.virtual_alarm.recv() => "SIGVTALRM",
+            };
+            tracing::warn!(
+                signal = name,
+                "{name} has no meaning for refreshd and is ignored; SIGHUP reloads, SIGTERM stops"
+            );
         }
     }
 }

@@ -206,7 +206,8 @@ impl Daemon {
     }
 
     /// The process is not waited for yet, so its id cannot be anybody else's.
-    fn signal(&self, name: &str) {
+    /// Sends it the signal of this name, such as `TERM`.
+    pub fn signal(&self, name: &str) {
         let kill = format!("kill -{name} {}", self.pid());
         let sent = Command::new("/bin/sh")
             .args(["-c", &kill])

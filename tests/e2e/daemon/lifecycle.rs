@@ -136,6 +136,31 @@ fn sigterm_waits_for_a_reply_under_way_and_its_pair_is_kept() {
 }
 
 #[test]
+fn signals_without_a_meaning_are_ignored_and_sigquit_stops_in_good_order() {
+    let mut rig = Rig::new(["acme"]);
+    rig.grant("acme");
+    rig.fail(
+        "acme",
+        Fault::Slow {
+            by: Duration::from_secs(2),
+        },
+        1,
+    );
+    let mut daemon = rig.start();
+    eventually("a request under way", SOON, || rig.renewals("acme") == 1);
+    for name in ["USR1", "USR2", "ALRM", "VTALRM"] {
+        daemon.signal(name);
+        daemon.wait_for("a warning", |event| {
+            event["level"] == "WARN" && event["signal"] == format!("SIG{name}")
+        });
+    }
+    daemon.signal("QUIT");
+    assert_eq!(daemon.wait_exit(SOON), 0);
+    assert_eq!(daemon.outcomes("acme"), ["renewed"]);
+    rig.no_violations();
+}
+
+#[test]
 fn a_second_daemon_is_refused_and_told_of_the_first() {
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
