@@ -96,7 +96,10 @@ impl LogWriter {
 /// If the journal's socket cannot be reached, or logging was started before.
 pub fn start(form: LogFormat, level: &str) -> Result<(LogHandle, LogWriter), StartError> {
     let form = match form {
-        LogFormat::Auto if super::systemd::has_journal() => LogFormat::Journald,
+        // Without its socket, standard error leads to the journal just as well.
+        LogFormat::Auto if super::systemd::has_journal() && Journal::open().is_ok() => {
+            LogFormat::Journald
+        }
         LogFormat::Auto => LogFormat::Text,
         other => other,
     };

@@ -55,11 +55,15 @@ fn write(line: &[u8]) -> Result<(), bool> {
 pub(super) struct Journal(UnixDatagram);
 
 impl Journal {
-    /// Connects to the journal's socket once, so that a missing journal is detected at the start.
+    /// Opens a socket. A missing journal is an error; one that does not read, or is being restarted, is not: its lines are lost
+    /// and counted until it is back.
     pub(super) fn open() -> std::io::Result<Self> {
-        let socket = UnixDatagram::unbound()?;
-        socket.send_to(&[], JOURNAL)?;
-        Ok(Self(socket))
+        // Sending may block where the queue is full; connecting does not.
+        match UnixDatagram::unbound()?.connect(JOURNAL) {
+            Err(error) if error.kind() != ErrorKind::ConnectionRefused => return Err(error),
+            Err(_) | Ok(()) => {}
+        }
+        Ok(Self(UnixDatagram::unbound()?))
     }
 }
 

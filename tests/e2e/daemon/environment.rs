@@ -5,12 +5,15 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 
 use refreshd_fake_server::Fault;
 
-use crate::common::{Rig, SOON, always, eventually};
+use rustix::process::geteuid;
+
+use crate::common::{Daemon, Rig, SOON, always, eventually};
 
 /// A user that no machine has.
 const NOBODY: u32 = 61_234;
@@ -552,4 +555,45 @@ fn a_standstill_is_not_taken_for_a_clock_that_differs() {
     assert_eq!(daemon.events(of_clocks), Vec::<serde_json::Value>::new());
     daemon.stop();
     rig.no_violations();
+}
+
+/// The journal's socket lies at a fixed path, so the daemon gets a mount namespace of its own.
+#[test]
+fn a_journal_that_does_not_read_or_is_away_delays_no_start() {
+    if !geteuid().is_root() {
+        return;
+    }
+    for is_full in [true, false] {
+        let mut rig = Rig::new(["acme"]);
+        rig.grant("acme");
+        let config = rig.config.to_string();
+        rig.secret(
+            "refreshd.toml",
+            &config.replace("format = \"json\"", "format = \"journald\""),
+        );
+        let journal = rig.path("journal");
+        fs::create_dir(&journal).unwrap();
+        let socket = UnixDatagram::bind(journal.join("socket")).unwrap();
+        // Without the receiver nobody is behind the path.
+        let _unread = is_full.then(|| {
+            let sender = UnixDatagram::unbound().unwrap();
+            sender.set_nonblocking(true).unwrap();
+            while sender.send_to(b"x", journal.join("socket")).is_ok() {}
+            socket
+        });
+        let daemon = rig.command(["run"]);
+        let script = format!(
+            "mount -t tmpfs none /run && mkdir -p /run/systemd/journal && mount --bind {} /run/systemd/journal && exec \"$@\"",
+            journal.display()
+        );
+        let mut command = Command::new("unshare");
+        command
+            .args(["--mount", "sh", "-c", &script, "sh"])
+            .arg(daemon.get_program())
+            .args(daemon.get_args());
+        let daemon = Daemon::spawn(command);
+        eventually("a token", SOON, || rig.has_working_token("acme"));
+        daemon.stop();
+        rig.no_violations();
+    }
 }
