@@ -98,125 +98,49 @@ pub fn action(end: &RefreshEnd, portal: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use refreshd_token_client::refresh_end::{RenewalTimes, after};
-    use refreshd_token_client::token_life::TokenLife;
-
     use super::*;
+
+    const DAYS: u64 = 86_400;
 
     fn at(secs: i64) -> Timestamp {
         Timestamp::from_secs(1_795_000_000 + secs)
     }
 
-    fn lifetime(secs: u64) -> TokenLife {
-        TokenLife::Reported(Duration::from_secs(secs))
-    }
-
-    /// The end that is known after responses at these times and with these lifetimes.
-    fn known(replies: &[(i64, u64)]) -> Option<RefreshEnd> {
-        let mut end = None;
-        let mut before_at = at(0);
-        for (sent, life) in replies {
-            end = after(
-                end,
-                &lifetime(*life),
-                true,
-                RenewalTimes {
-                    before_at,
-                    sent_at: at(*sent),
-                    soonest: Duration::ZERO,
-                },
-            );
-            before_at = at(*sent);
+    /// An end after so many seconds, known since the first of them.
+    fn end(secs: u64, motion: Motion) -> RefreshEnd {
+        RefreshEnd {
+            at: at(0) + Duration::from_secs(secs),
+            since: at(0),
+            motion,
         }
-        end
-    }
-
-    /// The motion after responses with these lifetimes, if a renewal is allowed every four seconds.
-    fn motion_of(lives: &[TokenLife]) -> Motion {
-        let mut end = None;
-        for (number, life) in (0_i64..).zip(lives) {
-            let asked = RenewalTimes {
-                before_at: at((number - 1).max(0) * 4),
-                sent_at: at(number * 4),
-                soonest: Duration::from_secs(4),
-            };
-            end = after(end, life, true, asked);
-        }
-        end.map_or(Motion::Unknown, |end| end.motion)
     }
 
     #[test]
     fn an_end_that_each_renewal_moves_is_told_to_nobody() {
-        for replies in [
-            &[(0, 1800)][..],
-            &[(0, 1800), (1200, 1800)],
-            &[(0, 12), (8, 12), (16, 12), (18, 12)],
-        ] {
-            let end = known(replies).unwrap();
-            assert_eq!(
-                end.motion,
-                if replies.len() == 1 {
-                    Motion::Unknown
-                } else {
-                    Motion::Moves
-                }
-            );
+        for motion in [Motion::Unknown, Motion::Moves] {
+            let end = end(1800, motion);
             assert!(
                 STEPS.iter().all(|step| reached_at(&end, step).is_none()),
-                "{replies:?}"
+                "{motion:?}"
             );
         }
     }
 
     #[test]
     fn an_end_that_is_counted_down_is_told_a_month_a_week_and_a_day_ahead() {
-        let days = |days: u64| days * 86_400;
-        let sent = |days: i64| days * 86_400;
-        let end = known(&[
-            (0, days(365)),
-            (sent(40), days(325)),
-            (sent(80), days(285) + 1),
-        ])
-        .unwrap();
-        assert_eq!((end.motion, end.since), (Motion::Fixed, at(0)));
-        let ahead = |end: &RefreshEnd| {
-            STEPS.map(|step| end.at.since(reached_at(end, &step).unwrap()).as_secs())
+        let ahead = |secs| {
+            let end = end(secs, Motion::Fixed);
+            STEPS.map(|step| end.at.since(reached_at(&end, &step).unwrap()).as_secs())
         };
-        assert_eq!(ahead(&end), [days(30), days(7), days(1)]);
+        assert_eq!(ahead(365 * DAYS), [30 * DAYS, 7 * DAYS, DAYS]);
         // A shorter lifetime is warned of by fractions, and never at once.
-        let short = known(&[(0, 50), (5, 45), (10, 40)]).unwrap();
-        assert_eq!(ahead(&short), [16, 5, 1]);
+        assert_eq!(ahead(50), [16, 5, 1]);
     }
 
     #[test]
     fn an_end_that_no_renewal_can_keep_ahead_of_is_told_once() {
-        let ended = TokenLife::Ended;
-        for lives in [
-            vec![lifetime(1)],
-            vec![lifetime(1), lifetime(1)],
-            vec![ended.clone()],
-            vec![ended.clone(), ended],
-            vec![lifetime(40), lifetime(1)],
-        ] {
-            let motion = if lives == [lifetime(40), lifetime(1)] {
-                Motion::Fixed
-            } else {
-                Motion::Short
-            };
-            assert_eq!(motion_of(&lives), motion, "{lives:?}");
-        }
-        assert_eq!(
-            motion_of(&[lifetime(1), lifetime(40)]),
-            Motion::Moves,
-            "mended"
-        );
-        let short = RefreshEnd {
-            at: at(1),
-            since: at(0),
-            motion: Motion::Short,
-        };
+        let short = end(1, Motion::Short);
         let reached = STEPS.map(|step| reached_at(&short, &step));
         assert_eq!(reached, [Some(at(0)), None, None]);
-        assert_eq!(Motion::parse(Motion::Short.as_str()), Motion::Short);
     }
 }

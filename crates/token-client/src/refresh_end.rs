@@ -253,4 +253,73 @@ mod tests {
             }
         }
     }
+
+    /// The motion after responses with these lifetimes, if a renewal is allowed every four seconds.
+    fn motion_of(lives: &[TokenLife]) -> Motion {
+        let mut end = None;
+        for (number, life) in (0_i64..).zip(lives) {
+            let asked = RenewalTimes {
+                before_at: at((number - 1).max(0) * 4),
+                sent_at: at(number * 4),
+                soonest: Duration::from_secs(4),
+            };
+            end = after(end, life, true, asked);
+        }
+        end.map_or(Motion::Unknown, |end| end.motion)
+    }
+
+    #[test]
+    fn each_renewal_that_moves_the_end_is_seen_to() {
+        for (replies, motion) in [
+            (&[(0, 1800)][..], Motion::Unknown),
+            (&[(0, 1800), (1200, 1800)], Motion::Moves),
+            (&[(0, 12), (8, 12), (16, 12), (18, 12)], Motion::Moves),
+        ] {
+            assert_eq!(known(replies).unwrap().motion, motion, "{replies:?}");
+        }
+    }
+
+    #[test]
+    fn an_end_that_is_counted_down_is_fixed_since_it_was_first_known() {
+        let days = |days: u64| days * 86_400;
+        let sent = |days: i64| days * 86_400;
+        let yearly = [
+            (0, days(365)),
+            (sent(40), days(325)),
+            (sent(80), days(285) + 1),
+        ];
+        for replies in [&yearly, &[(0, 50), (5, 45), (10, 40)]] {
+            let end = known(replies).unwrap();
+            assert_eq!(
+                (end.motion, end.since),
+                (Motion::Fixed, at(0)),
+                "{replies:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_end_that_no_renewal_can_keep_ahead_of_is_short() {
+        let ended = TokenLife::Ended;
+        for lives in [
+            vec![reported(1)],
+            vec![reported(1), reported(1)],
+            vec![ended.clone()],
+            vec![ended.clone(), ended],
+            vec![reported(40), reported(1)],
+        ] {
+            let motion = if lives == [reported(40), reported(1)] {
+                Motion::Fixed
+            } else {
+                Motion::Short
+            };
+            assert_eq!(motion_of(&lives), motion, "{lives:?}");
+        }
+        assert_eq!(
+            motion_of(&[reported(1), reported(40)]),
+            Motion::Moves,
+            "mended"
+        );
+        assert_eq!(Motion::parse(Motion::Short.as_str()), Motion::Short);
+    }
 }
