@@ -29,25 +29,12 @@ if [[ -z ${REFRESHD_RIG_BOUNDED-} ]]; then
 fi
 
 binary=$(realpath -m "${1:-target/release/refreshd}")
-work='' checks=''
+work=''
 
 has_tools() { command -v node && command -v npm && command -v python3; } >/dev/null
 
-# Other rigs may be installing at the same time.
-install() {
-    local as_root=() try
-    ((EUID == 0)) || as_root=(sudo -n)
-    for try in 1 2 3 4 5; do
-        "${as_root[@]}" apt-get update -qq \
-            && DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get -o DPkg::Lock::Timeout=60 install -y -qq \
-                --no-install-recommends "$@" >/dev/null && return
-        sleep "$try"
-    done
-    return 1
-}
-
 install_tools() {
-    has_tools || install nodejs npm python3 python3-venv || true
+    has_tools || install_packages nodejs npm python3 python3-venv || true
     has_tools || give_up "nodejs, npm or python3 cannot be installed" 77
 }
 
@@ -56,40 +43,18 @@ install_oidc() {
     npm install --prefix "$work/npm" --silent --no-audit --no-fund --ignore-scripts --no-package-lock \
         "oidc-provider@$oidc_provider" >"$work/npm.log" 2>&1
 }
-install_django() {
-    python3 -m venv "$work/venv" || { rm -rf "$work/venv"; install python3-venv; python3 -m venv "$work/venv"; } || return
-    "$work/venv/bin/pip" install --quiet --disable-pip-version-check \
-        "Django==$django" "django-oauth-toolkit==$django_oauth_toolkit"
-} >"$work/pip.log" 2>&1
-
-# Ends what this script has started, and nothing else.
-clean_up() {
-    local status=$?
-    trap - EXIT INT TERM
-    if [[ -n $checks ]]; then
-        kill -TERM "$checks" 2>/dev/null || true
-        wait "$checks" 2>/dev/null || true
-    fi
-    if [[ -n $work ]]; then rm -rf --one-file-system "$work"; fi
-    exit "$status"
-}
 
 [[ -x $binary ]] || give_up "no executable at $binary; build it first, or name it" 66
 work=$(mktemp -d)
-trap clean_up EXIT
+trap end_checks EXIT
 trap 'exit 143' TERM
 trap 'exit 130' INT
 
 install_tools
 install_oidc &
 oidc=$!
-install_django || give_up "django-oauth-toolkit cannot be installed: $(tail -n 3 "$work/pip.log")" 77
+install_python "Django==$django" "django-oauth-toolkit==$django_oauth_toolkit" \
+    || give_up "django-oauth-toolkit cannot be installed: $(tail -n 3 "$work/pip.log")" 77
 wait "$oidc" || give_up "oidc-provider cannot be installed: $(tail -n 3 "$work/npm.log")" 77
 
-# A program of its own, so that a signal to this script is heard while it runs.
-python3 -B tests/system/authorization-servers.checks.py "$binary" "$work" &
-checks=$!
-status=0
-wait "$checks" || status=$?
-checks=''
-exit "$status"
+run_checks tests/system/authorization-servers.checks.py

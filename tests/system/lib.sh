@@ -44,11 +44,47 @@ free_port() {
     done
 }
 
-# install_packages PACKAGE...: of Debian; silent. Whether the tools are there afterwards is the caller's to see.
+# install_packages PACKAGE...: of Debian. Other rigs may be installing at the same time.
 install_packages() {
-    local as_root=()
+    local as_root=() try
     ((EUID == 0)) || as_root=(sudo -n)
-    "${as_root[@]}" apt-get update -qq \
-        && DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends "$@" \
-            >/dev/null || true
+    for try in 1 2 3 4 5; do
+        "${as_root[@]}" apt-get update -qq \
+            && DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get -o DPkg::Lock::Timeout=60 install -y -qq \
+                --no-install-recommends "$@" >/dev/null && return
+        sleep "$try"
+    done
+    return 1
+}
+
+# install_python PACKAGE...: of PyPI, into $work/venv. What is said goes to $work/pip.log.
+install_python() {
+    command -v python3 || install_packages python3 python3-venv || return
+    python3 -m venv "$work/venv" \
+        || { rm -rf "$work/venv"; install_packages python3-venv; python3 -m venv "$work/venv"; } || return
+    "$work/venv/bin/pip" install --quiet --disable-pip-version-check "$@"
+} >"$work/pip.log" 2>&1
+
+# run_checks PROGRAM: runs the checks of a rig that are written in Python, and exits as they do. A program of its own, so that a
+# signal to the script is heard while it runs.
+run_checks() {
+    local status=0
+    python3 -B "$1" "$binary" "$work" &
+    checks=$!
+    wait "$checks" || status=$?
+    checks=''
+    exit "$status"
+}
+
+# end_checks: for `trap`. Ends the checks that were started, and nothing else, and removes $work.
+checks=''
+end_checks() {
+    local status=$?
+    trap - EXIT INT TERM
+    if [[ -n $checks ]]; then
+        kill -TERM "$checks" 2>/dev/null || true
+        wait "$checks" 2>/dev/null || true
+    fi
+    if [[ -n $work ]]; then rm -rf --one-file-system "$work"; fi
+    exit "$status"
 }
