@@ -6,7 +6,7 @@
 use serde_json::Value;
 
 use super::lenient::{is_blank, parse};
-use super::surroundings::attributes;
+use super::surroundings::{attributes, without_notices};
 
 /// Elements whose content is not text of the page.
 const RAW: [&str; 10] = [
@@ -18,12 +18,12 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// End of a CDATA section.
 const CDATA_END: &[u8] = b"]]>";
 /// Elements without an end tag.
-const VOID: [&str; 13] = [
+pub(super) const VOID: [&str; 13] = [
     "area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track",
     "wbr",
 ];
-/// Names of notices that a server's language prints before a reply.
-const NOTICES: [&str; 7] = [
+/// Names of notices that a server's program prints around a reply.
+pub(super) const NOTICES: [&str; 8] = [
     "notice",
     "warning",
     "deprecated",
@@ -31,6 +31,7 @@ const NOTICES: [&str; 7] = [
     "fatal error",
     "parse error",
     "debug",
+    "database error",
 ];
 /// Elements of a page that documents replies.
 const CODE_ELEMENTS: [&str; 18] = [
@@ -132,10 +133,8 @@ pub(super) fn scan(text: &[u8], exact: &[&str]) -> Option<MarkupText> {
             .trim_matches(|c: char| c == '\0' || c.is_whitespace())
             .is_empty();
     let words = scan.outside.to_ascii_lowercase();
-    // A notice names a line of the program, and may quote anything.
-    let is_notice =
-        |line: &str| line.contains(" on line ") && NOTICES.iter().any(|word| line.contains(word));
-    let mut lines = words.lines().filter(|line| !is_notice(line));
+    // A notice may quote anything.
+    let mut lines = words.lines().map(without_notices);
     let teaches = lines.any(|line| CODE_ELEMENTS.iter().any(|word| line.contains(word)));
     let silent = words.trim().is_empty();
     let fit = |(piece, depth): (Piece, usize)| Piece {
@@ -152,8 +151,15 @@ fn is_xml(text: &[u8]) -> bool {
     text.trim_ascii_start().starts_with(b"<?xml")
 }
 
-/// Returns whether only markup follows on the line.
+/// Returns whether only markup follows on the line, or a word that the server's program printed: `0`, `null`, `"`.
 fn ends_line(rest: &[u8]) -> bool {
+    const MAX_WORD: usize = 16;
+    let line = rest.split(|byte| matches!(byte, b'\n' | b'\r' | b'<'));
+    let word = line.into_iter().next().unwrap_or(rest).trim_ascii();
+    let is_word = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._\"}".contains(byte);
+    if word.len() <= MAX_WORD && word.iter().all(is_word) {
+        return true;
+    }
     match rest.iter().find(|byte| !matches!(byte, b' ' | b'\t')) {
         None => true,
         Some(byte) => {
@@ -232,7 +238,15 @@ impl TextLine {
             let words = self.words.to_ascii_lowercase();
             NOTICES.iter().any(|notice| words.contains(notice))
         };
-        !leads && (!self.bare || is_notice())
+        // A number or a label that the server's program printed: `0`, `Response:`.
+        let words = self.words.trim();
+        let label = words.strip_suffix(':');
+        let word = label.unwrap_or(words);
+        let is_printed = !word.is_empty()
+            && word
+                .bytes()
+                .all(|byte| byte.is_ascii_digit() || label.is_some() && byte.is_ascii_alphabetic());
+        is_printed || !leads && (!self.bare || is_notice())
     }
 }
 
