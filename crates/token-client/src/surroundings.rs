@@ -4,6 +4,8 @@
 //! A failure counts where it is about the token or the request: in text, where the same line names one of `SUBJECTS`; in
 //! an object, in the members and envelopes that are for the outcome. Must not search for tokens.
 
+use std::slice::from_ref;
+
 use serde_json::{Map, Value};
 
 use super::lenient::parse;
@@ -19,62 +21,33 @@ pub(super) enum Statement {
 }
 
 /// Words for a failure, also as prefix or suffix of a word (`invalidgrant`, `TypeError`).
-const FAILURES: [&str; 16] = [
+const FAILURES: [&str; 20] = [
     "error",
-    "errors",
     "invalid",
     "expired",
     "revoked",
     "denied",
-    "failed",
-    "failure",
-    "rejected",
+    "fail",
+    "reject",
     "refused",
-    "unauthorized",
-    "unauthorised",
+    "unauthori",
     "unauthenticated",
     "forbidden",
     "exception",
     "inactive",
-];
-/// Words for a failure that occur inside harmless words.
-const EXACT_FAILURES: [&str; 36] = [
-    "err",
-    "fail",
-    "fails",
-    "failing",
-    "failures",
-    "fault",
-    "unable",
-    "cannot",
-    "cant",
-    "couldnt",
+    "suspended",
     "incorrect",
-    "wrong",
-    "bad",
-    "aborted",
-    "illegal",
-    "missing",
-    "mismatch",
+    "malformed",
     "unavailable",
     "unreachable",
+    "unrecogni",
     "unsuccessful",
-    "disabled",
-    "blocked",
-    "suspended",
-    "banned",
-    "declined",
-    "tampered",
-    "replayed",
-    "reused",
-    "malformed",
-    "unrecognized",
-    "unrecognised",
-    "corrupt",
-    "corrupted",
-    "nok",
-    "reject",
-    "required",
+];
+/// Words for a failure that occur inside harmless words.
+const EXACT_FAILURES: [&str; 22] = [
+    "err", "fault", "unable", "cannot", "cant", "couldnt", "wrong", "bad", "aborted", "illegal",
+    "missing", "mismatch", "disabled", "blocked", "banned", "declined", "tampered", "replayed",
+    "reused", "corrupt", "nok", "required",
 ];
 /// Beginnings and ends of words for what a failure must be about.
 const SUBJECTS: [&str; 8] = [
@@ -348,7 +321,10 @@ pub(super) fn is_refused_by_text(text: &[u8], exact: &[&str]) -> bool {
                 if let Some((length, name)) = tag(rest) {
                     let small = name.to_ascii_lowercase();
                     if rest[1] == b'/' {
-                        if let Some(from) = open.iter().rposition(|open| *open == name) {
+                        if let Some(from) = open
+                            .iter()
+                            .rposition(|open| open.eq_ignore_ascii_case(&name))
+                        {
                             open.truncate(from);
                         }
                     } else if !VOID.contains(&small.as_str()) && is_something_else(&name) {
@@ -555,15 +531,9 @@ pub(super) fn is_refused_by_members(
         MemberKind::Flag => is_yes(value),
         _ => false,
     });
-    let texts = |value: &Value| match value {
-        Value::Array(list) => list.clone(),
-        value => vec![value.clone()],
-    };
     let fails = |value: &Value, is_failure: fn(&str) -> bool| {
-        texts(value)
-            .iter()
-            .filter_map(Value::as_str)
-            .any(is_failure)
+        let texts = value.as_array().map_or(from_ref(value), Vec::as_slice);
+        texts.iter().filter_map(Value::as_str).any(is_failure)
     };
     all().any(|(kind, value)| match kind {
         MemberKind::Warning => false,
@@ -628,18 +598,8 @@ impl MemberKind {
             "renewed",
             "accepted",
         ];
-        const SENTENCES: [&str; 11] = [
-            "message",
-            "messages",
-            "msg",
-            "description",
-            "desc",
-            "detail",
-            "details",
-            "reason",
-            "title",
-            "text",
-            "info",
+        const STATES: [&str; 8] = [
+            "revoked", "expired", "invalid", "failed", "rejected", "refused", "denied", "inactive",
         ];
         let plain = words(name).concat();
         let bare = ["is", "has", "was"]
@@ -649,16 +609,14 @@ impl MemberKind {
         // `is_active` is said of users.
         if FLAGS.contains(&bare) || plain == "active" {
             Self::Flag
-        } else if ["error", "err", "exception", "fault"]
-            .iter()
-            .any(|noun| bare.contains(noun))
-            && consists_of(bare, &[&CODE_PARTS[..], &ERROR_PARTS].concat())
+        } else if NOUNS.iter().any(|noun| bare.contains(noun))
+            && consists_of(bare, &[&NOUNS[..], &CODE_PARTS, &SENTENCES, &SUBJECT_PARTS])
         {
             let sentence = SENTENCES.iter().any(|word| plain.ends_with(word));
             Self::Error { sentence }
-        } else if FAILURES.contains(&bare) {
+        } else if STATES.contains(&bare) {
             Self::State
-        } else if consists_of(&plain, &CODE_PARTS) && !PREFIXES.contains(&plain.as_str()) {
+        } else if consists_of(&plain, &[&CODE_PARTS]) && !PREFIXES.contains(&plain.as_str()) {
             Self::Code
         } else if ["type", "level", "event"].contains(&plain.as_str()) {
             Self::Label
@@ -679,35 +637,28 @@ const CODE_PARTS: [&str; 14] = [
 ];
 /// Those that are no code alone.
 const PREFIXES: [&str; 5] = ["sub", "api", "biz", "http", "reply"];
-/// Parts of a name for an error, apart from those for a code; longest first. Not of `last_error`.
-const ERROR_PARTS: [&str; 22] = [
-    "exception",
-    "errors",
-    "errno",
-    "error",
-    "err",
-    "fault",
-    "description",
-    "details",
-    "detail",
-    "desc",
+/// Parts of a name for an error, with those for a code and a sentence; longest first. Not of `last_error`.
+const NOUNS: [&str; 6] = ["exception", "errors", "errno", "error", "err", "fault"];
+const SUBJECT_PARTS: [&str; 6] = ["type", "refresh", "token", "grant", "oauth", "s"];
+/// Names of a text for people; longest first.
+const SENTENCES: [&str; 11] = [
+    "messages",
     "message",
     "msg",
+    "description",
+    "desc",
+    "details",
+    "detail",
     "reason",
     "title",
     "text",
     "info",
-    "type",
-    "refresh",
-    "token",
-    "grant",
-    "oauth",
-    "s",
 ];
 
-fn consists_of(plain: &str, parts: &[&str]) -> bool {
+fn consists_of(plain: &str, parts: &[&[&str]]) -> bool {
     let mut rest = plain;
-    while let Some(after) = parts.iter().find_map(|part| rest.strip_prefix(part)) {
+    let parts = || parts.iter().copied().flatten();
+    while let Some(after) = parts().find_map(|part| rest.strip_prefix(part)) {
         rest = after;
     }
     rest.is_empty() && !plain.is_empty()
