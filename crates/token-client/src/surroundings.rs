@@ -320,22 +320,18 @@ pub(super) fn is_refused_by_text(text: &[u8], exact: &[&str]) -> bool {
             b'<' => {
                 if let Some((length, name)) = tag(rest) {
                     let small = name.to_ascii_lowercase();
+                    // A space: no status line begins in an element.
+                    let is_inline = INLINE.contains(&small.as_str());
+                    around.push_str(if is_inline { " " } else { "\n " });
                     if rest[1] == b'/' {
-                        if let Some(from) = open
-                            .iter()
-                            .rposition(|open| open.eq_ignore_ascii_case(&name))
-                        {
-                            open.truncate(from);
-                        }
+                        let from = open.iter().rposition(|open| *open == small);
+                        open.truncate(from.unwrap_or(open.len()));
                     } else if !VOID.contains(&small.as_str()) && is_something_else(&name) {
                         if open.len() == MAX_OPEN {
                             return true;
                         }
-                        open.push(name);
+                        open.push(small);
                     }
-                    // A space: no status line begins in an element.
-                    let is_inline = INLINE.contains(&small.as_str());
-                    around.push_str(if is_inline { " " } else { "\n " });
                     at += length;
                     continue;
                 }
@@ -393,9 +389,8 @@ pub(super) fn is_refused_by_text(text: &[u8], exact: &[&str]) -> bool {
 fn is_status_line(line: &str) -> bool {
     let first = line.split(' ').next().unwrap_or_default();
     let is_failed = |status: u16| (400..600).contains(&status);
-    ["event:", "Status:"]
-        .iter()
-        .any(|name| line.starts_with(name))
+    line.starts_with("event:")
+        || line.starts_with("Status:")
         || first.parse().is_ok_and(is_failed)
         || line.split(' ').any(|word| word.starts_with("HTTP/"))
 }
@@ -415,8 +410,8 @@ fn called(around: &str) -> &str {
     &before[before.trim_end_matches(is_part).len()..]
 }
 
-/// Length and name of a tag, including the content of a script, a style or a title; `None` if there is none here. The text of a
-/// comment counts.
+/// Length and name of a tag, including the content of a script, a style or a title; `None` if there is none here. The
+/// text of a comment counts.
 fn tag(rest: &[u8]) -> Option<(usize, String)> {
     let start = if rest.get(1) == Some(&b'/') { 2 } else { 1 };
     let name: Vec<u8> = rest
