@@ -1,8 +1,8 @@
 //! Interprets the surroundings of a token object: words, names and values that report a failure, or mark the object as
 //! something else than the reply.
 //!
-//! A failure counts where it is about the token or the request: in text, where the same line names one of `SUBJECTS`; in
-//! an object, in the members and envelopes that are for the outcome. Must not search for tokens.
+//! A failure counts where it is about the token or the request: in text, where the same line names one of `SUBJECTS`;
+//! in an object, in the members and envelopes that are for the outcome. Must not search for tokens.
 
 use std::slice::from_ref;
 
