@@ -6,7 +6,6 @@
 use serde_json::Value;
 
 use super::lenient::{is_blank, parse};
-use super::surroundings::{attributes, without_notices};
 
 /// Elements whose content is not text of the page.
 const RAW: [&str; 10] = [
@@ -23,7 +22,7 @@ pub(super) const VOID: [&str; 13] = [
     "wbr",
 ];
 /// Names of notices that a server's program prints around a reply.
-pub(super) const NOTICES: [&str; 8] = [
+const NOTICES: [&str; 8] = [
     "notice",
     "warning",
     "deprecated",
@@ -167,6 +166,61 @@ fn ends_line(rest: &[u8]) -> bool {
             is_blank(*byte) || matches!(byte, b'<' | b';') || after.starts_with(CDATA_END)
         }
     }
+}
+
+/// Length of the rest of a tag, including its `>`; quoted values may contain one.
+pub(super) fn attributes(rest: &[u8]) -> usize {
+    let mut quote = None;
+    for (index, byte) in rest.iter().enumerate() {
+        match (quote, byte) {
+            (None, b'>') => return index + 1,
+            (None, b'"' | b'\'') => quote = Some(*byte),
+            (Some(open), byte) if open == *byte => quote = None,
+            _ => {}
+        }
+    }
+    rest.len()
+}
+
+/// A line without notices of the server's program: they are not about the token. They end with their place, those of a
+/// database at the end of the line.
+pub(super) fn without_notices(line: &str) -> String {
+    let text = line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let (small, mut kept, mut at) = (text.to_ascii_lowercase(), String::new(), 0);
+    for (colon, _) in text.match_indices(':') {
+        let Some(before) = small.get(at..colon).map(str::trim_end) else {
+            continue;
+        };
+        let Some(kind) = NOTICES.iter().find(|kind| before.ends_with(**kind)) else {
+            continue;
+        };
+        let end = match place_end(&text[colon..]) {
+            Some(end) => colon + end,
+            None if *kind == "database error" => text.len(),
+            None => break,
+        };
+        kept.push_str(&text[at..at + before.len() - kind.len()]);
+        at = end;
+    }
+    kept + &text[at..]
+}
+
+/// End of the first place in a program: `in FILE on line 3`, `in FILE:3`.
+fn place_end(text: &str) -> Option<usize> {
+    let is_number = |text: &str| text.starts_with(|c: char| c.is_ascii_digit());
+    let (mut at, mut before) = (0, ["", ""]);
+    for word in text.split(' ') {
+        at += word.len();
+        let in_file = before[1] == "in"
+            && word
+                .rsplit_once(':')
+                .is_some_and(|(_, line)| is_number(line));
+        if in_file || before == ["on", "line"] && is_number(word) {
+            return Some(at);
+        }
+        (at, before) = (at + 1, [before[1], word]);
+    }
+    None
 }
 
 /// Unescapes the quotes in a page's text, but not in its tags.

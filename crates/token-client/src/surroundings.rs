@@ -9,7 +9,7 @@ use std::slice::from_ref;
 use serde_json::{Map, Value};
 
 use super::lenient::parse;
-use super::markup::{NOTICES, VOID};
+use super::markup::{VOID, attributes, without_notices};
 use super::quirks::means_no_error;
 
 /// Statement of a text about the request.
@@ -60,8 +60,16 @@ const SUBJECTS: [&str; 8] = [
     "authorization",
     "credential",
 ];
-/// States of a replaced token as well as of a rejected one.
-const END_STATES: [&str; 5] = ["revoked", "expired", "invalidated", "inactive", "invalid"];
+/// States of a replaced token as well as of a rejected one; the last two after `not`.
+const END_STATES: [&str; 7] = [
+    "revoked",
+    "expired",
+    "invalidated",
+    "inactive",
+    "invalid",
+    "valid",
+    "active",
+];
 const SUCCESSES: [&str; 14] = [
     "ok",
     "success",
@@ -178,15 +186,18 @@ pub(super) fn statement(text: &str) -> Statement {
         if is_status || phrase {
             return Statement::Failure;
         }
+        let is_end = replaced && END_STATES.contains(&word);
         if is_failure_word(word) {
             let nothing = ["0", "none", "null", "false", "nil", "ok", "success", "free"];
             if denied() || next.is_some_and(|next| nothing.contains(&next)) {
                 result = Statement::Success;
-            } else if !(replaced && END_STATES.contains(&word)) {
+            } else if !is_end {
                 return Statement::Failure;
             }
         } else if (good || SUCCESS_WORDS.contains(&word)) && denied() {
-            return Statement::Failure;
+            if !is_end {
+                return Statement::Failure;
+            }
         } else if good {
             result = Statement::Success;
         }
@@ -438,61 +449,6 @@ fn tag(rest: &[u8]) -> Option<(usize, String)> {
             .unwrap_or(inside.len());
     }
     Some((length, name))
-}
-
-/// Length of the rest of a tag, including its `>`; quoted values may contain one.
-pub(super) fn attributes(rest: &[u8]) -> usize {
-    let mut quote = None;
-    for (index, byte) in rest.iter().enumerate() {
-        match (quote, byte) {
-            (None, b'>') => return index + 1,
-            (None, b'"' | b'\'') => quote = Some(*byte),
-            (Some(open), byte) if open == *byte => quote = None,
-            _ => {}
-        }
-    }
-    rest.len()
-}
-
-/// A line without notices of the server's program: they are not about the token. They end with their place, those of a
-/// database at the end of the line.
-pub(super) fn without_notices(line: &str) -> String {
-    let text = line.split_whitespace().collect::<Vec<_>>().join(" ");
-    let (small, mut kept, mut at) = (text.to_ascii_lowercase(), String::new(), 0);
-    for (colon, _) in text.match_indices(':') {
-        let Some(before) = small.get(at..colon).map(str::trim_end) else {
-            continue;
-        };
-        let Some(kind) = NOTICES.iter().find(|kind| before.ends_with(**kind)) else {
-            continue;
-        };
-        let end = match place_end(&text[colon..]) {
-            Some(end) => colon + end,
-            None if *kind == "database error" => text.len(),
-            None => break,
-        };
-        kept.push_str(&text[at..at + before.len() - kind.len()]);
-        at = end;
-    }
-    kept + &text[at..]
-}
-
-/// End of the first place in a program: `in FILE on line 3`, `in FILE:3`.
-fn place_end(text: &str) -> Option<usize> {
-    let is_number = |text: &str| text.starts_with(|c: char| c.is_ascii_digit());
-    let (mut at, mut before) = (0, ["", ""]);
-    for word in text.split(' ') {
-        at += word.len();
-        let in_file = before[1] == "in"
-            && word
-                .rsplit_once(':')
-                .is_some_and(|(_, line)| is_number(line));
-        if in_file || before == ["on", "line"] && is_number(word) {
-            return Some(at);
-        }
-        (at, before) = (at + 1, [before[1], word]);
-    }
-    None
 }
 
 /// Returns whether a member of this name is about the request, so that its content must be inspected.

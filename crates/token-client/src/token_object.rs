@@ -778,7 +778,13 @@ impl EnvelopeReader<'_> {
         for piece in page.pieces {
             let (same, map) = match self.inside(piece.value, piece.shortened) {
                 FoundToken::Token(map) => (&mut tokens, map),
-                FoundToken::Other(map) if self.is_refusal(&map) => (&mut others, map),
+                // A line of a log may have a context that is about something else.
+                FoundToken::Other(map)
+                    if error_of(&map, self.profile).is_some()
+                        || (piece.alone || bare) && self.is_refusal(&map) =>
+                {
+                    (&mut others, map)
+                }
                 FoundToken::Other(_) | FoundToken::Nothing => continue,
             };
             if !same.iter().any(|(known, _)| *known == map) {

@@ -1129,6 +1129,7 @@ fn what_is_not_about_the_token_or_the_request_does_not_matter() {
         r#""message":"Token rotated, previous token revoked""#,
         r#""ok":true,"message":"Old refresh token invalidated""#,
         r#""success":true,"message":"Token refreshed; the old one is invalid now""#,
+        r#""message":"New tokens issued, old refresh token is no longer valid""#,
         r#""hint":"The one you sent has been revoked.""#,
         r#""message":"Your trial has expired""#,
         r#""license":{"status":"expired","valid":false}"#,
@@ -1164,6 +1165,7 @@ fn what_is_not_about_the_token_or_the_request_does_not_matter() {
         "%R\nPHP Fatal error:  Allowed memory size of 1 bytes exhausted in /srv/token.php on line 3",
         "<b>Recoverable fatal error</b>: Object of class Token could not be converted in <b>/a/b.php</b> on line <b>2</b><br />%R",
         "[2026-11-30 06:00:00] production.ERROR: cache write failed\n%R",
+        "[2026-11-30 06:00:00] production.ERROR: cache write failed {\"exception\":\"RedisException\"}\n%R",
         "[Error] Table b_cache is marked as crashed\n%R",
         "<p>Unauthorized use is prohibited.</p>%R",
         "<html><head><title>403 Forbidden</title></head>%R",
@@ -1212,6 +1214,8 @@ fn what_is_about_the_token_or_the_request_matters() {
         "<settings><p>x</p>\n%R</settings>",
         "The token is %R0",
         "%R is what a server returns",
+        "[2026-11-30 06:00:00] production.ERROR: x {\"error\":\"invalid_grant\"}\n%R",
+        "{\"exception\":\"RedisException\"}\n%R",
         "%R 0 1",
     ];
     let taken: Vec<_> = (around.iter())
