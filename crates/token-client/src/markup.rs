@@ -6,7 +6,6 @@
 use serde_json::Value;
 
 use super::lenient::{is_blank, parse};
-use super::surroundings::attributes;
 
 /// Elements whose content is not text of the page.
 const RAW: [&str; 10] = [
@@ -18,12 +17,12 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// End of a CDATA section.
 const CDATA_END: &[u8] = b"]]>";
 /// Elements without an end tag.
-const VOID: [&str; 13] = [
+pub(super) const VOID: [&str; 13] = [
     "area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track",
     "wbr",
 ];
-/// Names of notices that a server's language prints before a reply.
-const NOTICES: [&str; 7] = [
+/// Names of notices that a server's program prints around a reply.
+const NOTICES: [&str; 8] = [
     "notice",
     "warning",
     "deprecated",
@@ -31,6 +30,7 @@ const NOTICES: [&str; 7] = [
     "fatal error",
     "parse error",
     "debug",
+    "database error",
 ];
 /// Elements of a page that documents replies.
 const CODE_ELEMENTS: [&str; 18] = [
@@ -132,10 +132,8 @@ pub(super) fn scan(text: &[u8], exact: &[&str]) -> Option<MarkupText> {
             .trim_matches(|c: char| c == '\0' || c.is_whitespace())
             .is_empty();
     let words = scan.outside.to_ascii_lowercase();
-    // A notice names a line of the program, and may quote anything.
-    let is_notice =
-        |line: &str| line.contains(" on line ") && NOTICES.iter().any(|word| line.contains(word));
-    let mut lines = words.lines().filter(|line| !is_notice(line));
+    // A notice may quote anything.
+    let mut lines = words.lines().map(without_notices);
     let teaches = lines.any(|line| CODE_ELEMENTS.iter().any(|word| line.contains(word)));
     let silent = words.trim().is_empty();
     let fit = |(piece, depth): (Piece, usize)| Piece {
@@ -152,8 +150,15 @@ fn is_xml(text: &[u8]) -> bool {
     text.trim_ascii_start().starts_with(b"<?xml")
 }
 
-/// Returns whether only markup follows on the line.
+/// Returns whether only markup follows on the line, or a word that the server's program printed: `0`, `null`, `"`.
 fn ends_line(rest: &[u8]) -> bool {
+    const MAX_WORD: usize = 16;
+    let line = rest.split(|byte| matches!(byte, b'\n' | b'\r' | b'<'));
+    let word = line.into_iter().next().unwrap_or(rest).trim_ascii();
+    let is_word = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._\"}".contains(byte);
+    if word.len() <= MAX_WORD && word.iter().all(is_word) {
+        return true;
+    }
     match rest.iter().find(|byte| !matches!(byte, b' ' | b'\t')) {
         None => true,
         Some(byte) => {
@@ -161,6 +166,61 @@ fn ends_line(rest: &[u8]) -> bool {
             is_blank(*byte) || matches!(byte, b'<' | b';') || after.starts_with(CDATA_END)
         }
     }
+}
+
+/// Length of the rest of a tag, including its `>`; quoted values may contain one.
+pub(super) fn attributes(rest: &[u8]) -> usize {
+    let mut quote = None;
+    for (index, byte) in rest.iter().enumerate() {
+        match (quote, byte) {
+            (None, b'>') => return index + 1,
+            (None, b'"' | b'\'') => quote = Some(*byte),
+            (Some(open), byte) if open == *byte => quote = None,
+            _ => {}
+        }
+    }
+    rest.len()
+}
+
+/// A line without notices of the server's program: they are not about the token. They end with their place, those of a
+/// database at the end of the line.
+pub(super) fn without_notices(line: &str) -> String {
+    let text = line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let (small, mut kept, mut at) = (text.to_ascii_lowercase(), String::new(), 0);
+    for (colon, _) in text.match_indices(':') {
+        let Some(before) = small.get(at..colon).map(str::trim_end) else {
+            continue;
+        };
+        let Some(kind) = NOTICES.iter().find(|kind| before.ends_with(**kind)) else {
+            continue;
+        };
+        let end = match place_end(&text[colon..]) {
+            Some(end) => colon + end,
+            None if *kind == "database error" => text.len(),
+            None => break,
+        };
+        kept.push_str(&text[at..at + before.len() - kind.len()]);
+        at = end;
+    }
+    kept + &text[at..]
+}
+
+/// End of the first place in a program: `in FILE on line 3`, `in FILE:3`.
+fn place_end(text: &str) -> Option<usize> {
+    let is_number = |text: &str| text.starts_with(|c: char| c.is_ascii_digit());
+    let (mut at, mut before) = (0, ["", ""]);
+    for word in text.split(' ') {
+        at += word.len();
+        let in_file = before[1] == "in"
+            && word
+                .rsplit_once(':')
+                .is_some_and(|(_, line)| is_number(line));
+        if in_file || before == ["on", "line"] && is_number(word) {
+            return Some(at);
+        }
+        (at, before) = (at + 1, [before[1], word]);
+    }
+    None
 }
 
 /// Unescapes the quotes in a page's text, but not in its tags.
@@ -232,7 +292,15 @@ impl TextLine {
             let words = self.words.to_ascii_lowercase();
             NOTICES.iter().any(|notice| words.contains(notice))
         };
-        !leads && (!self.bare || is_notice())
+        // A number or a label that the server's program printed: `0`, `Response:`.
+        let words = self.words.trim();
+        let label = words.strip_suffix(':');
+        let word = label.unwrap_or(words);
+        let is_printed = !word.is_empty()
+            && word
+                .bytes()
+                .all(|byte| byte.is_ascii_digit() || label.is_some() && byte.is_ascii_alphabetic());
+        is_printed || !leads && (!self.bare || is_notice())
     }
 }
 

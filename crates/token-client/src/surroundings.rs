@@ -1,12 +1,15 @@
 //! Interprets the surroundings of a token object: words, names and values that report a failure, or mark the object as
 //! something else than the reply.
 //!
-//! One predicate for text before and after, names of wrappers, and members beside the tokens. Must not search for
-//! tokens.
+//! A failure counts where it is about the token or the request: in text, where the same line names one of `SUBJECTS`;
+//! in an object, in the members and envelopes that are for the outcome. Must not search for tokens.
+
+use std::slice::from_ref;
 
 use serde_json::{Map, Value};
 
 use super::lenient::parse;
+use super::markup::{VOID, attributes, without_notices};
 use super::quirks::means_no_error;
 
 /// Statement of a text about the request.
@@ -18,83 +21,55 @@ pub(super) enum Statement {
 }
 
 /// Words for a failure, also as prefix or suffix of a word (`invalidgrant`, `TypeError`).
-const FAILURES: [&str; 16] = [
+const FAILURES: [&str; 20] = [
     "error",
-    "errors",
     "invalid",
     "expired",
     "revoked",
     "denied",
-    "failed",
-    "failure",
-    "rejected",
+    "fail",
+    "reject",
     "refused",
-    "unauthorized",
-    "unauthorised",
+    "unauthori",
     "unauthenticated",
     "forbidden",
     "exception",
     "inactive",
-];
-/// Words for a failure that occur inside harmless words.
-const EXACT_FAILURES: [&str; 44] = [
-    "err",
-    "errno",
-    "errcode",
-    "errmsg",
-    "fail",
-    "fails",
-    "failing",
-    "failures",
-    "fault",
-    "fatal",
-    "panic",
-    "traceback",
-    "unable",
-    "cannot",
-    "cant",
-    "couldnt",
+    "suspended",
     "incorrect",
-    "wrong",
-    "bad",
-    "aborted",
-    "illegal",
-    "missing",
-    "mismatch",
+    "malformed",
     "unavailable",
     "unreachable",
-    "unsupported",
+    "unrecogni",
     "unsuccessful",
-    "disabled",
-    "blocked",
-    "suspended",
-    "banned",
-    "declined",
-    "tampered",
-    "replayed",
-    "reused",
-    "malformed",
-    "unrecognized",
-    "unrecognised",
-    "corrupt",
-    "corrupted",
-    "nok",
-    "exceeded",
-    "reject",
-    "required",
 ];
-/// Nouns among the failure words; the others are states.
-const NOUNS: [&str; 7] = [
-    "error",
-    "err",
-    "errno",
-    "exception",
-    "fault",
-    "failure",
-    "fail",
+/// Words for a failure that occur inside harmless words.
+const EXACT_FAILURES: [&str; 22] = [
+    "err", "fault", "unable", "cannot", "cant", "couldnt", "wrong", "bad", "aborted", "illegal",
+    "missing", "mismatch", "disabled", "blocked", "banned", "declined", "tampered", "replayed",
+    "reused", "corrupt", "nok", "required",
 ];
-/// States of a replaced token as well as of a rejected one.
-const END_STATES: [&str; 4] = ["revoked", "expired", "invalidated", "inactive"];
+/// Beginnings and ends of words for what a failure must be about.
+const SUBJECTS: [&str; 8] = [
+    "token",
+    "grant",
+    "refresh",
+    "client",
+    "session",
+    "login",
+    "authorization",
+    "credential",
+];
+/// States of a replaced token as well as of a rejected one; the last two after `not`.
+const END_STATES: [&str; 7] = [
+    "revoked",
+    "expired",
+    "invalidated",
+    "inactive",
+    "invalid",
+    "valid",
+    "active",
+];
 const SUCCESSES: [&str; 14] = [
     "ok",
     "success",
@@ -178,9 +153,8 @@ fn is_failure_word(word: &str) -> bool {
 pub(super) fn statement(text: &str) -> Statement {
     let words = words(text);
     let has = |wanted: &[&str]| words.iter().any(|word| wanted.contains(&word.as_str()));
-    // `Refreshed; the old token was revoked.`
-    let replaced =
-        has(&["old", "previous", "prior", "former"]) && (has(&["new"]) || has(&SUCCESSES));
+    // `Rotated; the old token was revoked.`
+    let replaced = has(&["old", "previous", "prior", "former"]);
     let mut result = Statement::Nothing;
     for (at, word) in words.iter().enumerate() {
         let word = word.as_str();
@@ -212,20 +186,54 @@ pub(super) fn statement(text: &str) -> Statement {
         if is_status || phrase {
             return Statement::Failure;
         }
+        let is_end = replaced && END_STATES.contains(&word);
         if is_failure_word(word) {
             let nothing = ["0", "none", "null", "false", "nil", "ok", "success", "free"];
             if denied() || next.is_some_and(|next| nothing.contains(&next)) {
                 result = Statement::Success;
-            } else if !(replaced && END_STATES.contains(&word)) {
+            } else if !is_end {
                 return Statement::Failure;
             }
         } else if (good || SUCCESS_WORDS.contains(&word)) && denied() {
-            return Statement::Failure;
+            if !is_end {
+                return Statement::Failure;
+            }
         } else if good {
             result = Statement::Success;
         }
     }
     result
+}
+
+/// Returns whether a text names the token, the grant or the like.
+fn names_subject(text: &str) -> bool {
+    let is_subject = |word: &String| {
+        let mut subjects = SUBJECTS.iter();
+        subjects.any(|subject| word.starts_with(subject) || word.ends_with(subject))
+    };
+    words(text).iter().any(is_subject)
+}
+
+/// Returns whether a text says that the request failed: about the token, or in words for a failure only, such as
+/// `failed`, but not in `trial_expired`.
+fn is_failure_of_request(text: &str) -> bool {
+    let is_outcome = |word: &String| {
+        let word = word.as_str();
+        is_failure_word(word)
+            || word == "request"
+            || word.bytes().all(|byte| byte.is_ascii_digit())
+            || [
+                &NEGATIONS[..],
+                &FILLER_WORDS,
+                &SUCCESSES,
+                &SUCCESS_WORDS,
+                &STATUS_WORDS,
+            ]
+            .iter()
+            .any(|list| list.contains(&word))
+    };
+    statement(text) == Statement::Failure
+        && (names_subject(text) || words(text).iter().all(is_outcome))
 }
 
 /// Returns whether a name marks its value as something else than the reply: a request, an example, an earlier state, a
@@ -310,24 +318,38 @@ pub(super) fn is_something_else(name: &str) -> bool {
 pub(super) fn is_refused_by_text(text: &[u8], exact: &[&str]) -> bool {
     // Maximum number of bytes parsed, as a multiple of the text's length: failed values are read again.
     const MAX_STEPS: usize = 16;
+    const MAX_OPEN: usize = 200;
+    /// Elements within a sentence.
+    const INLINE: [&str; 8] = ["a", "b", "code", "em", "i", "small", "span", "strong"];
     let (mut around, mut at, mut values) = (String::new(), 0, false);
+    // Open elements whose values are something else.
+    let mut open: Vec<String> = Vec::new();
     let mut patience = text.len().saturating_mul(MAX_STEPS);
     while let Some(byte) = text.get(at) {
         let rest = &text[at..];
         match byte {
             b'<' => {
                 if let Some((length, name)) = tag(rest) {
-                    if is_something_else(&name) {
-                        return true;
+                    let small = name.to_ascii_lowercase();
+                    // A space: no status line begins in an element.
+                    let is_inline = INLINE.contains(&small.as_str());
+                    around.push_str(if is_inline { " " } else { "\n " });
+                    if rest[1] == b'/' {
+                        let from = open.iter().rposition(|open| *open == small);
+                        open.truncate(from.unwrap_or(open.len()));
+                    } else if !VOID.contains(&small.as_str()) && is_something_else(&name) {
+                        if open.len() == MAX_OPEN {
+                            return true;
+                        }
+                        open.push(small);
                     }
-                    around.push(if name == "br" { '\n' } else { ' ' });
                     at += length;
                     continue;
                 }
             }
             b'{' | b'[' | b'"' if *byte != b'"' || holds_json(rest) => match parse(rest, exact) {
                 Ok(parsed) => {
-                    if is_something_else(called(&around)) {
+                    if !open.is_empty() || is_something_else(called(&around)) {
                         return true;
                     }
                     around.push(' ');
@@ -363,11 +385,25 @@ pub(super) fn is_refused_by_text(text: &[u8], exact: &[&str]) -> bool {
         } else if words.iter().any(|word| is_version(word)) {
             of_request = false;
         }
-        if values && statement(&without_notices(line)) == Statement::Failure {
+        let text = without_notices(line);
+        if values
+            && statement(&text) == Statement::Failure
+            && (names_subject(&text) || is_status_line(line))
+        {
             return true;
         }
     }
     values && of_request
+}
+
+/// `HTTP/1.1 400 Bad Request`, `Status: 400`, `401 Unauthorized`, or the name of an event.
+fn is_status_line(line: &str) -> bool {
+    let first = line.split(' ').next().unwrap_or_default();
+    let is_failed = |status: u16| (400..600).contains(&status);
+    line.starts_with("event:")
+        || line.starts_with("Status:")
+        || first.parse().is_ok_and(is_failed)
+        || line.split(' ').any(|word| word.starts_with("HTTP/"))
 }
 
 /// Returns whether a string with JSON in it begins here, rather than a quoted word.
@@ -375,9 +411,9 @@ fn holds_json(text: &[u8]) -> bool {
     matches!(text[1..].trim_ascii_start(), [b'{' | b'[' | b'\\', ..])
 }
 
-/// Name of the function or variable that a value is passed to: of `onError(`, or of `old =`.
+/// Name of the function, variable or label of a value: of `onError(`, `old =` or `Request:`.
 fn called(around: &str) -> &str {
-    let Some(before) = around.trim_end().strip_suffix(['(', '=']) else {
+    let Some(before) = around.trim_end().strip_suffix(['(', '=', ':']) else {
         return "";
     };
     let before = before.trim_end();
@@ -385,8 +421,8 @@ fn called(around: &str) -> &str {
     &before[before.trim_end_matches(is_part).len()..]
 }
 
-/// Length and name of a tag, including the content of a script or a style; `None` if there is none here. The text of a
-/// comment counts.
+/// Length and name of a tag, including the content of a script, a style or a title; `None` if there is none here. The
+/// text of a comment counts.
 fn tag(rest: &[u8]) -> Option<(usize, String)> {
     let start = if rest.get(1) == Some(&b'/') { 2 } else { 1 };
     let name: Vec<u8> = rest
@@ -402,7 +438,7 @@ fn tag(rest: &[u8]) -> Option<(usize, String)> {
     let mut length = after + attributes(&rest[after..]);
     let name = String::from_utf8(name).ok()?;
     let small = name.to_ascii_lowercase();
-    if start == 1 && ["script", "style"].contains(&small.as_str()) {
+    if start == 1 && ["script", "style", "title"].contains(&small.as_str()) {
         let ends = |window: &[u8]| {
             window[..2] == *b"</" && window[2..].eq_ignore_ascii_case(name.as_bytes())
         };
@@ -412,82 +448,19 @@ fn tag(rest: &[u8]) -> Option<(usize, String)> {
             .position(ends)
             .unwrap_or(inside.len());
     }
-    Some((length, if small == "br" { small } else { name }))
+    Some((length, name))
 }
 
-/// Length of the rest of a tag, including its `>`; quoted values may contain one.
-pub(super) fn attributes(rest: &[u8]) -> usize {
-    let mut quote = None;
-    for (index, byte) in rest.iter().enumerate() {
-        match (quote, byte) {
-            (None, b'>') => return index + 1,
-            (None, b'"' | b'\'') => quote = Some(*byte),
-            (Some(open), byte) if open == *byte => quote = None,
-            _ => {}
-        }
-    }
-    rest.len()
-}
-
-/// A line without PHP's notices: they are about its program, not about the token.
-fn without_notices(line: &str) -> String {
-    const KINDS: [&str; 4] = ["Notice", "Warning", "Deprecated", "Strict Standards"];
-    const PLACE: &str = " on line ";
-    let mut rest = line.split_whitespace().collect::<Vec<_>>().join(" ");
-    let notice = |text: &str| {
-        let begins = |kind: &&str| {
-            let at = text.find(*kind)?;
-            let after = text[at + kind.len()..].trim_start();
-            after.starts_with(':').then_some(at)
-        };
-        let from = KINDS.iter().filter_map(begins).min()?;
-        let place = from + text[from..].find(PLACE)? + PLACE.len();
-        let digits = text[place..].bytes().take_while(u8::is_ascii_digit).count();
-        (digits > 0).then_some(from..place + digits)
-    };
-    while let Some(range) = notice(&rest) {
-        rest.replace_range(range, "");
-    }
-    rest
-}
-
-/// Objects about a person or another thing: their errors and states are not about the request.
-const OTHER_OBJECTS: [&str; 26] = [
-    "user",
-    "users",
-    "owner",
-    "account",
-    "accounts",
-    "identity",
-    "identities",
-    "profile",
-    "team",
-    "company",
-    "organization",
-    "organisation",
-    "workspace",
-    "tenant",
-    "member",
-    "customer",
-    "merchant",
-    "shop",
-    "bot",
-    "app",
-    "application",
-    "client",
-    "subscription",
-    "plan",
-    "authed_user",
-    "scope",
-];
-
-/// Returns whether a member may be about the request, so that its content must be inspected.
+/// Returns whether a member of this name is about the request, so that its content must be inspected.
 pub(super) fn is_about_the_request(name: &str) -> bool {
-    !OTHER_OBJECTS.contains(&name.to_ascii_lowercase().as_str()) && !is_something_else(name)
+    const ENVELOPES: [&str; 8] = [
+        "error", "errors", "status", "meta", "result", "response", "header", "outcome",
+    ];
+    ENVELOPES.contains(&name.to_ascii_lowercase().as_str())
 }
 
-/// Returns whether the members of an object report a failure in any usual way. `codes` are error codes that do so under
-/// any name; in an object `beside` the token, such as `meta`, free text is ignored.
+/// Returns whether the members of an object report a failure in any usual way. `is_code` knows error codes, which do so
+/// under any name; in an object `beside` the token, such as `meta`, free text is ignored.
 pub(super) fn is_refused_by_members(
     map: &Map<String, Value>,
     beside: bool,
@@ -509,41 +482,37 @@ pub(super) fn is_refused_by_members(
         MemberKind::Flag => is_yes(value),
         _ => false,
     });
-    let fails = |value: &Value| match value {
-        Value::String(text) => statement(text) == Statement::Failure,
-        Value::Array(list) => list.iter().any(|value| {
-            value
-                .as_str()
-                .is_some_and(|text| statement(text) == Statement::Failure)
-        }),
-        _ => false,
+    let fails = |value: &Value, is_failure: fn(&str) -> bool| {
+        let texts = value.as_array().map_or(from_ref(value), Vec::as_slice);
+        texts.iter().filter_map(Value::as_str).any(is_failure)
     };
-    all().any(|(kind, value)| {
-        let refused = match kind {
-            MemberKind::Flag => is_no(value),
-            MemberKind::Error { sentence } => {
-                let meaning = value
-                    .as_str()
-                    .filter(|_| *sentence)
-                    .map_or(Statement::Nothing, statement);
-                // A code decides. Without one the sentence has to be trusted.
-                let decisive = !*sentence || !has_code || meaning == Statement::Failure;
-                !means_no_error(value) && !succeeds(value) && decisive
-            }
-            MemberKind::State => is_yes(value) || fails(value),
-            MemberKind::Code => {
-                value == &Value::Bool(false)
-                    || is_failed_status(value, says_success)
-                    || fails(value)
-            }
-            // Usually repeats the request: only a single word counts.
-            MemberKind::Label => value
+    all().any(|(kind, value)| match kind {
+        MemberKind::Warning => false,
+        _ if value.as_str().is_some_and(&is_code) => true,
+        MemberKind::Flag => is_no(value),
+        MemberKind::Error { sentence } => {
+            let meaning = value
                 .as_str()
-                .is_some_and(|text| !text.trim().contains(' ') && fails(value)),
-            MemberKind::Message => !beside && fails(value),
-            MemberKind::Other => false,
-        };
-        refused || value.as_str().is_some_and(&is_code)
+                .filter(|_| *sentence)
+                .map_or(Statement::Nothing, statement);
+            // A code decides. Without one the sentence has to be trusted.
+            let decisive = !*sentence || !has_code || meaning == Statement::Failure;
+            !means_no_error(value) && !succeeds(value) && decisive
+        }
+        MemberKind::State => is_yes(value) || fails(value, is_failure_of_request),
+        MemberKind::Code => {
+            value == &Value::Bool(false)
+                || is_failed_status(value, says_success)
+                || fails(value, |text| {
+                    is_failure_of_request(text) || names_error(text)
+                })
+        }
+        // Usually repeats the request.
+        MemberKind::Label => value
+            .as_str()
+            .is_some_and(|text| is_failure_word(text.trim())),
+        MemberKind::Message => !beside && fails(value, is_failure_of_request),
+        MemberKind::Other => false,
     })
 }
 
@@ -555,117 +524,100 @@ enum MemberKind {
     Error {
         sentence: bool,
     },
-    /// State of something: `revoked`.
+    /// State of the token: `revoked`.
     State,
     /// Number or word for the outcome.
     Code,
     Label,
     Message,
+    /// Of a request that went well.
+    Warning,
     Other,
 }
 
 impl MemberKind {
     fn of(name: &str) -> Self {
-        const FLAGS: [&str; 12] = [
+        const FLAGS: [&str; 10] = [
             "success",
             "ok",
             "succeeded",
             "successful",
-            "active",
             "valid",
             "authorized",
             "authenticated",
             "refreshed",
             "renewed",
-            "granted",
             "accepted",
         ];
-        const LABELS: [&str; 6] = ["state", "type", "kind", "level", "severity", "event"];
-        const SENTENCES: [&str; 18] = [
-            "message",
-            "messages",
-            "msg",
-            "description",
-            "desc",
-            "detail",
-            "details",
-            "reason",
-            "title",
-            "text",
-            "info",
-            "hint",
-            "explanation",
-            "cause",
-            "problem",
-            "problems",
-            "warning",
-            "warnings",
+        const STATES: [&str; 8] = [
+            "revoked", "expired", "invalid", "failed", "rejected", "refused", "denied", "inactive",
         ];
-        // Of such a member, only its time or count.
-        const MEASURES: [&str; 11] = [
-            "at",
-            "in",
-            "on",
-            "time",
-            "date",
-            "timestamp",
-            "until",
-            "after",
-            "count",
-            "total",
-            "attempts",
-        ];
-        let words = words(name);
-        let plain = words.concat();
-        let last = words.last().map_or("", String::as_str);
-        let bare = plain
-            .strip_prefix("is")
-            .or_else(|| plain.strip_prefix("was"))
+        let plain = words(name).concat();
+        let bare = ["is", "has", "was"]
+            .iter()
+            .find_map(|word| plain.strip_prefix(word))
             .unwrap_or(&plain);
-        if FLAGS.contains(&bare) {
-            return Self::Flag;
-        }
-        if statement(name) == Statement::Failure {
-            let is_noun = |word: &String| {
-                NOUNS.contains(&word.as_str())
-                    || word.starts_with("error")
-                    || word.starts_with("err")
-                    || word.ends_with("error")
-                    || word.ends_with("errors")
-            };
-            return if MEASURES.contains(&last) {
-                Self::Other
-            } else if words.iter().any(is_noun) {
-                let sentence = SENTENCES.iter().any(|word| plain.ends_with(word));
-                Self::Error { sentence }
-            } else {
-                Self::State
-            };
-        }
-        if is_code_name(&plain) {
+        // `is_active` is said of users.
+        if FLAGS.contains(&bare) || plain == "active" {
+            Self::Flag
+        } else if NOUNS.iter().any(|noun| bare.contains(noun))
+            && consists_of(bare, &[&NOUNS[..], &CODE_PARTS, &SENTENCES, &SUBJECT_PARTS])
+        {
+            let sentence = SENTENCES.iter().any(|word| plain.ends_with(word));
+            Self::Error { sentence }
+        } else if STATES.contains(&bare) {
+            Self::State
+        } else if consists_of(&plain, &[&CODE_PARTS]) && !PREFIXES.contains(&plain.as_str()) {
             Self::Code
-        } else if LABELS.contains(&plain.as_str()) {
+        } else if ["type", "level", "event"].contains(&plain.as_str()) {
             Self::Label
-        } else if SENTENCES.contains(&last) {
+        } else if SENTENCES.contains(&plain.as_str()) {
             Self::Message
+        } else if plain.starts_with("warning") {
+            Self::Warning
         } else {
             Self::Other
         }
     }
 }
 
-/// Returns whether a name consists of words for a code only: `code`, `http_status`, `ret`, `resultCode`, but not
-/// `country_code`.
-fn is_code_name(plain: &str) -> bool {
-    const PARTS: [&str; 14] = [
-        "response", "return", "result", "status", "outcome", "reply", "http", "resp", "code",
-        "ret", "sub", "api", "rc", "biz",
-    ];
+/// Parts of a name for a code: `code`, `http_status`, `ret`, `resultCode`, but not of `country_code`.
+const CODE_PARTS: [&str; 14] = [
+    "response", "return", "result", "status", "outcome", "reply", "http", "resp", "code", "ret",
+    "sub", "api", "rc", "biz",
+];
+/// Those that are no code alone.
+const PREFIXES: [&str; 5] = ["sub", "api", "biz", "http", "reply"];
+/// Parts of a name for an error, with those for a code and a sentence; longest first. Not of `last_error`.
+const NOUNS: [&str; 6] = ["exception", "errors", "errno", "error", "err", "fault"];
+const SUBJECT_PARTS: [&str; 6] = ["type", "refresh", "token", "grant", "oauth", "s"];
+/// Names of a text for people; longest first.
+const SENTENCES: [&str; 11] = [
+    "messages",
+    "message",
+    "msg",
+    "description",
+    "desc",
+    "details",
+    "detail",
+    "reason",
+    "title",
+    "text",
+    "info",
+];
+
+fn consists_of(plain: &str, parts: &[&[&str]]) -> bool {
     let mut rest = plain;
-    while let Some(after) = PARTS.iter().find_map(|part| rest.strip_prefix(part)) {
+    let parts = || parts.iter().copied().flatten();
+    while let Some(after) = parts().find_map(|part| rest.strip_prefix(part)) {
         rest = after;
     }
-    rest.is_empty() && !plain.is_empty() && !["sub", "api", "biz", "http", "reply"].contains(&plain)
+    rest.is_empty() && !plain.is_empty()
+}
+
+/// `internal_error`
+fn names_error(text: &str) -> bool {
+    statement(text) == Statement::Failure && words(text).iter().any(|word| word == "error")
 }
 
 /// Returns whether a number reports a failure. A success in words takes precedence over an unregistered number.

@@ -6,6 +6,7 @@
 //! nor choose between two different ones. Work and memory are bounded for any body.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 
 use serde_json::{Map, Value};
 
@@ -498,10 +499,9 @@ impl EnvelopeReader<'_> {
             }
             return self.completed(map.clone(), &value);
         }
-        let mut left = MAX_OBJECTS;
         let mut search = Search {
             found: Vec::new(),
-            rejected: shortened || self.is_refused(&value, false, MAX_LEVELS, &mut left),
+            rejected: shortened,
             left: MAX_OBJECTS,
         };
         self.search(&value, None, MAX_LEVELS, &mut search);
@@ -619,8 +619,13 @@ impl EnvelopeReader<'_> {
                 let map = renamed.as_ref().unwrap_or(map);
                 search.rejected = search.left == 0 || self.has_bad_token(map);
                 search.left = search.left.saturating_sub(1);
-                let around = OuterFields { map, outer };
+                let around = OuterFields {
+                    map,
+                    outer,
+                    refused: OnceCell::new(),
+                };
                 if self.holds_token(map) {
+                    search.rejected |= around.is_refused(self);
                     let merged = around.merged();
                     if !search.found.contains(&merged) {
                         search.rejected |= !search.found.is_empty();
@@ -635,8 +640,12 @@ impl EnvelopeReader<'_> {
                 }
             }
             Value::Array(list) if levels > 0 => {
+                let before = search.found.len();
                 list.iter()
                     .for_each(|value| self.search(value, outer, levels - 1, search));
+                // Elements beside the pair.
+                search.rejected |= search.found.len() > before
+                    && (list.iter().filter_map(Value::as_object)).any(|map| self.is_refusal(map));
             }
             Value::String(text) if levels > 0 && may_hold_reply(text) => {
                 if let Some((value, shortened)) = self.document(text.as_bytes(), 0, true) {
@@ -769,7 +778,13 @@ impl EnvelopeReader<'_> {
         for piece in page.pieces {
             let (same, map) = match self.inside(piece.value, piece.shortened) {
                 FoundToken::Token(map) => (&mut tokens, map),
-                FoundToken::Other(map) if self.is_refusal(&map) => (&mut others, map),
+                // A line of a log may have a context that is about something else.
+                FoundToken::Other(map)
+                    if error_of(&map, self.profile).is_some()
+                        || (piece.alone || bare) && self.is_refusal(&map) =>
+                {
+                    (&mut others, map)
+                }
                 FoundToken::Other(_) | FoundToken::Nothing => continue,
             };
             if !same.iter().any(|(known, _)| *known == map) {
@@ -799,13 +814,21 @@ struct Search {
 struct OuterFields<'a> {
     map: &'a Map<String, Value>,
     outer: Option<&'a OuterFields<'a>>,
+    /// Whether this object or one around it reports a failure.
+    refused: OnceCell<bool>,
 }
 
 impl OuterFields<'_> {
+    fn is_refused(&self, reader: &EnvelopeReader<'_>) -> bool {
+        *self.refused.get_or_init(|| {
+            reader.is_refusal(self.map) || self.outer.is_some_and(|outer| outer.is_refused(reader))
+        })
+    }
+
     fn merged(&self) -> Map<String, Value> {
         let mut merged = self.map.clone();
         let mut next = self.outer;
-        while let Some(OuterFields { map, outer }) = next {
+        while let Some(OuterFields { map, outer, .. }) = next {
             for (name, value) in map
                 .iter()
                 .filter(|(_, value)| !value.is_object() && !value.is_array())

@@ -993,7 +993,6 @@ fn what_states_a_failure_around_a_pair_keeps_it_in_doubt() {
         format!("Refresh failed.\n{R}"),
         format!("Connected.\nCould not refresh: the token was already used\n{R}"),
         format!("{R}\nThe grant is no longer valid."),
-        format!("{R}<!-- error 17 -->"),
         format!("error({R}"),
         format!("{}", Value::from(format!("error({R})"))),
         format!("Warning: refresh token rejected\n{R}"),
@@ -1029,7 +1028,6 @@ fn what_states_a_failure_around_a_pair_keeps_it_in_doubt() {
         r#""type":"error""#,
         r#""x":"invalid_grant""#,
         r#""code":401,"msg":"success""#,
-        r#""lastError":"timeout""#,
         r#""reason":"grant not found""#,
         r#""exception":"java.lang.IllegalStateException""#,
     ] {
@@ -1111,6 +1109,120 @@ fn what_speaks_of_success_or_of_something_else_does_not_matter() {
     ] {
         assert_eq!(pair(body.as_bytes()), pair(R.as_bytes()), "{body}");
     }
+}
+
+#[test]
+fn what_is_not_about_the_token_or_the_request_does_not_matter() {
+    const FATAL: &str =
+        "<b>Fatal error</b>:  Uncaught Error: Call to undefined function refresh_token()";
+    let beside = [
+        r#""warning":"missing_charset""#,
+        r#""ok":true,"warnings":["missing_charset"],"response_metadata":{"warnings":["missing_charset"]}"#,
+        r#""warning":"Some requested scopes were not granted""#,
+        r#""warning":"invalid_scope","warnings":["scope 'crm' was denied; the grant is invalid"]"#,
+        r#""mfa_required":true,"password_change_required":true,"terms_acceptance_required":true"#,
+        r#""password_expired":true,"trial_expired":true"#,
+        r#""status":"trial_expired""#,
+        r#""old_tokens_revoked":true,"previous_token_revoked":true"#,
+        r#""is_active":false,"notifications_disabled":true"#,
+        r#""last_error":"timeout","lastError":"failed""#,
+        r#""message":"Token rotated, previous token revoked""#,
+        r#""ok":true,"message":"Old refresh token invalidated""#,
+        r#""success":true,"message":"Token refreshed; the old one is invalid now""#,
+        r#""message":"New tokens issued, old refresh token is no longer valid""#,
+        r#""hint":"The one you sent has been revoked.""#,
+        r#""message":"Your trial has expired""#,
+        r#""license":{"status":"expired","valid":false}"#,
+        r#""org":{"suspended":true,"error":"x"},"subscription":{"status":"unpaid","active":false}"#,
+    ];
+    let around = [
+        "%R0",
+        "%R1",
+        "%R-1",
+        "%R 0",
+        "%Rnull",
+        "%Rtrue",
+        "%ROK",
+        "%RArray",
+        "%Rsuccess",
+        "%Rdebug",
+        "%R 0.0312",
+        "%R\"",
+        "%R}",
+        "0%R",
+        "1%R",
+        "Response: %R",
+        "%R<!-- cache expired -->",
+        "%R<!-- cache expired, regenerated -->",
+        "%R<!-- widget footer not found -->",
+        "%R<!-- error 17 -->",
+        "<h4>A PHP Error was encountered</h4>\n<p>Severity: Notice</p>\n<p>Message:  Undefined index: state</p>%R",
+        "<h4>A PHP Error was encountered</h4><p>Severity: Notice</p><p>Message: Undefined index: token</p><p>Filename: models/Token.php</p>%R",
+        "<p>WordPress database error: [Duplicate entry]</p>%R",
+        "<div id=\"error\"><p class=\"wpdberror\"><strong>WordPress database error:</strong> [Duplicate entry 'x' for key \
+         'access_token']<br /><code>INSERT INTO `wp_tokens`</code></p></div>%R",
+        "%R<br />\n<b>Parse error</b>:  syntax error, unexpected token in <b>/a.php</b> on line <b>3</b><br />",
+        "%R\nPHP Fatal error:  Allowed memory size of 1 bytes exhausted in /srv/token.php on line 3",
+        "<b>Recoverable fatal error</b>: Object of class Token could not be converted in <b>/a/b.php</b> on line <b>2</b><br />%R",
+        "[2026-11-30 06:00:00] production.ERROR: cache write failed\n%R",
+        "[2026-11-30 06:00:00] production.ERROR: cache write failed {\"exception\":\"RedisException\"}\n%R",
+        "[Error] Table b_cache is marked as crashed\n%R",
+        "<p>Unauthorized use is prohibited.</p>%R",
+        "<html><head><title>403 Forbidden</title></head>%R",
+        "%R<html><head><title>Login failed</title></head><body><h1>404 Page not found</h1></body></html>",
+        "%R<input type=\"hidden\" name=\"__VIEWSTATE\" value=\"dDwtMTA5Nzk4O3Q8O2w8aTwxPjs+O2w8\">",
+        "<link rel=\"x\" href=\"/invalid-token\"><error></error>%R",
+    ];
+    let fatal = ["/token.php:88", "/token.php on line 88"];
+    let bodies = (beside.iter())
+        .flat_map(|members| {
+            let with = format!("{{{members},{}", &R[1..]);
+            [with, format!(r#"{{{members},"data":{R}}}"#)]
+        })
+        .chain(around.iter().map(|body| body.replace("%R", R)))
+        .chain(fatal.map(|place| format!("{R}<br />\n{FATAL} in {place}")))
+        .chain(fatal.map(|place| format!("{FATAL} in {place}<br />\n{R}")));
+    let lost: Vec<_> = bodies
+        .filter(|body| pair(body.as_bytes()) != pair(R.as_bytes()))
+        .collect();
+    assert!(lost.is_empty(), "{lost:#?}");
+}
+
+/// The same places, with a word about the token or the request.
+#[test]
+fn what_is_about_the_token_or_the_request_matters() {
+    let around = [
+        r#"{"is_revoked":true,"data":%R}"#,
+        r#"{"has_failed":true,"data":%R}"#,
+        r#"{"status":"token_expired","data":%R}"#,
+        r#"{"status":{"code":401},"data":%R}"#,
+        r#"{"status":"internal_error","data":%R}"#,
+        r#"{"response":{"errors":["x"]},"data":%R}"#,
+        r#"{"header":{"success":false},"data":%R}"#,
+        r#"{"data":{"error_code":7,"token":%R}}"#,
+        r#"{"data":[{"error":"x"},%R]}"#,
+        r#"{"token_error":"x","data":%R}"#,
+        r#"{"message":"Old token revoked, login failed","data":%R}"#,
+        "%R<!-- token cache: refresh token expired -->",
+        "<title>x</title><p>Client authentication failed</p>%R",
+        "<p>The <b>grant</b> was <b>revoked</b>.</p>%R",
+        "%R<br />\n<b>Fatal error</b>: x in /a.php:3<br />The session has expired",
+        "%R<br />\n<b>Fatal error</b>: x in /a.php:3 The session has expired",
+        "Status: 403 Forbidden\n\n%R",
+        "Request: %R",
+        "old: %R",
+        "<settings><p>x</p>\n%R</settings>",
+        "The token is %R0",
+        "%R is what a server returns",
+        "[2026-11-30 06:00:00] production.ERROR: x {\"error\":\"invalid_grant\"}\n%R",
+        "{\"exception\":\"RedisException\"}\n%R",
+        "%R 0 1",
+    ];
+    let taken: Vec<_> = (around.iter())
+        .map(|body| body.replace("%R", R))
+        .filter(|body| pair(body.as_bytes()).is_some())
+        .collect();
+    assert!(taken.is_empty(), "{taken:#?}");
 }
 
 #[test]
