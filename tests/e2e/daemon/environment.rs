@@ -212,7 +212,7 @@ fn program(rig: &Rig) -> Command {
     fs::copy(rig.command(["run"]).get_program(), &copy).expect("a copy");
     let mut command = Command::new(copy);
     command.env_clear().current_dir("/").stdin(Stdio::null());
-    if rustix::process::geteuid().is_root() {
+    if geteuid().is_root() {
         command.uid(NOBODY).gid(NOBODY);
     }
     command
@@ -243,7 +243,7 @@ fn without_the_threads_that_it_needs_it_does_not_start_and_says_so() {
             .env("PATH", "/usr/bin:/bin")
             .current_dir("/")
             .stdin(Stdio::null());
-        if rustix::process::geteuid().is_root() {
+        if geteuid().is_root() {
             limited.uid(NOBODY + most).gid(NOBODY);
         }
         let ran = crate::common::Ran::to_its_end(&mut limited);
@@ -290,7 +290,7 @@ fn its_memory_is_not_for_others_of_its_user_and_in_no_core_dump() {
 /// Needs the superuser, who alone can start a process of somebody else.
 #[test]
 fn commands_hand_nothing_to_a_stranger_who_listens_in_a_shared_directory() {
-    if !rustix::process::geteuid().is_root() {
+    if !geteuid().is_root() {
         return;
     }
     let rig = Rig::new(["acme"]);
