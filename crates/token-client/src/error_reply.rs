@@ -70,6 +70,9 @@ pub(super) const STANDARD_CODES: [&str; 10] = [
     "expired_token",
 ];
 
+/// Maximum length of a body that is read as a plain text, in bytes.
+const MAX_PLAIN: usize = 500;
+
 /// Replaces a description that mentions a refresh token although a code was refused.
 const CODE_REFUSED: &str = "the code is not valid: it was used already, has expired, or is for another client or redirect_uri";
 
@@ -109,7 +112,8 @@ pub fn with_code(
     let assumed = general
         && context.worked_before
         && may_be_dead(problem.class, reply.status)
-        && is_dead_grant_code(&spelt)
+        && (is_dead_grant_code(&spelt)
+            || problem.class == Class::Unknown && reports_dead_grant(&words, reply.status))
         && !is_of_something_else(&words);
     if assumed {
         problem = dead(&format!("said {}", mask(&spelt, secrets)), reply.status);
@@ -136,10 +140,14 @@ pub fn without_code(
     context: ErrorContext<'_>,
 ) -> Refusal {
     let status = reply.status;
-    let shown = body.and_then(|body| server_text(&words(body, ""), secrets));
+    let said = match body {
+        Some(body) => words(body, ""),
+        None => plain_text(reply.body).unwrap_or_default().to_owned(),
+    };
+    let shown = server_text(&said, secrets);
     let with_words = |problem: Problem| match body {
         Some(body) => with_words(problem, shown.clone(), body, secrets),
-        None => problem,
+        None => with_words(problem, shown.clone(), &Map::new(), secrets),
     };
     let matches = |rule: &&ErrorRule| rule.error.is_empty() && rule.matches(status, "", "", body);
     if let Some(rule) = profile
@@ -155,13 +163,15 @@ pub fn without_code(
         );
         return with_words(problem).into_refusal(reply, false);
     }
-    if context.worked_before && matches!(status, 400 | 401) {
-        if is_blank(reply.body) {
+    if context.worked_before && (400..=499).contains(&status) {
+        if matches!(status, 400 | 401) && is_blank(reply.body) {
             let what = format!("answered {status} with nothing else");
             return dead(&what, status).into_refusal(reply, true);
         }
-        let description = body.map(|body| words(body, "")).unwrap_or_default();
-        if reports_dead_token(&description) && !is_of_something_else(&description) {
+        if may_be_dead(Class::Unknown, status)
+            && reports_dead_grant(&said, status)
+            && !is_of_something_else(&said)
+        {
             let what = format!("answered {status} with a sentence about the token");
             return with_words(dead(&what, status)).into_refusal(reply, true);
         }
@@ -322,6 +332,41 @@ fn reports_dead_token(text: &str) -> bool {
     text.contains("token") && DEAD.iter().any(|dead| text.contains(dead))
 }
 
+/// As [`reports_dead_token`]. At a status that other causes have more often, the sentence must name the refresh token;
+/// 403 is a firewall's.
+fn reports_dead_grant(text: &str, status: u16) -> bool {
+    let is_named = match status {
+        400 | 401 => true,
+        403 => false,
+        _ => text.to_lowercase().contains("refresh"),
+    };
+    is_named && reports_dead_token(text)
+}
+
+/// A short body that is neither JSON nor markup: some servers answer with a code or a sentence alone.
+#[must_use]
+pub fn plain_text(body: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(body).ok()?;
+    let text = text.trim_start_matches('\u{feff}').trim();
+    let is_plain = !text.is_empty() && text.len() <= MAX_PLAIN && !text.contains(['<', '{', '[']);
+    is_plain.then_some(text)
+}
+
+/// The code of RFC 6749 that is a word of a plain text.
+pub(super) fn code_in_text(text: &str) -> Option<&'static str> {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let words = text.split(|c: char| !is_word(c));
+    let mut codes = words.filter_map(standard_code);
+    let code = codes.next()?;
+    codes.all(|other| other == code).then_some(code)
+}
+
+/// The code of RFC 6749 that a text is, in whatever spelling.
+pub(super) fn standard_code(text: &str) -> Option<&'static str> {
+    let spelt = spelt_as_usual(text);
+    STANDARD_CODES.into_iter().find(|code| *code == spelt)
+}
+
 /// Returns whether a refusal is so unspecific that it may be about a dead grant.
 const fn may_be_dead(class: Class, status: u16) -> bool {
     matches!(class, Class::ClientRejected | Class::Unknown)
@@ -333,7 +378,10 @@ const STANDARD: &str = "the request is missing a required parameter, includes an
 
 /// Returns whether a sentence is about another part of the request than the refresh token, or about the server itself.
 fn is_of_something_else(words: &str) -> bool {
-    const OTHER_CAUSES: [&str; 38] = [
+    const OTHER_CAUSES: [&str; 41] = [
+        "csrf",
+        "xsrf",
+        "captcha",
         "redirect_uri",
         "redirect uri",
         "scope",

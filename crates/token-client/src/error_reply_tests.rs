@@ -380,3 +380,81 @@ fn a_refused_code_is_not_called_a_refresh_token() {
     );
     assert_eq!(description(PresentedCredential::Code), CODE_REFUSED);
 }
+
+#[test]
+fn a_dead_grant_is_known_in_other_words() {
+    let before = ErrorContext {
+        worked_before: true,
+        ..ErrorContext::default()
+    };
+    for (status, body) in [
+        (
+            401,
+            r#"{"error":"unauthorized","message":"Refresh token expired"}"#,
+        ),
+        (422, r#"{"message":"The refresh token is invalid."}"#),
+        (404, r#"{"title":"Refresh token not found"}"#),
+        (400, "Refresh token expired"),
+        (401, "refresh token is not valid\r\n"),
+    ] {
+        let first = refusal(status, body, ErrorContext::default());
+        assert_eq!(first.problem.class, Class::Unknown, "{status} {body}");
+        let again = refusal(status, body, before);
+        assert_eq!(
+            (again.problem.class, again.assumed),
+            (Class::NeedsAuthorization, true),
+            "{status} {body}"
+        );
+    }
+    for (status, body) in [
+        (403, r#"{"message":"invalid CSRF token"}"#),
+        (
+            403,
+            r#"{"error":"forbidden","message":"The refresh token was revoked"}"#,
+        ),
+        (403, r#"{"message":"Bearer token not found"}"#),
+        (403, "access denied: token not found in header"),
+        (422, r#"{"message":"The token is invalid."}"#),
+        (503, "refresh token expired"),
+        (400, "<p>The refresh token expired</p>"),
+        (404, "not found"),
+    ] {
+        let again = refusal(status, body, before);
+        assert!(!again.assumed, "{status} {body}: {:?}", again.problem);
+    }
+}
+
+#[test]
+fn the_code_of_the_standard_counts_wherever_it_stands() {
+    for body in [
+        r#"{"code":"invalid_grant"}"#,
+        r#"{"errorCode":"Invalid Grant","message":"no"}"#,
+        r#"{"error":{"type":"invalid_grant","message":"no"}}"#,
+        r#"{"error":{"code":400,"status":"INVALID_GRANT","message":"no"}}"#,
+        r#"{"status":400,"data":{"name":"invalid_grant"}}"#,
+        r#"{"data":{"error":"invalid_grant","error_description":"no"}}"#,
+        r#"{"messages":[{"type":"invalid_grant"}]}"#,
+        "invalid_grant",
+        "Error: invalid_grant (the token was spent)",
+    ] {
+        let problem = problem(400, body);
+        assert_eq!(
+            (problem.class, problem.code.as_deref()),
+            (Class::NeedsAuthorization, Some("invalid_grant")),
+            "{body}"
+        );
+    }
+    for body in [
+        r#"{"message":"see invalid_grant in the manual"}"#,
+        r#"{"type":"about:blank"}"#,
+        "<code>invalid_grant</code>",
+        "invalid_grant or invalid_client",
+    ] {
+        assert_eq!(problem(400, body).class, Class::Unknown, "{body}");
+    }
+    assert_eq!(
+        problem(200, r#"{"code":"invalid_grant"}"#).class,
+        Class::InDoubt
+    );
+    assert_eq!(problem(503, "invalid_grant").class, Class::Transient);
+}

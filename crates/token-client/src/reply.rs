@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
+use super::error_reply::{self, code_in_text, with_code, without_code};
 pub use super::error_reply::{ErrorContext, PresentedCredential, redirect_target};
-use super::error_reply::{with_code, without_code};
 use super::problem::Problem;
 use super::provider::{Class, Profile};
 use super::quirks::{JsonPath, first, means_no_error};
-use super::reply_error::error_of;
+use super::reply_error::{error_of, standard_code_below};
 use super::token::Details;
 use super::token_life::TokenLives;
 use super::token_object::{self, first_refresh, first_token, odd_refresh};
@@ -44,7 +44,17 @@ pub fn read_in(
         })
     };
     let Some(body) = token_object::open(reply.body, reply.whole, profile) else {
-        return Verdict::Refused(without_code(reply, profile, None, secrets, context));
+        // A success is kept and in doubt, whatever its text says.
+        let code = error_reply::plain_text(reply.body).filter(|_| !is_success(reply.status));
+        return Verdict::Refused(
+            match code.and_then(|text| Some((code_in_text(text)?, text))) {
+                Some((code, text)) => {
+                    let words = if text == code { "" } else { text };
+                    with_code(reply, profile, &Map::new(), (code, words), secrets, context)
+                }
+                None => without_code(reply, profile, None, secrets, context),
+            },
+        );
     };
     if let Some((code, description)) = error_of(&body, profile) {
         let words = (code.as_str(), description.as_str());
@@ -73,7 +83,7 @@ pub fn read_in(
             let detail = format!("the server sent a token with status {}{next}", reply.status);
             refuse(Problem::new(Class::InDoubt, detail))
         }
-        None => match error_elsewhere(&body) {
+        None => match error_elsewhere(&body, reply.status) {
             Some((code, words)) => {
                 let error = (code.as_str(), words.as_str());
                 Verdict::Refused(with_code(reply, profile, &body, error, secrets, context))
@@ -83,9 +93,9 @@ pub fn read_in(
     }
 }
 
-/// Error code of a reply without a token, outside of the profile's place: `Error` in another case, or the first of a
-/// list `errors`. Beside a token such a list may contain warnings.
-fn error_elsewhere(body: &Map<String, Value>) -> Option<(String, String)> {
+/// Error code of a reply without a token, outside of the profile's place: `Error` in another case, the first of a list
+/// `errors`, or a code of RFC 6749 under another name. Beside a token such a list may contain warnings.
+fn error_elsewhere(body: &Map<String, Value>, status: u16) -> Option<(String, String)> {
     let word = |value: &Value| match value {
         Value::String(text) if !means_no_error(value) => Some(text.clone()),
         _ => None,
@@ -98,6 +108,9 @@ fn error_elsewhere(body: &Map<String, Value>) -> Option<(String, String)> {
     };
     if let Some(code) = named("error") {
         return Some((code, named("error_description").unwrap_or_default()));
+    }
+    if let Some(code) = standard_code_below(body).filter(|_| !is_success(status)) {
+        return Some((code.to_owned(), String::new()));
     }
     let errors = body
         .iter()
@@ -210,7 +223,14 @@ fn granted(
         .filter(|(_, value)| is_flat(value, MAX_NESTING))
         .map(|(field, value)| (field.clone(), cleaner.clean_value(value)))
         .collect();
-    let lives = TokenLives::of(form, body, now, profile.assumed_lifetime, &tokens);
+    let lives = TokenLives::of(
+        form,
+        body,
+        now,
+        profile.assumed_lifetime,
+        &tokens,
+        Some(access.expose()),
+    );
     let api = profile
         .endpoint_field
         .as_ref()

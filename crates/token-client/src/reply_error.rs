@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use super::error_reply::standard_code;
 use super::provider::Profile;
 use super::quirks::{JsonPath, first, is_value, means_no_error};
 
@@ -28,7 +29,46 @@ pub fn error_of(body: &Map<String, Value>, profile: &Profile) -> Option<(String,
     };
     match error? {
         Value::String(code) => Some((code.clone(), description())),
-        Value::Object(error) => Some((text(error.get("code")), text(error.get("message")))),
+        Value::Object(error) => {
+            let code = standard_code_below(error).map(str::to_owned);
+            Some((
+                code.unwrap_or_else(|| text(error.get("code"))),
+                text(error.get("message")),
+            ))
+        }
         other => Some((other.to_string(), description())),
     }
+}
+
+/// Number of objects around a code under another name.
+const ERROR_LEVELS: usize = 3;
+
+/// A code of RFC 6749 that is the whole value of a member named as codes are, in this object or one below.
+pub fn standard_code_below(body: &Map<String, Value>) -> Option<&'static str> {
+    below(body, ERROR_LEVELS)
+}
+
+fn below(body: &Map<String, Value>, levels: usize) -> Option<&'static str> {
+    const NAMES: [&str; 9] = [
+        "error", "code", "type", "name", "reason", "status", "result", "key", "id",
+    ];
+    let is_code_name = |name: &str| {
+        let name = name.to_ascii_lowercase();
+        NAMES.iter().any(|known| name.ends_with(known))
+    };
+    let here = body.iter().find_map(|(name, value)| match value {
+        Value::String(text) if is_code_name(name) => standard_code(text),
+        _ => None,
+    });
+    here.or_else(|| {
+        let levels = levels.checked_sub(1)?;
+        body.values().find_map(|value| match value {
+            Value::Object(inner) => below(inner, levels),
+            Value::Array(list) => list
+                .iter()
+                .filter_map(Value::as_object)
+                .find_map(|inner| below(inner, levels)),
+            _ => None,
+        })
+    })
 }

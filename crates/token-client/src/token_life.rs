@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 
 use super::lifetime::{LIFETIME_RANGE, believable};
@@ -20,6 +22,8 @@ const MAX_REFRESH_LIFE: Duration = Duration::from_secs(30 * 365 * 86_400);
 const MAX_PAST: Duration = Duration::from_secs(86_400);
 /// Smaller numbers (before the year 2001) are not instants in seconds.
 const FIRST_INSTANT: f64 = 1e9;
+/// Latest expiry in a JWT, in seconds since 1970: the year 2200.
+const MAX_EXPIRY: i64 = 7_258_118_400;
 /// Maximum length of an unparsable text in messages, in characters.
 const MAX_SHOWN: usize = 40;
 
@@ -50,7 +54,8 @@ pub struct TokenLives {
 }
 
 impl TokenLives {
-    /// Parses the lifetimes. `secrets` are masked in the text of an unparsable value.
+    /// Parses the lifetimes. `secrets` are masked in the text of an unparsable value. If the reply has no lifetime of the
+    /// access token, the claim `exp` of `access_token` counts (a JWT, RFC 7519 section 4.1.4).
     #[must_use]
     pub fn of(
         form: &ReplyFields,
@@ -58,6 +63,7 @@ impl TokenLives {
         now: Timestamp,
         assumed: Duration,
         secrets: &[&str],
+        access_token: Option<&str>,
     ) -> Self {
         let unit = if form.in_milliseconds { 0.001 } else { 1.0 };
         let reader = |longest| LifeParser {
@@ -67,7 +73,13 @@ impl TokenLives {
             longest,
             secrets,
         };
-        let access = reader(MAX_LIFE).read(&form.expires_in, &form.expires_at);
+        let access = reader(MAX_LIFE);
+        let access = match access.read(&form.expires_in, &form.expires_at) {
+            nothing @ (ParsedLife::Nothing | ParsedLife::Unreadable(_)) => {
+                access.elsewhere(nothing, access_token)
+            }
+            found => found,
+        };
         let refresh =
             reader(MAX_REFRESH_LIFE).read(&form.refresh_expires_in, &form.refresh_expires_at);
         Self {
@@ -178,6 +190,54 @@ impl LifeParser<'_> {
         }
     }
 
+    /// Lifetime of the access token under another name, or in the token itself. The shortest counts: a renewal too early
+    /// loses nothing. A value that looks like a lifetime and is unparsable is reported.
+    fn elsewhere(&self, nothing: ParsedLife, access_token: Option<&str>) -> ParsedLife {
+        let mut odd = None;
+        let mut shortest: Option<f64> = None;
+        for (name, value) in self.body {
+            let Some(named) = NamedLife::of(name) else {
+                continue;
+            };
+            if !matches!(value, Value::Number(_) | Value::String(_)) {
+                continue;
+            }
+            let parsed = match named {
+                NamedLife::In(unit) => Self { unit, ..*self }.either(value),
+                NamedLife::End => self.end(value),
+                NamedLife::Any => self.either(value),
+                NamedLife::Unknown => None,
+            };
+            // Zero means "never" to some: not under a name that is only probable.
+            let secs = match parsed {
+                Some(ParsedLife::Span(secs)) if secs > 0.0 => secs,
+                Some(ParsedLife::End(at)) if at > self.now => at.since(self.now).as_secs_f64(),
+                _ => {
+                    if let ParsedLife::Unreadable(text) = self.found(value, |_, _| None) {
+                        odd.get_or_insert(ParsedLife::Unreadable(format!("{name}: {text}")));
+                    }
+                    continue;
+                }
+            };
+            shortest = Some(shortest.map_or(secs, |known| known.min(secs)));
+        }
+        let in_token = || {
+            let end = access_token.and_then(expiry_of_jwt)?;
+            let is_plausible = self.now < end && end <= self.now + self.longest;
+            is_plausible.then_some(ParsedLife::End(end))
+        };
+        match (shortest.map(ParsedLife::Span).or_else(in_token), nothing) {
+            (Some(found), _) => found,
+            (None, ParsedLife::Nothing) => odd.unwrap_or(ParsedLife::Nothing),
+            (None, nothing) => nothing,
+        }
+    }
+
+    /// A lifetime or an expiry, for a name that both have.
+    fn either(&self, value: &Value) -> Option<ParsedLife> {
+        self.span(value).or_else(|| self.end(value))
+    }
+
     fn found(&self, value: &Value, read: fn(&Self, &Value) -> Option<ParsedLife>) -> ParsedLife {
         read(self, value).unwrap_or_else(|| {
             let text = match value {
@@ -257,6 +317,99 @@ impl LifeParser<'_> {
         };
         plausible(number).or_else(|| plausible(number / 1000.0))
     }
+}
+
+/// Meaning of a member's name that is not the profile's.
+enum NamedLife {
+    /// A lifetime in this unit, in seconds.
+    In(f64),
+    /// An expiry.
+    End,
+    /// A lifetime or an expiry.
+    Any,
+    /// Probably a lifetime or an expiry.
+    Unknown,
+}
+
+impl NamedLife {
+    fn of(name: &str) -> Option<Self> {
+        const OTHERS: [&str; 6] = [
+            "refresh", "idtoken", "session", "scope", "password", "expired",
+        ];
+        const PREFIXES: [&str; 4] = ["oauth", "access", "token", "at"];
+        const ENDS: [&str; 8] = [
+            "expat",
+            "expireat",
+            "expiresat",
+            "expireon",
+            "expireson",
+            "expirydate",
+            "expirationdate",
+            "validuntil",
+        ];
+        const NAMES: [&str; 16] = [
+            "exp",
+            "expin",
+            "expire",
+            "expires",
+            "expirein",
+            "expiresin",
+            "expiretime",
+            "expirestime",
+            "expiry",
+            "expiryin",
+            "expirytime",
+            "expiration",
+            "expirationtime",
+            "ttl",
+            "lifetime",
+            "timetolive",
+        ];
+        let plain: String = (name.chars())
+            .filter(char::is_ascii_alphanumeric)
+            .map(|c| c.to_ascii_lowercase())
+            .collect();
+        if OTHERS.iter().any(|other| plain.contains(other)) {
+            return None;
+        }
+        let mut rest = plain.as_str();
+        for prefix in PREFIXES {
+            rest = rest.strip_prefix(prefix).unwrap_or(rest);
+        }
+        let unit_of = |suffix: &str| {
+            let suffix = suffix.strip_prefix("in").unwrap_or(suffix);
+            unit(suffix).filter(|_| suffix.len() > 1 || suffix == "s")
+        };
+        if ENDS.contains(&rest) {
+            return Some(Self::End);
+        }
+        let suffixes: Vec<_> = (NAMES.iter())
+            .filter_map(|known| rest.strip_prefix(known))
+            .collect();
+        if suffixes.contains(&"") {
+            return Some(Self::Any);
+        }
+        let unit = suffixes.iter().find_map(|suffix| unit_of(suffix));
+        let is_probable = ["expir", "ttl", "lifetime"]
+            .iter()
+            .any(|start| rest.starts_with(start));
+        unit.map(Self::In).or(is_probable.then_some(Self::Unknown))
+    }
+}
+
+/// Claim `exp` of a JWT whose signature is not verified: a hint when to renew, nothing more.
+fn expiry_of_jwt(token: &str) -> Option<Timestamp> {
+    let [_, claims, _] = token.split('.').collect::<Vec<_>>().try_into().ok()?;
+    let claims = URL_SAFE_NO_PAD.decode(claims.trim_end_matches('=')).ok()?;
+    let claims: Map<String, Value> = serde_json::from_slice(&claims).ok()?;
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a float's conversion saturates"
+    )]
+    let secs = claims.get("exp")?.as_f64()? as i64;
+    (0..=MAX_EXPIRY)
+        .contains(&secs)
+        .then(|| Timestamp::from_secs(secs))
 }
 
 /// The one distinct value of a list.

@@ -16,6 +16,7 @@ fn lives_in(form: &ReplyFields, body: &str) -> TokenLives {
         Timestamp::from_secs(NOW),
         HOUR,
         &["s3cret-refresh-token"],
+        None,
     )
 }
 
@@ -184,8 +185,9 @@ fn what_can_be_meant_in_two_ways_is_not_guessed() {
             access(value)
         );
     }
-    for nothing in ["null", "\"\"", "\"  \""] {
-        assert_eq!(access(nothing), TokenLife::Absent, "{nothing}");
+    assert_eq!(access("null"), TokenLife::Absent);
+    for empty in ["\"\"", "\"  \""] {
+        assert!(matches!(access(empty), TokenLife::Unreadable(_)), "{empty}");
     }
 }
 
@@ -318,4 +320,81 @@ fn a_refresh_tokens_end_is_read_under_each_of_its_names() {
             .unwrap()
             .contains("refresh token cannot be read (\"later\")")
     );
+}
+
+#[test]
+fn a_life_under_another_name_is_read() {
+    for (member, life) in [
+        (r#""expire_in":20"#, secs(20)),
+        (r#""expireIn":"20""#, secs(20)),
+        (r#""expires":20"#, secs(20)),
+        (r#""expires_in_seconds":20"#, secs(20)),
+        (r#""expiresInMs":20000"#, secs(20)),
+        (r#""access_token_expires_in":20"#, secs(20)),
+        (r#""accessTokenExpiresAt":"2026-11-28T20:00:20Z""#, secs(20)),
+        (r#""expire_time":1795896020"#, secs(20)),
+        (r#""expiration":"Sat, 28 Nov 2026 20:00:20 GMT""#, secs(20)),
+        (r#""exp":1795896020"#, secs(20)),
+        (r#""ttl":20"#, secs(20)),
+        (r#""token_lifetime":"20s""#, secs(20)),
+        (r#""lifetime_minutes":2"#, secs(120)),
+        (r#""expires_in":"","ttl":20"#, secs(20)),
+        (
+            r#""expires_in":"soon","expiry_date":1795896020000"#,
+            secs(20),
+        ),
+        (r#""ttl":3600,"exp":1795896020"#, secs(20)),
+        // Other things have a life too.
+        (
+            r#""session_ttl":20,"refresh_ttl":20,"id_token_expires_in":20"#,
+            TokenLife::Absent,
+        ),
+        (
+            r#""expired":"no","experiment":"b","never_expires":true"#,
+            TokenLife::Absent,
+        ),
+    ] {
+        let lives = lives_in(&ReplyFields::default(), &format!("{{{member}}}"));
+        assert_eq!(lives.access, life, "{member}");
+    }
+    for odd in [
+        r#""expires_in_x":5"#,
+        r#""ttl":0"#,
+        r#""expiration":"never""#,
+    ] {
+        let lives = lives_in(&ReplyFields::default(), &format!("{{{odd}}}"));
+        let notice = lives.notice().unwrap_or_default();
+        let name = odd.split('"').nth(1).unwrap();
+        assert!(notice.contains(&format!("(\"{name}: ")), "{odd}: {notice}");
+    }
+}
+
+#[test]
+fn the_end_of_a_jwt_counts_if_the_reply_has_no_life() {
+    let life = |body: &str, claims: &str| {
+        let Ok(Value::Object(body)) = serde_json::from_str::<Value>(body) else {
+            panic!("an object: {body}")
+        };
+        let token = format!(
+            "eyJhbGciOiJub25lIn0.{}.c2ln",
+            URL_SAFE_NO_PAD.encode(claims)
+        );
+        let form = ReplyFields::default();
+        let now = Timestamp::from_secs(NOW);
+        TokenLives::of(&form, &body, now, HOUR, &[], Some(&token)).access
+    };
+    assert_eq!(life("{}", r#"{"exp":1795896020}"#), secs(20));
+    assert_eq!(
+        life(r#"{"expires_in":40}"#, r#"{"exp":1795896020}"#),
+        secs(40)
+    );
+    for claims in [
+        "{}",
+        r#"{"exp":1795895000}"#,
+        r#"{"exp":1e300}"#,
+        r#"{"exp":"x"}"#,
+        "[1]",
+    ] {
+        assert_eq!(life("{}", claims), TokenLife::Absent, "{claims}");
+    }
 }
