@@ -1,4 +1,4 @@
-//! Metrics in the OpenMetrics text format. `deploy/prometheus/metrics.txt` lists names and labels, which are stable.
+//! Metrics, rendered in the OpenMetrics text format. `deploy/prometheus/metrics.txt` lists names and labels, which are stable.
 //!
 //! Must not take a label from an error's text: labels are closed enums and configured names. What the state knows is counted
 //! on each scrape, so it cannot get stuck; what only the daemon knows is counted here.
@@ -23,9 +23,6 @@ use crate::domain::portal::{Kind, Portal};
 use refreshd_alerting::{DeliveryResult, Severity};
 use refreshd_time::Timestamp;
 use refreshd_token_client::provider::Class;
-
-/// The content type of [`Metrics::render`].
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct RenewalLabels {

@@ -1,6 +1,7 @@
 //! One external system or resource each. They know domain types only, decide nothing about renewal, and spawn nothing.
 
 pub mod directory;
+pub mod exposition;
 pub mod generations;
 pub mod log;
 pub mod metrics;

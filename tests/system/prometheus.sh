@@ -135,26 +135,6 @@ clean_up() {
 get() { curl --silent --show-error --fail --noproxy '*' --max-time 5 "$@"; }
 ask() { get "http://127.0.0.1:$prometheus_port$1" "${@:2}"; }
 
-# The page is OpenMetrics; promtool's linter reads Prometheus' own text format. What differs is said in other words:
-# a counter's family has the suffix of its sample, an info is a gauge, units and the end are not said.
-as_prometheus_text() {
-    awk '
-        $1 == "#" && $2 == "TYPE" { type[$3] = $4 }
-        { lines[NR] = $0 }
-        END {
-            for (n = 1; n <= NR; n++) {
-                split(lines[n], word, " ")
-                if (word[1] == "#" && (word[2] == "EOF" || word[2] == "UNIT")) continue
-                if (word[1] == "#" && type[word[3]] == "counter") sub(word[3], word[3] "_total", lines[n])
-                if (word[1] == "#" && type[word[3]] == "info") {
-                    sub(word[3], word[3] "_info", lines[n])
-                    sub(/ info$/, " gauge", lines[n])
-                }
-                print lines[n]
-            }
-        }'
-}
-
 # value EXPRESSION: what Prometheus makes of it now; one line for each series.
 value() { ask /api/v1/query --get --data-urlencode "query=$1" | jq -r '.data.result[].value[1]'; }
 # series EXPRESSION LABEL: the values of a label of each series.
@@ -171,11 +151,14 @@ type_of() { ask /api/v1/metadata | jq -er ".data[\"$1\"][0].type"; }
 lints() {
     heading "promtool"
     local page=$work/page head=$work/head lint=$work/lint
-    get --dump-header "$head" --output "$page" "http://127.0.0.1:$http_port/metrics"
+    get --dump-header "$head" --output "$page" --header 'Accept: application/openmetrics-text' \
+        "http://127.0.0.1:$http_port/metrics"
     check "the page says that it is OpenMetrics 1.0.0" \
         grep --quiet --ignore-case '^content-type: application/openmetrics-text; version=1.0.0; charset=utf-8' "$head"
     check "it ends as OpenMetrics must" test "$(tail -n 1 "$page")" == '# EOF'
-    as_prometheus_text <"$page" >"$page.text"
+    get --dump-header "$head" --output "$page.text" "http://127.0.0.1:$http_port/metrics"
+    check "who does not ask for it gets the text format 0.0.4" \
+        grep --quiet --ignore-case '^content-type: text/plain; version=0.0.4; charset=utf-8' "$head"
     if promtool check metrics <"$page.text" >"$lint" 2>&1; then
         pass "promtool has nothing to say of the metrics"
     else

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State as Extract};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -15,8 +15,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::adapters::exposition::ExpositionFormat;
 use crate::adapters::log;
-use crate::adapters::metrics::{CONTENT_TYPE, Snapshot};
+use crate::adapters::metrics::Snapshot;
 use crate::adapters::state::{Census, StateError};
 use crate::daemon::alerts::Condition;
 use crate::daemon::context::Context;
@@ -119,9 +120,15 @@ async fn status_page(Extract(shared): Extract<Arc<Context>>) -> Response {
     }
 }
 
-async fn metrics(Extract(shared): Extract<Arc<Context>>) -> Response {
-    let text = render_metrics(&shared).await;
-    ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()
+async fn metrics(Extract(shared): Extract<Arc<Context>>, headers: HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT);
+    let format = ExpositionFormat::accepted(accept.and_then(|accept| accept.to_str().ok()));
+    let text = format.convert(render_metrics(&shared).await);
+    let kind = [
+        (header::CONTENT_TYPE, format.content_type()),
+        (header::VARY, "Accept"),
+    ];
+    (kind, text).into_response()
 }
 
 /// Values that only the state has.

@@ -34,8 +34,11 @@ fn is(rig: &Rig, name: &str, value: f64) {
 fn every_metric_is_there_from_the_start_at_zero() {
     let rig = calm(["acme"]);
     let daemon = rig.start();
-    let (status, text) = rig.http("/metrics");
-    assert_eq!(status, 200);
+    let (kind, text) = metrics_as(&rig, Some("application/openmetrics-text; version=1.0.0"));
+    assert_eq!(
+        kind,
+        "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    );
     assert!(text.ends_with("# EOF\n"), "{text}");
     for (name, kind) in [
         ("portals", "gauge"),
@@ -128,14 +131,50 @@ fn every_metric_is_there_from_the_start_at_zero() {
         ),
         1.0,
     );
+    daemon.stop();
+}
+
+/// `Content-Type` and body of the metrics, for a client that accepts this.
+fn metrics_as(rig: &Rig, accept: Option<&str>) -> (String, String) {
     let url = format!("http://{}/metrics", rig.config.http);
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    let reply = rig.runtime.block_on(client.get(url).send()).unwrap();
-    let kind = reply.headers()["content-type"].to_str().unwrap();
-    assert_eq!(
-        kind,
-        "application/openmetrics-text; version=1.0.0; charset=utf-8"
-    );
+    let mut request = client.get(url);
+    if let Some(accept) = accept {
+        request = request.header("accept", accept);
+    }
+    rig.runtime.block_on(async {
+        let reply = request.send().await.unwrap();
+        let kind = reply.headers()["content-type"].to_str().unwrap().to_owned();
+        (kind, reply.text().await.unwrap())
+    })
+}
+
+#[test]
+fn who_does_not_ask_for_openmetrics_gets_the_text_format() {
+    let rig = calm(["acme"]);
+    let daemon = rig.start();
+    for accept in [
+        None,
+        Some("text/html,*/*;q=0.8"),
+        Some("text/plain;version=0.0.4"),
+    ] {
+        let (kind, text) = metrics_as(&rig, accept);
+        assert_eq!(
+            kind, "text/plain; version=0.0.4; charset=utf-8",
+            "{accept:?}"
+        );
+        contains(
+            &text,
+            &[
+                "# TYPE refreshd_renewals_total counter\n",
+                "# TYPE refreshd_build_info gauge\n",
+                "# TYPE refreshd_portals gauge\n",
+            ],
+        );
+        for word in ["# EOF", "# UNIT", " info\n", " unknown\n"] {
+            assert!(!text.contains(word), "{word:?} in\n{text}");
+        }
+    }
     daemon.stop();
 }
 
