@@ -214,6 +214,8 @@ impl LifeParser<'_> {
                 Some(ParsedLife::End(at)) if at > self.now => at.since(self.now).as_secs_f64(),
                 _ => {
                     if let ParsedLife::Unreadable(text) = self.found(value, |_, _| None) {
+                        let name: String =
+                            mask(name, self.secrets).chars().take(MAX_SHOWN).collect();
                         odd.get_or_insert(ParsedLife::Unreadable(format!("{name}: {text}")));
                     }
                     continue;

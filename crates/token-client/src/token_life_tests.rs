@@ -367,6 +367,9 @@ fn a_life_under_another_name_is_read() {
         let name = odd.split('"').nth(1).unwrap();
         assert!(notice.contains(&format!("(\"{name}: ")), "{odd}: {notice}");
     }
+    let hostile = r#"{"expires_i\u0017n":0}"#;
+    let notice = lives_in(&ReplyFields::default(), hostile).notice().unwrap();
+    assert!(!notice.contains(char::is_control), "{notice}");
 }
 
 #[test]
