@@ -322,6 +322,8 @@ pub(super) fn is_refused_by_text(text: &[u8], exact: &[&str]) -> bool {
     /// Elements within a sentence.
     const INLINE: [&str; 8] = ["a", "b", "code", "em", "i", "small", "span", "strong"];
     let (mut around, mut at, mut values) = (String::new(), 0, false);
+    // Comments inside of values. They stay apart: they are not on the line of a value, and give it no name.
+    let mut comments = String::new();
     // Open elements whose values are something else.
     let mut open: Vec<String> = Vec::new();
     let mut patience = text.len().saturating_mul(MAX_STEPS);
@@ -353,6 +355,7 @@ pub(super) fn is_refused_by_text(text: &[u8], exact: &[&str]) -> bool {
                         return true;
                     }
                     around.push(' ');
+                    comments.push_str(&parsed.comments);
                     at += parsed.end;
                     values = true;
                     continue;
@@ -373,7 +376,7 @@ pub(super) fn is_refused_by_text(text: &[u8], exact: &[&str]) -> bool {
     }
     // The last head counts: a recorded conversation contains those of its requests too.
     let mut of_request = false;
-    for line in around.lines() {
+    for line in around.lines().chain(comments.lines()) {
         let words: Vec<_> = line.split_whitespace().collect();
         let is_version = |word: &str| word.starts_with("HTTP/");
         let method = |word: &str| ["GET", "POST", "PUT", "PATCH"].contains(&word);

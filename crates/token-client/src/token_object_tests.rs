@@ -95,6 +95,37 @@ fn utf32(text: &str, unit: fn(u32) -> [u8; 4]) -> Vec<u8> {
     text.chars().flat_map(|c| unit(u32::from(c))).collect()
 }
 
+/// As configuration files and templates have them. An address is no comment.
+#[test]
+fn comments_and_commas_too_many_take_nothing_away() {
+    let wanted = pair(R.as_bytes());
+    for text in [
+        "// by the gateway\n{\"access_token\":\"a2\",\"refresh_token\":\"r2\",\"expires_in\":3600}",
+        "/* v2 */ // 3\n{\"access_token\":\"a2\",\"refresh_token\":\"r2\",\"expires_in\":3600} /* end */",
+        "{ // of the user\n\"access_token\": \"a2\", // for an hour\n\"refresh_token\": \"r2\", \"expires_in\": 3600\n}",
+        "{/* a */\"access_token\"/* b */:/* c */\"a2\"/* d */,/* e */\"refresh_token\":\"r2\"/* \"{ */}// end",
+        "{\"access_token\":\"a2\",\n// \"refresh_token\":\"r1\",\r\n\"refresh_token\":\"r2\",}",
+        "{\"url\":\"https://a.example/*x\",\"access_token\":\"a2\",\"refresh_token\":\"r2\",\"is\":\"//*\"}",
+        "[{\"access_token\":\"a2\",\"refresh_token\":\"r2\"}, /* the only one */]",
+        "{\"data\":{\"access_token\":\"a2\",\"refresh_token\":\"r2\",},},",
+        "cb({\"access_token\":\"a2\",\"refresh_token\":\"r2\", /* x */});",
+        "<br /><b>Notice</b>: x {\"access_token\":\"a2\", // x\n\"refresh_token\":\"r2\"}",
+    ] {
+        assert_eq!(pair(text.as_bytes()), wanted, "{text}");
+    }
+    for text in [
+        "{\"access_token\":\"a2\",\"refresh_token\":\"r2\"} / 2",
+        "{\"access_token\":\"a2\", /* \"refresh_token\":\"r2\"}",
+        "{\"access_token\":\"a2\",\"refresh_token\":\"r2\" // }",
+        "{\"access_token\":\"a2\",\"refresh_token\":\"r2\" / \"x\":1}",
+        "// {\"access_token\":\"a2\",\"refresh_token\":\"r2\"}",
+        "{/* the refresh token is invalid */\"access_token\":\"a2\",\"refresh_token\":\"r2\"}",
+        "{\"access_token\":\"a2\",\"refresh_token\":\"r2\"} // refresh failed: invalid token",
+    ] {
+        assert_eq!(pair(text.as_bytes()), None, "{text}");
+    }
+}
+
 /// A reply in each wrapping.
 fn wrapped(reply: &str) -> Vec<Vec<u8>> {
     let text = |text: String| text.into_bytes();

@@ -106,6 +106,14 @@ const WRAPPED: &[(&str, Wrap)] = &[
     ("notice", |r| sent(format!("<br /><b>Notice</b>: x {r}"))),
     ("comment", |r| sent(format!("{r}<!-- 0.02 s -->"))),
     ("nul", |r| sent(format!("{r}\0"))),
+    ("comments-of-json", |r| {
+        let (rest, open) = (r.replace(',', ", // x\n"), "/* https://a.example */");
+        sent(format!(
+            "// v2\n{{{open}{},}} // end",
+            &rest[1..rest.len() - 1]
+        ))
+    }),
+    ("comma-at-the-end", |r| sent(format!("{r},"))),
     ("xssi", |r| sent(format!(")]}}',\n{r}"))),
     ("while", |r| sent(format!("while(1);{r}"))),
     ("jsonp", |r| sent(format!("cb({r});"))),
