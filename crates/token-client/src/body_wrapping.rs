@@ -4,7 +4,7 @@
 use serde_json::{Map, Value};
 use url::form_urlencoded;
 
-use super::lenient::{add, comment, is_blank};
+use super::lenient::{add, comment, is_blank, parse};
 
 /// Prefixes of some servers against script inclusion; without white space, longest first.
 const PREFIXES: [&str; 12] = [
@@ -98,7 +98,13 @@ pub(super) fn without_prefix(text: &[u8]) -> &[u8] {
         }
         (rest.len() < text.len() && rest.starts_with(b"{")).then_some(rest)
     };
-    after_comments().or_else(in_comment).unwrap_or(text)
+    // A string in it may hold the sign of its end.
+    let is_value = |rest: &&[u8]| parse(rest, &[]).is_ok_and(|parsed| is_end(&rest[parsed.end..]));
+    after_comments()
+        .filter(is_value)
+        .or_else(in_comment)
+        .or_else(after_comments)
+        .unwrap_or(text)
 }
 
 /// Data of a text that is a stream (HTML, "Server-sent events") of one event.

@@ -314,8 +314,17 @@ pub(super) fn is_something_else(name: &str) -> bool {
             .any(|word| WORDS.contains(&word.as_str()))
 }
 
+/// Words around a value that count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Words {
+    /// Names of the value, and statements of a failure.
+    All,
+    /// Names that mark the value as something else: `old =`, `<request>`.
+    Names,
+}
+
 /// Returns whether the text around JSON values denies that they are a pair. A form has no surroundings.
-pub(super) fn is_refused_by_text(text: &[u8], exact: &[&str]) -> bool {
+pub(super) fn is_refused_by_text(text: &[u8], exact: &[&str], counts: Words) -> bool {
     // Maximum number of bytes parsed, as a multiple of the text's length: failed values are read again.
     const MAX_STEPS: usize = 16;
     const MAX_OPEN: usize = 200;
@@ -390,6 +399,7 @@ pub(super) fn is_refused_by_text(text: &[u8], exact: &[&str]) -> bool {
         }
         let text = without_notices(line);
         if values
+            && counts == Words::All
             && statement(&text) == Statement::Failure
             && (names_subject(&text) || is_status_line(line))
         {
