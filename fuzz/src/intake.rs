@@ -90,6 +90,8 @@ fn does_not_quote(error: &ImportError, text: &str) {
         | ImportError::Several => {}
         // Names of keys, masked.
         ImportError::NoRefreshToken { .. } | ImportError::EmptyRefreshToken(_) => {}
+        // The parser has none: whoever knows the replies makes it.
+        ImportError::KeptReply { cause, .. } => does_not_quote(cause, text),
         ImportError::TooLong => assert!(text.len() > MAX_LENGTH),
         ImportError::NotJson { line, column } => {
             let lines = text.trim_start_matches('\u{feff}').trim().lines().count();

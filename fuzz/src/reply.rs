@@ -187,7 +187,7 @@ fn comes_from_the_body(token: &str, name: &str, body: &[u8]) {
         return;
     }
     let whole = |at: usize| {
-        let before = text[..at].trim_end();
+        let before = without_comment(text[..at].trim_end());
         let after = text[at + token.len()..].trim_start();
         // Python prints single quotes.
         let quoted = ['"', '\'']
@@ -206,6 +206,17 @@ fn comes_from_the_body(token: &str, name: &str, body: &[u8]) {
         text.match_indices(token).any(|(at, _)| whole(at)),
         "{token} is not a whole value of {text}"
     );
+}
+
+/// A text without the comments at its end.
+fn without_comment(mut text: &str) -> &str {
+    while let Some(start) = text
+        .strip_suffix("*/")
+        .and_then(|inside| inside.rfind("/*"))
+    {
+        text = text[..start].trim_end();
+    }
+    text
 }
 
 /// What broke off is no other pair than what is whole, and a form is none at all: its last value may be cut.

@@ -17,7 +17,9 @@ use refreshd_token_client::provider::{Profile, host_of};
 use refreshd_token_client::quirks::{JsonPath, first};
 use refreshd_token_client::refresh_end::{self, RenewalTimes};
 use refreshd_token_client::renew_every::before_an_end;
-use refreshd_token_client::reply::{GrantedTokens, SECRET_FIELDS, read_taken};
+use refreshd_token_client::reply::{
+    GrantedTokens, SECRET_FIELDS, TokenReply, read_doubtful, read_taken, read_taken_text,
+};
 use refreshd_token_client::token::{Access, Credential, Details, Tokens, Validity, believable};
 use refreshd_token_client::token_object::{self, Plain};
 
@@ -41,11 +43,62 @@ pub struct ImportedGrant {
     pub host: Option<String>,
 }
 
-/// Parses a grant in any of the accepted formats.
+/// Parses a grant in any of the accepted formats. The reply that `recover --show` prints is one, as far as it holds one
+/// pair: whoever hands it over means that pair, whatever else the reply states.
 ///
 /// # Errors
 /// [`ImportError`] describes the input.
 pub fn parse(
+    grant: &[u8],
+    profile: &Profile,
+    now: Timestamp,
+) -> Result<ImportedGrant, ImportError> {
+    match parse_known(grant, profile, now) {
+        Err(
+            error @ (ImportError::NotJson { .. }
+            | ImportError::NotAToken(_)
+            | ImportError::ErrorReply(_)
+            | ImportError::NoRefreshToken { .. }),
+        ) => of_reply(grant, profile, now).ok_or(error),
+        parsed => parsed,
+    }
+}
+
+/// The pair of a token reply, packed in any way, and also of one that is in doubt.
+fn of_reply(grant: &[u8], profile: &Profile, now: Timestamp) -> Option<ImportedGrant> {
+    let reply = TokenReply {
+        status: 200,
+        retry_after: None,
+        now,
+        body: grant,
+        whole: true,
+    };
+    let packed =
+        || token_object::deflated_text(grant).and_then(|_| read_taken_text(grant, profile, now));
+    let granted = read_doubtful(&reply, profile, &[]).map(|granted| *granted);
+    let granted = granted.or_else(packed)?;
+    let refresh = granted.refresh?;
+    let is_one = import_token::mismatch(refresh.expose()).is_none();
+    if !is_one || granted.access.expose() == refresh.expose() {
+        return None;
+    }
+    let host = granted.details.endpoint.as_deref().and_then(host_of);
+    Some(ImportedGrant {
+        host: host.map(str::to_owned),
+        tokens: Tokens {
+            // Its lifetime counts from an unknown time.
+            access: None,
+            credential: Credential::Refresh(refresh),
+            details: granted.details,
+            validity: Validity::default(),
+        },
+        identity: granted.identity,
+        server: granted.server,
+        client_id: None,
+    })
+}
+
+fn parse_known(
     grant: &[u8],
     profile: &Profile,
     now: Timestamp,
@@ -105,9 +158,12 @@ fn wrapped(plain: &Plain<'_>, profile: &Profile) -> Option<ImportedFields> {
 #[must_use]
 pub fn may_be_a_reply(bytes: &[u8]) -> bool {
     const NAME: &[u8] = b"refresh";
-    let plain = token_object::plain_text(bytes);
-    let mut words = plain.text.windows(NAME.len());
-    words.any(|word| word.eq_ignore_ascii_case(NAME))
+    let names_one = |plain: &Plain<'_>| {
+        let mut words = plain.text.windows(NAME.len());
+        words.any(|word| word.eq_ignore_ascii_case(NAME))
+    };
+    names_one(&token_object::plain_text(bytes))
+        || token_object::deflated_text(bytes).is_some_and(|plain| names_one(&plain))
 }
 
 fn from_json(

@@ -50,6 +50,17 @@ pub enum ImportError {
     /// The key is present and its value is empty.
     #[error("its {0} is empty, and without a refresh token there is nothing to renew with")]
     EmptyRefreshToken(String),
+    /// A stored response of the portal, in which no single pair can be found.
+    #[error(
+        "{cause}. It is a reply that refreshd keeps, and it stays: refreshd recover {portal} says more, and reads it again once \
+         the profile says where the tokens are. If you see one pair in it, hand over that JSON object alone"
+    )]
+    KeptReply {
+        /// What cannot be read.
+        cause: Box<Self>,
+        /// The portal.
+        portal: String,
+    },
     /// Several grants in one text.
     #[error("it has several refresh tokens that differ; import a single grant")]
     Several,

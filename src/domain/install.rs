@@ -256,7 +256,8 @@ pub enum InstallDecision {
 }
 
 /// Decides which grant of a portal is kept. An employee who opens the app must not replace the installer's grant with one of
-/// fewer rights.
+/// fewer rights. A new installation ends the grants of the one before, however fresh they look: its grant is taken, after it
+/// has proved itself.
 #[must_use]
 pub fn decide(occasion: EventKind, held: CurrentGrant<'_>, user: &str) -> InstallDecision {
     let CurrentGrant {
@@ -277,9 +278,7 @@ pub fn decide(occasion: EventKind, held: CurrentGrant<'_>, user: &str) -> Instal
     let fresh = matches!(phase, Phase::Fresh);
     let stuck = needs_a_person(phase);
     match occasion {
-        EventKind::Installed | EventKind::SystemUser if listed && fresh => {
-            InstallDecision::FreshAlready
-        }
+        EventKind::SystemUser if listed && fresh => InstallDecision::FreshAlready,
         // A new installation repairs the grant; the server has verified that the user may install.
         EventKind::Installed if stuck => InstallDecision::Take,
         EventKind::Installed | EventKind::SystemUser if !same && !replaces(proof, stuck) => {

@@ -135,16 +135,63 @@ fn the_same_user_replaces_what_is_not_fresh() {
         user: None,
         ..held(Some(&Phase::Fresh))
     };
-    for occasion in [
-        EventKind::Opened,
-        EventKind::Installed,
-        EventKind::SystemUser,
-    ] {
+    for occasion in [EventKind::Opened, EventKind::SystemUser] {
         assert_eq!(
             decide(occasion, listed, INSTALLER),
             InstallDecision::FreshAlready,
             "{occasion:?}"
         );
+    }
+}
+
+#[test]
+fn a_new_installation_replaces_a_grant_that_looks_fresh_where_it_is_the_users_or_proven() {
+    for listed in [true, false] {
+        for (user, proof, expected) in [
+            (
+                Some(INSTALLER),
+                OwnershipProof::Other,
+                InstallDecision::Take,
+            ),
+            (
+                Some(INSTALLER),
+                OwnershipProof::Unknown,
+                InstallDecision::Take,
+            ),
+            (
+                Some(EMPLOYEE),
+                OwnershipProof::Proven,
+                InstallDecision::Take,
+            ),
+            (None, OwnershipProof::Proven, InstallDecision::Take),
+            (
+                None,
+                OwnershipProof::Unknown,
+                InstallDecision::OtherInstallation,
+            ),
+            (
+                Some(EMPLOYEE),
+                OwnershipProof::Unknown,
+                InstallDecision::OtherInstallation,
+            ),
+            (
+                Some(EMPLOYEE),
+                OwnershipProof::Other,
+                InstallDecision::OtherInstallation,
+            ),
+        ] {
+            let held = CurrentGrant {
+                listed,
+                user,
+                proof,
+                ..held(Some(&Phase::Fresh))
+            };
+            assert_eq!(
+                decide(EventKind::Installed, held, INSTALLER),
+                expected,
+                "{listed} {user:?} {proof:?}"
+            );
+        }
     }
 }
 

@@ -389,6 +389,8 @@ pub enum Origin {
     File,
     /// An install event.
     Install,
+    /// A stored response to a renewal whose token was refused later.
+    KeptReply,
 }
 
 impl Origin {
@@ -399,13 +401,14 @@ impl Origin {
             Self::Import => "import",
             Self::File => "refresh_token_file",
             Self::Install => "install",
+            Self::KeptReply => "kept-reply",
         }
     }
 
     /// The origin with this name.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Import, Self::File, Self::Install]
+        [Self::Import, Self::File, Self::Install, Self::KeptReply]
             .into_iter()
             .find(|origin| origin.as_str() == text)
     }

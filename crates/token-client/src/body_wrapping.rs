@@ -4,7 +4,7 @@
 use serde_json::{Map, Value};
 use url::form_urlencoded;
 
-use super::lenient::{add, is_blank};
+use super::lenient::{add, comment, is_blank, parse};
 
 /// Prefixes of some servers against script inclusion; without white space, longest first.
 const PREFIXES: [&str; 12] = [
@@ -58,9 +58,18 @@ pub(super) fn trimmed(mut text: &[u8]) -> &[u8] {
     }
 }
 
-/// Returns whether only white space, NUL and semicolons are left.
-pub(super) fn is_end(rest: &[u8]) -> bool {
-    rest.iter().all(|byte| is_blank(*byte) || *byte == b';')
+/// Returns whether only white space, NUL, semicolons, commas and comments are left.
+pub(super) fn is_end(mut rest: &[u8]) -> bool {
+    loop {
+        while let [b'\0'..=b' ' | b';' | b',', after @ ..] = rest {
+            rest = after;
+        }
+        // The last line need not end.
+        rest = match comment(rest) {
+            Some(length) => &rest[length..],
+            None => return rest.is_empty() || rest.starts_with(b"//"),
+        };
+    }
 }
 
 /// Removes a prefix against script inclusion, or a comment around the text.
@@ -81,18 +90,20 @@ pub(super) fn without_prefix(text: &[u8]) -> &[u8] {
     if let Some(rest) = PREFIXES.into_iter().find_map(after) {
         return rest.strip_suffix(b"*/").map_or(rest, trimmed);
     }
-    let in_comment = || text.strip_prefix(b"/*")?.strip_suffix(b"*/");
-    let after_comment = || {
-        let end = text
-            .strip_prefix(b"/*")?
-            .windows(2)
-            .position(|sign| sign == b"*/")?;
-        let rest = trimmed(&text[end + 4..]);
-        rest.starts_with(b"{").then_some(rest)
+    let in_comment = || text.strip_prefix(b"/*")?.strip_suffix(b"*/").map(trimmed);
+    let after_comments = || {
+        let mut rest = text;
+        while let Some(length) = comment(rest) {
+            rest = trimmed(&rest[length..]);
+        }
+        (rest.len() < text.len() && rest.starts_with(b"{")).then_some(rest)
     };
-    in_comment()
-        .map(trimmed)
-        .or_else(after_comment)
+    // A string in it may hold the sign of its end.
+    let is_value = |rest: &&[u8]| parse(rest, &[]).is_ok_and(|parsed| is_end(&rest[parsed.end..]));
+    after_comments()
+        .filter(is_value)
+        .or_else(in_comment)
+        .or_else(after_comments)
         .unwrap_or(text)
 }
 

@@ -1,8 +1,8 @@
 //! Lenient JSON parser: tolerates damage where it does not matter.
 //!
 //! It tolerates invalid UTF-8, control characters and unknown escapes in strings, numbers outside every type, trailing
-//! commas, any depth and any number of values, and the single quotes and words of a printed Python dictionary. Must not
-//! accept an unclosed value, and must not use unbounded memory.
+//! commas, comments (`//`, `/* */`), any depth and any number of values, and the single quotes and words of a printed
+//! Python dictionary. Must not accept an unclosed value, and must not use unbounded memory.
 
 use serde_json::{Map, Number, Value};
 
@@ -24,6 +24,8 @@ pub struct Parsed {
     pub end: usize,
     /// True if containers were left out because there were too many values.
     pub shortened: bool,
+    /// Text of the comments in it, a line each: they may deny what the value states.
+    pub comments: String,
 }
 
 /// Parses the value at the beginning of `bytes`, after white space. Numbers of members named in `exact` become strings
@@ -35,15 +37,35 @@ pub fn parse(bytes: &[u8], exact: &[&str]) -> Result<Parsed, usize> {
         exact,
         left: MAX_VALUES,
         shortened: false,
+        comments: String::new(),
     };
     match parser.value(0, false) {
         Some(value) => Ok(Parsed {
             value,
             end: parser.at,
             shortened: parser.shortened,
+            comments: parser.comments,
         }),
         None => Err(parser.at),
     }
+}
+
+/// Length of the comment at the beginning of a text, with its signs; `None` if there is none, or if it does not end.
+pub(super) fn comment(text: &[u8]) -> Option<usize> {
+    let (inside, length) = match text {
+        [b'/', b'/', inside @ ..] => (
+            inside,
+            inside
+                .iter()
+                .position(|byte| matches!(byte, b'\n' | b'\r'))?,
+        ),
+        [b'/', b'*', inside @ ..] => (
+            inside,
+            inside.windows(2).position(|signs| signs == b"*/")? + 2,
+        ),
+        _ => return None,
+    };
+    Some(text.len() - inside.len() + length)
 }
 
 /// White space of JSON, and control characters that some servers add.
@@ -57,6 +79,7 @@ struct Parser<'a> {
     exact: &'a [&'a str],
     left: usize,
     shortened: bool,
+    comments: String,
 }
 
 impl Parser<'_> {
@@ -64,12 +87,30 @@ impl Parser<'_> {
         self.bytes.get(self.at).copied()
     }
 
-    /// Next byte that is not blank.
+    /// Next byte that is neither blank nor in a comment.
     fn next(&mut self) -> Option<u8> {
-        while self.peek().is_some_and(is_blank) {
-            self.at += 1;
+        loop {
+            while self.peek().is_some_and(is_blank) {
+                self.at += 1;
+            }
+            let byte = self.peek()?;
+            if byte != b'/' {
+                return Some(byte);
+            }
+            let rest = self.bytes.get(self.at..)?;
+            let Some(length) = comment(rest) else {
+                // The rest was searched for the end of a comment: it counts as read.
+                if matches!(rest, [_, b'/' | b'*', ..]) {
+                    self.at = self.bytes.len();
+                    return None;
+                }
+                return Some(byte);
+            };
+            self.comments.push('\n');
+            self.comments
+                .push_str(&String::from_utf8_lossy(&rest[2..length]));
+            self.at += length;
         }
-        self.peek()
     }
 
     fn take(&mut self, wanted: u8) -> Option<()> {
@@ -345,6 +386,10 @@ mod tests {
                 json!({"a": [1, 2], "b": true}),
             ),
             (br#"{"a":1,"a":2,"a":null}"#, json!({"a": 2})),
+            (
+                b"{/*x*/\"a\"/*\"*/:// }\n\"//b\",/**/\"c\":[/*]*/1/***/,//\r2]//\n}",
+                json!({"a": "//b", "c": [1, 2]}),
+            ),
         ] {
             assert_eq!(read(text), expected, "{}", String::from_utf8_lossy(text));
         }
@@ -361,6 +406,9 @@ mod tests {
             r#"{"a":"b}"#,
             r#"{"a":[1}"#,
             "{a:1}",
+            "{/*}",
+            "{\"a\":1//}",
+            "{\"a\":1/}",
             r#"{"a" 1}"#,
             "tru",
             "-",

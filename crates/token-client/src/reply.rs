@@ -150,6 +150,21 @@ pub fn read_taken(
     }
 }
 
+/// The one pair of a success that is in doubt: something beside or around it denies that it is one. For the time when the
+/// token that was sent is known to be spent; the pair must prove itself before it is used. A refusal has none, nor has a
+/// sentence, nor what has no refresh token of its own.
+#[must_use]
+pub fn read_doubtful(
+    reply: &TokenReply<'_>,
+    profile: &Profile,
+    secrets: &[&str],
+) -> Option<Box<GrantedTokens>> {
+    let body = token_object::open_doubtful(reply.body, reply.whole, profile)?;
+    granted(&body, profile, reply.now, secrets)
+        .filter(|granted| is_success(reply.status) && granted.refresh.is_some())
+        .map(Box::new)
+}
+
 /// Returns whether a body must be stored for an operator or a newer version: a success from which no pair was parsed
 /// although nothing denies that there is one, or a pair with another status.
 #[must_use]

@@ -314,14 +314,25 @@ pub(super) fn is_something_else(name: &str) -> bool {
             .any(|word| WORDS.contains(&word.as_str()))
 }
 
+/// Words around a value that count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Words {
+    /// Names of the value, and statements of a failure.
+    All,
+    /// Names that mark the value as something else: `old =`, `<request>`.
+    Names,
+}
+
 /// Returns whether the text around JSON values denies that they are a pair. A form has no surroundings.
-pub(super) fn is_refused_by_text(text: &[u8], exact: &[&str]) -> bool {
+pub(super) fn is_refused_by_text(text: &[u8], exact: &[&str], counts: Words) -> bool {
     // Maximum number of bytes parsed, as a multiple of the text's length: failed values are read again.
     const MAX_STEPS: usize = 16;
     const MAX_OPEN: usize = 200;
     /// Elements within a sentence.
     const INLINE: [&str; 8] = ["a", "b", "code", "em", "i", "small", "span", "strong"];
     let (mut around, mut at, mut values) = (String::new(), 0, false);
+    // Comments inside of values. They stay apart: they are not on the line of a value, and give it no name.
+    let mut comments = String::new();
     // Open elements whose values are something else.
     let mut open: Vec<String> = Vec::new();
     let mut patience = text.len().saturating_mul(MAX_STEPS);
@@ -353,6 +364,7 @@ pub(super) fn is_refused_by_text(text: &[u8], exact: &[&str]) -> bool {
                         return true;
                     }
                     around.push(' ');
+                    comments.push_str(&parsed.comments);
                     at += parsed.end;
                     values = true;
                     continue;
@@ -373,7 +385,7 @@ pub(super) fn is_refused_by_text(text: &[u8], exact: &[&str]) -> bool {
     }
     // The last head counts: a recorded conversation contains those of its requests too.
     let mut of_request = false;
-    for line in around.lines() {
+    for line in around.lines().chain(comments.lines()) {
         let words: Vec<_> = line.split_whitespace().collect();
         let is_version = |word: &str| word.starts_with("HTTP/");
         let method = |word: &str| ["GET", "POST", "PUT", "PATCH"].contains(&word);
@@ -387,6 +399,7 @@ pub(super) fn is_refused_by_text(text: &[u8], exact: &[&str]) -> bool {
         }
         let text = without_notices(line);
         if values
+            && counts == Words::All
             && statement(&text) == Statement::Failure
             && (names_subject(&text) || is_status_line(line))
         {

@@ -23,7 +23,7 @@ use super::provider::Profile;
 use super::quirks::JsonPath;
 use super::reply_error::error_of;
 use super::surroundings::{
-    is_about_the_request, is_refused_by_members, is_refused_by_text, is_something_else,
+    Words, is_about_the_request, is_refused_by_members, is_refused_by_text, is_something_else,
 };
 use refreshd_time::date::instant;
 
@@ -42,6 +42,32 @@ const MAX_RENAMED: usize = 100;
 /// then a form is parsed.
 #[must_use]
 pub fn open(body: &[u8], whole: bool, profile: &Profile) -> Option<Map<String, Value>> {
+    open_by(body, whole, |plain| open_plain(plain, profile))
+}
+
+/// As [`open()`], for a body that holds one token object although something beside or around it denies that it is a pair,
+/// in words that are no error code. Only the authorization server can say what it is.
+#[must_use]
+pub fn open_doubtful(body: &[u8], whole: bool, profile: &Profile) -> Option<Map<String, Value>> {
+    open_by(body, whole, |plain| {
+        let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
+        let mut words = plain.text.split(|byte| !is_part(byte));
+        let is_code =
+            |word: &[u8]| std::str::from_utf8(word).is_ok_and(|word| is_error_code(word, profile));
+        let reader = EnvelopeReader {
+            judges: false,
+            ..EnvelopeReader::of(profile)
+        };
+        let object = reader.text(&plain.text, plain.whole)?;
+        (!words.any(is_code) && reader.holds_token(&object)).then_some(object)
+    })
+}
+
+fn open_by(
+    body: &[u8],
+    whole: bool,
+    open: impl Fn(&Plain<'_>) -> Option<Map<String, Value>>,
+) -> Option<Map<String, Value>> {
     let whole = whole && body.len() <= MAX_BODY_BYTES;
     let body = &body[..body.len().min(MAX_BODY_BYTES)];
     let plain = plain_text(body);
@@ -49,25 +75,7 @@ pub fn open(body: &[u8], whole: bool, profile: &Profile) -> Option<Map<String, V
         whole: plain.whole && (whole || plain.unpacked),
         ..plain
     };
-    let found = open_plain(&plain, profile);
-    // Deflate without a header is recognised by its content only.
-    let binary = || {
-        body.iter()
-            .any(|byte| !byte.is_ascii_graphic() && !byte.is_ascii_whitespace())
-    };
-    found.or_else(|| {
-        binary().then(|| {
-            let Unpacked { bytes, ended } = raw_deflate(body);
-            open_plain(
-                &Plain {
-                    text: decode(&bytes),
-                    whole: ended,
-                    unpacked: true,
-                },
-                profile,
-            )
-        })?
-    })
+    open(&plain).or_else(|| open(&deflated_text(body)?))
 }
 
 /// A decompressed body in UTF-8, as far as its encoding is known.
@@ -101,13 +109,24 @@ pub fn plain_text(body: &[u8]) -> Plain<'_> {
     }
 }
 
+/// Text of a body that is deflate without a header, which is recognised by its content only; `None` for a text.
+#[must_use]
+pub fn deflated_text(body: &[u8]) -> Option<Plain<'static>> {
+    let is_text = |byte: &u8| byte.is_ascii_graphic() || byte.is_ascii_whitespace();
+    if body.iter().all(is_text) {
+        return None;
+    }
+    let Unpacked { bytes, ended } = raw_deflate(body);
+    Some(Plain {
+        text: Cow::Owned(decode(&bytes).into_owned()),
+        whole: ended,
+        unpacked: true,
+    })
+}
+
 /// As [`open()`], for a decompressed body.
 pub fn open_plain(plain: &Plain<'_>, profile: &Profile) -> Option<Map<String, Value>> {
-    let reader = EnvelopeReader {
-        profile,
-        exact: exact(profile),
-    };
-    reader.text(&plain.text, plain.whole)
+    EnvelopeReader::of(profile).text(&plain.text, plain.whole)
 }
 
 /// Returns whether a body has no visible content.
@@ -337,6 +356,8 @@ fn exact(profile: &Profile) -> Vec<&str> {
 struct EnvelopeReader<'a> {
     profile: &'a Profile,
     exact: Vec<&'a str>,
+    /// Whether a failure that is stated beside or around a token object counts.
+    judges: bool,
 }
 
 /// Content of a JSON value.
@@ -362,7 +383,15 @@ impl FoundToken {
     }
 }
 
-impl EnvelopeReader<'_> {
+impl<'a> EnvelopeReader<'a> {
+    fn of(profile: &'a Profile) -> Self {
+        Self {
+            profile,
+            exact: exact(profile),
+            judges: true,
+        }
+    }
+
     fn text(&self, text: &[u8], whole: bool) -> Option<Map<String, Value>> {
         let all = text;
         let data = event_data(trimmed(text));
@@ -380,7 +409,12 @@ impl EnvelopeReader<'_> {
 
     /// Returns whether the words around the JSON of a text deny that it is a pair.
     fn is_refused_around(&self, text: &[u8]) -> bool {
-        is_refused_by_text(text, &self.exact)
+        let counts = if self.judges {
+            Words::All
+        } else {
+            Words::Names
+        };
+        is_refused_by_text(text, &self.exact, counts)
     }
 
     /// The complete object in an unclosed wrapping, or in brackets alone: `[R`, `cb(R`, `(R)`, a truncated JSON string.
@@ -487,10 +521,12 @@ impl EnvelopeReader<'_> {
         let judged = |map: &Map<String, Value>| {
             self.profile.reply.success.is_empty() && self.is_refusal(map)
         };
+        let states_error =
+            |map: &Map<String, Value>| self.judges && error_of(map, self.profile).is_some();
         if let Value::Object(map) = &value
-            && (self.holds_token(map) || error_of(map, self.profile).is_some())
+            && (self.holds_token(map) || states_error(map))
         {
-            if error_of(map, self.profile).is_some() {
+            if states_error(map) {
                 return FoundToken::Other(map.clone());
             }
             // An object that reports a failure in another way is neither used nor trusted.
@@ -522,7 +558,7 @@ impl EnvelopeReader<'_> {
     /// Returns whether an object, or its content, reports a failure.
     fn is_refusal(&self, map: &Map<String, Value>) -> bool {
         let mut left = MAX_OBJECTS;
-        self.is_refused_object(map, false, MAX_LEVELS, &mut left)
+        self.judges && self.is_refused_object(map, false, MAX_LEVELS, &mut left)
     }
 
     /// Completes a token object without a refresh token by the one elsewhere in its reply: the old one is spent.
@@ -780,7 +816,7 @@ impl EnvelopeReader<'_> {
                 FoundToken::Token(map) => (&mut tokens, map),
                 // A line of a log may have a context that is about something else.
                 FoundToken::Other(map)
-                    if error_of(&map, self.profile).is_some()
+                    if self.judges && error_of(&map, self.profile).is_some()
                         || (piece.alone || bare) && self.is_refusal(&map) =>
                 {
                     (&mut others, map)

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::super::provider::Class;
 use super::super::quirks::means_no_error;
-use super::super::reply::{TokenReply, Verdict, is_unread, read};
+use super::super::reply::{TokenReply, Verdict, is_unread, read, read_doubtful};
 use super::*;
 use crate::samples::profile;
 use refreshd_time::Timestamp;
@@ -93,6 +93,94 @@ fn utf16(text: &str, mark: bool, unit: fn(u16) -> [u8; 2]) -> Vec<u8> {
 /// ASCII text, optionally with a byte order mark.
 fn utf32(text: &str, unit: fn(u32) -> [u8; 4]) -> Vec<u8> {
     text.chars().flat_map(|c| unit(u32::from(c))).collect()
+}
+
+/// What denies a pair in words leaves it in doubt; an error code, a name and a sentence leave nothing.
+#[test]
+fn a_doubtful_pair_is_found_and_a_refusal_holds_none() {
+    let doubtful = |text: &str| {
+        let reply = TokenReply {
+            whole: true,
+            status: 200,
+            retry_after: None,
+            now: Timestamp::default(),
+            body: text.as_bytes(),
+        };
+        let granted = read_doubtful(&reply, &profile(), &[])?;
+        Some((
+            granted.access.expose().to_owned(),
+            granted.refresh?.expose().to_owned(),
+        ))
+    };
+    let beside = |members: &str| R.replacen('{', &format!("{{{members},"), 1);
+    for text in [
+        beside(r#""error":"a_word_that_nobody_knows""#),
+        beside(r#""meta":{"status":"failed"}"#),
+        beside(r#""message":"The refresh token is invalid""#),
+        format!(r#"{{"success":false,"data":{R}}}"#),
+        format!(r#"{{"code":1001,"msg":"refresh failed","data":{R}}}"#),
+        format!("Refresh failed.\n{R}"),
+        format!("HTTP/1.1 400 Bad Request\r\n\r\n{R}"),
+        format!("/* refresh token invalid */ {R}"),
+        format!("event: error\ndata: {R}\n\n"),
+    ] {
+        assert_eq!(pair(text.as_bytes()), None, "{text}");
+        assert_eq!(
+            doubtful(&text),
+            Some(("a2".to_owned(), "r2".to_owned())),
+            "{text}"
+        );
+    }
+    for text in [
+        beside(r#""error":"invalid_grant""#),
+        beside(r#""meta":{"error":"invalid_grant"}"#),
+        format!(r#"{{"status":"invalid_grant","data":{R}}}"#),
+        format!("invalid_grant\n{R}"),
+        format!("{R}{}", R.replace("a2", "a3").replace("r2", "r3")),
+        format!("<p>Your new tokens are x1 and {R}</p>"),
+        format!("old = {R};"),
+        format!("<request>{R}</request>"),
+        format!("POST /token HTTP/1.1\r\n\r\n{R}"),
+        format!(r#"{{"original_request":{R}}}"#),
+        R[..R.len() - 1].to_owned(),
+        r#"{"error":"x","access_token":"a2"}"#.to_owned(),
+        r#"{"error":"x","access_token":"a2","refresh_token":"invalid refresh token"}"#.to_owned(),
+        "the access_token is a2, the refresh_token is r2".to_owned(),
+    ] {
+        assert_eq!(doubtful(&text), None, "{text}");
+    }
+}
+
+/// As configuration files and templates have them. An address is no comment.
+#[test]
+fn comments_and_commas_too_many_take_nothing_away() {
+    let wanted = pair(R.as_bytes());
+    for text in [
+        "// by the gateway\n{\"access_token\":\"a2\",\"refresh_token\":\"r2\",\"expires_in\":3600}",
+        "/* v2 */ // 3\n{\"access_token\":\"a2\",\"refresh_token\":\"r2\",\"expires_in\":3600} /* end */",
+        "{ // of the user\n\"access_token\": \"a2\", // for an hour\n\"refresh_token\": \"r2\", \"expires_in\": 3600\n}",
+        "{/* a */\"access_token\"/* b */:/* c */\"a2\"/* d */,/* e */\"refresh_token\":\"r2\"/* \"{ */}// end",
+        "{\"access_token\":\"a2\",\n// \"refresh_token\":\"r1\",\r\n\"refresh_token\":\"r2\",}",
+        "{\"url\":\"https://a.example/*x\",\"access_token\":\"a2\",\"refresh_token\":\"r2\",\"is\":\"//*\"}",
+        "[{\"access_token\":\"a2\",\"refresh_token\":\"r2\"}, /* the only one */]",
+        "/* {\"x\":\"*/{\",\"access_token\":\"a2\",\"refresh_token\":\"r2\"} */",
+        "{\"data\":{\"access_token\":\"a2\",\"refresh_token\":\"r2\",},},",
+        "cb({\"access_token\":\"a2\",\"refresh_token\":\"r2\", /* x */});",
+        "<br /><b>Notice</b>: x {\"access_token\":\"a2\", // x\n\"refresh_token\":\"r2\"}",
+    ] {
+        assert_eq!(pair(text.as_bytes()), wanted, "{text}");
+    }
+    for text in [
+        "{\"access_token\":\"a2\",\"refresh_token\":\"r2\"} / 2",
+        "{\"access_token\":\"a2\", /* \"refresh_token\":\"r2\"}",
+        "{\"access_token\":\"a2\",\"refresh_token\":\"r2\" // }",
+        "{\"access_token\":\"a2\",\"refresh_token\":\"r2\" / \"x\":1}",
+        "// {\"access_token\":\"a2\",\"refresh_token\":\"r2\"}",
+        "{/* the refresh token is invalid */\"access_token\":\"a2\",\"refresh_token\":\"r2\"}",
+        "{\"access_token\":\"a2\",\"refresh_token\":\"r2\"} // refresh failed: invalid token",
+    ] {
+        assert_eq!(pair(text.as_bytes()), None, "{text}");
+    }
 }
 
 /// A reply in each wrapping.

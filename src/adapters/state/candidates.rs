@@ -205,14 +205,20 @@ impl State {
         fingerprint: Fingerprint,
     ) -> Result<bool, StateError> {
         self.read
-            .run(move |connection| {
-                let found =
-                    "SELECT EXISTS (SELECT 1 FROM refused_candidate WHERE fingerprint = ?1 AND portal = ?2)";
-                let found =
-                    connection
-                        .query_row(found, params![fingerprint.bytes(), portal.as_str()], |row| row.get(0));
-                found.map_err(sql)
-            })
+            .run(move |connection| is_refused(connection, &portal, &fingerprint))
+            .await
+    }
+
+    /// Notes that the authorization server has refused a refresh token at this portal.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn remember_refused(
+        &self,
+        portal: PortalName,
+        fingerprint: Fingerprint,
+    ) -> Result<(), StateError> {
+        self.change(move |connection| remember_refused(connection, &portal, fingerprint.bytes()))
             .await
     }
 
@@ -239,6 +245,35 @@ const OF_PORTAL: &str =
 
 fn sql(source: rusqlite::Error) -> StateError {
     StateError::sql("look after a candidate", source)
+}
+
+/// Whether the authorization server has refused this refresh token at this portal.
+pub(super) fn is_refused(
+    connection: &Connection,
+    portal: &PortalName,
+    fingerprint: &Fingerprint,
+) -> Result<bool, StateError> {
+    let found =
+        "SELECT EXISTS (SELECT 1 FROM refused_candidate WHERE fingerprint = ?1 AND portal = ?2)";
+    connection
+        .query_row(
+            found,
+            params![fingerprint.bytes(), portal.as_str()],
+            |row| row.get(0),
+        )
+        .map_err(sql)
+}
+
+fn remember_refused(
+    connection: &Connection,
+    portal: &PortalName,
+    fingerprint: &[u8; 32],
+) -> Result<(), StateError> {
+    let refused = "INSERT OR REPLACE INTO refused_candidate (fingerprint, portal) VALUES (?1, ?2)";
+    connection
+        .execute(refused, params![fingerprint, portal.as_str()])
+        .map(|_| ())
+        .map_err(sql)
 }
 
 fn offer(connection: &Connection, offer: &Offer) -> Result<Offered, StateError> {
@@ -507,11 +542,7 @@ fn record(
         }
         CandidateOutcome::Refused | CandidateOutcome::Another(_) => {
             remove(connection, portal)?;
-            let refused =
-                "INSERT OR REPLACE INTO refused_candidate (fingerprint, portal) VALUES (?1, ?2)";
-            connection
-                .execute(refused, params![fingerprint, portal.as_str()])
-                .map_err(sql)?;
+            remember_refused(connection, portal, &fingerprint)?;
             if origin == Some(Origin::Install) {
                 disputes::drop_accepted(connection, portal)?;
             }

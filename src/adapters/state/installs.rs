@@ -5,6 +5,7 @@
 
 use rusqlite::{Connection, named_params, params};
 
+use super::candidates::is_refused;
 use super::disputes;
 use super::error::StateError;
 use super::grant_store::{self, NewGrant, StoreOutcome};
@@ -241,21 +242,8 @@ fn keep(
         proof,
     };
     let by_notice = held.user.is_some() && held.user == held.installer;
-    let is_other = held.user != Some(owner.user_id.as_str());
     let is_installation = *occasion == EventKind::Installed && application_token.is_some();
     match decide(*occasion, held, &owner.user_id) {
-        // The configuration names the portal, but a notice brought the grant.
-        InstallDecision::FreshAlready
-            if is_installation && is_other && by_notice && proof != OwnershipProof::Proven =>
-        {
-            let kind = held.phase.map(Phase::kind);
-            return Ok(InstallOutcome::OtherInstallation {
-                portal: name,
-                kind,
-                proof,
-                is_disputed: true,
-            });
-        }
         InstallDecision::FreshAlready => {
             // An event of the grant's own user proves as much as the grant; one of another user would let him end it later.
             if held.user == Some(owner.user_id.as_str()) {
@@ -293,6 +281,13 @@ fn keep(
         .map(|presented| holder_of_refresh_token(connection, &presented))
         .transpose()?;
     if seen.flatten().is_some() {
+        return Ok(InstallOutcome::Replayed);
+    }
+    // The authorization server has refused it here: it is not sent again, however often it comes.
+    if proven_by.is_none()
+        && let Some(refresh) = &refresh
+        && is_refused(connection, &name, refresh)?
+    {
         return Ok(InstallOutcome::Replayed);
     }
     if proven_by.is_none()

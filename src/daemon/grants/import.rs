@@ -62,8 +62,10 @@ pub async fn import(
     let portal = find(shared, name).await?;
     let config = shared.config();
     let app = app_of(&config, &portal)?;
-    let imported = parse(grant, &app.profile, shared.clock.now())
-        .map_err(|source| not_a_grant_error(&portal, source))?;
+    let imported = match parse(grant, &app.profile, shared.clock.now()) {
+        Ok(imported) => imported,
+        Err(cause) => return Err(unread_error(shared, &portal, grant, cause).await),
+    };
     if let Some(what) = known_secret(&config, &portal, &imported) {
         return Err(not_a_grant_error(
             &portal,
@@ -166,6 +168,29 @@ pub(crate) fn has_no_living_grant(portal: &Portal) -> bool {
         .map_or(portal.lost.is_none(), |grant| {
             matches!(grant.tokens.credential, Credential::Client)
         })
+}
+
+/// The error of a text that is no grant. If it is a stored response of the portal, there is more to say of it.
+async fn unread_error(
+    shared: &Context,
+    portal: &Portal,
+    grant: &[u8],
+    cause: ImportError,
+) -> OperationError {
+    let kept = shared.state.kept_replies(portal.name.clone()).await;
+    let is_kept = kept
+        .unwrap_or_default()
+        .iter()
+        .any(|kept| kept.reply.body.expose() == grant);
+    let source = if is_kept {
+        ImportError::KeptReply {
+            cause: Box::new(cause),
+            portal: portal.name.to_string(),
+        }
+    } else {
+        cause
+    };
+    not_a_grant_error(portal, source)
 }
 
 fn not_a_grant_error(portal: &Portal, source: ImportError) -> OperationError {

@@ -353,6 +353,15 @@ impl Worker {
                 };
                 let imported = match self.verify(installation, &portal, &token_url).await {
                     Ok(imported) => imported,
+                    Err(Unverified::Refused(ended)) if ended.0 == Outcome::Forged => {
+                        let refused = presented.refresh.fingerprint();
+                        if let Err(error) =
+                            self.shared.state.remember_refused(portal, refused).await
+                        {
+                            tracing::warn!(error = %error_chain(&error), "a refused install cannot be noted; if it comes again, it is tried again");
+                        }
+                        return ended;
+                    }
                     // A server that does not respond proves nothing, and the present grant does not work.
                     Err(Unverified::Unanswered(_)) if !may_live => {
                         let member_id = install.owner.member_id.clone();

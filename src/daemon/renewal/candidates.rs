@@ -399,13 +399,16 @@ pub(crate) async fn finish(
 }
 
 fn refused(origin: Origin, why: &str) -> EscalationNotice {
+    let what = match origin {
+        Origin::KeptReply => "the pair of a kept reply".to_owned(),
+        Origin::Import | Origin::File | Origin::Install => {
+            format!("a grant that was handed over ({})", origin.as_str())
+        }
+    };
     EscalationNotice {
         step: "candidate-refused".to_owned(),
         severity: Severity::Warning,
-        reason: format!(
-            "a grant that was handed over ({}) is not taken, and the one before stays as it is: {why}",
-            origin.as_str()
-        ),
+        reason: format!("{what} is not taken, and the one before stays as it is: {why}"),
         action: "none".to_owned(),
         remaining: None,
     }

@@ -12,10 +12,12 @@ use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
 use crate::daemon::context::Context;
 use crate::daemon::renewal::carry::{Slot, UnsavedCopy};
 use crate::daemon::renewal::client_secret;
+use crate::daemon::renewal::doubtful_pair;
 use crate::daemon::renewal::persist::until_durable;
 use crate::daemon::renewal::publisher::KnownState;
 use crate::daemon::renewal::unreadable_reply::{self, KeptPair};
 use crate::daemon::waiters::RenewalReport;
+use crate::domain::candidate::Origin;
 use crate::domain::client::ClientAnswer;
 use crate::domain::conclusion::{
     ClaimedRenewal, Conclusion, Effect, RenewalOutcome, client_notice, conclude,
@@ -40,6 +42,8 @@ use refreshd_token_client::token::Generation;
 
 /// Maximum difference of a server's clock in seconds.
 const SKEW_LIMIT: f64 = 30.0;
+/// Interval in which a grant looks for the outcome of its kept pair.
+const KEPT_PAIR_WAIT: Duration = Duration::from_secs(30);
 
 /// A portal under a claim.
 pub struct ClaimedGrant {
@@ -51,6 +55,8 @@ pub struct ClaimedGrant {
     bought_by: Option<Fingerprint>,
     /// Whether its app's client is rejected, for all portals or for this one.
     pub(crate) client_refused: bool,
+    /// Whether the pair of a stored response waits for its proof: the grant's own token is spent.
+    awaits_kept_pair: bool,
 }
 
 impl ClaimedGrant {
@@ -63,6 +69,7 @@ impl ClaimedGrant {
             grant,
             bought_by,
             client_refused,
+            candidate,
             ..
         } = portal;
         let grant = grant?;
@@ -77,6 +84,8 @@ impl ClaimedGrant {
             claim,
             bought_by,
             client_refused,
+            awaits_kept_pair: candidate
+                .is_some_and(|candidate| candidate.origin == Origin::KeptReply),
         })
     }
 
@@ -88,7 +97,7 @@ impl ClaimedGrant {
 }
 
 /// Performs a claimed renewal. Returns when the portal is due next.
-pub async fn exchange(shared: Arc<Context>, claimed: ClaimedGrant) -> Option<Timestamp> {
+pub async fn exchange(shared: Arc<Context>, mut claimed: ClaimedGrant) -> Option<Timestamp> {
     let mut config = shared.config();
     if claimed.client_refused
         && let Some(app) = config.apps.get(&claimed.settings.app)
@@ -102,6 +111,11 @@ pub async fn exchange(shared: Arc<Context>, claimed: ClaimedGrant) -> Option<Tim
         let why = "its client or server changed in the configuration";
         return release(&shared, &config, claimed, why).await;
     };
+    if claimed.awaits_kept_pair {
+        let why = "the pair of a kept reply is being tried; the token before it is spent";
+        claimed.grant.standing.next_attempt_at = Some(shared.clock.now() + KEPT_PAIR_WAIT);
+        return release(&shared, &config, claimed, why).await;
+    }
     let profile = Arc::clone(&app.profile);
     let result = send_renewal(&shared, &config, app, &claimed).await;
     let AttemptResult {
@@ -112,12 +126,32 @@ pub async fn exchange(shared: Arc<Context>, claimed: ClaimedGrant) -> Option<Tim
         skew,
         kind,
     } = result;
+    let every = claimed
+        .settings
+        .renew_every
+        .map_or(profile.renew_every, RenewEvery::from);
+    let mut offers_pair = false;
     if attempt.is_dead_grant() {
         match unreadable_reply::pair_of_kept_reply(&shared, &claimed.name, &claimed.grant, app)
             .await
         {
             KeptPair::Nothing => {}
             KeptPair::Unread => attempt.set_hint(unreadable_reply::HINT_DEAD),
+            KeptPair::Doubtful(pairs) => {
+                offers_pair = doubtful_pair::offer(
+                    &shared,
+                    (&claimed.name, &claimed.grant),
+                    app,
+                    every,
+                    pairs,
+                )
+                .await;
+                if offers_pair {
+                    attempt = Attempt::InDoubt(doubtful_pair::BEING_PROVED.to_owned());
+                } else {
+                    attempt.set_hint(unreadable_reply::HINT_DEAD);
+                }
+            }
             KeptPair::Pair(granted, at) => {
                 tracing::warn!(
                     portal = %claimed.name,
@@ -133,10 +167,6 @@ pub async fn exchange(shared: Arc<Context>, claimed: ClaimedGrant) -> Option<Tim
         attempt.set_hint(unreadable_reply::HINT_IN_DOUBT);
     }
     let took = shared.clock.elapsed(started);
-    let every = claimed
-        .settings
-        .renew_every
-        .map_or(profile.renew_every, RenewEvery::from);
     let rules = RenewalRules {
         profile: &profile,
         every,
@@ -181,6 +211,10 @@ pub async fn exchange(shared: Arc<Context>, claimed: ClaimedGrant) -> Option<Tim
     };
     let context = (now, Slot::default());
     let mut ended = finish(&shared, &config, claimed, outcome, context).await;
+    if offers_pair {
+        // Recorded first: the candidate takes the place of a grant that no request is under way for.
+        shared.candidates.notify_one();
+    }
     // The outcome of the request may leave the grant's status unchanged: after `too_early`, and if the grant is dead
     // already.
     if let Some((class, detail)) = failure.filter(|(class, _)| ended.class != Some(*class)) {
@@ -521,6 +555,7 @@ async fn finish(
         claim,
         bought_by: _,
         client_refused: _,
+        awaits_kept_pair: _,
     } = claimed;
     let sent = SentToken::of(&grant);
     let (sent_generation, url) = (grant.generation, grant.token_url.clone());

@@ -17,7 +17,7 @@ use refreshd_time::Timestamp;
 use refreshd_token_client::authorization_server::HttpResponse;
 use refreshd_token_client::provider::Profile;
 use refreshd_token_client::reply::{
-    ErrorContext, GrantedTokens, TokenReply, Verdict, is_unread, read, read_in,
+    ErrorContext, GrantedTokens, TokenReply, Verdict, is_unread, read, read_doubtful, read_in,
 };
 
 /// Recommended action while the outcome is in doubt and its response is stored.
@@ -91,12 +91,7 @@ pub(crate) fn pair(
     app: &App,
     now: Timestamp,
 ) -> Option<Box<GrantedTokens>> {
-    let refresh = grant.and_then(|grant| grant.tokens.credential.refresh());
-    let secrets = [
-        refresh.map(|token| token.expose()),
-        app.client_secret.as_ref().map(|secret| secret.expose()),
-    ];
-    let secrets: Vec<_> = secrets.into_iter().flatten().collect();
+    let secrets = known_secrets(grant, app);
     // A pair with an error status is used only on an operator's request, or if the token that was sent is rejected.
     let status = if reply.is_success() {
         reply.status
@@ -116,6 +111,32 @@ pub(crate) fn pair(
     }
 }
 
+fn known_secrets<'a>(grant: Option<&'a Grant>, app: &'a App) -> Vec<&'a str> {
+    let refresh = grant.and_then(|grant| grant.tokens.credential.refresh());
+    let secrets = [
+        refresh.map(|token| token.expose()),
+        app.client_secret.as_ref().map(|secret| secret.expose()),
+    ];
+    secrets.into_iter().flatten().collect()
+}
+
+/// The one pair of a stored success beside or around which something denies that it is one.
+fn doubtful_pair(
+    reply: &UnreadableReply,
+    grant: &Grant,
+    app: &App,
+    now: Timestamp,
+) -> Option<Box<GrantedTokens>> {
+    let whole = TokenReply {
+        status: reply.status,
+        retry_after: None,
+        now,
+        body: reply.body.expose(),
+        whole: reply.whole,
+    };
+    read_doubtful(&whole, &app.profile, &known_secrets(Some(grant), app))
+}
+
 /// Content of the stored responses to a grant's token.
 pub(crate) enum KeptPair {
     /// No response is stored.
@@ -124,6 +145,8 @@ pub(crate) enum KeptPair {
     Unread,
     /// A pair that arrived with an error status, and its time.
     Pair(Box<GrantedTokens>, Timestamp),
+    /// Pairs that are in doubt, each with its time, the newest first: they must prove themselves.
+    Doubtful(Vec<(Box<GrantedTokens>, Timestamp)>),
 }
 
 /// Looks for the pair that a grant's token was exchanged for, after the server has rejected the token as spent.
@@ -147,9 +170,17 @@ pub(crate) async fn pair_of_kept_reply(
     let now = shared.clock.now();
     let found = (current.iter())
         .find_map(|kept| Some((pair(&kept.reply, Some(grant), app, now)?, kept.reply.at)));
-    match found {
-        Some((granted, at)) => KeptPair::Pair(granted, at),
-        None if current.is_empty() => KeptPair::Nothing,
-        None => KeptPair::Unread,
+    if let Some((granted, at)) = found {
+        return KeptPair::Pair(granted, at);
+    }
+    let doubtful: Vec<_> = (current.iter())
+        .filter_map(|kept| Some((doubtful_pair(&kept.reply, grant, app, now)?, kept.reply.at)))
+        .collect();
+    if !doubtful.is_empty() {
+        KeptPair::Doubtful(doubtful)
+    } else if current.is_empty() {
+        KeptPair::Nothing
+    } else {
+        KeptPair::Unread
     }
 }

@@ -24,6 +24,8 @@ const CLOSE: &str = "Connection: close\r\n";
 
 /// The reply to the first request of a grant, from its pair: bytes on the wire.
 type Wrap = fn(&str) -> Play;
+/// What becomes of a pair.
+type Text = fn(&str) -> String;
 
 fn ok(headers: &str, body: &[u8]) -> Vec<u8> {
     let length = body.len();
@@ -106,6 +108,14 @@ const WRAPPED: &[(&str, Wrap)] = &[
     ("notice", |r| sent(format!("<br /><b>Notice</b>: x {r}"))),
     ("comment", |r| sent(format!("{r}<!-- 0.02 s -->"))),
     ("nul", |r| sent(format!("{r}\0"))),
+    ("comments-of-json", |r| {
+        let (rest, open) = (r.replace(',', ", // x\n"), "/* https://a.example */");
+        sent(format!(
+            "// v2\n{{{open}{},}} // end",
+            &rest[1..rest.len() - 1]
+        ))
+    }),
+    ("comma-at-the-end", |r| sent(format!("{r},"))),
     ("xssi", |r| sent(format!(")]}}',\n{r}"))),
     ("while", |r| sent(format!("while(1);{r}"))),
     ("jsonp", |r| sent(format!("cb({r});"))),
@@ -603,6 +613,42 @@ fn what_a_person_finds_in_it_resumes_the_portal_and_a_renewal_that_goes_well_end
     daemon.stop();
 }
 
+/// What `recover --show` prints is taken in as it is where it holds one pair; otherwise it is said what cannot be read.
+#[test]
+fn a_kept_reply_is_taken_in_whole_or_it_is_said_why_not() {
+    let (_hostile, rig, daemon) = unread();
+    let ran = rig.run(["recover", "acme", "--show"]);
+    let ran = rig.import("acme", &ran.stdout);
+    assert_eq!(ran.code, Some(65), "{ran:?}");
+    assert!(
+        ran.stderr.contains("It is a reply that refreshd keeps")
+            && ran.stderr.contains("refreshd recover acme"),
+        "{ran:?}"
+    );
+    assert_eq!(rig.status("acme")["unread_replies"]["count"], 1);
+    let texts: [fn(&str) -> Vec<u8>; 6] = [
+        |r| with(r, r#""error":"a_word_that_nobody_knows""#).into_bytes(),
+        |r| format!(r#"{{"success":false,"data":{r}}}"#).into_bytes(),
+        |r| format!("Refresh failed.\n{r}").into_bytes(),
+        |r| format!("HTTP/1.1 400 Bad Request\r\n\r\n{r}").into_bytes(),
+        |r| deflate(r),
+        |r| utf16(&format!("// v2\n{r},")),
+    ];
+    for (number, text) in (10..).zip(texts) {
+        let text = text(&pair("handed", number));
+        rig.secret_bytes("kept", &text);
+        let ran = rig.run(["import", "acme", rig.path("kept").to_str().expect("a path")]);
+        assert_eq!(
+            ran.code,
+            Some(0),
+            "{}: {ran:?}",
+            String::from_utf8_lossy(&text)
+        );
+        rig.wait_for_phase("acme", "fresh");
+    }
+    daemon.stop();
+}
+
 /// The kept reply becomes one that this version can read, as a newer version would.
 fn becomes_readable(rig: &Rig, body: &str) {
     let state = Connection::open(rig.path("state.db")).expect("as the test made it");
@@ -776,6 +822,107 @@ fn a_pair_with_a_status_that_is_no_success_is_used_once_its_token_is_refused() {
             says(event, "is used") && event["portal"].as_str() == Some(*name)
         });
     }
+}
+
+/// Beside or around a pair something speaks of a failure: the authorization server says what it is, and nobody is called.
+#[test]
+fn a_doubtful_pair_of_a_success_is_tried_once_its_token_is_refused() {
+    let bodies: [(&str, Text); 5] = [
+        ("beside", |r| {
+            with(r, r#""error":"a_word_that_nobody_knows""#)
+        }),
+        ("flag", |r| format!(r#"{{"success":false,"data":{r}}}"#)),
+        ("around", |r| format!("Refresh failed.\n{r}")),
+        ("comment", |r| format!("/* refresh token invalid */ {r}")),
+        ("meta", |r| with(r, r#""meta":{"status":"failed"}"#)),
+    ];
+    let names = bodies.map(|(name, _)| name);
+    let hostile = strict(move |name, next| {
+        let body = bodies.iter().find(|(of, _)| *of == name);
+        sent(body.expect("a portal of the test").1(next))
+    });
+    let rig = rig(&hostile, &names);
+    let daemon = rig.start();
+    for name in names {
+        rig.wait_for_generation(name, 4);
+        let outcomes = daemon.outcomes(name);
+        assert_eq!(
+            outcomes[..2],
+            ["in-doubt", "in-doubt"],
+            "{name}: {outcomes:?}"
+        );
+        assert!(
+            outcomes[2..].iter().all(|outcome| outcome == "renewed"),
+            "{name}: {outcomes:?}"
+        );
+        let view = rig.get_json(&format!("/v1/portals/{name}"));
+        assert!(view["unread_replies"].is_null(), "{view}");
+        assert_eq!(view["phase"], "fresh", "{view}");
+    }
+    daemon.stop();
+}
+
+/// What a server echoes, refuses or tells of in a sentence is sent to nobody, and each pair once.
+#[test]
+fn a_doubtful_pair_is_sent_once_and_what_is_none_is_not_sent() {
+    let failing: Text = |r| format!("Refresh failed.\n{}", r.replace("r-", "x-"));
+    let bodies: [(&str, Text, usize); 5] = [
+        ("unknown", failing, 1),
+        (
+            "echo",
+            |r| format!("Refresh failed.\n{}", r.replace("-2", "-1")),
+            0,
+        ),
+        ("sentence", |r| format!("<p>Refresh failed for {r}</p>"), 0),
+        (
+            "two",
+            |r| format!("Refresh failed.\n{r}\n{}", r.replace("-2", "-3")),
+            0,
+        ),
+        (
+            "code",
+            |r| format!(r#"{{"data":{r},"log":["invalid_grant"],"success":false}}"#),
+            0,
+        ),
+    ];
+    let names = bodies.map(|(name, ..)| name);
+    let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+    let seen = Arc::clone(&asked);
+    let hostile = Hostile::listen("127.0.0.1:0", move |request: Asked| {
+        let token = request.parameter("refresh_token").to_owned();
+        let mut seen = seen.lock().expect("no thread panics");
+        let is_first = !seen.contains(&token);
+        seen.push(token.clone());
+        let (name, number) = parts(&token);
+        match bodies.iter().find(|(of, ..)| *of == name) {
+            Some((_, body, _)) if is_first && number == 1 => sent(body(&pair(name, 2))),
+            _ => Play::Close(reply(
+                "400 Bad Request",
+                CLOSE,
+                r#"{"error":"invalid_grant"}"#,
+            )),
+        }
+    });
+    let rig = rig(&hostile, &names);
+    let daemon = rig.start();
+    for (name, _, sent) in bodies {
+        rig.wait_for_phase(name, "needs-authorization");
+        rig.control("POST", &format!("/v1/portals/{name}/renew"), "");
+        daemon.wait_for("the refusal once more", |event| {
+            event["outcome"] == "needs-authorization" && event["portal"] == name
+        });
+        let asked = asked.lock().expect("no thread panics");
+        let others: Vec<_> = (asked.iter())
+            .filter(|token| {
+                token.contains(&format!("-{name}-")) && **token != format!("r-{name}-1")
+            })
+            .collect();
+        assert_eq!(others.len(), sent, "{name}: {others:?}");
+        drop(asked);
+        assert!(rig.token_json(name).is_none(), "{name}");
+        assert_eq!(rig.status(name)["unread_replies"]["count"], 1, "{name}");
+    }
+    daemon.stop();
 }
 
 #[test]

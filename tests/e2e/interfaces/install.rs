@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::common::installs::{Grant, encoded, form_of, text};
+use crate::common::installs::{Grant, encoded, event_of, form_of, text, with};
 use crate::common::{CLIENT_ID, Rig, SOON, domain, eventually};
 use crate::interfaces::{calm, contains};
 
@@ -111,6 +111,53 @@ fn a_portal_of_the_configuration_is_resumed_in_place() {
     assert_eq!(rig.status(ACME), serde_json::Value::Null, "it has one row");
     daemon.stop();
     rig.no_violations();
+}
+
+/// A new installation ends the grants of the one before: what it brings is the only grant that lives, however fresh the
+/// one before looks.
+#[test]
+fn a_new_installation_is_taken_at_a_portal_of_the_configuration_that_looks_fresh() {
+    let mut rig = calm(["acme"]);
+    rig.take_installs("", "");
+    let daemon = rig.start();
+    let first = event_of("ONAPPINSTALL", "auth", &rig.grant_of("acme", 1));
+    rig.post("", &first);
+    rig.wait_for_installs("resumed", 1.0);
+    rig.wait_for_generation("acme", 2);
+    rig.sandbox.uninstall(&domain("acme"));
+    assert_eq!(rig.wait_for_phase("acme", "fresh")["generation"], 2);
+    let second = event_of("ONAPPINSTALL", "auth", &rig.grant_of("acme", 1));
+    rig.post("", &second);
+    rig.wait_for_installs("resumed", 2.0);
+    rig.wait_for_generation("acme", 3);
+    eventually("a working token", SOON, || rig.has_working_token("acme"));
+    // The same once more does nothing and costs the token endpoint nothing; what is refused is sent once.
+    let asked = rig.requests("acme");
+    for (count, event) in (1..).zip([&second; 3]) {
+        rig.post("", event);
+        rig.wait_for_installs("replayed", f64::from(count));
+    }
+    let forged = with(
+        event_of("ONAPPINSTALL", "auth", &rig.grant_of("acme", 1)),
+        "auth[refresh_token]",
+        &"0".repeat(70),
+    );
+    rig.post("", &forged);
+    rig.wait_for_installs("forged", 1.0);
+    let refused = rig.sandbox.total_requests();
+    rig.post("", &forged);
+    rig.wait_for_installs("replayed", 4.0);
+    assert_eq!(
+        (rig.requests("acme"), rig.sandbox.total_requests()),
+        (asked, refused)
+    );
+    // Another user's event, which he may have made up around a token of his own, replaces nothing.
+    let other = event_of("ONAPPINSTALL", "auth", &rig.grant_of("acme", 67));
+    rig.post("", &with(other, "auth[application_token]", "planted"));
+    daemon.wait_for_step("acme", "disputed");
+    assert_eq!(rig.generation("acme"), 3);
+    assert_eq!(user_of(&rig, "acme"), "1");
+    daemon.stop();
 }
 
 #[test]

@@ -315,7 +315,19 @@ pub async fn a_portal_of_the_configuration_is_resumed_in_place_and_left_alone_wh
         let again = rig
             .keep(event("acme.example", INSTALLER, "r2", "proof", 0))
             .await;
-        assert_eq!(again, InstallOutcome::FreshAlready(name("news")));
+        assert!(
+            matches!(&again, InstallOutcome::Stored { portal, .. } if portal.as_str() == "news"),
+            "a new installation ends the grants of the one before: {again:?}"
+        );
+        for (occasion, refresh) in [(EventKind::Opened, "r4"), (EventKind::SystemUser, "r5")] {
+            let visit = install(occasion, "acme.example", INSTALLER, refresh, 0);
+            assert_eq!(
+                rig.keep(visit).await,
+                InstallOutcome::FreshAlready(name("news"))
+            );
+        }
+        let replayed = event("acme.example", INSTALLER, "r2", "proof", 0);
+        assert_eq!(rig.keep(replayed).await, InstallOutcome::Replayed);
         assert_eq!(
             rig.portal("news")
                 .await
@@ -473,7 +485,6 @@ pub async fn another_users_event_does_not_make_the_proof_of_a_portal_whose_grant
     listed.settings.identity = Some("acme".to_owned());
     rig.follow(vec![listed]).await;
     rig.keep(opened("acme.example", INSTALLER, "r1")).await;
-    let fresh = InstallOutcome::FreshAlready(name("news"));
     let disputed = InstallOutcome::OtherInstallation {
         portal: name("news"),
         kind: Some(Kind::Fresh),
@@ -492,8 +503,15 @@ pub async fn another_users_event_does_not_make_the_proof_of_a_portal_whose_grant
     assert_eq!(
         rig.keep(event("acme.example", INSTALLER, "r3", "proof", 10))
             .await,
-        fresh
+        stored("news", 2, true)
     );
+    let refused = event("acme.example", INSTALLER, "r4", "proof", 10);
+    let fingerprint = RefreshToken::new("r4").unwrap().fingerprint();
+    rig.state
+        .remember_refused(name("news"), fingerprint)
+        .await
+        .unwrap();
+    assert_eq!(rig.keep(refused).await, InstallOutcome::Replayed);
     assert_eq!(rig.end(removal("acme", "proof", 20, 20)).await, proven(&[]));
 }
 
