@@ -301,6 +301,16 @@ impl TokenFiles {
         ))
     }
 
+    /// Portals that have a directory.
+    pub(super) fn portals(&self) -> Vec<PortalName> {
+        let entries = self.top().map(|top| top.names()).unwrap_or_default();
+        entries
+            .iter()
+            .filter(|(_, kind)| *kind == FileType::Directory)
+            .filter_map(|(name, _)| PortalName::parse(name.to_str()?).ok())
+            .collect()
+    }
+
     /// Device and inode of the directory, if it exists.
     #[must_use]
     pub fn identity(&self) -> Option<(u64, u64)> {
