@@ -156,6 +156,11 @@ impl Core {
             has_orphans,
         } = rollback::quarantine_rolled_back(&state, &files, &config, &conditions, clock.now())
             .await?;
+        for (portal, foreign) in files.foreign() {
+            if state.portal(portal.clone()).await?.is_some() {
+                tracing::warn!(%portal, "{foreign}");
+            }
+        }
         let mut publisher_threads = JoinSet::new();
         let (files, generations) =
             executor.start_file_writers(&mut publisher_threads, files, generations, clock);
