@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 
-use super::mask::is_hidden;
+use super::hidden::is_hidden;
 
 /// Length of a run of letters and digits that counts as part of a secret. Shorter runs occur in ordinary words.
 pub const PART: usize = 8;
