@@ -162,7 +162,7 @@ pub(super) fn lost_portals(connection: &Connection) -> Result<LostPortals, State
     let mut select = connection.prepare_cached(names).map_err(sql)?;
     let found = select
         .query_map([], |row| {
-            Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?))
+            Ok((row.get::<_, String>("name")?, row.get::<_, i64>("lost")?))
         })
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(sql)?;
