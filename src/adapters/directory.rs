@@ -541,6 +541,13 @@ impl Directory {
         (self.stat.st_dev, self.stat.st_ino)
     }
 
+    /// The owner's name, if the owner is not trusted.
+    #[must_use]
+    pub fn foreign_owner(&self, trust: &Trust) -> Option<String> {
+        let uid = self.stat.st_uid;
+        (!trust.holds(uid)).then(|| named(uid))
+    }
+
     /// Its mode.
     #[must_use]
     pub fn mode(&self) -> u32 {

@@ -59,6 +59,12 @@ pub fn traces(files: &TokenFiles, portal: &PortalName) -> PublishedTraces {
     }
 }
 
+/// Portals with a token file that is a trace.
+pub fn published_portals(files: &TokenFiles) -> impl Iterator<Item = PortalName> {
+    let portals = files.portals().into_iter();
+    portals.filter(|portal| traces(files, portal).has_token)
+}
+
 fn holds_token(format: TokenFormat, text: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(text) else {
         return false;

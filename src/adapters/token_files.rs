@@ -301,6 +301,38 @@ impl TokenFiles {
         ))
     }
 
+    /// Portals that have a directory.
+    pub(super) fn portals(&self) -> Vec<PortalName> {
+        let entries = self.top().map(|top| top.names()).unwrap_or_default();
+        entries
+            .iter()
+            .filter(|(_, kind)| *kind == FileType::Directory)
+            .filter_map(|(name, _)| PortalName::parse(name.to_str()?).ok())
+            .collect()
+    }
+
+    /// Portals whose directory belongs to a user who is not trusted, as an administrator may have given it to a consumer; each with
+    /// a description for the operator. The directory is used.
+    #[must_use]
+    pub fn foreign(&self) -> Vec<(PortalName, String)> {
+        let Ok(top) = self.top() else {
+            return Vec::new();
+        };
+        let foreign = |portal: PortalName| {
+            let owner = top
+                .below(portal.as_str())
+                .ok()?
+                .foreign_owner(&self.trust)?;
+            let text = format!(
+                "{} belongs to {owner}, who can read the portal's tokens and replace its files: unless that is meant, give it to \
+                 refreshd's user (chown); a group is enough for readers",
+                self.path_of(&portal).display()
+            );
+            Some((portal, text))
+        };
+        self.portals().into_iter().filter_map(foreign).collect()
+    }
+
     /// Device and inode of the directory, if it exists.
     #[must_use]
     pub fn identity(&self) -> Option<(u64, u64)> {

@@ -16,9 +16,11 @@ use super::exit::{CommandError, Exit};
 use super::terminal;
 use crate::adapters::directory::{Directory, Trust, UntrustedDirectory, parent};
 use crate::adapters::state::{self, CheckOutcome, Header, StateCheck, StateError};
+use crate::adapters::token_files::TokenFiles;
 use crate::config::{self, Config, Environment, Loaded, PortalConfig};
 use crate::daemon::{RunError, ask_issuers, descriptor_shortage};
 use crate::domain::error_chain::error_chain;
+use crate::domain::name::PortalName;
 use refreshd_time::clock::Clock;
 use refreshd_token_client::authorization_server::AuthorizationServer;
 use refreshd_token_client::reply::redirect_target;
@@ -188,6 +190,13 @@ fn directories(config: &Config) -> Vec<String> {
             )),
         }
     }
+    // `check` may run as another user.
+    let trust = Trust::by_configuration(&config.source).and_owner_of(&config.paths.state);
+    let foreign = TokenFiles::new(&config.paths.token_dir, trust).foreign();
+    let is_configured =
+        |name: &PortalName| config.portals.iter().any(|portal| portal.name == *name);
+    let foreign = foreign.into_iter().filter(|(name, _)| is_configured(name));
+    warnings.extend(foreign.map(|(_, text)| format!("token_dir: {text}")));
     warnings
 }
 

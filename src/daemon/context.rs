@@ -40,6 +40,8 @@ pub struct Context {
     pub carry: Carry,
     /// Conditions of this machine.
     pub conditions: Arc<Conditions>,
+    /// There were traces of portals that nobody named at the start.
+    pub has_orphaned_traces: bool,
     /// Queued notifications.
     pub outboxes: Outboxes,
     /// Counters of this process.
@@ -84,6 +86,8 @@ pub struct ContextParts {
     pub carry: Carry,
     /// Conditions of this machine.
     pub conditions: Arc<Conditions>,
+    /// There are traces of portals that nobody names.
+    pub has_orphaned_traces: bool,
 }
 
 impl Context {
@@ -98,6 +102,7 @@ impl Context {
             publisher,
             carry,
             conditions,
+            has_orphaned_traces,
         } = parts;
         Self {
             clock,
@@ -107,6 +112,7 @@ impl Context {
             notifier,
             carry,
             conditions,
+            has_orphaned_traces,
             outboxes: Outboxes::default(),
             metrics,
             health: Health::new(clock),

@@ -285,11 +285,31 @@ pub struct Portal {
     pub bought_by: Option<Fingerprint>,
     /// Set if the server refuses its app's client for all portals: the portal waits.
     pub client_refused: Option<ClientRefused>,
-    /// The newest generation recorded outside the state, if the state has no grant: the grant was lost, and nothing is sent until
-    /// an operator imports a new one.
-    pub lost: Option<Generation>,
+    /// Set if the state has no grant though there may have been one: nothing is sent until an operator imports a new one.
+    pub lost: Option<Lost>,
     /// The grant that replaces the present one after a successful renewal.
     pub candidate: Option<PendingCandidate>,
+}
+
+/// Why nothing is sent for a portal without a grant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// Its grant was lost: the newest generation recorded outside the state.
+    Grant(Generation),
+    /// There is no trace of it, but the state lacks grants of others: it may be one of them under another name, and its first token
+    /// that one's spent token.
+    Doubt,
+}
+
+impl Lost {
+    /// The newest known generation.
+    #[must_use]
+    pub const fn generation(self) -> Option<Generation> {
+        match self {
+            Self::Grant(newest) => Some(newest),
+            Self::Doubt => None,
+        }
+    }
 }
 
 /// A refused client; one portal probes for all.

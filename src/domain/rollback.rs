@@ -3,6 +3,7 @@
 //! A pair is durable in the state before it is published, so a newer trace outside the state means that the state was rolled
 //! back. Must not look for traces: `adapters` read them.
 
+use super::name::PortalName;
 use super::portal::{Grant, GrantStatus, Phase, Portal};
 use refreshd_time::Timestamp;
 use refreshd_token_client::problem::Problem;
@@ -30,6 +31,23 @@ pub struct PublishedGeneration {
     pub access: Access,
     /// Details published with it.
     pub details: Details,
+}
+
+/// Portals without a grant for which nothing is sent.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct LostPortals {
+    /// Those whose grant was lost.
+    pub lost: Vec<PortalName>,
+    /// Those that may be lost ones under another name.
+    pub doubted: Vec<PortalName>,
+}
+
+impl LostPortals {
+    /// Whether there are none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.lost.is_empty() && self.doubted.is_empty()
+    }
 }
 
 /// Status of a grant after a rollback: nothing is sent for it.

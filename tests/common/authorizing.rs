@@ -45,6 +45,11 @@ impl Authorizing {
         }
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it has said to a person so far.
     pub fn said(&self) -> String {
         self.said

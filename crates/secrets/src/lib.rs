@@ -1,5 +1,6 @@
 //! Secret types, and masking of secrets in external text.
 
+mod hidden;
 pub mod mask;
 mod secret;
 mod secret_matcher;

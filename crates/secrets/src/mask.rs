@@ -11,6 +11,7 @@ use std::ops::Range;
 use serde_json::Value;
 use url::{Host, Url};
 
+use super::hidden::is_hidden;
 use super::secret_matcher::{PART, SecretMatcher, token_runs};
 
 /// Maximum length of a text, in characters.
@@ -131,17 +132,6 @@ fn visible(text: &str, control: &str) -> String {
         |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}'),
         control,
     )
-}
-
-/// Characters that are invisible or change how their neighbours are displayed: Unicode's category Cf (marks and
-/// overrides of the writing direction, zero-width characters, the soft hyphen, tags), fillers and variation selectors.
-const fn is_hidden(c: char) -> bool {
-    matches!(c,
-        '\u{ad}' | '\u{34f}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{890}' | '\u{891}'
-        | '\u{8e2}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
-        | '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}'
-        | '\u{fff0}'..='\u{fffb}' | '\u{110bd}' | '\u{110cd}' | '\u{13430}'..='\u{1343f}' | '\u{1bca0}'..='\u{1bca3}'
-        | '\u{1d159}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 /// A text as one line without unprintable characters, for a log or a terminal.
@@ -382,6 +372,48 @@ mod tests {
             mask("unknown: 5bad2d67%2F006e%2D9f06006b", &[]),
             "unknown: …",
             "an unknown token"
+        );
+    }
+
+    #[test]
+    fn a_secret_in_numbers_or_between_markup_is_masked_and_the_rest_stays() {
+        let secret = "s3cRet-0f-crm+x";
+        let numbers = |write: fn(u8) -> String, between: &str| {
+            let all: Vec<_> = secret.bytes().map(write).collect();
+            all.join(between)
+        };
+        let masked = |text: &str| mask(text, &[secret]);
+        assert_eq!(
+            masked(&format!(
+                "client 42: [{}] is wrong",
+                numbers(|byte| byte.to_string(), ",")
+            )),
+            "client 42: […] is wrong"
+        );
+        assert_eq!(
+            masked(&format!(
+                "got {} for it",
+                numbers(|byte| format!("{byte:02x}"), ":")
+            )),
+            "got … for it"
+        );
+        assert_eq!(
+            masked("s3cR<wbr>et-0f<!-- > -->-crm+x is wrong"),
+            "… is wrong"
+        );
+        // What is no secret stays.
+        for text in [
+            "192.168.1.1 answered 200 in 12 ms, 115 of 116",
+            "a <b>bad</b> request of 2026-11-30 09:17:23",
+            "be 00 11 22 33 44 55 66 77 88 99 aa bb cc",
+            "if a < b and c > d",
+        ] {
+            assert_eq!(masked(text), text);
+        }
+        assert_eq!(
+            mask("pin 49, 50, 51, 52 or 12 34", &["1234"]),
+            "pin … or 12 34",
+            "a short one"
         );
     }
 

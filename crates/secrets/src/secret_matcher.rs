@@ -1,10 +1,12 @@
-//! Finds a secret in a text in any encoding: percent, JSON, HTML, quoted-printable, base64 or hex, in another case,
-//! with other punctuation, or in parts.
+//! Finds a secret in a text in any encoding: percent, JSON, HTML, quoted-printable, base64 or hex, as a list of numbers, in
+//! another case, with other punctuation, between tags and comments of markup, or in parts.
 //!
 //! Must not change a text: it returns the ranges of the secrets, and `mask` replaces them.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
+
+use super::hidden::is_hidden;
 
 /// Length of a run of letters and digits that counts as part of a secret. Shorter runs occur in ordinary words.
 pub const PART: usize = 8;
@@ -16,6 +18,10 @@ const MAX_DEPTH: usize = 2;
 const MIN_BASE64: usize = 11;
 /// Minimum length of hex that can contain a part.
 const MIN_HEX: usize = 2 * PART;
+/// Minimum number of bytes in a list of numbers: that of the shortest secret.
+const MIN_LIST: usize = 4;
+/// Maximum number of characters between two numbers of a list.
+const MAX_GAP: usize = 8;
 /// Maximum size of a text to decode, in bytes. Longer ones are never shown, and would take too long.
 const MAX_ENCODED_BYTES: usize = 8192;
 
@@ -73,10 +79,17 @@ impl SecretMatcher {
         let written = units(text);
         let decoded = decode(written.clone());
         let printable = quoted_printable(&decoded);
+        let bare = without_markup(&decoded);
         let mut found = Vec::new();
-        for form in different([&written, &decoded, &printable]) {
+        for form in different([&written, &decoded, &printable, &bare]) {
             self.find_parts(text, form, &mut found);
             self.find_exact(form, &mut found);
+        }
+        for form in different([&written, &decoded, &bare]) {
+            for listed in number_lists(form) {
+                self.find_parts(text, &listed, &mut found);
+                self.find_exact(&listed, &mut found);
+            }
         }
         if depth < MAX_DEPTH && text.len() <= MAX_ENCODED_BYTES {
             for form in different([&written, &decoded]) {
@@ -245,7 +258,10 @@ fn units(text: &str) -> Vec<Unit> {
 
 /// Letters and digits only, in lower case.
 fn normal(form: &[Unit]) -> Vec<Unit> {
-    let kept = form.iter().filter(|unit| unit.c.is_alphanumeric());
+    // Some invisible characters count as letters.
+    let kept = form
+        .iter()
+        .filter(|unit| unit.c.is_alphanumeric() && !is_hidden(unit.c));
     kept.flat_map(|unit| unit.c.to_lowercase().map(|c| Unit { c, ..*unit }))
         .collect()
 }
@@ -260,6 +276,7 @@ fn spaced(form: &[Unit]) -> Vec<Unit> {
         }
     };
     form.iter()
+        .filter(|unit| !is_hidden(unit.c))
         .map(|unit| Unit {
             c: blank(unit.c),
             ..*unit
@@ -313,36 +330,171 @@ fn quoted_printable(form: &[Unit]) -> Vec<Unit> {
     decoded
 }
 
-type Read<'f> = Option<(Vec<Unit>, &'f [Unit])>;
-
-/// Hex bytes, each after this sign, decoded as UTF-8 where possible.
-fn octets(form: &[Unit], sign: char) -> Read<'_> {
-    let (mut bytes, mut places, mut rest) = (Vec::new(), Vec::new(), form);
-    while let [first, high, low, after @ ..] = rest
-        && first.c == sign
-        && let (Some(high), Some(digit)) = (high.c.to_digit(16), low.c.to_digit(16))
-    {
-        bytes.push((high << 4 | digit) as u8);
-        places.push((first.start, low.end));
-        rest = after;
+/// Removes tags and comments of HTML, which a browser does not show.
+fn without_markup(form: &[Unit]) -> Vec<Unit> {
+    const COMMENT: [char; 4] = ['<', '!', '-', '-'];
+    const COMMENT_END: [char; 3] = ['-', '-', '>'];
+    let starts = |rest: &[Unit], with: &[char]| {
+        rest.len() >= with.len() && rest.iter().zip(with).all(|(unit, c)| unit.c == *c)
+    };
+    let mut bare = Vec::with_capacity(form.len());
+    // Once there is no further end, none is looked for again.
+    let (mut rest, mut has_end, mut has_comment_end) = (form, true, true);
+    while let Some(first) = rest.first() {
+        let is_tag = first.c == '<'
+            && rest
+                .get(1)
+                .is_some_and(|unit| unit.c.is_ascii_alphabetic() || "/!?".contains(unit.c));
+        let mut taken = None;
+        if is_tag && has_comment_end && starts(rest, &COMMENT) {
+            taken = (COMMENT.len()..rest.len())
+                .find(|at| starts(&rest[*at..], &COMMENT_END))
+                .map(|at| at + COMMENT_END.len());
+            has_comment_end = taken.is_some();
+        }
+        if is_tag && has_end && taken.is_none() {
+            taken = rest.iter().position(|unit| unit.c == '>').map(|at| at + 1);
+            has_end = taken.is_some();
+        }
+        match taken {
+            Some(taken) => rest = &rest[taken..],
+            None => {
+                bare.push(*first);
+                rest = &rest[1..];
+            }
+        }
     }
-    let (mut units, mut at) = (Vec::new(), 0);
-    for chunk in bytes.utf8_chunks() {
+    bare
+}
+
+/// The bytes that lists of numbers stand for: decimal, also every second one (`{"0":115,"1":51}`), hexadecimal in groups, octal.
+fn number_lists(form: &[Unit]) -> Vec<Vec<Unit>> {
+    let numbers = listed(form, decimal);
+    let second = |skipped| numbers.iter().skip(skipped).step_by(2).copied().collect();
+    let (even, odd) = (second(0), second(1));
+    let lists = [
+        numbers,
+        even,
+        odd,
+        listed(form, hexadecimal),
+        listed(form, octal),
+    ];
+    lists
+        .iter()
+        .filter(|bytes| !bytes.is_empty())
+        .map(|bytes| decoded_bytes(bytes))
+        .collect()
+}
+
+/// A byte and its place.
+type Byte = (u8, usize, usize);
+/// Appends the bytes of a number; false if it is none.
+type ReadNumber = fn(&[Unit], &mut Vec<Byte>) -> bool;
+
+/// The bytes of all lists of enough numbers.
+fn listed(form: &[Unit], read: ReadNumber) -> Vec<Byte> {
+    let (mut all, mut list, mut gap) = (Vec::new(), Vec::new(), 0);
+    let mut end_list = |list: &mut Vec<Byte>| {
+        if list.len() >= MIN_LIST {
+            all.extend_from_slice(list);
+        }
+        list.clear();
+    };
+    for word in form.chunk_by(|one, next| one.c.is_alphanumeric() == next.c.is_alphanumeric()) {
+        if word.first().is_some_and(|unit| unit.c.is_alphanumeric()) {
+            if gap > MAX_GAP {
+                end_list(&mut list);
+            }
+            if !read(word, &mut list) {
+                end_list(&mut list);
+            }
+        } else {
+            gap = word.len();
+        }
+    }
+    end_list(&mut list);
+    all
+}
+
+fn push_number(digits: &[Unit], radix: u32, longest: usize, bytes: &mut Vec<Byte>) -> bool {
+    let ([first, ..], [.., last]) = (digits, digits) else {
+        return false;
+    };
+    if digits.len() > longest {
+        return false;
+    }
+    let value = digits.iter().try_fold(0_u32, |sum, unit| {
+        Some(sum * radix + unit.c.to_digit(radix)?)
+    });
+    let Some(value) = value else { return false };
+    // What is no byte may be an index between bytes; this one is in no UTF-8.
+    let byte = u8::try_from(value).unwrap_or(u8::MAX);
+    bytes.push((byte, first.start, last.end));
+    true
+}
+
+fn decimal(word: &[Unit], bytes: &mut Vec<Byte>) -> bool {
+    push_number(word, 10, 4, bytes)
+}
+
+fn octal(word: &[Unit], bytes: &mut Vec<Byte>) -> bool {
+    push_number(word, 8, 4, bytes)
+}
+
+/// One byte, or a group of them, with `0x` or `x` before it or not.
+fn hexadecimal(word: &[Unit], bytes: &mut Vec<Byte>) -> bool {
+    let digits = match word {
+        [zero, x, digits @ ..] if zero.c == '0' && matches!(x.c, 'x' | 'X') => digits,
+        [x, digits @ ..] if matches!(x.c, 'x' | 'X') => digits,
+        digits => digits,
+    };
+    if digits.len() == 1 {
+        return push_number(digits, 16, 1, bytes);
+    }
+    digits.len() % 2 == 0
+        && digits.iter().all(|unit| unit.c.is_ascii_hexdigit())
+        && digits.chunks(2).all(|pair| push_number(pair, 16, 2, bytes))
+}
+
+/// Bytes as UTF-8 where possible.
+fn decoded_bytes(bytes: &[Byte]) -> Vec<Unit> {
+    let text: Vec<u8> = bytes.iter().map(|(byte, ..)| *byte).collect();
+    let (mut units, mut at) = (Vec::with_capacity(bytes.len()), 0);
+    for chunk in text.utf8_chunks() {
         let invalid = chunk
             .invalid()
             .iter()
             .map(|_| (char::REPLACEMENT_CHARACTER, 1));
-        for (c, length) in chunk
-            .valid()
-            .chars()
-            .map(|c| (c, c.len_utf8()))
-            .chain(invalid)
-        {
-            let (start, end) = (places.get(at)?.0, places.get(at + length - 1)?.1);
-            units.push(Unit { c, start, end });
+        let valid = chunk.valid().chars().map(|c| (c, c.len_utf8()));
+        for (c, length) in valid.chain(invalid) {
+            if let (Some((_, start, _)), Some((_, _, end))) =
+                (bytes.get(at), bytes.get(at + length - 1))
+            {
+                units.push(Unit {
+                    c,
+                    start: *start,
+                    end: *end,
+                });
+            }
             at += length;
         }
     }
+    units
+}
+
+type Read<'f> = Option<(Vec<Unit>, &'f [Unit])>;
+
+/// Hex bytes, each after this sign, decoded as UTF-8 where possible.
+fn octets(form: &[Unit], sign: char) -> Read<'_> {
+    let (mut bytes, mut rest) = (Vec::new(), form);
+    while let [first, high, low, after @ ..] = rest
+        && first.c == sign
+        && let (Some(high), Some(digit)) = (high.c.to_digit(16), low.c.to_digit(16))
+    {
+        bytes.push(((high << 4 | digit) as u8, first.start, low.end));
+        rest = after;
+    }
+    let units = decoded_bytes(&bytes);
     (!units.is_empty()).then_some((units, rest))
 }
 
@@ -514,6 +666,20 @@ mod tests {
             .collect();
         let all_html: String = SECRET.bytes().map(|byte| format!("&#{byte};")).collect();
         let all_html_hex: String = SECRET.bytes().map(|byte| format!("&#x{byte:X};")).collect();
+        let listed = |between: &str, write: fn(u8) -> String| {
+            let all: Vec<_> = SECRET.bytes().map(write).collect();
+            all.join(between)
+        };
+        let indexed: String = SECRET
+            .bytes()
+            .enumerate()
+            .map(|(at, byte)| format!("\"{at}\":{byte},"))
+            .collect();
+        let groups: String = SECRET
+            .as_bytes()
+            .chunks(2)
+            .map(|pair| format!("{:02x}{:02x} ", pair[0], pair.get(1).unwrap_or(&b'.')))
+            .collect();
         for text in [
             SECRET,
             percent,
@@ -543,6 +709,27 @@ mod tests {
             &all_braced,
             "rt%u002FaBcDeFg1%u002bhIjKlMn2%u003DoPq",
             "…eFg1+hIjK…",
+            &listed(", ", |byte| byte.to_string()),
+            &listed(" ", |byte| byte.to_string()),
+            &listed(",\n      ", |byte| byte.to_string()),
+            &listed(" ", |byte| format!("{byte:02x}")),
+            &listed(":", |byte| format!("{byte:02X}")),
+            &listed(", ", |byte| format!("0x{byte:x}")),
+            &listed("", |byte| format!("\\x{byte:02x}")),
+            &listed(" ", |byte| format!("\\x{byte:02x}")),
+            &listed("", |byte| format!("\\{byte:03o}")),
+            &indexed,
+            &groups,
+            &listed("<wbr>", |byte| char::from(byte).to_string()),
+            &listed("\u{ad}", |byte| char::from(byte).to_string()),
+            &listed("\u{3164}", |byte| char::from(byte).to_string()),
+            &listed("&#8203;", |byte| char::from(byte).to_string()),
+            &listed("&shy;", |byte| char::from(byte).to_string()),
+            &listed("<!-- no > end -->", |byte| char::from(byte).to_string()),
+            &listed("&lt;wbr&gt;", |byte| char::from(byte).to_string()),
+            &listed("<span class=x>", |byte| format!("{byte:02x}")),
+            &STANDARD.encode(listed(",", |byte| byte.to_string())),
+            "<a href=\"?t=rt/aBcDeFg1+hIjKlMn2=oPq\">",
         ] {
             assert!(holds(text), "{text}");
         }
@@ -556,6 +743,13 @@ mod tests {
             "&",
             "&#;",
             "%2",
+            "<",
+            "<!--",
+            "<!-->",
+            "rt<wbr>aBc",
+            "114, 116, 47, 97, 66, 99",
+            "0x",
+            "1,2,3,4,5,6,7,8,9,10,11,12",
         ] {
             assert!(!holds(text), "{text}");
         }

@@ -11,6 +11,7 @@ use super::schema::{self, Lock};
 use super::snapshot::Snapshot;
 use super::wal_reservation::{WalReservation, WalReserve};
 use super::worker::{DbHandle, ReaderThread, WriterThread};
+use refreshd_time::Timestamp;
 
 /// A handle to the state. Cheap to clone; the work is done by [`WriterThread`] and [`ReaderThread`].
 #[derive(Clone)]
@@ -74,13 +75,22 @@ impl State {
     pub async fn verify(&self) -> Result<(), StateError> {
         let path = self.room.place().path.clone();
         let verify = move |connection: &Connection| {
-            // What is in memory may be better than what is on the disk.
-            connection
-                .execute_batch("PRAGMA shrink_memory")
-                .map_err(|source| StateError::sql("check the state", source))?;
+            drop_cache(connection)?;
             schema::quick_check(&path, connection)
         };
         self.read.run(verify).await
+    }
+
+    /// Reads anew what every look at the state reads.
+    ///
+    /// # Errors
+    /// [`StateError`]: it is damaged, or cannot be read.
+    pub async fn read_anew(&self, now: Timestamp) -> Result<(), StateError> {
+        let read = move |connection: &Connection| {
+            drop_cache(connection)?;
+            super::listing::census(connection, now).map(|_| ())
+        };
+        self.read.run(read).await
     }
 
     /// Writes something that leaves no trace, and sees that one more claim would find room.
@@ -147,4 +157,11 @@ fn write_and_take_back(connection: &Connection) -> Result<(), StateError> {
     connection
         .execute_batch(statements)
         .map_err(|source| StateError::sql("write to the state", source))
+}
+
+/// What is in memory may be better than what is on the disk.
+fn drop_cache(connection: &Connection) -> Result<(), StateError> {
+    connection
+        .execute_batch("PRAGMA shrink_memory")
+        .map_err(|source| StateError::sql("check the state", source))
 }

@@ -10,6 +10,7 @@ use crate::domain::escalation::OVERDUE_SHARE;
 use crate::domain::escalation::Window;
 use crate::domain::name::PortalName;
 use crate::domain::portal::{Kind, Portal};
+use crate::domain::rollback::LostPortals;
 use refreshd_time::Timestamp;
 
 /// In the order of the index `portal_kind`, so that nothing is sorted.
@@ -155,23 +156,39 @@ pub(super) fn count_lost(connection: &Connection) -> Result<u64, StateError> {
 }
 
 /// Which they are.
-pub(super) fn lost_portals(connection: &Connection) -> Result<Vec<PortalName>, StateError> {
-    let names = "SELECT name FROM portal WHERE lost IS NOT NULL AND configured = 1 AND refresh_token IS NULL ORDER BY name";
+pub(super) fn lost_portals(connection: &Connection) -> Result<LostPortals, StateError> {
+    let names = "SELECT name, lost FROM portal WHERE lost IS NOT NULL AND configured = 1 AND refresh_token IS NULL ORDER BY name";
     let sql = |source| StateError::sql("look for lost grants", source);
     let mut select = connection.prepare_cached(names).map_err(sql)?;
     let found = select
-        .query_map([], |row| row.get::<_, String>(0))
+        .query_map([], |row| {
+            Ok((row.get::<_, String>("name")?, row.get::<_, i64>("lost")?))
+        })
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(sql)?;
-    Ok(found
-        .iter()
-        .filter_map(|name| PortalName::parse(name).ok())
-        .collect())
+    let mut portals = LostPortals::default();
+    for (name, newest) in found {
+        let of = if newest > 0 {
+            &mut portals.lost
+        } else {
+            &mut portals.doubted
+        };
+        of.extend(PortalName::parse(&name).ok());
+    }
+    Ok(portals)
 }
 
-/// Those of them whose readers have no token that is known to be good.
+/// Whether there is a grant that can be spent.
+pub(super) fn holds_grants(connection: &Connection) -> Result<bool, StateError> {
+    let any = "SELECT EXISTS (SELECT 1 FROM portal WHERE refresh_token <> '')";
+    connection
+        .query_row(any, [], |row| row.get(0))
+        .map_err(|source| StateError::sql("look for grants", source))
+}
+
+/// Those that had a grant and whose readers have no token that is known to be good.
 fn count_lost_and_expired(connection: &Connection, now: Timestamp) -> Result<u64, StateError> {
-    let count = "SELECT count(*) FROM portal WHERE lost IS NOT NULL AND configured = 1 AND refresh_token IS NULL \
+    let count = "SELECT count(*) FROM portal WHERE lost > 0 AND configured = 1 AND refresh_token IS NULL \
         AND coalesce(expires_at, 0) <= ?1";
     let count = connection
         .prepare_cached(count)

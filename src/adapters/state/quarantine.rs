@@ -10,7 +10,7 @@ use super::handle::State;
 use super::rows::millis;
 use crate::domain::name::PortalName;
 use crate::domain::portal::Kind;
-use crate::domain::rollback::RollbackCheck;
+use crate::domain::rollback::{LostPortals, RollbackCheck};
 use refreshd_secrets::Fingerprint;
 use refreshd_time::Timestamp;
 use refreshd_token_client::token::Generation;
@@ -64,8 +64,33 @@ impl State {
     ///
     /// # Errors
     /// [`StateError`].
-    pub async fn lost_portals(&self) -> Result<Vec<PortalName>, StateError> {
+    pub async fn lost_portals(&self) -> Result<LostPortals, StateError> {
         self.read.run(super::listing::lost_portals).await
+    }
+
+    /// Whether there is a grant that can be spent.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn holds_grants(&self) -> Result<bool, StateError> {
+        self.read.run(super::listing::holds_grants).await
+    }
+
+    /// Notes that a portal without a grant may have had one under another name: its first token is not sent until a person says
+    /// so. False if it has a grant, or is held already.
+    ///
+    /// # Errors
+    /// [`StateError`]; then a spent token may be sent for it.
+    pub async fn quarantine_doubted(&self, portal: PortalName) -> Result<bool, StateError> {
+        self.write
+            .run(move |connection| {
+                let hold = "UPDATE portal SET lost = 0 WHERE name = ?1 AND refresh_token IS NULL AND lost IS NULL";
+                connection
+                    .execute(hold, [portal.as_str()])
+                    .map(|changed| changed > 0)
+                    .map_err(|source| StateError::sql("hold a portal in doubt", source))
+            })
+            .await
     }
 
     /// Holds a portal whose row cannot be understood, so that nothing comes back to it again and again; false if it was

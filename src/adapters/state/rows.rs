@@ -9,7 +9,9 @@ use super::error::StateError;
 use crate::domain::candidate::{Origin, PendingCandidate};
 use crate::domain::escalation::Window;
 use crate::domain::name::PortalName;
-use crate::domain::portal::{ClaimId, ClientRefused, Grant, GrantStatus, Kind, Phase, Portal};
+use crate::domain::portal::{
+    ClaimId, ClientRefused, Grant, GrantStatus, Kind, Lost, Phase, Portal,
+};
 use crate::domain::settings::Settings;
 use refreshd_secrets::{AccessToken, Fingerprint, RefreshToken};
 use refreshd_time::Timestamp;
@@ -109,9 +111,12 @@ impl PortalColumns {
                     probe,
                 },
             ),
-            lost: row
-                .get::<_, Option<i64>>(self.lost)?
-                .map(|lost| Generation(u64::try_from(lost).unwrap_or_default())),
+            lost: row.get::<_, Option<i64>>(self.lost)?.map(|lost| {
+                match u64::try_from(lost).unwrap_or_default() {
+                    0 => Lost::Doubt,
+                    newest => Lost::Grant(Generation(newest)),
+                }
+            }),
             // An unreadable candidate does not affect the portal.
             candidate: self.pending(row).ok().flatten(),
         })

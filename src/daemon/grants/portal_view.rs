@@ -13,7 +13,7 @@ use crate::domain::escalation::{
 };
 use crate::domain::hint::HintContext;
 use crate::domain::kept_reply::KeptCount;
-use crate::domain::portal::{Kind, Phase, Portal};
+use crate::domain::portal::{Kind, Lost, Phase, Portal};
 use crate::domain::refresh_warning;
 use refreshd_time::Timestamp;
 use refreshd_token_client::problem::Problem;
@@ -332,6 +332,18 @@ const fn sends(kind: Kind) -> bool {
 pub fn action_for(portal: &Portal) -> String {
     let name = &portal.name;
     match portal.kind() {
+        Kind::OldState if portal.lost == Some(Lost::Doubt) => {
+            let file = portal
+                .settings
+                .as_ref()
+                .and_then(|settings| settings.refresh_token_file.as_ref());
+            let file = file.map_or_else(|| "FILE".to_owned(), |file| file.display().to_string());
+            format!(
+                "the state lacks grants that there were before, or is older than what it published: is its volume mounted? \
+                 If it is, and this portal is new, not another one's new name: refreshd import {name} {file}; if not: \
+                 refreshd authorize {name}"
+            )
+        }
         Kind::OldState if portal.grant.is_none() => format!(
             "the state has lost its grant: is the state's volume mounted? If it is, and no newer state is to be had: \
              refreshd authorize {name}, or import its newest grant: refreshd import {name}"

@@ -22,7 +22,7 @@ use crate::daemon::renewal::file_writers::FileWriters;
 use crate::daemon::renewal::generation_notes::GenerationNotes;
 use crate::domain::error_chain::error_chain;
 use crate::domain::name::PortalName;
-use crate::domain::portal::{Grant, Kind, Portal};
+use crate::domain::portal::{Grant, Kind, Lost, Portal};
 use crate::domain::rollback::keeps_token_files;
 use crate::domain::settings::Settings;
 use crate::domain::token_format::TokenFormat;
@@ -341,7 +341,7 @@ impl PublisherThread {
                     .grant
                     .as_ref()
                     .map(|grant| grant.generation)
-                    .or(portal.lost);
+                    .or(portal.lost.and_then(Lost::generation));
                 if newest.is_some() || portal.unreadable.is_none() {
                     all.insert(portal.name, newest);
                 }

@@ -48,8 +48,12 @@ pub async fn watch(shared: &Context) {
     {
         write_failed(shared, &error);
     }
-    // Damage is detected by chance, but its end is not, so it is verified.
-    if shared.conditions.cannot_read(StateReader::Others) && shared.state.verify().await.is_ok() {
+    // Pages in memory hide damage of the disk until the next write, so they are dropped. Damage elsewhere is detected by chance, but
+    // its end is not, so it is verified.
+    if !shared.conditions.cannot_read(StateReader::Others) {
+        // Whoever reads reports damage.
+        let _ = shared.state.read_anew(shared.clock.now()).await;
+    } else if shared.state.verify().await.is_ok() {
         shared.conditions.reads(StateReader::Others, Ok(()));
     }
     if shared.state.was_written_back() {

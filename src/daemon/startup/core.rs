@@ -33,7 +33,7 @@ use crate::daemon::renewal::publisher::{PublisherThread, publisher};
 use crate::daemon::startup::incomplete;
 use crate::daemon::startup::metadata_discovery::discover;
 use crate::daemon::startup::recovery;
-use crate::daemon::startup::rollback;
+use crate::daemon::startup::rollback::{self, Traces};
 use refreshd_alerting::channels::Notifier;
 use refreshd_time::clock::Clock;
 use refreshd_token_client::authorization_server::AuthorizationServer;
@@ -151,9 +151,16 @@ impl Core {
             .await?;
         let found = (missing.as_ref(), config.includes.as_slice());
         incomplete::apply(&state, &conditions, found, clock.now()).await?;
-        let generations =
-            rollback::quarantine_rolled_back(&state, &files, &config, &conditions, clock.now())
-                .await?;
+        let Traces {
+            generations,
+            has_orphans,
+        } = rollback::quarantine_rolled_back(&state, &files, &config, &conditions, clock.now())
+            .await?;
+        for (portal, foreign) in files.foreign() {
+            if state.portal(portal.clone()).await?.is_some() {
+                tracing::warn!(%portal, "{foreign}");
+            }
+        }
         let mut publisher_threads = JoinSet::new();
         let (files, generations) =
             executor.start_file_writers(&mut publisher_threads, files, generations, clock);
@@ -183,6 +190,7 @@ impl Core {
             publisher,
             carry,
             conditions,
+            has_orphaned_traces: has_orphans,
         };
         let shared = Arc::new(Context::new(parts, metrics, Arc::new(config)));
         shared.set_undiscovered(undiscovered);

@@ -76,6 +76,7 @@ impl ReadOnlyState {
             notifier,
             publisher: Publisher::none(),
             conditions: Arc::new(Conditions::default()),
+            has_orphaned_traces: false,
         };
         let shared = Arc::new(Context::new(parts, Metrics::new(&[]), Arc::new(config)));
         recovery::recover_unlogged(&shared).await?;

@@ -4,10 +4,11 @@
 //!
 //! Must not send, and must not keep the daemon from starting: the other portals are renewed.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::adapters::generations::{Generations, RecordedGenerations};
-use crate::adapters::published_token::{PublishedTraces, published, traces};
+use crate::adapters::published_token::{PublishedTraces, published, published_portals, traces};
 use crate::adapters::state::{RESCUED, State, StateError, beside};
 use crate::adapters::token_files::TokenFiles;
 use crate::config::{App, Config};
@@ -19,14 +20,22 @@ use crate::daemon::startup::first_token::token_of;
 use crate::domain::error_chain::error_chain;
 use crate::domain::escalation::EscalationNotice;
 use crate::domain::name::{PortalName, some};
-use crate::domain::portal::Portal;
-use crate::domain::rollback::{Trace, newest, quarantined};
+use crate::domain::portal::{Kind, Lost, Phase, Portal};
+use crate::domain::rollback::{LostPortals, Trace, newest, quarantined};
 use refreshd_alerting::Severity;
 use refreshd_time::Timestamp;
 use refreshd_token_client::quirks::GrantType;
 use refreshd_token_client::token::Generation;
 
-/// Quarantines what must not be sent, and returns the record of generations, updated from the state.
+/// Traces of grants outside the state.
+pub struct Traces {
+    /// The record of generations, updated from the state.
+    pub generations: Generations,
+    /// Whether there are traces of portals that nobody names, and no grant that proves the state right.
+    pub has_orphans: bool,
+}
+
+/// Quarantines what must not be sent, and returns the traces.
 ///
 /// # Errors
 /// [`StateError`].
@@ -36,7 +45,7 @@ pub async fn quarantine_rolled_back(
     config: &Config,
     conditions: &Conditions,
     now: Timestamp,
-) -> Result<Generations, StateError> {
+) -> Result<Traces, StateError> {
     for row in state.quarantine_unnamed().await? {
         tracing::error!(
             row,
@@ -66,6 +75,7 @@ pub async fn quarantine_rolled_back(
         old,
         lost,
         unreadable,
+        has_orphans,
     } = quarantine_all(state, files, config, &evidence, now).await?;
     unreadable.iter().for_each(report_unreadable);
     if !old.is_empty() {
@@ -81,7 +91,10 @@ pub async fn quarantine_rolled_back(
         tracing::warn!(error = %error_chain(&error), "an old state will not be noticed: its generations are not noted");
     }
     generations.open_existing();
-    Ok(generations)
+    Ok(Traces {
+        generations,
+        has_orphans,
+    })
 }
 
 /// Does the same in a copy of the state, for read-only commands: nothing is logged or written.
@@ -123,9 +136,11 @@ struct Quarantined {
     noted: RecordedGenerations,
     /// Older than their traces.
     old: Vec<PortalName>,
-    /// Without a grant though there are traces of one.
-    lost: Vec<PortalName>,
+    /// Without a grant though there may have been one.
+    lost: LostPortals,
     unreadable: Vec<Portal>,
+    /// See [`Traces`].
+    has_orphans: bool,
 }
 
 async fn quarantine_all(
@@ -140,17 +155,20 @@ async fn quarantine_all(
         // known again.
         noted: evidence.noted.clone(),
         old: Vec::new(),
-        lost: Vec::new(),
+        lost: LostPortals::default(),
         unreadable: Vec::new(),
+        has_orphans: false,
     };
     let Quarantined {
         noted,
         old,
         lost,
         unreadable: unparsed,
+        has_orphans,
     } = &mut all;
     // Portals with a first token and no trace, where an unreadable part of the record may have held their trace.
-    let (mut unsure, mut has_grants) = (Vec::new(), false);
+    let (mut unsure, mut has_grants, mut has_old) = (Vec::new(), false, false);
+    let mut orphans: BTreeSet<_> = evidence.noted.keys().collect();
     let mut pages = state.portals();
     while let Some(page) = pages.next().await? {
         for portal in page.portals {
@@ -159,11 +177,16 @@ async fn quarantine_all(
                 unparsed.push(portal.clone());
             }
             let known = noted.remove(&portal.name);
+            if portal.settings.is_some() || portal.grant.is_some() {
+                orphans.remove(&portal.name);
+            }
             if portal.unreadable.is_none() && portal.grant.is_none() {
                 let traces = (known, traces(files, &portal.name));
                 if let Some(newest) = quarantine_lost(state, config, &portal, traces, now).await? {
                     noted.insert(portal.name.clone(), newest);
-                    lost.push(portal.name);
+                    lost.lost.push(portal.name);
+                } else if portal.settings.is_some() && portal.lost == Some(Lost::Doubt) {
+                    lost.doubted.push(portal.name);
                 } else if portal.settings.is_none() {
                     noted.extend(known.map(|known| (portal.name, known)));
                 } else if evidence.damage.is_some() && has_first_token(&portal) {
@@ -182,7 +205,8 @@ async fn quarantine_all(
                 noted.extend(unreadable.and(known).map(|known| (name, known)));
                 continue;
             };
-            has_grants = true;
+            has_grants |= grant.tokens.credential.refresh().is_some();
+            has_old |= matches!(grant.standing.phase, Phase::OldState { .. });
             let trace = Trace {
                 noted: known,
                 published: published(files, &name),
@@ -200,7 +224,8 @@ async fn quarantine_all(
     }
     // A state that has grants, none of which is older than its traces, is the right one: a portal without a grant in it is
     // new.
-    let is_whole = has_grants && old.is_empty() && lost.is_empty();
+    has_old |= !old.is_empty();
+    let is_whole = has_grants && !has_old && lost.is_empty();
     for portal in unsure.into_iter().filter(|_| !is_whole) {
         let damaged = PublishedTraces {
             published: None,
@@ -208,10 +233,47 @@ async fn quarantine_all(
         };
         if let Some(newest) = quarantine_lost(state, config, &portal, (None, damaged), now).await? {
             noted.insert(portal.name.clone(), newest);
-            lost.push(portal.name);
+            lost.lost.push(portal.name);
         }
     }
+    *has_orphans =
+        !has_grants && (!orphans.is_empty() || has_files_of_unknown(state, files).await?);
+    if has_old || *has_orphans || !lost.is_empty() {
+        let mut doubted = quarantine_doubted(state, config).await?;
+        lost.doubted.append(&mut doubted);
+    }
     Ok(all)
+}
+
+/// Whether there are token files of portals that the state does not know.
+async fn has_files_of_unknown(state: &State, files: &TokenFiles) -> Result<bool, StateError> {
+    for portal in published_portals(files) {
+        if state.portal(portal).await?.is_none() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Quarantines the portals without a grant and without a trace whose first token would be sent: a state that lacks other grants may
+/// lack theirs, which had another name then.
+async fn quarantine_doubted(state: &State, config: &Config) -> Result<Vec<PortalName>, StateError> {
+    let (mut pages, mut doubted) = (state.portals(), Vec::new());
+    while let Some(page) = pages.next().await? {
+        let sends = |portal: &Portal| {
+            is_new(portal) && has_first_token(portal) && !is_of_client(portal, config)
+        };
+        for portal in page.portals.into_iter().filter(sends) {
+            if state.quarantine_doubted(portal.name.clone()).await? {
+                doubted.push(portal.name);
+            }
+        }
+    }
+    Ok(doubted)
+}
+
+const fn is_new(portal: &Portal) -> bool {
+    portal.unreadable.is_none() && portal.grant.is_none() && portal.lost.is_none()
 }
 
 fn has_first_token(portal: &Portal) -> bool {
@@ -247,8 +309,25 @@ pub async fn check_new_portal(
         return Ok(NewPortal::Uninspectable);
     };
     let traces = (noted.get(&portal.name).copied(), found);
-    let held = quarantine_lost(&shared.state, config, portal, traces, shared.clock.now()).await?;
-    Ok(held.map_or(NewPortal::New, |_| NewPortal::Quarantined))
+    let now = shared.clock.now();
+    let held = quarantine_lost(&shared.state, config, portal, traces, now).await?;
+    let held = held.is_some()
+        || has_first_token(portal)
+            && !is_of_client(portal, config)
+            && is_doubtful(shared).await?
+            && shared.state.quarantine_doubted(portal.name.clone()).await?;
+    Ok(if held {
+        NewPortal::Quarantined
+    } else {
+        NewPortal::New
+    })
+}
+
+/// Whether the state lacks grants or has old ones, and nobody has said what is to become of them.
+async fn is_doubtful(shared: &Context) -> Result<bool, StateError> {
+    let census = shared.state.census(shared.clock.now()).await?;
+    Ok(census.of(Kind::OldState) > 0
+        || shared.has_orphaned_traces && !shared.state.holds_grants().await?)
 }
 
 /// Checks all portals without a grant after a reload, before their token files are removed.
@@ -259,13 +338,14 @@ pub async fn check_new_portals(shared: &Context, config: &Config) -> Result<(), 
     let noted = Generations::beside(&config.paths.state).read();
     let (mut pages, mut any_quarantined) = (shared.state.portals(), false);
     while let Some(page) = pages.next().await? {
-        let is_new = |portal: &&Portal| {
-            portal.unreadable.is_none() && portal.grant.is_none() && portal.lost.is_none()
-        };
-        for portal in page.portals.iter().filter(is_new) {
+        for portal in page.portals.iter().filter(|portal| is_new(portal)) {
             any_quarantined |=
                 check_new_portal(shared, config, portal, &noted).await? == NewPortal::Quarantined;
         }
+    }
+    if any_quarantined {
+        // Some of them came before the first one that is lost.
+        quarantine_doubted(&shared.state, config).await?;
     }
     if any_quarantined {
         report_lost(shared).await?;
@@ -296,8 +376,7 @@ async fn quarantine_lost(
     let Some(settings) = &portal.settings else {
         return Ok(None);
     };
-    let by_client = |app: &App| app.profile.start == GrantType::ClientCredentials;
-    if config.apps.get(&settings.app).is_some_and(by_client) {
+    if is_of_client(portal, config) {
         return Ok(None);
     }
     let PublishedTraces {
@@ -311,17 +390,28 @@ async fn quarantine_lost(
         .map(|published| published.access.expires_at);
     // A token is evidence even if it has no generation number.
     let unnumbered = || has_token.then_some(Generation(1));
-    let newest = newest(&trace).max(portal.lost).or_else(unnumbered);
+    let newest = newest(&trace)
+        .max(portal.lost.and_then(Lost::generation))
+        .or_else(unnumbered);
     let Some(newest) = newest else {
         return Ok(None);
     };
     let app = config.apps.get(&settings.app);
     let spent = app.and_then(|app| token_of(settings.refresh_token_file.as_deref()?, app, now));
-    let held = portal.lost.is_some()
+    let held = matches!(portal.lost, Some(Lost::Grant(_)))
         || state
             .quarantine_lost(portal.name.clone(), newest, spent, until)
             .await?;
     Ok(held.then_some(newest))
+}
+
+/// Whether a portal's grant is obtained by its client's own credentials.
+fn is_of_client(portal: &Portal, config: &Config) -> bool {
+    let by_client = |app: &App| app.profile.start == GrantType::ClientCredentials;
+    let settings = portal.settings.as_ref();
+    settings
+        .and_then(|settings| config.apps.get(&settings.app))
+        .is_some_and(by_client)
 }
 
 /// Ends the condition once no lost grant is left: each portal was authorized, imported or forgotten.
@@ -336,20 +426,41 @@ pub async fn tend(shared: &Context) {
     }
 }
 
-fn reason_lost(state: &Path, lost: &[PortalName], damage: Option<&str>) -> String {
+fn reason_lost(state: &Path, portals: &LostPortals, damage: Option<&str>) -> String {
+    let LostPortals { lost, doubted } = portals;
+    let of_doubted = || {
+        format!(
+            "the first token of {} of its portals is not sent, which may be earlier portals under other names: {}",
+            doubted.len(),
+            some(doubted).join(", ")
+        )
+    };
+    if lost.is_empty() {
+        return format!(
+            "the state {} lacks grants that there were before, or is older than what it published, as when its volume is not \
+             mounted or a backup was restored; {}",
+            state.display(),
+            of_doubted()
+        );
+    }
     let damage = damage.map_or_else(String::new, |damage| {
         format!(
             " (or may have been: {}.generations is damaged, {damage})",
             state.display()
         )
     });
-    format!(
+    let reason = format!(
         "the state {} has no grant for {} of its portals, though there were grants of them before{damage}, as when its volume \
          is not mounted; nothing is sent for them, their files stay as they are: {}",
         state.display(),
         lost.len(),
         some(lost).join(", ")
-    )
+    );
+    if doubted.is_empty() {
+        reason
+    } else {
+        format!("{reason}; {}", of_doubted())
+    }
 }
 
 /// Logged once for all portals; the escalation steps report what each portal needs.

@@ -8,11 +8,16 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::Duration;
 
 use refreshd_fake_server::Fault;
 
 use rustix::process::geteuid;
 
+use crate::common::authorizing::Authorizing;
+use crate::common::hostile::{Hostile, Play, reply};
 use crate::common::{Daemon, Rig, SOON, always, eventually};
 
 /// A user that no machine has.
@@ -419,11 +424,11 @@ fn at_no_moment_may_others_connect_to_the_control_socket() {
 fn a_reply_that_came_while_the_process_stood_still_is_used() {
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
-    rig.config.timeout = std::time::Duration::from_secs(3);
+    rig.config.timeout = Duration::from_secs(3);
     rig.fail(
         "acme",
         Fault::Slow {
-            by: std::time::Duration::from_secs(1),
+            by: Duration::from_secs(1),
         },
         1,
     );
@@ -431,7 +436,7 @@ fn a_reply_that_came_while_the_process_stood_still_is_used() {
     eventually("a request under way", SOON, || rig.renewals("acme") == 1);
     signal("STOP", daemon.pid());
     // The reply is in the socket long since, and the time limit of the request is over.
-    always("it stands still", std::time::Duration::from_secs(6), || {
+    always("it stands still", Duration::from_secs(6), || {
         daemon.outcomes("acme").is_empty()
     });
     signal("CONT", daemon.pid());
@@ -448,6 +453,75 @@ fn a_reply_that_came_while_the_process_stood_still_is_used() {
     );
     daemon.stop();
     rig.no_violations();
+}
+
+/// Who sends the requests of an authorization.
+#[derive(Clone, Copy)]
+enum Asks {
+    Daemon,
+    Command,
+}
+
+/// The reply to an authorization comes while whoever asked stands still for longer than the time limit of the request.
+#[track_caller]
+fn what_was_authorized_during_a_standstill_is_used(kind: &str, arguments: &[&str], asks: Asks) {
+    let (go, gate) = mpsc::channel::<()>();
+    let gate = Mutex::new(gate);
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let server = Hostile::listen("127.0.0.1:0", move |request| {
+        let close = |body: &str| Play::Close(reply("200 OK", "Connection: close\r\n", body));
+        if request.text.starts_with("POST /device") {
+            return close(
+                r#"{"device_code":"d1","user_code":"WDJB-MJHT","verification_uri":"https://a.example/d","interval":1}"#,
+            );
+        }
+        count.fetch_add(1, Ordering::SeqCst);
+        let held = gate.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        held.expect("the test lets it go");
+        close(r#"{"access_token":"a1","refresh_token":"r1","expires_in":3600}"#)
+    });
+    let asked = || asked.load(Ordering::SeqCst);
+    let mut rig = Rig::new([]);
+    rig.secret("news.secret", "s3cretOfTheClient");
+    rig.config.apps.clear();
+    rig.config.timeout = Duration::from_secs(3);
+    rig.config.more = format!(
+        "[portals.news]\nprovider = 'own'\nclient_id = 'svc'\nclient_secret_file = 'news.secret'\n\
+         [providers.own]\ntoken_url = 'http://{0}/token'\ndevice_url = 'http://{0}/device'\n\
+         authorize_url = 'http://{0}/authorize'\npkce = 'none'\n{kind}",
+        server.address
+    );
+    let daemon = matches!(asks, Asks::Daemon).then(|| rig.start());
+    rig.write_config();
+    let command = Authorizing::spawn(rig.command(arguments.iter().copied()));
+    let pid = daemon.as_ref().map_or(command.pid(), Daemon::pid);
+    eventually("a request under way", SOON, || asked() == 1);
+    signal("STOP", pid);
+    go.send(()).expect("a server");
+    always("it stands still", Duration::from_secs(6), || asked() == 1);
+    signal("CONT", pid);
+    eventually("what had arrived is used", SOON, || {
+        rig.token_json("news")
+            .is_some_and(|token| token["access_token"] == "a1")
+    });
+    assert_eq!(asked(), 1, "and it was not asked again");
+    drop(command);
+    drop(daemon);
+}
+
+#[test]
+fn a_code_whose_reply_came_while_the_process_stood_still_is_used() {
+    let code = ["authorize", "news", "--code", "c0de"];
+    what_was_authorized_during_a_standstill_is_used("", &code, Asks::Daemon);
+    what_was_authorized_during_a_standstill_is_used("", &code, Asks::Command);
+}
+
+#[test]
+fn a_device_whose_reply_came_while_the_process_stood_still_is_used() {
+    let device = ["authorize", "news"];
+    what_was_authorized_during_a_standstill_is_used("grant = 'device'", &device, Asks::Daemon);
+    what_was_authorized_during_a_standstill_is_used("grant = 'device'", &device, Asks::Command);
 }
 
 #[test]
@@ -474,7 +548,7 @@ fn commands_end_before_long_where_the_daemon_stands_still() {
         );
     }
     let took = clock.elapsed(began);
-    assert!(took < std::time::Duration::from_secs(60), "{took:?}");
+    assert!(took < Duration::from_secs(60), "{took:?}");
     signal("CONT", daemon.pid());
     eventually("it goes on", SOON, || rig.run(["status"]).code == Some(0));
     daemon.stop();
@@ -485,7 +559,7 @@ fn commands_end_before_long_where_the_daemon_stands_still() {
 fn a_renewal_that_takes_long_is_waited_for() {
     let mut rig = Rig::new(["acme"]);
     let slow = Fault::Slow {
-        by: std::time::Duration::from_secs(13),
+        by: Duration::from_secs(13),
     };
     rig.grant("acme");
     let daemon = rig.start();
@@ -536,16 +610,14 @@ fn few_descriptors_are_told_at_the_start() {
 fn a_standstill_is_not_taken_for_a_clock_that_differs() {
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
-    let by = std::time::Duration::from_secs(1);
+    let by = Duration::from_secs(1);
     rig.fail("acme", Fault::Slow { by }, 1);
     let daemon = rig.start();
     eventually("a request under way", SOON, || rig.renewals("acme") == 1);
     signal("STOP", daemon.pid());
-    always(
-        "it stands still",
-        std::time::Duration::from_secs(36),
-        || daemon.outcomes("acme").is_empty(),
-    );
+    always("it stands still", Duration::from_secs(36), || {
+        daemon.outcomes("acme").is_empty()
+    });
     signal("CONT", daemon.pid());
     daemon.wait_for_outcome("acme", "renewed");
     rig.wait_for_renewals("acme", 1);

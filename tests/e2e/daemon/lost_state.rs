@@ -7,7 +7,7 @@ use refreshd_fake_server::{Reuse, Rules};
 
 use crate::common::{EVERY, Rig, SOON, always, eventually, is_step};
 
-const FILES: [&str; 3] = ["state.db", "state.db-wal", "state.db-shm"];
+pub const FILES: [&str; 3] = ["state.db", "state.db-wal", "state.db-shm"];
 
 /// Three portals of which two have been renewed, at a server that ends a grant when a spent token comes again.
 pub fn renewed() -> Rig {

@@ -101,6 +101,37 @@ fn a_token_directory_of_another_user_is_refused_with_the_name_of_its_owner() {
 }
 
 #[test]
+fn a_portals_directory_of_another_user_is_named_with_its_owner() {
+    if !is_root() {
+        return;
+    }
+    let rig = with_tokens(0o751);
+    fs::create_dir(rig.path("tokens/acme")).expect("a directory");
+    let owner = format!("acme belongs to user {STRANGER}");
+    // One that is made for a consumer stays also while there is no token.
+    chmod(&rig.path("tokens/acme"), 0o2750);
+    chown(rig.path("tokens/acme"), Some(STRANGER), None).expect("root");
+    let daemon = rig.start();
+    daemon.wait_for("it is told", |event| {
+        event["level"] == "WARN" && says(event, &owner)
+    });
+    // It may be meant.
+    eventually("a token that works", SOON, || rig.has_working_token("acme"));
+    let ran = rig.run(["check"]);
+    assert!(
+        ran.code == Some(0) && ran.stderr.contains(&owner),
+        "{ran:?}"
+    );
+    daemon.stop();
+    chown(rig.path("tokens/acme"), Some(0), None).expect("root");
+    let daemon = rig.start();
+    assert!(daemon.events(|event| says(event, "belongs to")).is_empty());
+    let ran = rig.run(["check"]);
+    assert!(!ran.stderr.contains("belongs to"), "{ran:?}");
+    daemon.stop();
+}
+
+#[test]
 fn the_recommended_directories_work() {
     for mode in [0o751, 0o2750, 0o2770] {
         let rig = with_tokens(0o751);

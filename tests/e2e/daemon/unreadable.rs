@@ -202,6 +202,39 @@ fn a_state_that_can_be_written_and_not_read_is_told_and_its_new_pairs_are_publis
 }
 
 #[test]
+fn damage_is_noticed_though_nothing_is_written() {
+    let names: [&str; 32] = std::array::from_fn(|number| &*String::leak(format!("r{number:02}")));
+    let rules = Rules {
+        token_lifetime: Duration::from_secs(3600),
+        ..Rules::default()
+    };
+    let mut rig = Rig::with_rules(names, rules);
+    rig.config.app().renew_every = Duration::from_secs(1500);
+    names.iter().for_each(|name| rig.grant(name));
+    let daemon = rig.start();
+    names
+        .iter()
+        .for_each(|name| rig.wait_for_generation(name, 2));
+    daemon.stop();
+    let daemon = rig.start();
+    assert_eq!(rig.http("/readyz").0, 200);
+    let pages = fs::metadata(rig.path("state.db")).expect("a state").len() / 4096;
+    (4..=pages)
+        .step_by(2)
+        .for_each(|page| damage_page(&rig, page));
+    // Sooner than the state is written for no other reason.
+    eventually("it is not ready", Duration::from_secs(12), || {
+        let (code, text) = rig.http("/readyz");
+        code == 503 && text.contains("cannot be read")
+    });
+    assert_eq!(
+        daemon.events(|event| is_step(event, "state-unread")).len(),
+        1
+    );
+    daemon.kill9();
+}
+
+#[test]
 fn damage_is_told_by_whoever_meets_it_first_and_metrics_are_answered_all_the_same() {
     let names: [&str; 32] = std::array::from_fn(|number| &*String::leak(format!("q{number:02}")));
     let rules = Rules {

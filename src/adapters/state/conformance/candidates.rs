@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::domain::candidate::{Origin, TokenPair};
+use crate::domain::portal::Lost;
+use crate::domain::rollback::LostPortals;
 
 fn offer(portal: &str, refresh: &str) -> Offer {
     let tokens = Tokens {
@@ -236,6 +238,42 @@ pub async fn a_claim_outlives_a_restart_and_times_follow_the_clock<E: Engine>() 
         claimed(&rig, HOUR).await.is_empty(),
         "it is not sent before it was inspected"
     );
+}
+
+pub async fn a_portal_in_doubt_is_held_until_a_person_hands_a_grant_over_or_forgets<E: Engine>() {
+    let rig = Rig::<E>::new().await;
+    rig.configure(&["acme", "globex"]).await;
+    for portal in ["acme", "globex"] {
+        let hold = || rig.state.quarantine_doubted(name(portal));
+        assert!(hold().await.unwrap());
+        assert!(!hold().await.unwrap(), "it is held already");
+        assert_eq!(rig.portal(portal).await.kind(), Kind::OldState);
+        assert_eq!(rig.portal(portal).await.lost, Some(Lost::Doubt));
+    }
+    let known = LostPortals {
+        lost: Vec::new(),
+        doubted: vec![name("acme"), name("globex")],
+    };
+    assert_eq!(rig.state.lost_portals().await.unwrap(), known);
+    let census = rig.state.census(at(0)).await.unwrap();
+    assert_eq!(census.of(Kind::OldState), 2);
+    assert_eq!(census.overdue, 0, "no reader is known to have a token");
+    assert!(!rig.state.holds_grants().await.unwrap());
+    assert_eq!(
+        rig.take("acme", "a", HOUR).await,
+        StoreOutcome::Stored(Generation(1))
+    );
+    assert!(rig.state.holds_grants().await.unwrap());
+    assert!(
+        !rig.state.quarantine_doubted(name("acme")).await.unwrap(),
+        "it has a grant"
+    );
+    assert!(rig.state.forget(name("globex")).await.unwrap());
+    assert_eq!(
+        rig.portal("globex").await.kind(),
+        Kind::AwaitingAuthorization
+    );
+    assert!(rig.state.lost_portals().await.unwrap().is_empty());
 }
 
 pub async fn a_lost_grant_is_held_until_a_person_hands_one_over_or_forgets<E: Engine>() {
