@@ -24,6 +24,7 @@ pub mod install;
 pub mod install_event;
 pub mod install_form;
 pub mod kept_reply;
+pub mod log_format;
 pub mod manual_renewal;
 pub mod name;
 mod pasted_callback;

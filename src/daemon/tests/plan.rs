@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use serde_json::{Map, Value, json};
+use strum::VariantArray as _;
 
 use crate::daemon::tests::world::{DiskIs, Network};
 use refreshd_fake_server::{Fault, Reuse, Rules, Wrap};
@@ -157,7 +158,7 @@ pub fn mishap(rng: &mut Rng, portals: usize) -> Mishap {
         4 => Mishap::Foreign { portal },
         5..8 => Mishap::Wrapped {
             portal,
-            wrap: Wrap::ALL[rng.usize(..Wrap::ALL.len())],
+            wrap: Wrap::VARIANTS[rng.usize(..Wrap::VARIANTS.len())],
         },
         8 => failure(
             refuse(401, "invalid_client"),

@@ -507,7 +507,7 @@ fn few_descriptors_are_told_at_the_start() {
         .env_clear()
         .args(["-c", "ulimit -n 64; exec \"$@\"", "sh"]);
     limited.arg(run.get_program()).args(run.get_args());
-    let daemon = crate::common::Daemon::spawn(limited);
+    let daemon = Daemon::spawn(limited);
     let told = daemon.wait_for("a warning", |event| {
         crate::common::says(event, "only 64 file descriptors")
     });
