@@ -11,6 +11,7 @@ pub mod carried;
 pub mod client;
 pub mod completeness;
 pub mod conclusion;
+pub mod display_level;
 pub mod dispute;
 pub mod error_chain;
 pub mod escalation;
