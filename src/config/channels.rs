@@ -1,6 +1,6 @@
-//! `[channels.NAME]`: the kinds, and the keys of each.
+//! `[channels.NAME]`: the channels, each with the keys of its kind.
 //!
-//! Must not interpret a kind's keys: `receivers` does. A key of another kind has an error message of its own.
+//! Must not know a kind's keys: `receivers` does. A key of another kind has an error message of its own.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,82 +9,14 @@ use strum::VariantArray as _;
 
 use super::environment::Environment;
 use super::problem::{did_you_mean, shown};
-use super::receivers;
-use super::secrets::{AUTHORIZATION, BOT_TOKEN, PASSWORD, ROUTING_KEY, Reported, SecretKeys, URL};
+use super::receivers::{ChannelKeys, keys_of};
 use super::source::Diagnostics;
 use super::table::Table;
 use super::values::{choice, duration, plain_name};
-use refreshd_alerting::channel::{Channel, ChannelConfig, ChannelKind};
-
-/// Reads the settings of a receiver.
-type ReadChannel = fn(Table<'_>, &Environment, &mut Diagnostics) -> Result<ChannelConfig, Reported>;
-
-/// The keys of a kind of channel.
-struct ChannelKeys {
-    secrets: &'static [&'static SecretKeys],
-    keys: &'static [&'static str],
-    /// Default of `timeout`.
-    timeout: &'static str,
-    read: ReadChannel,
-}
+use refreshd_alerting::channel::{Channel, ChannelKind};
 
 /// Keys of every kind.
 const COMMON: [&str; 2] = ["kind", "timeout"];
-const USUAL: &str = "10s";
-
-/// What a kind of channel is configured with.
-const fn keys_of(kind: ChannelKind) -> ChannelKeys {
-    match kind {
-        ChannelKind::Webhook => ChannelKeys {
-            secrets: &[&URL, &AUTHORIZATION],
-            keys: &["body", "body_file", "content_type"],
-            timeout: USUAL,
-            read: receivers::webhook,
-        },
-        ChannelKind::Alertmanager => ChannelKeys {
-            secrets: &[&URL, &AUTHORIZATION],
-            keys: &[],
-            timeout: USUAL,
-            read: receivers::alertmanager,
-        },
-        ChannelKind::PagerDuty => ChannelKeys {
-            secrets: &[&ROUTING_KEY, &URL],
-            keys: &[],
-            timeout: USUAL,
-            read: receivers::pagerduty,
-        },
-        ChannelKind::Slack => ChannelKeys {
-            secrets: &[&URL],
-            keys: &[],
-            timeout: USUAL,
-            read: receivers::slack,
-        },
-        ChannelKind::Telegram => ChannelKeys {
-            secrets: &[&BOT_TOKEN, &URL],
-            keys: &["chat_id"],
-            timeout: USUAL,
-            read: receivers::telegram,
-        },
-        ChannelKind::Email => ChannelKeys {
-            secrets: &[&PASSWORD],
-            keys: &["smtp", "tls", "user", "from", "to"],
-            timeout: USUAL,
-            read: receivers::email,
-        },
-        ChannelKind::Command => ChannelKeys {
-            secrets: &[],
-            keys: &["command"],
-            timeout: "30s",
-            read: receivers::command,
-        },
-        ChannelKind::Heartbeat => ChannelKeys {
-            secrets: &[&URL],
-            keys: &["every"],
-            timeout: USUAL,
-            read: receivers::heartbeat,
-        },
-    }
-}
 
 /// The channels of the configuration by name, including invalid ones: whether each is notified of incidents.
 pub(super) type Names<'d> = BTreeMap<&'d str, bool>;
