@@ -13,7 +13,7 @@
 //! | `refreshd-alerting` | findings, incidents, outboxes, channels: what people are told, behind the port `AlertingHost` |
 //! | `refreshd-http` | the settings that every HTTP client here shares |
 //! | `refreshd-secrets` | secrets as types; words from outside made fit to be shown, with secrets taken out |
-//! | `refreshd-time` | timestamps, dates as servers write them, the one door to clocks and randomness |
+//! | `refreshd-time` | timestamps, dates as servers write them, the only access to clocks and randomness |
 //! | `refreshd-fake-server` | the authorization server of `refreshd demo`, `refreshd sandbox` and the tests; it checks each request. Behind the feature `demo` |
 //!
 //! | module | responsibility | contents |
@@ -101,8 +101,8 @@
 //!
 //! 1. Nothing is sent before its claim is durable; nothing is published before its record is. (`execute`; tests)
 //! 2. [`domain`] is deterministic. (`tests/tidy.rs`: no clock, tokio, tracing, `std::fs`, `std::env`)
-//! 3. One door each: time and randomness [`refreshd_time::clock`], files [`adapters::token_files::write_whole`], spawning
-//!    [`daemon`], other programs [`refreshd_alerting::channels`]' `command`, printing `commands::terminal`, exiting `main`.
+//! 3. One module has access to each: time and randomness [`refreshd_time::clock`], files [`adapters::token_files::write_whole`],
+//!    spawning [`daemon`], other programs [`refreshd_alerting::channels`]' `command`, printing `commands::terminal`, exiting `main`.
 //!    (`clippy.toml`, `tests/tidy.rs`)
 //! 4. A task that ends unexpectedly ends the daemon with a reason; the scheduler itself feeds the watchdog. ([`daemon::run`])
 //! 5. No lock and no transaction is held across a request. (the closures of the state are not async; clippy)

@@ -119,7 +119,7 @@ const MAY_EXPOSE: &[&str] = &[
     "src/daemon/configured.rs",         // a fingerprint
 ];
 
-/// The one door to the clocks.
+/// The only file that reads the clocks.
 const CLOCK: &str = "crates/time/src/clock.rs";
 
 /// The state: no other code knows how it is stored.
@@ -128,7 +128,7 @@ const STATE: &str = "src/adapters/state/";
 /// Its promises, which any engine must keep: not even they know it.
 const SUITE: &str = "src/adapters/state/conformance/";
 
-/// The one door to other programs.
+/// The only file that starts other programs.
 const PROGRAMS: &str = "crates/alerting/src/channels/command.rs";
 
 /// A source file. `code` is `text` with comments and test modules blanked, line for line.

@@ -15,6 +15,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+use strum::VariantArray as _;
 
 use super::state::Census;
 use crate::domain::escalation::{OVERDUE_SHARE, overdue_at, refresh_end_of};
@@ -142,7 +143,7 @@ impl Metrics {
     /// Initializes the counters of these providers.
     pub fn init_providers(&self, providers: &[String]) {
         for provider in providers {
-            for result in std::iter::once(None).chain(Class::ALL.map(Some)) {
+            for result in std::iter::once(None).chain(Class::VARIANTS.iter().copied().map(Some)) {
                 drop(self.renewals.get_or_create(&labels(provider, result)));
             }
         }
@@ -151,7 +152,7 @@ impl Metrics {
     /// Initializes the counters of these channels.
     pub fn init_channels<'a>(&self, channels: impl IntoIterator<Item = &'a str>) {
         for channel in channels {
-            for result in DeliveryResult::ALL {
+            for &result in DeliveryResult::VARIANTS {
                 drop(
                     self.deliveries
                         .get_or_create(&delivery_labels(channel, result)),
@@ -167,9 +168,9 @@ impl Metrics {
                 self.install_questions
                     .get_or_create(&vec![("app", app.to_owned())]),
             );
-            Outcome::ALL
-                .into_iter()
-                .for_each(|outcome| drop(self.installs.get_or_create(&of_install(app, outcome))));
+            for &outcome in Outcome::VARIANTS {
+                drop(self.installs.get_or_create(&of_install(app, outcome)));
+            }
         }
     }
 
@@ -303,7 +304,7 @@ impl Snapshot<'_> {
         // Unknown values are left out: an old number would look current.
         if let Some(census) = self.census {
             let by_kind = Family::<Vec<(&str, &str)>, SharedGauge>::default();
-            for kind in Kind::ALL {
+            for &kind in Kind::VARIANTS {
                 let count = i64::try_from(census.of(kind)).unwrap_or(i64::MAX);
                 by_kind
                     .get_or_create(&vec![("phase", kind.as_str())])

@@ -8,6 +8,7 @@ use std::time::UNIX_EPOCH;
 
 use serde::Deserialize;
 use serde_json::Value;
+use strum::VariantArray as _;
 
 use super::token_files::TokenFiles;
 use crate::domain::name::PortalName;
@@ -55,7 +56,7 @@ pub fn traces(files: &TokenFiles, portal: &PortalName) -> PublishedTraces {
     };
     PublishedTraces {
         published: published(files, portal),
-        has_token: TokenFormat::ALL.iter().any(has_token),
+        has_token: TokenFormat::VARIANTS.iter().any(has_token),
     }
 }
 

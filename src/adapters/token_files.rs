@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::FileType;
 use serde::Serialize;
+use strum::VariantArray as _;
 
 use super::directory::{Directory, Make, TEMPORARY, Trust, UntrustedDirectory};
 use crate::domain::name::PortalName;
@@ -223,11 +224,11 @@ impl TokenFiles {
             }
         });
         written.fold(Ok(()), Result::and)?;
-        for unwanted in TokenFormat::ALL
-            .into_iter()
+        for unwanted in TokenFormat::VARIANTS
+            .iter()
             .filter(|format| !formats.contains(format))
         {
-            self.remove_form(&directory, published.portal, unwanted)?;
+            self.remove_form(&directory, published.portal, *unwanted)?;
         }
         Ok(())
     }
@@ -247,9 +248,10 @@ impl TokenFiles {
             found => found.map_err(FileError::at("use", &of_portal))?,
         };
         // A failure must not keep the others.
-        let removed =
-            TokenFormat::ALL.map(|format| directory.remove(OsStr::new(format.file_name())));
-        let removed = removed.into_iter().fold(Ok(()), Result::and);
+        let removed = TokenFormat::VARIANTS
+            .iter()
+            .map(|format| directory.remove(OsStr::new(format.file_name())))
+            .fold(Ok(()), Result::and);
         removed.map_err(FileError::at("remove the token files in", &of_portal))?;
         let is_setgid = directory.mode() & 0o2000 != 0;
         if !is_setgid {

@@ -41,7 +41,7 @@ fn publish(files: &TokenFiles, token: &str, formats: &[TokenFormat]) -> Result<(
 fn the_files_are_the_contracts() {
     let directory = tempfile::tempdir().unwrap();
     let files = TokenFiles::new(&directory.path().join("tokens"), Trust::default());
-    publish(&files, "s3cret'token", &TokenFormat::ALL).unwrap();
+    publish(&files, "s3cret'token", TokenFormat::VARIANTS).unwrap();
     let acme = directory.path().join("tokens/acme");
     let read = |name: &str| std::fs::read_to_string(acme.join(name)).unwrap();
     assert_eq!(
@@ -101,7 +101,7 @@ fn a_header_is_one_line_whatever_the_server_said() {
 fn a_form_no_longer_wanted_goes_and_so_does_a_portal() {
     let directory = tempfile::tempdir().unwrap();
     let files = TokenFiles::new(directory.path(), Trust::default());
-    publish(&files, "one", &TokenFormat::ALL).unwrap();
+    publish(&files, "one", TokenFormat::VARIANTS).unwrap();
     publish(&files, "two", &[TokenFormat::Raw]).unwrap();
     let acme = directory.path().join("acme");
     assert_eq!(std::fs::read_dir(&acme).unwrap().count(), 1);

@@ -8,7 +8,7 @@ use super::connect;
 use super::exit::{CommandError, Exit};
 use super::terminal::{self, TableStyle};
 use crate::daemon::alerts::alert_views::{AlertsView, ChannelView, IncidentView};
-use refreshd_alerting::Severity;
+use crate::domain::display_level::DisplayLevel;
 
 #[derive(Debug, Args)]
 #[command(
@@ -129,11 +129,7 @@ fn text(report: &AlertsView) -> String {
 }
 
 fn incident(incident: &IncidentView) -> Vec<(String, TableStyle)> {
-    let style = match incident.severity {
-        Severity::Notice => TableStyle::Quiet,
-        Severity::Warning => TableStyle::Warning,
-        Severity::Error | Severity::Critical => TableStyle::Bad,
-    };
+    let style = DisplayLevel::of_severity(incident.severity).into();
     let notified = if incident.notified.is_empty() {
         "-".to_owned()
     } else {

@@ -9,7 +9,7 @@ use super::common::Common;
 use super::connect::{cannot_run, in_configuration};
 use super::exit::{CommandError, Exit};
 use crate::adapters::log;
-use crate::config::{self, ConfigErrors, Environment, Loaded, LogFormat};
+use crate::config::{self, ConfigErrors, Environment, Loaded};
 use crate::daemon;
 use crate::domain::error_chain::error_chain;
 
@@ -34,7 +34,7 @@ pub(super) async fn run(common: &Common) -> Result<Exit, CommandError> {
         damaged,
     } = on_temporary_thread(read.clone())?
         .map_err(|problems| CommandError::new(Exit::Configuration, in_configuration(&problems)))?;
-    let (handle, writer) = log::start(form(config.log.format), &config.log.level)
+    let (handle, writer) = log::start(config.log.format, &config.log.level)
         .map_err(|error| CommandError::new(Exit::Configuration, error_chain(&error)))?;
     std::thread::Builder::new()
         .name("log".to_owned())
@@ -79,14 +79,4 @@ fn no_thread(whose: &str, error: &std::io::Error) -> CommandError {
         "cannot start: the {whose} thread could not be made ({error}); raise TasksMax= or ulimit -u"
     );
     CommandError::new(Exit::Unavailable, why)
-}
-
-/// The log format as the adapter's type.
-pub(super) const fn form(format: LogFormat) -> log::LogFormat {
-    match format {
-        LogFormat::Auto => log::LogFormat::Auto,
-        LogFormat::Text => log::LogFormat::Text,
-        LogFormat::Json => log::LogFormat::Json,
-        LogFormat::Journald => log::LogFormat::Journald,
-    }
 }

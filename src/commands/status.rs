@@ -10,7 +10,6 @@ use super::connect;
 use super::exit::{CommandError, Exit};
 use super::terminal::{self, TableStyle};
 use crate::daemon::grants::portal_view::{CandidateView, PortalView, UnreadReplies};
-use crate::domain::portal::Kind;
 use refreshd_time::clock::Clock;
 use refreshd_time::human;
 use refreshd_token_client::problem::Problem;
@@ -206,7 +205,7 @@ fn table(portals: &[PortalView]) -> String {
     let rows = portals.iter().map(|portal| {
         vec![
             (portal.portal.clone(), TableStyle::Plain),
-            (portal.phase.as_str().to_owned(), phase_style(portal)),
+            (portal.phase.as_str().to_owned(), portal.level().into()),
             (
                 expires_in(portal),
                 if portal.expires_in == Some(0) {
@@ -218,7 +217,7 @@ fn table(portals: &[PortalView]) -> String {
             (ago(portal.renewed_ago), TableStyle::Quiet),
             (next(portal), TableStyle::Plain),
             (last_error(portal), TableStyle::Plain),
-            (dash(portal.incident.join(", ")), phase_style(portal)),
+            (dash(portal.incident.join(", ")), portal.level().into()),
         ]
     });
     terminal::table(&heading, rows.collect())
@@ -280,21 +279,6 @@ fn one(portal: &PortalView) -> String {
         .iter()
         .map(|(name, value)| format!("{name:<13} {value}\n"))
         .collect()
-}
-
-fn phase_style(portal: &PortalView) -> TableStyle {
-    match portal.phase {
-        Kind::Fresh if portal.fresh => TableStyle::Good,
-        Kind::Fresh | Kind::Retrying | Kind::InDoubt => TableStyle::Warning,
-        Kind::AwaitingAuthorization | Kind::Unconfigured => TableStyle::Quiet,
-        Kind::ClientRejected
-        | Kind::Blocked
-        | Kind::NeedsAuthorization
-        | Kind::Gone
-        | Kind::OldState
-        | Kind::ClientChanged
-        | Kind::Unreadable => TableStyle::Bad,
-    }
 }
 
 fn expires_in(portal: &PortalView) -> String {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
 
+use crate::domain::display_level::DisplayLevel;
 use refreshd_secrets::mask::line;
 
 /// Maximum wait for the reader of a daemon's last message.
@@ -91,6 +92,17 @@ pub(super) enum TableStyle {
     Warning,
     Bad,
     Quiet,
+}
+
+impl From<DisplayLevel> for TableStyle {
+    fn from(level: DisplayLevel) -> Self {
+        match level {
+            DisplayLevel::Bad => Self::Bad,
+            DisplayLevel::Warning => Self::Warning,
+            DisplayLevel::Idle => Self::Quiet,
+            DisplayLevel::Good => Self::Good,
+        }
+    }
 }
 
 /// Formats rows under a heading: with rules and colours on a terminal, plain columns in a pipe.

@@ -3,7 +3,9 @@
 use crate::domain::token_format::TokenFormat;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use strum::VariantArray as _;
 
 use super::common::Common;
 use super::connect::{connect_to_grants, connect_to_read};
@@ -21,20 +23,24 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = humantime::parse_duration)]
     min_valid: Duration,
     /// The output format.
-    #[arg(long, value_enum, default_value_t = OutputFormat::Raw)]
-    format: OutputFormat,
+    #[arg(long, default_value = TokenFormat::Raw.as_str(), value_parser = format_parser())]
+    format: TokenFormat,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum OutputFormat {
-    /// The token alone.
-    Raw,
-    /// As in token.json.
-    Json,
-    /// A header line for `curl -H @file`.
-    Header,
-    /// Assignments for a shell.
-    Env,
+/// Parser of `--format`, the default first in its help.
+fn format_parser() -> impl TypedValueParser<Value = TokenFormat> {
+    let help = |format| match format {
+        TokenFormat::Raw => "The token alone",
+        TokenFormat::Json => "As in token.json",
+        TokenFormat::Header => "A header line for `curl -H @file`",
+        TokenFormat::Env => "Assignments for a shell",
+    };
+    let mut formats = TokenFormat::VARIANTS.to_vec();
+    formats.sort_by_key(|format| *format != TokenFormat::Raw);
+    let values = formats
+        .into_iter()
+        .map(|format| PossibleValue::new(format.as_str()).help(help(format)));
+    PossibleValuesParser::new(values).try_map(|name| name.parse())
 }
 
 pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, CommandError> {
@@ -43,12 +49,6 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
         min_valid,
         format,
     } = arguments;
-    let format = match format {
-        OutputFormat::Raw => TokenFormat::Raw,
-        OutputFormat::Json => TokenFormat::Json,
-        OutputFormat::Header => TokenFormat::Header,
-        OutputFormat::Env => TokenFormat::Env,
-    };
     let client = connect_to_read(common).await?;
     let token = client
         .token_if_valid(portal, *min_valid, format.as_str())
@@ -56,7 +56,7 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
     client.close().await;
     let text = match token? {
         Some(token) => token,
-        None => renewed(common, portal, *min_valid, format).await?,
+        None => renewed(common, portal, *min_valid, *format).await?,
     };
     let newline = if text.ends_with('\n') { "" } else { "\n" };
     terminal::print(&format!("{text}{newline}"));

@@ -11,6 +11,7 @@ use crate::domain::budget::Limits;
 use crate::domain::completeness::Included;
 use crate::domain::escalation::Step;
 use crate::domain::install::{InstallContext, InstallRule};
+use crate::domain::log_format::LogFormat;
 use crate::domain::name::PortalName;
 use crate::domain::portal::binding;
 use crate::domain::settings::Settings;
@@ -84,19 +85,6 @@ pub struct LogConfig {
     pub level: String,
     /// Output format.
     pub format: LogFormat,
-}
-
-/// Log formats.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// The journal under systemd, text elsewhere.
-    Auto,
-    /// Text for people.
-    Text,
-    /// One JSON object a line.
-    Json,
-    /// The journal's native protocol.
-    Journald,
 }
 
 /// The listener for metrics, health and the status page.

@@ -47,9 +47,8 @@ pub(super) fn ladder(
 
 fn step(table: Table<'_>, channels: &Names<'_>, report: &mut Diagnostics) -> Option<Step> {
     table.only(report, &[&["when", "share", "severity", "notify"]]);
-    let severities = Severity::ALL.map(|severity| (severity.as_str(), severity));
     table.required(report, "severity");
-    let severity = choice(table, report, "severity", &severities);
+    let severity: Option<Severity> = choice(table, report, "severity");
     let notify = table.texts(report, "notify", false);
     for name in notify.iter().flatten() {
         let known = shown(name.value);

@@ -5,20 +5,14 @@ use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
-use super::configuration::{HttpConfig, LogConfig, LogFormat, Paths, RenewalConfig};
+use super::configuration::{HttpConfig, LogConfig, Paths, RenewalConfig};
 use super::source::Diagnostics;
 use super::table::Table;
-use super::values::{choice, duration, one_of, path};
+use super::values::{choice, duration, path, report_unknown};
 use crate::domain::budget::Limits;
+use crate::domain::log_format::LogFormat;
 
-const LEVELS: [(&str, ()); 6] = [
-    ("off", ()),
-    ("error", ()),
-    ("warn", ()),
-    ("info", ()),
-    ("debug", ()),
-    ("trace", ()),
-];
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 impl Default for Paths {
     fn default() -> Self {
@@ -93,7 +87,9 @@ pub(super) fn log(root: Table<'_>, report: &mut Diagnostics) -> LogConfig {
     if let Some(level) = table.text(report, "level") {
         // A misspelt level would be parsed as a module name.
         if !level.value.contains(['=', ',']) {
-            one_of(report, "level", level, &LEVELS);
+            if !LEVELS.contains(&level.value) {
+                report_unknown(report, "level", level, LEVELS.into_iter());
+            }
         } else if EnvFilter::try_new(level.value).is_err() {
             report.problem(
                 level.place,
@@ -102,13 +98,7 @@ pub(super) fn log(root: Table<'_>, report: &mut Diagnostics) -> LogConfig {
         }
         level.value.clone_into(&mut log.level);
     }
-    let formats = [
-        ("auto", LogFormat::Auto),
-        ("text", LogFormat::Text),
-        ("json", LogFormat::Json),
-        ("journald", LogFormat::Journald),
-    ];
-    log.format = choice(table, report, "format", &formats).unwrap_or(log.format);
+    log.format = choice(table, report, "format").unwrap_or(log.format);
     log
 }
 

@@ -82,13 +82,7 @@ pub(super) fn rule(
             "`install` needs endpoints that are the provider's own: what a portal says must not choose them",
         );
     }
-    let users = choice(
-        table,
-        report,
-        "users",
-        &[("installer", Users::Installer), ("each", Users::Each)],
-    );
-    let users = users.unwrap_or(Users::Installer);
+    let users = choice(table, report, "users").unwrap_or(Users::Installer);
     let names = match table.text(report, "name") {
         Some(text) => naming(text, users, report),
         None => NameRule::parse(if users == Users::Each {

@@ -11,11 +11,6 @@ use refreshd_alerting::channel::{MailConfig, MailTls};
 
 /// The port of implicit TLS (RFC 8314).
 const IMPLICIT_TLS_PORT: u16 = 465;
-const WORDS: [(&str, MailTls); 3] = [
-    ("starttls", MailTls::StartTls),
-    ("implicit", MailTls::Implicit),
-    ("off", MailTls::Off),
-];
 
 pub(super) fn mail(
     table: Table<'_>,
@@ -42,7 +37,7 @@ pub(super) fn mail(
 
 /// `host`, `host:port`, `[::1]:port`; port and `tls` imply each other.
 fn server(table: Table<'_>, report: &mut Diagnostics) -> Result<(String, u16, MailTls), Reported> {
-    let tls = choice(table, report, "tls", &WORDS);
+    let tls = choice(table, report, "tls");
     let text = table.required(report, "smtp").ok_or(Reported)?;
     if tls.is_none() && table.has("tls") {
         return Err(Reported);

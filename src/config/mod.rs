@@ -33,8 +33,8 @@ mod webhook_template;
 use refreshd_token_client::provider::Profile;
 
 pub use self::configuration::{
-    AlertsConfig, App, Config, HttpConfig, InstallListener, LogConfig, LogFormat, Paths,
-    PortalConfig, RenewalConfig,
+    AlertsConfig, App, Config, HttpConfig, InstallListener, LogConfig, Paths, PortalConfig,
+    RenewalConfig,
 };
 pub use self::environment::Environment;
 pub use self::load::{Loaded, built_in_profile, load, load_paths};

@@ -1,4 +1,4 @@
-//! Settings of each kind of channel.
+//! The kinds of channels: the keys of each, and how they are read.
 //!
 //! Must not show an address, a key or a password: they are validated, and stored as secrets.
 
@@ -10,12 +10,12 @@ use reqwest::Url;
 use reqwest::header::HeaderValue;
 
 use super::environment::Environment;
-use super::secrets::{AUTHORIZATION, BOT_TOKEN, ROUTING_KEY, Reported, URL};
+use super::secrets::{AUTHORIZATION, BOT_TOKEN, PASSWORD, ROUTING_KEY, Reported, SecretKeys, URL};
 use super::source::Diagnostics;
 use super::table::Table;
 use super::values::{check_any_url, check_url, duration, is_loopback};
 use super::{mail, webhook_template};
-use refreshd_alerting::channel::ChannelConfig;
+use refreshd_alerting::channel::{ChannelConfig, ChannelKind};
 use refreshd_secrets::ChannelSecret;
 
 const PAGERDUTY: &str = "https://events.pagerduty.com/v2/enqueue";
@@ -28,11 +28,76 @@ const HEARTBEAT_INTERVAL_LIMITS: (Duration, Duration) =
 
 type ReadResult = Result<ChannelConfig, Reported>;
 
-pub(super) fn webhook(
-    table: Table<'_>,
-    environment: &Environment,
-    report: &mut Diagnostics,
-) -> ReadResult {
+/// Reads the settings of a receiver.
+type ReadChannel = fn(Table<'_>, &Environment, &mut Diagnostics) -> ReadResult;
+
+/// The keys of a kind of channel.
+pub(super) struct ChannelKeys {
+    pub secrets: &'static [&'static SecretKeys],
+    pub keys: &'static [&'static str],
+    /// Default of `timeout`.
+    pub timeout: &'static str,
+    pub read: ReadChannel,
+}
+
+/// Usual default of `timeout`.
+const USUAL: &str = "10s";
+
+/// What a kind of channel is configured with.
+pub(super) const fn keys_of(kind: ChannelKind) -> ChannelKeys {
+    match kind {
+        ChannelKind::Webhook => ChannelKeys {
+            secrets: &[&URL, &AUTHORIZATION],
+            keys: &["body", "body_file", "content_type"],
+            timeout: USUAL,
+            read: webhook,
+        },
+        ChannelKind::Alertmanager => ChannelKeys {
+            secrets: &[&URL, &AUTHORIZATION],
+            keys: &[],
+            timeout: USUAL,
+            read: alertmanager,
+        },
+        ChannelKind::PagerDuty => ChannelKeys {
+            secrets: &[&ROUTING_KEY, &URL],
+            keys: &[],
+            timeout: USUAL,
+            read: pagerduty,
+        },
+        ChannelKind::Slack => ChannelKeys {
+            secrets: &[&URL],
+            keys: &[],
+            timeout: USUAL,
+            read: slack,
+        },
+        ChannelKind::Telegram => ChannelKeys {
+            secrets: &[&BOT_TOKEN, &URL],
+            keys: &["chat_id"],
+            timeout: USUAL,
+            read: telegram,
+        },
+        ChannelKind::Email => ChannelKeys {
+            secrets: &[&PASSWORD],
+            keys: &["smtp", "tls", "user", "from", "to"],
+            timeout: USUAL,
+            read: email,
+        },
+        ChannelKind::Command => ChannelKeys {
+            secrets: &[],
+            keys: &["command"],
+            timeout: "30s",
+            read: command,
+        },
+        ChannelKind::Heartbeat => ChannelKeys {
+            secrets: &[&URL],
+            keys: &["every"],
+            timeout: USUAL,
+            read: heartbeat,
+        },
+    }
+}
+
+fn webhook(table: Table<'_>, environment: &Environment, report: &mut Diagnostics) -> ReadResult {
     let template = webhook_template::template(table, report);
     let (url, authorization) = address_and_authorization(table, environment, report)?;
     Ok(ChannelConfig::Webhook {
@@ -42,7 +107,7 @@ pub(super) fn webhook(
     })
 }
 
-pub(super) fn alertmanager(
+fn alertmanager(
     table: Table<'_>,
     environment: &Environment,
     report: &mut Diagnostics,
@@ -51,11 +116,7 @@ pub(super) fn alertmanager(
     Ok(ChannelConfig::Alertmanager { url, authorization })
 }
 
-pub(super) fn pagerduty(
-    table: Table<'_>,
-    environment: &Environment,
-    report: &mut Diagnostics,
-) -> ReadResult {
+fn pagerduty(table: Table<'_>, environment: &Environment, report: &mut Diagnostics) -> ReadResult {
     let key = ROUTING_KEY.required_of_channel(table, environment, report);
     let own = address_or(PAGERDUTY, table, environment, report);
     let (routing_key, (url, is_own)) = (key?, own?);
@@ -70,21 +131,13 @@ pub(super) fn pagerduty(
     Ok(ChannelConfig::PagerDuty { url, routing_key })
 }
 
-pub(super) fn slack(
-    table: Table<'_>,
-    environment: &Environment,
-    report: &mut Diagnostics,
-) -> ReadResult {
+fn slack(table: Table<'_>, environment: &Environment, report: &mut Diagnostics) -> ReadResult {
     Ok(ChannelConfig::Slack {
         url: address(table, environment, report)?,
     })
 }
 
-pub(super) fn telegram(
-    table: Table<'_>,
-    environment: &Environment,
-    report: &mut Diagnostics,
-) -> ReadResult {
+fn telegram(table: Table<'_>, environment: &Environment, report: &mut Diagnostics) -> ReadResult {
     let token = BOT_TOKEN
         .required_of_channel(table, environment, report)
         .and_then(|token| {
@@ -109,15 +162,11 @@ pub(super) fn telegram(
     })
 }
 
-pub(super) fn email(
-    table: Table<'_>,
-    environment: &Environment,
-    report: &mut Diagnostics,
-) -> ReadResult {
+fn email(table: Table<'_>, environment: &Environment, report: &mut Diagnostics) -> ReadResult {
     mail::mail(table, environment, report).map(ChannelConfig::Email)
 }
 
-pub(super) fn command(table: Table<'_>, _: &Environment, report: &mut Diagnostics) -> ReadResult {
+fn command(table: Table<'_>, _: &Environment, report: &mut Diagnostics) -> ReadResult {
     let place = table.place_of("command").unwrap_or(table.place);
     if !table.has("command") {
         report.missing(table.place, format!("`command` is missing {table}"));
@@ -156,11 +205,7 @@ pub(super) fn command(table: Table<'_>, _: &Environment, report: &mut Diagnostic
     Ok(ChannelConfig::Command { command, directory })
 }
 
-pub(super) fn heartbeat(
-    table: Table<'_>,
-    environment: &Environment,
-    report: &mut Diagnostics,
-) -> ReadResult {
+fn heartbeat(table: Table<'_>, environment: &Environment, report: &mut Diagnostics) -> ReadResult {
     let every = if table.has("every") {
         duration(table, report, "every", "1m", HEARTBEAT_INTERVAL_LIMITS).ok_or(Reported)
     } else {

@@ -4,9 +4,11 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use reqwest::Url;
+use strum::VariantArray;
 
 use super::problem::{did_you_mean, shown};
 use super::source::Diagnostics;
@@ -81,46 +83,48 @@ pub(super) fn renew_every(table: Table<'_>, report: &mut Diagnostics) -> Option<
     every
 }
 
-/// One of several words.
-pub(super) fn one_of<T: Copy>(
+/// An enum whose variants have words in a configuration.
+pub(super) trait Words: Copy + Into<&'static str> + FromStr + VariantArray {}
+
+impl<T: Copy + Into<&'static str> + FromStr + VariantArray> Words for T {}
+
+/// The words of an enum, in the order of its variants.
+pub(super) fn words<T: Words>() -> impl Iterator<Item = &'static str> + Clone {
+    T::VARIANTS.iter().map(|variant| (*variant).into())
+}
+
+/// One of an enum's words.
+pub(super) fn one_of<T: Words>(
     report: &mut Diagnostics,
     key: &str,
     text: TextValue<'_>,
-    words: &[(&str, T)],
 ) -> Option<T> {
-    let found = words
-        .iter()
-        .find(|(word, _)| *word == text.value)
-        .map(|(_, meaning)| *meaning);
+    let found = text.value.parse().ok();
     if found.is_none() {
-        let hint = did_you_mean(text.value, words.iter().map(|(word, _)| *word));
-        let all = words
-            .iter()
-            .map(|(word, _)| format!("`{word}`"))
-            .collect::<Vec<_>>()
-            .join(", ");
-        report.problem(text.place, format!("`{key}` must be one of {all}{hint}"));
+        report_unknown(report, key, text, words::<T>());
     }
     found
 }
 
-/// The word of a value, which is one of the list.
-pub(super) fn word_of<T: Copy + PartialEq>(words: &[(&'static str, T)], value: T) -> &'static str {
-    words
-        .iter()
-        .find(|(_, meaning)| *meaning == value)
-        .map_or("", |(word, _)| word)
-}
-
-/// A key with one of several words.
-pub(super) fn choice<T: Copy>(
-    table: Table<'_>,
+/// Reports a text that is none of the words.
+pub(super) fn report_unknown<'w>(
     report: &mut Diagnostics,
     key: &str,
-    words: &[(&str, T)],
-) -> Option<T> {
+    text: TextValue<'_>,
+    words: impl Iterator<Item = &'w str> + Clone,
+) {
+    let hint = did_you_mean(text.value, words.clone());
+    let all = words
+        .map(|word| format!("`{word}`"))
+        .collect::<Vec<_>>()
+        .join(", ");
+    report.problem(text.place, format!("`{key}` must be one of {all}{hint}"));
+}
+
+/// A key with one of an enum's words.
+pub(super) fn choice<T: Words>(table: Table<'_>, report: &mut Diagnostics, key: &str) -> Option<T> {
     let text = table.text(report, key)?;
-    one_of(report, key, text, words)
+    one_of(report, key, text)
 }
 
 /// A name that is safe in labels and messages: the characters of a portal's name.
@@ -257,18 +261,17 @@ pub(super) fn formats(table: Table<'_>, report: &mut Diagnostics) -> Vec<TokenFo
     if let (true, Some(place)) = (given.is_empty(), table.place_of("formats")) {
         report.problem(place, "`formats` is empty: no reader would get a token");
     }
-    let known = TokenFormat::ALL.map(TokenFormat::as_str);
     let mut formats = Vec::with_capacity(given.len());
     for text in given {
-        match TokenFormat::parse(text.value) {
-            Some(format) if formats.contains(&format) => {}
-            Some(format) => formats.push(format),
-            None => {
-                let hint = did_you_mean(text.value, known);
+        match text.value.parse::<TokenFormat>() {
+            Ok(format) if formats.contains(&format) => {}
+            Ok(format) => formats.push(format),
+            Err(_) => {
+                let hint = did_you_mean(text.value, words::<TokenFormat>());
                 let message = format!(
                     "unknown format {}{hint} (there are {})",
                     shown(text.value),
-                    known.join(", ")
+                    TokenFormat::names()
                 );
                 report.problem(text.place, message);
             }

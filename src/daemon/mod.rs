@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::Signal as SignalNumber;
+use strum::VariantArray as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -394,8 +395,9 @@ async fn housekeeping(shared: Arc<Context>, stop: CancellationToken, every: Dura
 async fn summary(shared: &Context) -> Result<String, StateError> {
     let census = shared.state.census(shared.clock.now()).await?;
     let total = census.total();
-    let others = Kind::ALL
-        .into_iter()
+    let others = Kind::VARIANTS
+        .iter()
+        .copied()
         .filter(|kind| *kind != Kind::Fresh && census.of(*kind) > 0);
     let mut text = format!("{} of {total} portals fresh", census.of(Kind::Fresh));
     for kind in others {

@@ -114,7 +114,7 @@ pub fn conclude(
     let phase_before = grant.standing.phase.clone();
     let notice_before = grant.tokens.validity.notice.clone();
     let end_before = refresh_end_of(&grant).map(|end| end.at);
-    let mut told_meanwhile = KeepNotified::All;
+    let mut keep_notified = KeepNotified::All;
     let mut renamed_from = None;
     let outcome = match transition {
         Transition::Renewed(renewed) => {
@@ -124,7 +124,7 @@ pub fn conclude(
             if matches!(grant.standing.phase, Phase::Fresh) {
                 grant.notified = still_notified(&grant, now);
                 let is_unmoved = refresh_end_of(&grant).map(|end| end.at) == end_before;
-                told_meanwhile = if is_unmoved {
+                keep_notified = if is_unmoved {
                     KeepNotified::RefreshEnd
                 } else {
                     KeepNotified::None
@@ -162,15 +162,15 @@ pub fn conclude(
     let about = HintContext::of(&name, Some(&settings));
     let Evaluation {
         announce: escalation,
-        notified: mut told,
-        next: mut climb_at,
+        mut notified,
+        next: mut evaluate_at,
     } = evaluate(ladder, about, &grant, now);
     // Whether the rejection of a client concerns the app or this portal is known only once it is recorded, or once another
     // portal was tried: the escalator logs it then.
     let is_deferred = client_answer == Some(ClientAnswer::Refused) && reset_steps.is_empty();
     if is_deferred {
-        told.clone_from(&grant.notified);
-        climb_at = Some(now);
+        notified.clone_from(&grant.notified);
+        evaluate_at = Some(now);
     }
     let conclusion = Conclusion {
         problem: grant.standing.phase.problem().cloned(),
@@ -192,9 +192,9 @@ pub fn conclude(
         app: settings.app,
         claim,
         outcome,
-        told,
-        told_meanwhile,
-        climb_at,
+        notified,
+        keep_notified,
+        evaluate_at,
         now,
         client,
         bought_by,
@@ -288,9 +288,9 @@ pub fn conclude_interrupted(
             .unwrap_or_default(),
         claim,
         outcome: RecordOutcome::Kept(grant.standing.clone()),
-        told: evaluation.notified,
-        told_meanwhile: KeepNotified::All,
-        climb_at: evaluation.next,
+        notified: evaluation.notified,
+        keep_notified: KeepNotified::All,
+        evaluate_at: evaluation.next,
         now,
         client: ClientVerdict::Unknown,
         bought_by: None,

@@ -149,7 +149,7 @@ fn nothing_follows_where_another_grant_came_first() {
 #[test]
 fn a_renewal_after_a_failure_is_published_before_its_end_is_logged() {
     let (record, conclusion) = concluded(retrying(Class::Transient), renewed(), 50);
-    assert_eq!(record.told_meanwhile, KeepNotified::RefreshEnd);
+    assert_eq!(record.keep_notified, KeepNotified::RefreshEnd);
     let effects = conclusion.effects(&done(&["failed", "overdue"]));
     assert_eq!(
         steps(&effects),
@@ -168,7 +168,7 @@ fn a_step_that_the_escalator_logged_meanwhile_is_not_logged_again() {
         outcome(Transition::Kept(status(phase, 27)), None)
     };
     let (record, conclusion) = concluded(Phase::Fresh, kept(), 26);
-    assert!(record.told.contains(&"person".to_owned()), "{record:?}");
+    assert!(record.notified.contains(&"person".to_owned()), "{record:?}");
     assert_eq!(
         steps(&conclusion.effects(&done(&[]))),
         ["person", "wake-escalator", "wake-alerter"]
@@ -194,8 +194,8 @@ fn a_refused_client_is_logged_once_for_the_app_and_another_portal_is_tried() {
     };
     let (record, conclusion) = concluded(Phase::Fresh, refused(), 26);
     assert_eq!(record.client, ClientVerdict::Refused(at(30)));
-    assert!(record.told.is_empty(), "deferred: {record:?}");
-    assert_eq!(record.climb_at, Some(at(26)));
+    assert!(record.notified.is_empty(), "deferred: {record:?}");
+    assert_eq!(record.evaluate_at, Some(at(26)));
     let recorded = |client_changed, ruling| Recorded::Done {
         generation: Generation(7),
         client_changed,

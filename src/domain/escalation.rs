@@ -132,7 +132,7 @@ pub fn evaluate(
 ) -> Evaluation {
     let mut notified = grant.notified.clone();
     let mut next = None;
-    let person = needs_person(&grant.standing.phase)
+    let person = grant.standing.phase.escalates_to_person()
         && ladder.iter().any(|step| step.when == Trigger::NeedsPerson);
     let mut loudest: Option<(&Step, Severity)> = None;
     for step in ladder {
@@ -210,17 +210,11 @@ fn evaluate_refresh_end(
 /// The refresh token's own end, if relevant: not of a dead grant, nor of a client that needs no refresh token.
 #[must_use]
 pub fn refresh_end_of(grant: &Grant) -> Option<&RefreshEnd> {
-    match grant.standing.phase {
-        Phase::NeedsAuthorization { .. } | Phase::Gone { .. } | Phase::OldState { .. } => None,
-        Phase::Fresh
-        | Phase::Retrying { .. }
-        | Phase::InDoubt { .. }
-        | Phase::ClientRejected { .. }
-        | Phase::Blocked { .. } => {
-            grant.tokens.credential.refresh()?;
-            grant.tokens.validity.refresh.as_ref()
-        }
+    if grant.standing.phase.is_dead() {
+        return None;
     }
+    grant.tokens.credential.refresh()?;
+    grant.tokens.validity.refresh.as_ref()
 }
 
 /// The notified warnings about the refresh token's end that still apply: a renewal does not end them.
@@ -250,7 +244,8 @@ pub fn reset_notified(
     before: &Phase,
     now: &Phase,
 ) -> Vec<String> {
-    let another = needs_person(before) && needs_person(now) && before.kind() != now.kind();
+    let another =
+        before.escalates_to_person() && now.escalates_to_person() && before.kind() != now.kind();
     let of_person = |key: &mut String| {
         ladder
             .iter()
@@ -367,7 +362,7 @@ pub(super) fn reached_at(when: Trigger, grant: &Grant, now: Timestamp) -> Option
     let since = grant.standing.phase.since();
     match when {
         Trigger::Failed => since,
-        Trigger::NeedsPerson if needs_person(&grant.standing.phase) => since.or(Some(now)),
+        Trigger::NeedsPerson if grant.standing.phase.escalates_to_person() => since.or(Some(now)),
         Trigger::NeedsPerson => None,
         Trigger::Overdue(share) => overdue_at(grant, share),
         Trigger::Remaining(part) => {
@@ -386,14 +381,6 @@ pub(super) fn reached_at(when: Trigger, grant: &Grant, now: Timestamp) -> Option
             None => since.map(|since| since + NO_TOKEN_GRACE),
         },
     }
-}
-
-/// A grant in doubt needs a person if its replay fails with a class that does.
-pub(super) fn needs_person(phase: &Phase) -> bool {
-    phase.needs_person()
-        || phase
-            .problem()
-            .is_some_and(|problem| matches!(problem.class, Class::Blocked | Class::ClientRejected))
 }
 
 /// An unknown response, and a grant in doubt with a deferred replay, are at least a warning.

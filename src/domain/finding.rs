@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::domain::dispute::Dispute;
 use crate::domain::escalation::{
-    Step, Trigger, action_now, needs_person, reached_at, reason, refresh_end_of, severity_of,
-    still_notified,
+    Step, Trigger, action_now, reached_at, reason, refresh_end_of, severity_of, still_notified,
 };
 use crate::domain::hint::HintContext;
 use crate::domain::name::PortalName;
@@ -78,7 +77,7 @@ pub fn of_portal(portal: &Portal, context: FindingContext<'_>) -> Option<Finding
     // For an imported grant that was not renewed yet, the notified steps of the previous grant are neither new nor resolved.
     let is_so = |step: &&Step| reached_at(step.when, grant, now).is_some_and(|at| at <= now);
     let person = ladder.iter().any(|step| step.when == Trigger::NeedsPerson)
-        && needs_person(&grant.standing.phase);
+        && grant.standing.phase.escalates_to_person();
     let reached: Vec<_> = ladder
         .iter()
         .filter(|step| notified(step) && is_so(step))

@@ -202,6 +202,8 @@ fn commands(sentence: &str) -> impl Iterator<Item = &str> {
 
 #[cfg(test)]
 mod tests {
+    use strum::VariantArray as _;
+
     use super::*;
 
     fn about<'a>(portal: &'a PortalName, domain: Option<&'a str>) -> HintContext<'a> {
@@ -263,7 +265,7 @@ mod tests {
 
     #[test]
     fn the_sentences_of_the_classes_are_in_order() {
-        for class in Class::ALL {
+        for &class in Class::VARIANTS {
             assert_eq!(template_error(default_hint(class)), None, "{class:?}");
         }
         assert_eq!(

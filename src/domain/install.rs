@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::name::PortalName;
-use super::portal::Phase;
+use super::portal::{Kind, Phase};
 use super::settings::{Configured, RenewSetting, Settings};
 use super::token_format::TokenFormat;
 use super::token_owner::TokenOwner;
@@ -39,7 +39,10 @@ pub struct InstallRule {
 }
 
 /// Users whose grants are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::EnumString, strum::VariantArray,
+)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Users {
     /// One per portal: its installer's, or the app's own user's.
     Installer,
@@ -186,7 +189,8 @@ impl InstallContext {
 }
 
 /// Event that brought a grant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::EnumString)]
+#[strum(serialize_all = "kebab-case")]
 pub enum EventKind {
     /// A user opened the app.
     Opened,
@@ -199,20 +203,8 @@ pub enum EventKind {
 impl EventKind {
     /// Name in the state and in output.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Opened => "opened",
-            Self::Installed => "installed",
-            Self::SystemUser => "system-user",
-        }
-    }
-
-    /// The kind with this name.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        [Self::Opened, Self::Installed, Self::SystemUser]
-            .into_iter()
-            .find(|occasion| occasion.as_str() == text)
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 
@@ -276,7 +268,7 @@ pub fn decide(occasion: EventKind, held: CurrentGrant<'_>, user: &str) -> Instal
     };
     let same = known == Some(user);
     let fresh = matches!(phase, Phase::Fresh);
-    let stuck = needs_a_person(phase);
+    let stuck = is_stuck(phase.kind());
     match occasion {
         EventKind::SystemUser if listed && fresh => InstallDecision::FreshAlready,
         // A new installation repairs the grant; the server has verified that the user may install.
@@ -294,21 +286,19 @@ pub fn decide(occasion: EventKind, held: CurrentGrant<'_>, user: &str) -> Instal
     }
 }
 
-/// Whether only a person can make this grant work again.
-const fn needs_a_person(phase: &Phase) -> bool {
+/// Whether a grant of this phase does not work, and an installation may repair it.
+#[must_use]
+pub const fn is_stuck(kind: Kind) -> bool {
     matches!(
-        phase,
-        Phase::NeedsAuthorization { .. } | Phase::OldState { .. } | Phase::Blocked { .. }
+        kind,
+        Kind::NeedsAuthorization | Kind::OldState | Kind::Blocked
     )
 }
 
 /// Whether the present grant may still work, so that another one is a candidate first.
 #[must_use]
 pub const fn may_live(phase: &Phase) -> bool {
-    !matches!(
-        phase,
-        Phase::NeedsAuthorization { .. } | Phase::OldState { .. } | Phase::Gone { .. }
-    )
+    !phase.is_dead()
 }
 
 /// Whether an event may replace a grant of another user. That user may have forged it; but if the grant does not work and
@@ -334,7 +324,8 @@ pub fn ahead(sent_at: Timestamp, now: Timestamp) -> Option<Duration> {
 }
 
 /// Outcome of an install event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Outcome {
     /// A new portal was stored.
     Stored,
@@ -363,39 +354,10 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Every outcome, for metrics that start at zero.
-    pub const ALL: [Self; 12] = [
-        Self::Stored,
-        Self::Resumed,
-        Self::FreshAlready,
-        Self::OtherUser,
-        Self::Uninstalled,
-        Self::Forged,
-        Self::Replayed,
-        Self::Unverified,
-        Self::Malformed,
-        Self::TooMany,
-        Self::Ignored,
-        Self::NotStored,
-    ];
-
     /// Name in logs and metrics.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Stored => "stored",
-            Self::Resumed => "resumed",
-            Self::FreshAlready => "fresh-already",
-            Self::OtherUser => "other-user",
-            Self::Uninstalled => "uninstalled",
-            Self::Forged => "forged",
-            Self::Replayed => "replayed",
-            Self::Unverified => "unverified",
-            Self::Malformed => "malformed",
-            Self::TooMany => "too-many",
-            Self::Ignored => "ignored",
-            Self::NotStored => "not-stored",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 

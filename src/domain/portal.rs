@@ -8,6 +8,7 @@ use super::name::PortalName;
 use super::settings::{OWN_APP, Settings};
 use refreshd_secrets::Fingerprint;
 use refreshd_time::Timestamp;
+use refreshd_token_client::error_table::Class;
 use refreshd_token_client::problem::Problem;
 use refreshd_token_client::token::{Generation, Tokens};
 
@@ -137,6 +138,22 @@ impl Phase {
         }
     }
 
+    /// Whether it is escalated as what only a person can resolve. A grant in doubt is, too, if its replay fails with a class
+    /// that needs one.
+    #[must_use]
+    pub fn escalates_to_person(&self) -> bool {
+        self.needs_person()
+            || self.problem().is_some_and(|problem| {
+                matches!(problem.class, Class::Blocked | Class::ClientRejected)
+            })
+    }
+
+    /// Whether the grant is dead: no renewal with it can succeed any more, as far as is known.
+    #[must_use]
+    pub const fn is_dead(&self) -> bool {
+        self.kind().is_dead()
+    }
+
     /// Name in status, metrics and state.
     #[must_use]
     pub const fn kind(&self) -> Kind {
@@ -154,8 +171,23 @@ impl Phase {
 }
 
 /// Name of a phase, or of the condition of a portal without one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    strum::IntoStaticStr,
+    strum::EnumString,
+    strum::VariantArray,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Kind {
     /// See [`Phase::Fresh`].
     Fresh,
@@ -184,45 +216,35 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Every kind, for metrics that start at zero.
-    pub const ALL: [Self; 12] = [
-        Self::Fresh,
-        Self::Retrying,
-        Self::InDoubt,
-        Self::ClientRejected,
-        Self::Blocked,
-        Self::NeedsAuthorization,
-        Self::Gone,
-        Self::OldState,
-        Self::AwaitingAuthorization,
-        Self::ClientChanged,
-        Self::Unconfigured,
-        Self::Unreadable,
-    ];
-
-    /// Name in status, metrics and state.
+    /// See [`Phase::is_dead`].
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub const fn is_dead(self) -> bool {
+        matches!(self, Self::NeedsAuthorization | Self::Gone | Self::OldState)
+    }
+
+    /// Whether requests are sent for a portal of this kind.
+    #[must_use]
+    pub const fn sends(self) -> bool {
         match self {
-            Self::Fresh => "fresh",
-            Self::Retrying => "retrying",
-            Self::InDoubt => "in-doubt",
-            Self::ClientRejected => "client-rejected",
-            Self::Blocked => "blocked",
-            Self::NeedsAuthorization => "needs-authorization",
-            Self::Gone => "gone",
-            Self::OldState => "old-state",
-            Self::AwaitingAuthorization => "awaiting-authorization",
-            Self::ClientChanged => "client-changed",
-            Self::Unconfigured => "unconfigured",
-            Self::Unreadable => "unreadable",
+            Self::Fresh
+            | Self::Retrying
+            | Self::InDoubt
+            | Self::ClientRejected
+            | Self::Blocked
+            | Self::NeedsAuthorization => true,
+            Self::Gone
+            | Self::AwaitingAuthorization
+            | Self::OldState
+            | Self::ClientChanged
+            | Self::Unconfigured
+            | Self::Unreadable => false,
         }
     }
 
-    /// The kind with this name.
+    /// Name in status, metrics and state.
     #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.as_str() == text)
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 
@@ -364,16 +386,10 @@ impl Portal {
             .as_ref()
             .map(|settings| settings.app.as_str())?;
         // A dead grant waits for a person, not for the client.
-        let is_dead = |phase: &Phase| {
-            matches!(
-                phase,
-                Phase::NeedsAuthorization { .. } | Phase::Gone { .. } | Phase::OldState { .. }
-            )
-        };
         let act_at = self
             .grant
             .as_ref()
-            .filter(|grant| grant.claim.is_none() && !is_dead(&grant.standing.phase))?
+            .filter(|grant| grant.claim.is_none() && !grant.standing.phase.is_dead())?
             .standing
             .next_attempt_at?;
         if act_at > refused.retry_at {
@@ -400,12 +416,15 @@ impl Portal {
 pub fn binding(authority: &str, client_id: &str) -> Fingerprint {
     Fingerprint::of(format!("{authority}\n{client_id}").as_bytes())
 }
+
 /// Origin of a candidate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr, strum::EnumString)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Origin {
     /// `refreshd import`.
     Import,
     /// The portal's `refresh_token_file`.
+    #[strum(serialize = "refresh_token_file")]
     File,
     /// An install event.
     Install,
@@ -416,21 +435,8 @@ pub enum Origin {
 impl Origin {
     /// Name in the state and in output.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Import => "import",
-            Self::File => "refresh_token_file",
-            Self::Install => "install",
-            Self::KeptReply => "kept-reply",
-        }
-    }
-
-    /// The origin with this name.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        [Self::Import, Self::File, Self::Install, Self::KeptReply]
-            .into_iter()
-            .find(|origin| origin.as_str() == text)
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 
@@ -447,4 +453,28 @@ pub struct PendingCandidate {
     pub problem: Option<Problem>,
     /// Time of the next attempt.
     pub act_at: Option<Timestamp>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::token_format::TokenFormat;
+    use refreshd_alerting::Severity;
+    use refreshd_alerting::message::Event;
+    use strum::VariantArray;
+
+    #[test]
+    fn json_has_the_words_that_are_displayed() {
+        fn check<T: VariantArray + Copy + Serialize + Into<&'static str>>() {
+            for variant in T::VARIANTS {
+                let word: &'static str = (*variant).into();
+                assert_eq!(serde_json::to_value(variant).unwrap(), word);
+            }
+        }
+        check::<Kind>();
+        check::<TokenFormat>();
+        check::<Severity>();
+        check::<Event>();
+        check::<Class>();
+    }
 }

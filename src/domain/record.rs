@@ -26,11 +26,11 @@ pub struct RenewalRecord {
     /// The outcome.
     pub outcome: RecordOutcome,
     /// Escalation steps notified of, this outcome's included.
-    pub told: Vec<String>,
+    pub notified: Vec<String>,
     /// Steps notified of while the request was under way that stay notified.
-    pub told_meanwhile: KeepNotified,
-    /// When the next escalation step comes.
-    pub climb_at: Option<Timestamp>,
+    pub keep_notified: KeepNotified,
+    /// Time of the next evaluation of the escalation steps.
+    pub evaluate_at: Option<Timestamp>,
     /// When it is recorded.
     pub now: Timestamp,
     /// Refusal or acceptance of the app's client, if the reply shows it.

@@ -1,10 +1,23 @@
 //! Formats of a token file.
 
 use serde::{Deserialize, Serialize};
+use strum::VariantArray as _;
 
 /// A format of a token file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    strum::IntoStaticStr,
+    strum::EnumString,
+    strum::VariantArray,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum TokenFormat {
     /// `token.json`.
     Json,
@@ -17,24 +30,20 @@ pub enum TokenFormat {
 }
 
 impl TokenFormat {
-    /// Every format.
-    pub const ALL: [Self; 4] = [Self::Json, Self::Raw, Self::Header, Self::Env];
-
     /// Name in the configuration and in `refreshd token --format`.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Json => "json",
-            Self::Raw => "raw",
-            Self::Header => "header",
-            Self::Env => "env",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 
-    /// The format with this name.
+    /// The names, for messages: `json, raw`.
     #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|format| format.as_str() == text)
+    pub fn names() -> String {
+        let names: Vec<_> = Self::VARIANTS
+            .iter()
+            .map(|format| format.as_str())
+            .collect();
+        names.join(", ")
     }
 
     /// File name.

@@ -139,10 +139,15 @@ pub struct Rig {
 impl Rig {
     /// A server and a configuration with these portals, all of one app. No portal has a grant yet.
     pub fn new<const N: usize>(portals: [&str; N]) -> Self {
+        Self::with_lifetime(portals, LIFE)
+    }
+
+    /// The same, with access tokens of this lifetime.
+    pub fn with_lifetime<const N: usize>(portals: [&str; N], token_lifetime: Duration) -> Self {
         Self::with_rules(
             portals,
             Rules {
-                token_lifetime: LIFE,
+                token_lifetime,
                 ..Rules::default()
             },
         )
@@ -222,6 +227,23 @@ impl Rig {
         let refresh = reply["refresh_token"].as_str().expect("a refresh token");
         self.secret(&format!("{portal}.refresh"), refresh);
         self.config.portal(portal).refresh_token_file = true;
+    }
+
+    /// The same for each portal of the configuration.
+    pub fn grant_all(&mut self) {
+        let portals = self.config.portals.iter().map(|portal| portal.name.clone());
+        for portal in portals.collect::<Vec<_>>() {
+            self.grant(&portal);
+        }
+    }
+
+    /// Starts the daemon, and waits until each portal of the configuration has a pair of a renewal.
+    pub fn start_renewed(&self) -> Daemon {
+        let daemon = self.start();
+        for portal in &self.config.portals {
+            self.wait_for_generation(&portal.name, 2);
+        }
+        daemon
     }
 
     /// Writes the configuration and starts the daemon on it, ready to serve.

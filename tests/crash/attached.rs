@@ -1,4 +1,4 @@
-//! The daemon, whose threads are struck one by one in the midst of a renewal that it was asked for.
+//! The daemon, whose threads get a fault one by one in the midst of a renewal that it was asked for.
 //!
 //! Must not leave a tracer behind: a daemon that is traced does not end.
 
@@ -6,13 +6,13 @@ use std::fs;
 use std::process::{Child, Command, Stdio};
 
 use crate::common::{Daemon, Ran, SOON, eventually, says};
-use crate::strace::{Blow, Fault, strace};
+use crate::strace::{Fault, FaultKind, strace};
 use crate::world::{PORTAL, Tally, World, outcome};
 
 /// What became of one try.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Tried {
-    Struck,
+    Injected,
     /// The renewal was over before.
     Unharmed,
     /// The daemon does not have so many threads.
@@ -37,18 +37,18 @@ impl World {
         let asked = self.renew();
         detach(tracer);
         // Whoever asked notices the end before strace has written of it.
-        if outcome(&asked) == "renewed" && !fault.struck(&report) {
+        if outcome(&asked) == "renewed" && !fault.was_injected(&report) {
             daemon.kill9();
             return Tried::Unharmed;
         }
         tally.tried += 1;
         assert_eq!(daemon.wait_exit(SOON), -9, "{}", daemon.stderr());
         self.judge(tally, fault, &before, &daemon.stderr());
-        Tried::Struck
+        Tried::Injected
     }
 
     /// Renews by a daemon one call of which fails. It must get over that by itself, and say what is wrong meanwhile.
-    pub fn strike_daemon(&self, tally: &mut Tally, fault: &Fault) -> Tried {
+    pub fn fail_in_daemon(&self, tally: &mut Tally, fault: &Fault) -> Tried {
         self.age();
         let before = self.before();
         let mut daemon = self.rig.start();
@@ -63,7 +63,7 @@ impl World {
             self.rig.generation(PORTAL) > before.0.generation
         });
         detach(tracer);
-        let struck = fault.struck(&report);
+        let injected = fault.was_injected(&report);
         daemon.sigterm();
         let code = daemon.wait_exit(SOON);
         if code != 0 {
@@ -72,7 +72,7 @@ impl World {
                 daemon.stderr()
             ));
         }
-        if !struck {
+        if !injected {
             return Tried::Unharmed;
         }
         tally.tried += 1;
@@ -92,7 +92,7 @@ impl World {
                 .push(format!("{fault:?}: not a word of {hit}: {asked:?}"));
         }
         self.judge(tally, fault, &before, &daemon.stderr());
-        Tried::Struck
+        Tried::Injected
     }
 }
 
@@ -120,7 +120,7 @@ fn attach(strace: &mut Command, daemon: &Daemon, threads: &[&String]) -> Child {
         .spawn();
     let mut tracer = spawned.expect("strace starts");
     eventually("strace holds the daemon", SOON, || {
-        // An idle thread makes calls too: the blow may have fallen.
+        // An idle thread makes calls too: the fault may have come about.
         tracer.try_wait().expect("a child").is_some()
             || threads.iter().all(|id| {
                 let status = fs::read_to_string(format!("/proc/{}/task/{id}/status", daemon.pid()));
@@ -143,17 +143,17 @@ fn detach(mut tracer: Child) {
     tracer.wait().expect("a child");
 }
 
-/// The calls of the daemon that are struck, in the quick form every so many.
+/// The calls of the daemon that get a fault, in the quick form every so many.
 pub fn kill_everywhere(world: &World, tally: &mut Tally, stride: usize) {
     for thread in 0.. {
         for nth in (1..).step_by(stride) {
             let fault = Fault {
                 calls: "all".to_owned(),
-                blow: Blow::Kill,
+                kind: FaultKind::Kill,
                 nth,
             };
             match world.kill_daemon(tally, thread, &fault) {
-                Tried::Struck => {}
+                Tried::Injected => {}
                 Tried::Unharmed => break,
                 Tried::NoSuchThread => return,
             }

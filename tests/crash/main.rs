@@ -13,7 +13,7 @@ use std::fmt::Write as _;
 
 use attached::Tried;
 use common::Ran;
-use strace::{Blow, Fault, calls_in, under_strace};
+use strace::{Fault, FaultKind, calls_in, under_strace};
 use world::{Tally, World};
 
 /// Calls that change a disk or talk to the server: each is hit, in the quick form too.
@@ -72,10 +72,10 @@ fn a_command_that_is_killed() {
                 for nth in 1.. {
                     let fault = Fault {
                         calls: name.clone(),
-                        blow: Blow::Kill,
+                        kind: FaultKind::Kill,
                         nth,
                     };
-                    if !world.strike_command(&mut tally, &fault) && nth >= count {
+                    if !world.fail_in_command(&mut tally, &fault) && nth >= count {
                         break;
                     }
                 }
@@ -87,10 +87,10 @@ fn a_command_that_is_killed() {
         for nth in (1..).step_by(step) {
             let fault = Fault {
                 calls: "all".to_owned(),
-                blow: Blow::Kill,
+                kind: FaultKind::Kill,
                 nth,
             };
-            if !world.strike_command(&mut tally, &fault) {
+            if !world.fail_in_command(&mut tally, &fault) {
                 break;
             }
         }
@@ -109,10 +109,10 @@ fn a_command_whose_disk_fails() {
             for nth in 1.. {
                 let fault = Fault {
                     calls: (*calls).to_owned(),
-                    blow: Blow::Error(error),
+                    kind: FaultKind::Error(error),
                     nth,
                 };
-                if !world.strike_command(&mut tally, &fault) {
+                if !world.fail_in_command(&mut tally, &fault) {
                     break;
                 }
             }
@@ -149,10 +149,10 @@ fn a_daemon_whose_disk_fails() {
             for nth in 1.. {
                 let fault = Fault {
                     calls: (*calls).to_owned(),
-                    blow: Blow::Error(error),
+                    kind: FaultKind::Error(error),
                     nth,
                 };
-                if world.strike_daemon(&mut tally, &fault) != Tried::Struck {
+                if world.fail_in_daemon(&mut tally, &fault) != Tried::Injected {
                     break;
                 }
             }

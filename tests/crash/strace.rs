@@ -9,7 +9,7 @@ use std::process::Command;
 
 /// What happens at the chosen system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Blow {
+pub enum FaultKind {
     /// SIGKILL, before the call is carried out.
     Kill,
     /// It is not carried out, and this error is returned.
@@ -21,17 +21,17 @@ pub enum Blow {
 pub struct Fault {
     /// In strace's words: `fdatasync`, `?rename,?renameat2`, `all`.
     pub calls: String,
-    pub blow: Blow,
+    pub kind: FaultKind,
     pub nth: u32,
 }
 
 impl Fault {
     /// Options of strace, whose own report goes into the file.
     pub fn options(&self, report: &Path) -> Vec<OsString> {
-        let Self { calls, blow, nth } = self;
-        let what = match blow {
-            Blow::Kill => "signal=SIGKILL".to_owned(),
-            Blow::Error(error) => format!("error={error}"),
+        let Self { calls, kind, nth } = self;
+        let what = match kind {
+            FaultKind::Kill => "signal=SIGKILL".to_owned(),
+            FaultKind::Error(error) => format!("error={error}"),
         };
         let mut options: Vec<OsString> = vec!["-f".into(), "-o".into(), report.into()];
         let filter = [
@@ -47,7 +47,7 @@ impl Fault {
     }
 
     /// Whether it came about, by strace's report. A run that ended before the chosen call was not hit.
-    pub fn struck(&self, report: &Path) -> bool {
+    pub fn was_injected(&self, report: &Path) -> bool {
         let report = fs::read_to_string(report).unwrap_or_default();
         report.contains("(INJECTED)") || report.contains("killed by SIGKILL")
     }

@@ -12,7 +12,7 @@ use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
 
 use crate::common::{Ran, Rig, SOON, domain, eventually, now_millis};
-use crate::strace::{Blow, Fault, under_strace};
+use crate::strace::{Fault, FaultKind, under_strace};
 
 pub const PORTAL: &str = "acme";
 const LIFE: Duration = Duration::from_secs(1);
@@ -130,13 +130,13 @@ impl World {
 
     /// Renews by a command of its own while the fault happens, then by another without one; false if the command ended
     /// before the fault.
-    pub fn strike_command(&self, tally: &mut Tally, fault: &Fault) -> bool {
+    pub fn fail_in_command(&self, tally: &mut Tally, fault: &Fault) -> bool {
         self.age();
         let report = self.rig.path("strace.out");
         let before = self.before();
         let command = self.traceable();
         let ran = Ran::to_its_end(&mut under_strace(fault.options(&report), &command));
-        if !fault.struck(&report) {
+        if !fault.was_injected(&report) {
             if outcome(&ran) != "renewed" {
                 tally
                     .problems
@@ -189,7 +189,7 @@ impl World {
         if missing && !stored.claimed {
             wrong("sent without a durable claim");
         }
-        if fault.blow == Blow::Kill {
+        if fault.kind == FaultKind::Kill {
             self.rig.sandbox.allow_replay(&domain(PORTAL));
         } else if missing {
             tally.lost += 1;
@@ -205,7 +205,7 @@ impl World {
             ));
         }
         if unreachable {
-            if fault.blow == Blow::Kill {
+            if fault.kind == FaultKind::Kill {
                 tally.in_doubt += 1;
             }
             if !recovery.stderr.contains("rejected while in doubt") {

@@ -355,7 +355,7 @@ class Family:
     def __init__(self):
         self.pairs = []         # as the server issued them: (access, refresh)
         self.delivered = []     # access tokens whose reply was passed on whole, with the moment
-        self.lose = []          # what befalls the next replies
+        self.lose = []          # the faults of the next replies
         self.lost = []          # pairs whose reply was lost
         self.refused = []       # the error codes of renewals
 
@@ -383,7 +383,7 @@ class Front:
         self.backend, self.delay, self.port = backend, delay, free_port()
         self.lock, self.turn = threading.RLock(), threading.Lock()
         self.secrets, self.access, self.families, self.requests = set(), set(), {}, []
-        self.lose_code = None    # what befalls the reply to the next exchange of a code
+        self.lose_code = None    # the fault of the reply to the next exchange of a code
         self.instead = {}        # by host and path: a body that is answered instead, once
         self.server = None
 
@@ -466,7 +466,7 @@ class Front:
         client.close()
 
     def note(self, method, target, head, body, reply, content):
-        """What befalls this reply."""
+        """The fault of this reply."""
         path, _, query = target.partition("?")
         sent = dict(urllib.parse.parse_qsl(query)) | dict(
             urllib.parse.parse_qsl(body.decode("latin-1")) if "form" in head.get("Content-Type", "") else ())

@@ -3,7 +3,7 @@
 # target/release/refreshd.
 #
 # strace kills the real binary before its Nth system call, N counted up until a renewal is over before it, and lets the
-# Nth write, flush, rename or truncation fail with EIO and ENOSPC. After each blow the next start must find the newest
+# Nth write, flush, rename or truncation fail with EIO and ENOSPC. After each fault the next start must find the newest
 # pair in the state, renew it once more, and say what happened. The judge is `tests/crash`, with a stand-in server that
 # takes each refresh token once (strict) or gives a lost reply again (with grace).
 #

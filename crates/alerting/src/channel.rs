@@ -21,7 +21,13 @@ pub struct Channel {
 }
 
 /// Receiver of a channel, with its settings.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, strum::EnumDiscriminants)]
+#[strum_discriminants(
+    name(ChannelKind),
+    doc = "Kind of receiver; its word is the `kind` of the configuration.",
+    derive(strum::IntoStaticStr, strum::EnumString, strum::VariantArray),
+    strum(serialize_all = "lowercase")
+)]
 pub enum ChannelConfig {
     /// Any HTTP server. Receives the body of an Alertmanager webhook (version 4), or the rendered template.
     Webhook {
@@ -81,23 +87,22 @@ pub enum ChannelConfig {
 impl ChannelConfig {
     /// Name in the configuration.
     #[must_use]
-    pub const fn as_str(&self) -> &'static str {
-        match self {
-            Self::Webhook { .. } => "webhook",
-            Self::Alertmanager { .. } => "alertmanager",
-            Self::PagerDuty { .. } => "pagerduty",
-            Self::Slack { .. } => "slack",
-            Self::Telegram { .. } => "telegram",
-            Self::Email(_) => "email",
-            Self::Command { .. } => "command",
-            Self::Heartbeat { .. } => "heartbeat",
-        }
+    pub fn as_str(&self) -> &'static str {
+        ChannelKind::from(self).into()
     }
 
-    /// Returns whether the channel receives incidents. A heartbeat reports the state of the whole daemon instead.
+    /// See [`ChannelKind::receives_incidents`].
     #[must_use]
-    pub const fn receives_incidents(&self) -> bool {
-        !matches!(self, Self::Heartbeat { .. })
+    pub fn receives_incidents(&self) -> bool {
+        ChannelKind::from(self).receives_incidents()
+    }
+}
+
+impl ChannelKind {
+    /// Returns whether channels of this kind receive incidents. A heartbeat reports the state of the whole daemon instead.
+    #[must_use]
+    pub const fn receives_incidents(self) -> bool {
+        !matches!(self, Self::Heartbeat)
     }
 }
 
@@ -119,9 +124,13 @@ pub struct MailConfig {
 }
 
 /// Protection of the connection to a mail server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::EnumString, strum::VariantArray,
+)]
+#[strum(serialize_all = "kebab-case")]
 pub enum MailTls {
     /// STARTTLS (RFC 3207), mandatory: never continues in plain text.
+    #[strum(serialize = "starttls")]
     StartTls,
     /// TLS from the first byte (RFC 8314).
     Implicit,

@@ -124,7 +124,8 @@ impl AlertChanges {
 }
 
 /// Result of an attempt to deliver an alert.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "kebab-case")]
 pub enum DeliveryResult {
     /// The receiver accepted it.
     Delivered,
@@ -137,17 +138,9 @@ pub enum DeliveryResult {
 }
 
 impl DeliveryResult {
-    /// Every result.
-    pub const ALL: [Self; 4] = [Self::Delivered, Self::Failed, Self::Rejected, Self::Expired];
-
     /// Name in metrics.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Delivered => "delivered",
-            Self::Failed => "failed",
-            Self::Rejected => "rejected",
-            Self::Expired => "expired",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }

@@ -41,8 +41,20 @@ impl MessageSubject {
 }
 
 /// Reason for sending a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    Serialize,
+    Deserialize,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Event {
     /// First notification of an incident.
     Opened,
@@ -61,15 +73,8 @@ pub enum Event {
 impl Event {
     /// Name in messages for programs.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Opened => "opened",
-            Self::Raised => "raised",
-            Self::Repeated => "repeated",
-            Self::Acknowledged => "acknowledged",
-            Self::Resolved => "resolved",
-            Self::Test => "test",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use strum::VariantArray as _;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::Severity;
@@ -163,7 +164,7 @@ impl Outboxes {
                 .filter(|incident| incident.is_open() && incident.severity() == severity);
             (severity, open.count() as u64)
         };
-        Severity::ALL.into_iter().map(count).collect()
+        Severity::VARIANTS.iter().copied().map(count).collect()
     }
 
     /// Command queue of the alerter.

@@ -3,8 +3,23 @@
 use serde::{Deserialize, Serialize};
 
 /// Severity of an escalation step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    strum::IntoStaticStr,
+    strum::EnumString,
+    strum::VariantArray,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Severity {
     /// Log only.
     Notice,
@@ -17,25 +32,9 @@ pub enum Severity {
 }
 
 impl Severity {
-    /// Every severity, lowest first.
-    pub const ALL: [Self; 4] = [Self::Notice, Self::Warning, Self::Error, Self::Critical];
-
     /// Name in configurations, logs and metrics.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Notice => "notice",
-            Self::Warning => "warning",
-            Self::Error => "error",
-            Self::Critical => "critical",
-        }
-    }
-
-    /// Severity with this name.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|severity| severity.as_str() == text)
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }

@@ -98,7 +98,7 @@ pub enum Fault {
 }
 
 /// Wrappings that servers, proxies and frameworks put around a JSON reply. The pair is complete in each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::VariantArray)]
 pub enum Wrap {
     /// A byte order mark in front.
     ByteOrderMark,
@@ -127,22 +127,6 @@ pub enum Wrap {
 }
 
 impl Wrap {
-    /// Every wrapping.
-    pub const ALL: [Self; 12] = [
-        Self::ByteOrderMark,
-        Self::Notice,
-        Self::Comment,
-        Self::Nul,
-        Self::Prefix,
-        Self::Callback,
-        Self::List,
-        Self::Text,
-        Self::Utf16,
-        Self::Form,
-        Self::NoError,
-        Self::Absurd,
-    ];
-
     /// Body of a success in this wrapping.
     #[must_use]
     pub fn around(self, body: &[u8]) -> Vec<u8> {

@@ -8,9 +8,22 @@ use super::quirks::{JsonPath, is_value};
 
 /// Class of a failed token request. It decides what happens next.
 #[derive(
-    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    serde::Deserialize,
+    strum::IntoStaticStr,
+    strum::EnumString,
+    strum::VariantArray,
 )]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Class {
     /// The request did not leave this machine.
     NotSent,
@@ -33,39 +46,10 @@ pub enum Class {
 }
 
 impl Class {
-    /// Every class, for metrics that start at zero.
-    pub const ALL: [Self; 9] = [
-        Self::NotSent,
-        Self::Transient,
-        Self::InDoubt,
-        Self::ClientRejected,
-        Self::Blocked,
-        Self::NeedsAuthorization,
-        Self::Gone,
-        Self::TooEarly,
-        Self::Unknown,
-    ];
-
     /// Name in profiles, logs and JSON.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::NotSent => "not-sent",
-            Self::Transient => "transient",
-            Self::InDoubt => "in-doubt",
-            Self::ClientRejected => "client-rejected",
-            Self::Blocked => "blocked",
-            Self::NeedsAuthorization => "needs-authorization",
-            Self::Gone => "gone",
-            Self::TooEarly => "too-early",
-            Self::Unknown => "unknown",
-        }
-    }
-
-    /// Class with this name.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|class| class.as_str() == text)
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 

@@ -15,7 +15,10 @@ use super::renew_every::RenewEvery;
 use refreshd_secrets::mask::endpoint;
 
 /// HTTP method of a token request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::EnumString, strum::VariantArray,
+)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Method {
     /// A form in the body (RFC 6749 section 3.2). Keeps secrets out of access logs.
     Post,
@@ -24,7 +27,10 @@ pub enum Method {
 }
 
 /// Client authentication (RFC 6749 section 2.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::EnumString, strum::VariantArray,
+)]
+#[strum(serialize_all = "kebab-case")]
 pub enum ClientAuthentication {
     /// A public client: `client_id` alone.
     None,
@@ -37,11 +43,15 @@ pub enum ClientAuthentication {
 }
 
 /// Time of a retry with a refresh token whose last use has an unknown outcome.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::EnumString, strum::VariantArray,
+)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Replay {
     /// Immediately: the server may have a grace period of seconds.
     Now,
     /// Shortly before the access token expires: this server revokes the whole token family on reuse.
+    #[strum(serialize = "before-expiry")]
     Late,
 }
 

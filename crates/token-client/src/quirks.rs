@@ -8,7 +8,10 @@ use std::time::Duration;
 use serde_json::Value;
 
 /// Grant type of a portal's first token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::EnumString, strum::VariantArray,
+)]
+#[strum(serialize_all = "kebab-case")]
 pub enum GrantType {
     /// A user authorizes in a browser (RFC 6749 section 4.1).
     AuthorizationCode,
@@ -19,7 +22,10 @@ pub enum GrantType {
 }
 
 /// Encoding of a request's body.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::EnumString, strum::VariantArray,
+)]
+#[strum(serialize_all = "kebab-case")]
 pub enum BodyEncoding {
     /// `application/x-www-form-urlencoded` (RFC 6749 appendix B).
     Form,
@@ -28,7 +34,10 @@ pub enum BodyEncoding {
 }
 
 /// Encoding of the credentials in HTTP Basic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::EnumString, strum::VariantArray,
+)]
+#[strum(serialize_all = "kebab-case")]
 pub enum BasicEncoding {
     /// Id and secret are form-encoded (RFC 6749 section 2.3.1).
     Form,
@@ -37,18 +46,25 @@ pub enum BasicEncoding {
 }
 
 /// PKCE method: proves that the client exchanging a code requested it (RFC 7636).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::EnumString, strum::VariantArray,
+)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Pkce {
-    /// Unknown to the server, or refused by it.
-    None,
+    /// SHA-256 of the verifier.
+    #[strum(serialize = "S256")]
+    S256,
     /// The verifier itself, for servers without a better method.
     Plain,
-    /// SHA-256 of the verifier.
-    S256,
+    /// Unknown to the server, or refused by it.
+    None,
 }
 
 /// Effect of a renewal on the refresh token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::EnumString, strum::VariantArray,
+)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Rotation {
     /// Each renewal returns a new one; the old one is spent.
     Always,
@@ -56,6 +72,30 @@ pub enum Rotation {
     Sometimes,
     /// The refresh token stays valid, so a lost reply loses nothing.
     Never,
+}
+
+/// Unit of the lifetimes in a reply.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::EnumString, strum::VariantArray,
+)]
+pub enum LifetimeUnit {
+    /// Seconds (RFC 6749).
+    #[strum(serialize = "s")]
+    Seconds,
+    /// Milliseconds.
+    #[strum(serialize = "ms")]
+    Milliseconds,
+}
+
+impl LifetimeUnit {
+    /// The unit in seconds.
+    #[must_use]
+    pub const fn seconds(self) -> f64 {
+        match self {
+            Self::Seconds => 1.0,
+            Self::Milliseconds => 0.001,
+        }
+    }
 }
 
 /// Earliest time of a renewal.
@@ -190,8 +230,8 @@ pub struct ReplyFields {
     pub refresh_expires_in: Vec<JsonPath>,
     /// Expiry of the refresh token, for replies without its lifetime.
     pub refresh_expires_at: Vec<JsonPath>,
-    /// True if lifetimes are in milliseconds.
-    pub in_milliseconds: bool,
+    /// Unit of lifetimes.
+    pub unit: LifetimeUnit,
     /// The error code.
     pub error: Vec<JsonPath>,
     /// Description of the error.
@@ -225,7 +265,7 @@ impl Default for ReplyFields {
                 "refresh_token_expires",
                 "refresh_token_expiry",
             ]),
-            in_milliseconds: false,
+            unit: LifetimeUnit::Seconds,
             error: at("error"),
             error_description: at("error_description"),
             success: Vec::new(),

@@ -25,7 +25,8 @@ pub struct RefreshEnd {
 }
 
 /// Effect of renewals on a refresh token's expiry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::EnumString)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Motion {
     /// No renewal yet since the expiry was first reported.
     Unknown,
@@ -40,22 +41,14 @@ pub enum Motion {
 impl Motion {
     /// Name in the state.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Unknown => "unknown",
-            Self::Moves => "moves",
-            Self::Fixed => "fixed",
-            Self::Short => "short",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 
     /// Value with this name; an unknown name is [`Self::Unknown`].
     #[must_use]
     pub fn parse(text: &str) -> Self {
-        [Self::Moves, Self::Fixed, Self::Short]
-            .into_iter()
-            .find(|motion| motion.as_str() == text)
-            .unwrap_or(Self::Unknown)
+        text.parse().unwrap_or(Self::Unknown)
     }
 }
 

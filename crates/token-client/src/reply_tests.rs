@@ -1,7 +1,7 @@
 //! Class of each reply, one row each.
 
 use super::super::provider::ErrorRule;
-use super::super::quirks::ReplyFields;
+use super::super::quirks::{LifetimeUnit, ReplyFields};
 use crate::samples::profile;
 use std::time::Duration;
 
@@ -210,7 +210,7 @@ fn a_profile_says_where_the_parts_of_a_reply_stand() {
             .into(),
         refresh_token: vec![JsonPath::new("authed_user.refresh_token")],
         expires_at: vec![JsonPath::new("ends")],
-        in_milliseconds: true,
+        unit: LifetimeUnit::Milliseconds,
         error: vec![JsonPath::new("status")],
         error_description: vec![JsonPath::new("message")],
         ..ReplyFields::default()

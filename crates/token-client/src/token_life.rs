@@ -65,7 +65,7 @@ impl TokenLives {
         secrets: &[&str],
         access_token: Option<&str>,
     ) -> Self {
-        let unit = if form.in_milliseconds { 0.001 } else { 1.0 };
+        let unit = form.unit.seconds();
         let reader = |longest| LifeParser {
             body,
             now,

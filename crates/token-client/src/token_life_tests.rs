@@ -1,6 +1,7 @@
 //! Parsing of lifetimes in replies.
 
 use super::*;
+use crate::quirks::LifetimeUnit;
 
 const NOW: i64 = 1_795_896_000;
 const DAY: u64 = 86_400;
@@ -226,7 +227,7 @@ fn no_secret_and_no_control_character_is_shown() {
 #[test]
 fn a_profiles_unit_and_places_count() {
     let milliseconds = ReplyFields {
-        in_milliseconds: true,
+        unit: LifetimeUnit::Milliseconds,
         ..ReplyFields::default()
     };
     for (value, life) in [

@@ -22,25 +22,13 @@ use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::layer::{Layer, SubscriberExt as _};
 use tracing_subscriber::{Registry, reload};
 
+use crate::domain::log_format::LogFormat;
 use importance::importance as importance_of;
 pub use importance::{CRITICAL, ESCALATION};
 use journal::JournalLayer;
 use queue::{Importance, LogQueue, Sink};
 use refreshd_secrets::mask::{line, seen};
 use sinks::{Journal, StandardError};
-
-/// Log format.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// The journal if standard error goes there, else text.
-    Auto,
-    /// Text for people, coloured on a terminal.
-    Text,
-    /// One JSON object a line.
-    Json,
-    /// The journal's native protocol.
-    Journald,
-}
 
 /// Changes the level of a running log.
 #[derive(Clone)]

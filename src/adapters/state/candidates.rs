@@ -346,7 +346,7 @@ fn offer(connection: &Connection, offer: &Offer) -> Result<Offered, StateError> 
         Some((_, true, ..)) => return Ok(Offered::Busy),
         // What a file holds now counts, not what it held before.
         Some((_, false, from, came_at)) => {
-            let same_file = *origin == Origin::File && Origin::parse(&from) == Some(Origin::File);
+            let same_file = *origin == Origin::File && from.parse() == Ok(Origin::File);
             if !replaces && !same_file {
                 return Ok(Offered::Waiting(Timestamp::from_millis(came_at)));
             }
@@ -392,7 +392,10 @@ fn select(
     );
     let candidate = |row: &Row<'_>| {
         let portal = read_portal(row)?;
-        let origin = Origin::parse(&row.get::<_, String>("origin")?).unwrap_or(Origin::Import);
+        let origin = row
+            .get::<_, String>("origin")?
+            .parse()
+            .unwrap_or(Origin::Import);
         Ok(Candidate {
             portal,
             origin,
@@ -478,7 +481,7 @@ fn record(
                     fingerprint: row.get("fingerprint")?,
                     bound_to: row.get("bound_to")?,
                     token_url: row.get("token_url")?,
-                    origin: Origin::parse(&row.get::<_, String>("origin")?),
+                    origin: row.get::<_, String>("origin")?.parse().ok(),
                 })
             },
         )

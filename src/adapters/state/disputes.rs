@@ -172,7 +172,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Option<OpenDispute>> {
     let (refresh, details): (String, Option<String>) =
         (row.get("refresh_token")?, row.get("details")?);
     let parsed = (PortalName::parse(&portal).ok())
-        .zip(EventKind::parse(&occasion))
+        .zip(occasion.parse().ok())
         .zip(RefreshToken::new(&refresh));
     let Some(((portal, occasion), refresh)) = parsed else {
         return Ok(None);

@@ -218,7 +218,7 @@ pub(super) fn census(connection: &Connection, now: Timestamp) -> Result<Census, 
         let count = u64::try_from(count).unwrap_or_default();
         fresh = fresh.saturating_sub(count);
         // A phase that this version does not know.
-        let kind = Kind::parse(&kind).unwrap_or(Kind::Unreadable);
+        let kind = kind.parse().unwrap_or(Kind::Unreadable);
         match kinds.iter_mut().find(|(known, _)| *known == kind) {
             Some((_, known)) => *known += count,
             None => kinds.push((kind, count)),

@@ -41,7 +41,7 @@ impl State {
         portal: PortalName,
         generation: Generation,
         (seen, before): (GrantStatus, Vec<String>),
-        told: Vec<String>,
+        notified: Vec<String>,
         next: Option<Timestamp>,
     ) -> Result<bool, StateError> {
         let notify = move |connection: &_| {
@@ -50,7 +50,7 @@ impl State {
                 &portal,
                 generation,
                 (&seen, &before),
-                &told,
+                &notified,
                 next,
             )
         };
@@ -67,8 +67,8 @@ pub(super) fn record(
         app,
         claim,
         outcome,
-        told,
-        told_meanwhile,
+        notified,
+        keep_notified,
         now,
         client,
         ..
@@ -86,11 +86,11 @@ pub(super) fn record(
     let moved = claimed_at.millis().saturating_sub(claim.1.millis());
     let meanwhile = told_before
         .iter()
-        .filter(|step| told_meanwhile.keeps(step) && !told.contains(step));
-    let told = to_json(&told.iter().chain(meanwhile).collect::<Vec<_>>())?;
+        .filter(|step| keep_notified.keeps(step) && !notified.contains(step));
+    let notified = to_json(&notified.iter().chain(meanwhile).collect::<Vec<_>>())?;
     let generation = match outcome {
         RecordOutcome::Renewed(renewed) => {
-            let generation = record_pair(connection, record, renewed, &told, moved)?;
+            let generation = record_pair(connection, record, renewed, &notified, moved)?;
             // The server has answered the same token, or a later one, with a pair. That says nothing of a candidate's.
             unread::discard_answered(connection, portal)?;
             generation
@@ -98,7 +98,7 @@ pub(super) fn record(
         RecordOutcome::Kept(standing)
         | RecordOutcome::Unread(standing, _)
         | RecordOutcome::Foreign(standing, _) => {
-            record_standing(connection, record, standing, &told, moved)?
+            record_standing(connection, record, standing, &notified, moved)?
         }
     };
     let at = now.shifted(moved);
@@ -146,8 +146,8 @@ fn claimed_row(
         })
         .map_err(|source| StateError::sql("look for a claim", source))?;
     // Unreadable steps are replaced by the new ones; the pair must be recorded all the same.
-    let told = |told: &str| serde_json::from_str(told).unwrap_or_default();
-    Ok(found.map(|(steps, claimed_at)| (told(&steps), Timestamp::from_millis(claimed_at))))
+    let parsed = |notified: &str| serde_json::from_str(notified).unwrap_or_default();
+    Ok(found.map(|(steps, claimed_at)| (parsed(&steps), Timestamp::from_millis(claimed_at))))
 }
 
 /// The superseded pair of an outcome: another owner's always, ours if its claim is gone.
@@ -174,12 +174,12 @@ fn record_standing(
     connection: &Connection,
     record: &RenewalRecord,
     standing: &GrantStatus,
-    told: &str,
+    notified: &str,
     moved: i64,
 ) -> Result<i64, StateError> {
     let columns = Columns::moved(moved)
         .status(standing)?
-        .moment(":climb_at", record.climb_at);
+        .moment(":climb_at", record.evaluate_at);
     let update = format!(
         "UPDATE portal SET {}, told = :told, claim = NULL WHERE name = :name AND claim = :claim RETURNING generation",
         columns.assignments()
@@ -187,7 +187,7 @@ fn record_standing(
     let others = named_params! {
         ":name": record.portal.as_str(),
         ":claim": record.claim.0.0,
-        ":told": told,
+        ":told": notified,
     };
     connection
         .prepare_cached(&update)
@@ -200,7 +200,7 @@ fn record_pair(
     connection: &Connection,
     record: &RenewalRecord,
     renewed: &Renewed,
-    told: &str,
+    notified: &str,
     moved: i64,
 ) -> Result<i64, StateError> {
     let Renewed {
@@ -213,7 +213,7 @@ fn record_pair(
     let columns = Columns::moved(moved)
         .grant(tokens, standing)?
         .moment(":renewed_at", Some(record.now))
-        .moment(":climb_at", record.climb_at);
+        .moment(":climb_at", record.evaluate_at);
     let update = format!(
         "UPDATE portal SET {}, generation = generation + 1, identity = :identity, \
          token_url = coalesce(:token_url, token_url), told = :told, claim = NULL, bought_by = :bought_by, \
@@ -227,7 +227,7 @@ fn record_pair(
         ":claim": record.claim.0.0,
         ":identity": identity,
         ":token_url": token_url,
-        ":told": told,
+        ":told": notified,
         ":bought_by": record.bought_by.as_ref().map(Fingerprint::bytes),
     };
     connection
@@ -241,7 +241,7 @@ pub(super) fn set_notified(
     portal: &PortalName,
     generation: Generation,
     (seen, before): (&GrantStatus, &[String]),
-    told: &[String],
+    notified: &[String],
     next: Option<Timestamp>,
 ) -> Result<bool, StateError> {
     let json = |steps: &[String]| serde_json::Value::from(steps.to_vec()).to_string();
@@ -259,7 +259,7 @@ pub(super) fn set_notified(
                 ":generation": i64::try_from(generation.0).unwrap_or(i64::MAX),
                 ":phase": kind,
                 ":since": since,
-                ":told": json(told),
+                ":told": json(notified),
                 ":climb_at": millis(next),
                 ":is_fresh": is_fresh,
                 ":before": json(before),

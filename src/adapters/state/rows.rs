@@ -6,7 +6,7 @@ use rusqlite::types::Type;
 use rusqlite::{Row, Statement};
 
 use super::error::StateError;
-use crate::domain::candidate::{Origin, PendingCandidate};
+use crate::domain::candidate::PendingCandidate;
 use crate::domain::escalation::Window;
 use crate::domain::name::PortalName;
 use crate::domain::portal::{
@@ -132,9 +132,9 @@ impl PortalColumns {
             .map(|problem| serde_json::from_str(&problem).map_err(|_| missing()))
             .transpose()?;
         Ok(Some(PendingCandidate {
-            origin: Origin::parse(&origin).ok_or_else(missing)?,
+            origin: origin.parse().map_err(|_| missing())?,
             since: Timestamp::from_millis(since),
-            kind: Kind::parse(&kind).ok_or_else(missing)?,
+            kind: kind.parse().map_err(|_| missing())?,
             problem,
             act_at: act_at.map(Timestamp::from_millis),
         }))
@@ -213,7 +213,7 @@ impl PortalColumns {
 
     fn phase(&self, row: &Row<'_>) -> rusqlite::Result<Phase> {
         let kind: String = row.get(self.phase)?;
-        let kind = Kind::parse(&kind).ok_or_else(|| missing(self.phase))?;
+        let kind: Kind = kind.parse().map_err(|_| missing(self.phase))?;
         let attempt: u32 = row.get(self.attempt)?;
         let since = time(row, self.since)?;
         let problem: Option<Problem> = json(row, self.problem)?;

@@ -56,12 +56,7 @@ fn rule(row: Table<'_>, report: &mut Diagnostics) -> Option<ErrorRule> {
         .text(report, "remedy")
         .filter(|text| is_fit(*text, report));
     row.required(report, "class")?;
-    let class = choice(
-        row,
-        report,
-        "class",
-        &Class::ALL.map(|class| (class.as_str(), class)),
-    )?;
+    let class: Class = choice(row, report, "class")?;
     Some(ErrorRule {
         status: status
             .into_iter()

@@ -8,15 +8,14 @@ use toml::Value;
 
 use super::super::source::Diagnostics;
 use super::super::table::{Table, TextValue};
-use super::super::values::{check_age, choice, duration, host, one_of, renew_every, set, url};
-use super::super::values::{url_path, word_of};
+use super::super::values::{Words, check_age, choice, duration, host, one_of, renew_every, set};
+use super::super::values::{url, url_path};
 use super::error_rules::rows;
 use super::wire_format::{
     NAMES, check_headers, is_secret, read_reply, reply_value, strings, texts, texts_value,
 };
-use refreshd_token_client::provider::{ClientAuthentication, Method, Profile, Replay};
-use refreshd_token_client::quirks::{BasicEncoding, BodyEncoding, GrantType};
-use refreshd_token_client::quirks::{NotBefore, Pkce, Rotation};
+use refreshd_token_client::provider::{Profile, Replay};
+use refreshd_token_client::quirks::NotBefore;
 use refreshd_token_client::renew_every::RenewEvery;
 use refreshd_token_client::token::LIFETIME_RANGE;
 
@@ -62,8 +61,8 @@ impl<'t> KeyReader<'t, '_> {
         host(self.report, self.key, text)
     }
 
-    fn choice<T: Copy>(&mut self, words: &[(&str, T)]) -> Option<T> {
-        choice(self.table, self.report, self.key, words)
+    fn choice<T: Words>(&mut self) -> Option<T> {
+        choice(self.table, self.report, self.key)
     }
 
     fn duration(&mut self, example: &str) -> Option<Duration> {
@@ -88,44 +87,15 @@ impl<'t> KeyReader<'t, '_> {
     }
 }
 
-const GRANTS: [(&str, GrantType); 3] = [
-    ("authorization-code", GrantType::AuthorizationCode),
-    ("client-credentials", GrantType::ClientCredentials),
-    ("device", GrantType::Device),
-];
-const METHODS: [(&str, Method); 2] = [("post", Method::Post), ("get", Method::Get)];
-const BODIES: [(&str, BodyEncoding); 2] =
-    [("form", BodyEncoding::Form), ("json", BodyEncoding::Json)];
-const AUTHENTICATIONS: [(&str, ClientAuthentication); 4] = [
-    ("none", ClientAuthentication::None),
-    ("basic", ClientAuthentication::Basic),
-    ("body", ClientAuthentication::Body),
-    ("basic-with-body", ClientAuthentication::BasicWithBody),
-];
-const BASIC_ENCODINGS: [(&str, BasicEncoding); 2] =
-    [("form", BasicEncoding::Form), ("raw", BasicEncoding::Raw)];
-const PKCES: [(&str, Pkce); 3] = [
-    ("S256", Pkce::S256),
-    ("plain", Pkce::Plain),
-    ("none", Pkce::None),
-];
-const IN_MILLISECONDS: [(&str, bool); 2] = [("s", false), ("ms", true)];
-const ROTATIONS: [(&str, Rotation); 3] = [
-    ("always", Rotation::Always),
-    ("sometimes", Rotation::Sometimes),
-    ("never", Rotation::Never),
-];
-const RETRIES: [(&str, Replay); 2] = [("now", Replay::Now), ("before-expiry", Replay::Late)];
-
 /// A key whose value is one of a few words.
 macro_rules! choice_key {
-    ($name:literal, $words:ident, $($field:ident).+, $example:literal, $meaning:literal) => {
+    ($name:literal, $($field:ident).+, $example:literal, $meaning:literal) => {
         key(
             $name,
             $example,
             $meaning,
-            |reader, profile| set(&mut profile.$($field).+, reader.choice(&$words)),
-            |profile| Some(word_of(&$words, profile.$($field).+).into()),
+            |reader, profile| set(&mut profile.$($field).+, reader.choice()),
+            |profile| Some(<&str>::from(profile.$($field).+).into()),
         )
     };
 }
@@ -262,36 +232,31 @@ pub(in crate::config) const KEYS: [ProviderKey; 42] = [
     ),
     choice_key!(
         "grant",
-        GRANTS,
         start,
         r#""authorization-code""#,
         "how the first token comes: authorization-code, client-credentials (nobody authorizes), device"
     ),
-    choice_key!("method", METHODS, method, r#""post""#, "post, get"),
+    choice_key!("method", method, r#""post""#, "post, get"),
     choice_key!(
         "body",
-        BODIES,
         request.body,
         r#""form""#,
         "form, json: the body of a request"
     ),
     choice_key!(
         "client_authentication",
-        AUTHENTICATIONS,
         client_authentication,
         r#""basic""#,
         "none (a public client), basic, body, basic-with-body"
     ),
     choice_key!(
         "basic_encoding",
-        BASIC_ENCODINGS,
         request.basic_encoding,
         r#""form""#,
         "form as in RFC 6749; raw: id and secret as they are"
     ),
     choice_key!(
         "pkce",
-        PKCES,
         pkce,
         r#""S256""#,
         "S256, plain, none (RFC 7636)"
@@ -399,8 +364,7 @@ pub(in crate::config) const KEYS: [ProviderKey; 42] = [
     ),
     choice_key!(
         "expires_in_unit",
-        IN_MILLISECONDS,
-        reply.in_milliseconds,
+        reply.unit,
         r#""s""#,
         "s, ms: the unit of lives that are bare numbers"
     ),
@@ -452,7 +416,6 @@ pub(in crate::config) const KEYS: [ProviderKey; 42] = [
     ),
     choice_key!(
         "rotation",
-        ROTATIONS,
         rotation,
         r#""always""#,
         "whether a renewal brings a new refresh token: always, sometimes, never"
@@ -469,7 +432,7 @@ pub(in crate::config) const KEYS: [ProviderKey; 42] = [
         r#""now""#,
         "when a request without outcome is retried: now, or before-expiry where reuse revokes the grant",
         |reader, profile| set(&mut profile.replay, read_retry(reader)),
-        |profile| Some(word_of(&RETRIES, profile.replay).into()),
+        |profile| Some(<&str>::from(profile.replay).into()),
     ),
     optional_key!(
         "identity",
@@ -664,7 +627,7 @@ fn read_retry(reader: &mut KeyReader<'_, '_>) -> Option<Replay> {
             .warning(text.place, "`late` was renamed to `before-expiry`");
         return Some(Replay::Late);
     }
-    one_of(reader.report, reader.key, text, &RETRIES)
+    one_of(reader.report, reader.key, text)
 }
 
 /// An issuer as its metadata must repeat it: RFC 8414 section 2 wants https, and neither query nor fragment.

@@ -12,7 +12,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use super::values::words;
 use super::{ConfigErrors, Environment, Loaded, load};
+use refreshd_alerting::channel::ChannelKind;
 
 /// A valid app and portal, for tests of other sections.
 const ACME: &str = "[apps.crm]\nprovider = 'bitrix24'\nclient_id = 'local.1'\nclient_secret_env = 'CRM'\n\
@@ -81,4 +83,12 @@ fn loaded(text: &str) -> Loaded {
     Rig::new()
         .load(text)
         .unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+/// The text without the list of the kinds of channels, which grows.
+fn without_kinds(text: &str) -> String {
+    let kinds: Vec<_> = words::<ChannelKind>()
+        .map(|kind| format!("`{kind}`"))
+        .collect();
+    text.replace(&kinds.join(", "), "KINDS")
 }

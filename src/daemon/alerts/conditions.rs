@@ -45,13 +45,18 @@ pub enum Condition<'a> {
 }
 
 impl Condition<'_> {
-    /// Recommended action when token files cannot be written.
-    pub const UNPUBLISHED: &'static str =
-        "make the token directory writable for refreshd, or free space; it is retried by itself";
+    /// Word and recommended action when token files cannot be written.
+    pub const UNPUBLISHED: (&'static str, &'static str) = (
+        "unpublished",
+        "make the token directory writable for refreshd, or free space; it is retried by itself",
+    );
 
-    /// Recommended action when token files cannot be removed.
-    pub const UNREMOVED: &'static str = "make the token directory writable for refreshd, which tries again by itself, or remove the files: tokens in them may work \
-         until they expire";
+    /// Word and recommended action when token files cannot be removed.
+    pub const UNREMOVED: (&'static str, &'static str) = (
+        "unremoved",
+        "make the token directory writable for refreshd, which tries again by itself, or remove the files: tokens in them may work \
+         until they expire",
+    );
 
     const fn word(self) -> &'static str {
         match self {
@@ -61,8 +66,8 @@ impl Condition<'_> {
             Self::Lost => "old-state",
             Self::Incomplete => "configuration-incomplete",
             Self::Unsaved(_) | Self::UnsavedButKept(_) => "unsaved",
-            Self::Unpublished(_) => "unpublished",
-            Self::Unremoved(_) => "unremoved",
+            Self::Unpublished(_) => Self::UNPUBLISHED.0,
+            Self::Unremoved(_) => Self::UNREMOVED.0,
         }
     }
 
@@ -107,8 +112,8 @@ impl Condition<'_> {
                 "free space or repair the disk of the state; it is retried by itself, also after a restart of refreshd; do not \
                  reboot the machine before"
             }
-            Self::Unpublished(_) => Self::UNPUBLISHED,
-            Self::Unremoved(_) => Self::UNREMOVED,
+            Self::Unpublished(_) => Self::UNPUBLISHED.1,
+            Self::Unremoved(_) => Self::UNREMOVED.1,
         }
     }
 }

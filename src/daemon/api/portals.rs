@@ -181,8 +181,9 @@ async fn token(
         }
     };
     let format = query.format.as_deref().unwrap_or("json");
-    let format = TokenFormat::parse(format)
-        .ok_or_else(|| bad("format is one of json, raw, header, env".to_owned()))?;
+    let format = format
+        .parse::<TokenFormat>()
+        .map_err(|_| bad(format!("format is one of {}", TokenFormat::names())))?;
     let _waiting = control.wait(peer)?;
     let text =
         operations::token(&control.shared, &portal, min_valid, format, &control.driver).await?;

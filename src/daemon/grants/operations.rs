@@ -15,7 +15,7 @@ use crate::daemon::grants::error::OperationError;
 use crate::daemon::grants::lookup::{app_of, find, no_grant};
 use crate::daemon::grants::portal_view::{PortalView, views as views_of};
 use crate::daemon::waiters::RenewalReport;
-use crate::domain::portal::{Kind, Portal};
+use crate::domain::portal::Portal;
 use crate::domain::token_format::TokenFormat;
 use refreshd_time::{Timestamp, human};
 
@@ -146,10 +146,7 @@ pub async fn token(
         });
     }
     // A reader's request must not repeat what only an operator can fix.
-    if matches!(
-        portal.kind(),
-        Kind::NeedsAuthorization | Kind::Gone | Kind::OldState
-    ) {
+    if portal.kind().is_dead() {
         return Err(no_grant(&portal));
     }
     let ended = renew(shared, name, by).await?;

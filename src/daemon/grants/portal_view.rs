@@ -8,6 +8,7 @@ use crate::adapters::state::StateError;
 use crate::config::Config;
 use crate::daemon::context::Context;
 use crate::domain::candidate::PendingCandidate;
+use crate::domain::display_level::DisplayLevel;
 use crate::domain::escalation::{
     OVERDUE_SHARE, action, action_now, overdue_at, refresh_end_of, still_notified,
 };
@@ -178,14 +179,14 @@ impl PortalView {
         let access = grant.and_then(|grant| grant.tokens.access.as_ref());
         let act_at = grant
             .and_then(|grant| grant.standing.next_attempt_at)
-            .filter(|_| sends(kind));
+            .filter(|_| kind.sends());
         let app = portal
             .settings
             .as_ref()
             .map(|settings| settings.app.clone());
         let seconds = |span: Duration| span.as_secs();
         let usable = access.is_some_and(|access| access.expires_at > now);
-        let waits = portal.waits().filter(|_| sends(kind));
+        let waits = portal.waits().filter(|_| kind.sends());
         let kept_waiting = waits.is_some() && act_at.is_some_and(|at| at <= now);
         let fresh = kind == Kind::Fresh && usable && !kept_waiting;
         let retry_at = portal
@@ -258,6 +259,13 @@ impl PortalView {
         }
     }
 
+    /// How conspicuously it is displayed.
+    #[must_use]
+    pub fn level(&self) -> DisplayLevel {
+        let is_valid = self.expires_in.is_some_and(|left| left > 0);
+        DisplayLevel::of_portal(self.phase, self.fresh, is_valid)
+    }
+
     /// Adds the stored responses.
     #[must_use]
     pub fn with_kept(mut self, kept: Option<&KeptCount>) -> Self {
@@ -306,24 +314,6 @@ impl UnreadReplies {
             format!("{count} replies that could not be read are kept")
         };
         format!("{what}, of {newest}; it may hold the new pair: {action}")
-    }
-}
-
-/// Whether requests are sent for a portal of this kind.
-const fn sends(kind: Kind) -> bool {
-    match kind {
-        Kind::Fresh
-        | Kind::Retrying
-        | Kind::InDoubt
-        | Kind::ClientRejected
-        | Kind::Blocked
-        | Kind::NeedsAuthorization => true,
-        Kind::Gone
-        | Kind::AwaitingAuthorization
-        | Kind::OldState
-        | Kind::ClientChanged
-        | Kind::Unconfigured
-        | Kind::Unreadable => false,
     }
 }
 

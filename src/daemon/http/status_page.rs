@@ -7,8 +7,8 @@ use crate::daemon::alerts::alert_views::{IncidentView, open};
 use crate::daemon::context::Context;
 use crate::daemon::grants::portal_view::{self, PortalView};
 use crate::daemon::http::document::Document;
+use crate::domain::display_level::DisplayLevel;
 use crate::domain::portal::Kind;
-use refreshd_alerting::Severity;
 use refreshd_time::human;
 
 /// Maximum number of portals listed; `refreshd status` lists the rest.
@@ -34,39 +34,16 @@ pub async fn render(shared: &Context) -> Result<String, StateError> {
     let census = shared.state.census(now).await?;
     let portals = shared.state.first_portals(MAX_LISTED).await?;
     let mut views = portal_view::views(shared, &portals).await?;
-    views.sort_by_key(|view| (rank(view), view.portal.clone()));
+    views.sort_by_key(|view| (view.level(), view.portal.clone()));
     Ok(page(&census, &views, &open(shared), &now.to_string()))
 }
 
-/// Sorts portals with problems first.
-fn rank(view: &PortalView) -> u8 {
-    match badge(view) {
-        "bad" => 0,
-        "warn" => 1,
-        "idle" => 2,
-        _ => 3,
-    }
-}
-
-fn badge(view: &PortalView) -> &'static str {
-    match view.phase {
-        Kind::Fresh if view.fresh => "good",
-        Kind::Fresh | Kind::Retrying | Kind::InDoubt
-            if view.expires_in.is_some_and(|left| left > 0) =>
-        {
-            "warn"
-        }
-        Kind::AwaitingAuthorization | Kind::Unconfigured => "idle",
-        Kind::Fresh
-        | Kind::Retrying
-        | Kind::InDoubt
-        | Kind::ClientRejected
-        | Kind::Blocked
-        | Kind::NeedsAuthorization
-        | Kind::Gone
-        | Kind::OldState
-        | Kind::ClientChanged
-        | Kind::Unreadable => "bad",
+const fn class_of(level: DisplayLevel) -> &'static str {
+    match level {
+        DisplayLevel::Bad => "bad",
+        DisplayLevel::Warning => "warn",
+        DisplayLevel::Idle => "idle",
+        DisplayLevel::Good => "good",
     }
 }
 
@@ -109,7 +86,7 @@ fn open_incidents(incidents: &[IncidentView]) -> Markup {
                 @for incident in incidents {
                     tr {
                         td { strong { (incident.key) } @if incident.count > 1 { br; span.why { (incident.count) " portals" } } }
-                        td { span class={ "b " (loudness(incident.severity)) } { (incident.severity.as_str()) } @if incident.stage != "open" { br; span.why { (incident.stage) } } }
+                        td { span class={ "b " (class_of(DisplayLevel::of_severity(incident.severity))) } { (incident.severity.as_str()) } @if incident.stage != "open" { br; span.why { (incident.stage) } } }
                         td.n { (incident.since) }
                         td { @if incident.notified.is_empty() { "the log" } @else { (incident.notified.join(", ")) } }
                         td { div { (incident.reason) } @if let Some(action) = &incident.action { div.why { "→ " (action) } } }
@@ -117,14 +94,6 @@ fn open_incidents(incidents: &[IncidentView]) -> Markup {
                 }
             }
         }
-    }
-}
-
-const fn loudness(severity: Severity) -> &'static str {
-    match severity {
-        Severity::Notice => "idle",
-        Severity::Warning => "warn",
-        Severity::Error | Severity::Critical => "bad",
     }
 }
 
@@ -150,7 +119,7 @@ fn row(view: &PortalView) -> Markup {
     html! {
         tr {
             td { strong { (view.portal) } @if let Some(provider) = &view.provider { br; span.why { (provider) } } }
-            td { span class={ "b " (badge(view)) } { (view.phase.as_str()) } }
+            td { span class={ "b " (class_of(view.level())) } { (view.phase.as_str()) } }
             td.n {
                 @match view.expires_in { Some(0) => "expired", left => (span(left).unwrap_or_else(|| "–".into())) }
                 @if let Some(at) = &view.refresh_expires_at { br; span.why title=(at) { "refresh token " (refresh_end(view)) } }

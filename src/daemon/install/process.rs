@@ -25,7 +25,7 @@ use crate::daemon::install::worker::{EventResult, FIRST_WAIT, MAX_ATTEMPTS, Queu
 use crate::domain::error_chain::error_chain;
 use crate::domain::escalation::resolved;
 use crate::domain::import;
-use crate::domain::install::{EventKind, Outcome, OwnershipProof};
+use crate::domain::install::{EventKind, Outcome, OwnershipProof, is_stuck};
 use crate::domain::install_event::{InstallEvent, PresentedGrant};
 use refreshd_time::clock::{Clock, Tick};
 
@@ -231,13 +231,13 @@ async fn process_one(
 
 /// Recommended action for a grant that does not work and is not replaced.
 fn advice_for(kind: Kind) -> String {
-    match kind {
-        Kind::NeedsAuthorization | Kind::OldState | Kind::Blocked => format!(
-            ", and it does not work ({}): the user who installed the app opens it, or an administrator installs it again",
-            kind.as_str()
-        ),
-        _ => String::new(),
+    if !is_stuck(kind) {
+        return String::new();
     }
+    format!(
+        ", and it does not work ({}): the user who installed the app opens it, or an administrator installs it again",
+        kind.as_str()
+    )
 }
 
 /// Replaces claims of the event, which would be published, with the authorization server's values: the server, the token's

@@ -44,8 +44,8 @@ impl FileTask {
 
     const fn step(self) -> (&'static str, &'static str) {
         match self {
-            Self::Write => ("unpublished", Condition::UNPUBLISHED),
-            Self::Remove => ("unremoved", Condition::UNREMOVED),
+            Self::Write => Condition::UNPUBLISHED,
+            Self::Remove => Condition::UNREMOVED,
         }
     }
 

@@ -3,14 +3,14 @@
 //!
 //! A seed simulates fifty portals for a month. The same seed always draws the same faults, so a failure is reproduced by
 //! its seed: `REFRESHD_SIMULATE="seed=17" cargo test --release --lib simulation -- --nocapture`; the defaults of the other
-//! keys are `days=30 portals=50 seeds=1 log=0`. `tests/rigs/simulation` runs many seeds, and proves that they detect the
+//! keys are `days=30 portals=50 seeds=1 log=0`. `tests/system/simulation.sh` runs many seeds, and proves that they detect the
 //! mutants.
 
-mod blows;
-mod life;
-mod mail;
+mod faults;
+mod invariants;
+mod lifecycle;
 mod plan;
-mod promises;
+mod receivers;
 mod world;
 
 use std::cmp::Reverse;
@@ -19,9 +19,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::domain::portal::Portal;
-use life::{Life, STUCK};
-use plan::{Backup, Stroke};
-use promises::Record;
+use invariants::Record;
+use lifecycle::{Process, STUCK};
+use plan::{Backup, InjectedFault};
 use refreshd_fake_server::{At, Rules};
 use refreshd_time::Timestamp;
 use refreshd_token_client::authorization_server::AuthorizationServer;
@@ -29,11 +29,11 @@ use world::World;
 
 const MINUTE: Duration = Duration::from_secs(60);
 /// Interval of checks of readers, operators and the server's accounting.
-const LOOK: Duration = Duration::from_secs(5 * 60);
+const CHECK_INTERVAL: Duration = Duration::from_secs(5 * 60);
 /// Token files read at each check.
 const READERS: usize = 8;
 /// Time without faults at the end: long enough for the daily poll of a blocked grant.
-const CALM: Duration = Duration::from_secs(4 * 3600);
+const FAULT_FREE: Duration = Duration::from_secs(4 * 3600);
 /// Lines of the event log that are shown with a failure.
 const MAX_EVENTS: usize = 60;
 
@@ -48,9 +48,9 @@ struct Case {
 /// Scheduled event.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Next {
-    Look,
-    Strike,
-    Mishap,
+    Check,
+    Fault,
+    IsolatedFault,
     Clear(u64),
     Begin,
     Grant(usize),
@@ -60,13 +60,13 @@ enum Next {
 /// Statistics of one simulation.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Tally {
-    strokes: u64,
-    mishaps: u64,
-    lives: u64,
+    faults: u64,
+    isolated_faults: u64,
+    starts: u64,
     kills: u64,
     requests: u64,
     renewals: u64,
-    looks: u64,
+    checks: u64,
     granted_anew: u64,
     restored: u64,
     steps: u64,
@@ -79,13 +79,13 @@ struct Simulation {
     world: Arc<World>,
     server: AuthorizationServer,
     rng: fastrand::Rng,
-    /// Random generator of mishaps: separate, so that a seed's faults do not change.
-    mishaps: fastrand::Rng,
+    /// Random generator of isolated faults: separate, so that a seed's faults do not change.
+    isolated_rng: fastrand::Rng,
     rules: Rules,
-    life: Option<Life>,
+    process: Option<Process>,
     timeline: BinaryHeap<Reverse<(Timestamp, u64, Next)>>,
     /// Active faults, by number.
-    struck: BTreeMap<u64, Stroke>,
+    active_faults: BTreeMap<u64, InjectedFault>,
     records: Vec<Record>,
     /// Hosts of the portals, which change.
     hosts: Vec<String>,
@@ -109,16 +109,17 @@ impl Simulation {
                 .sandbox
                 .add_client(&format!("local.{client}"), "a secret of the client");
         }
-        let mishaps = fastrand::Rng::with_seed(case.seed.wrapping_mul(0x9e37_79b9).wrapping_add(7));
+        let isolated_rng =
+            fastrand::Rng::with_seed(case.seed.wrapping_mul(0x9e37_79b9).wrapping_add(7));
         let hosts = (0..case.portals)
             .map(|portal| format!("portal-{portal}.bitrix24.com"))
             .collect();
         Self {
             records: vec![Record::default(); case.portals],
             server: AuthorizationServer::new().unwrap(),
-            life: None,
+            process: None,
             timeline: BinaryHeap::new(),
-            struck: BTreeMap::new(),
+            active_faults: BTreeMap::new(),
             hosts,
             every: 25,
             down: None,
@@ -131,7 +132,7 @@ impl Simulation {
             case,
             world,
             rng,
-            mishaps,
+            isolated_rng,
             rules,
         }
     }
@@ -184,10 +185,10 @@ impl Simulation {
     }
 
     fn begin(&mut self) {
-        self.tally.lives += 1;
-        self.world.fuse.renew();
-        self.world.mail.lock().unwrap().begin(self.now());
-        self.life = Some(Life::begin(&self.world, &self.server));
+        self.tally.starts += 1;
+        self.world.kill_switch.renew();
+        self.world.alerts.lock().unwrap().begin(self.now());
+        self.process = Some(Process::begin(&self.world, &self.server));
     }
 
     async fn run(&mut self) -> Result<(), String> {
@@ -197,17 +198,17 @@ impl Simulation {
             self.at(Duration::from_secs(portal as u64 + 1), Next::Grant(portal));
         }
         self.excuse(0..self.case.portals, 30 * MINUTE);
-        self.at(2 * MINUTE, Next::Look);
-        self.at(40 * MINUTE, Next::Strike);
-        self.at(45 * MINUTE, Next::Mishap);
+        self.at(2 * MINUTE, Next::Check);
+        self.at(40 * MINUTE, Next::Fault);
+        self.at(45 * MINUTE, Next::IsolatedFault);
         let end = self.now() + Duration::from_secs(self.case.days * 86_400);
         self.until(end).await?;
-        self.calm_down();
-        let end = self.now() + CALM;
+        self.end_all_faults();
+        let end = self.now() + FAULT_FREE;
         self.until(end).await?;
-        if let Some(mut life) = self.life.take() {
-            life.stop();
-            life.ended().await?;
+        if let Some(mut process) = self.process.take() {
+            process.stop();
+            process.ended().await?;
         }
         self.tally.requests = self.world.sandbox.total_requests();
         self.tally.renewals = self
@@ -215,20 +216,20 @@ impl Simulation {
             .iter()
             .map(|host| self.world.sandbox.renewals(host))
             .sum();
-        self.tally.steps = self.world.fuse.steps();
+        self.tally.steps = self.world.kill_switch.steps();
         (self.tally.notifications, self.tally.broken_channels) = {
-            let mail = self.world.mail.lock().unwrap();
-            (mail.count, mail.broke)
+            let alerts = self.world.alerts.lock().unwrap();
+            (alerts.count, alerts.broke)
         };
-        mail::nothing_is_left(&self.world)?;
-        self.world.mail.lock().unwrap().all_is_well()?;
-        let portals = promises::portals(&self.world)?;
+        receivers::nothing_is_left(&self.world)?;
+        self.world.alerts.lock().unwrap().all_is_well()?;
+        let portals = invariants::portals(&self.world)?;
         for portal in 0..self.case.portals {
             let name = name_of(portal);
             let found = portals
                 .get(&name)
                 .ok_or_else(|| format!("{name} is not in the state at the end"))?;
-            promises::all_is_well(&self.world, &name, found)?;
+            invariants::all_is_well(&self.world, &name, found)?;
         }
         Ok(())
     }
@@ -242,14 +243,14 @@ impl Simulation {
                 .map_or(end, |Reverse((at, ..))| (*at).min(end));
             let world = Arc::clone(&self.world);
             let ended = async {
-                match &mut self.life {
-                    Some(life) => life.ended().await,
+                match &mut self.process {
+                    Some(process) => process.ended().await,
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
                 biased;
-                () = world.fuse.smoke.notified() => self.killed().await?,
+                () = world.kill_switch.notify_killed.notified() => self.killed().await?,
                 end = ended => self.ended(end).await?,
                 () = world.pause(next.until(world.truth.now())) => {
                     if self.now() >= end {
@@ -259,37 +260,44 @@ impl Simulation {
                         && *at <= self.now()
                         && let Some(Reverse((_, _, next))) = self.timeline.pop()
                     {
-                        self.come(next).await?;
+                        self.handle(next).await?;
                     }
                 }
             }
         }
     }
 
-    async fn come(&mut self, next: Next) -> Result<(), String> {
+    async fn handle(&mut self, next: Next) -> Result<(), String> {
         match next {
-            Next::Look => {
-                self.look()?;
+            Next::Check => {
+                self.check_now()?;
                 let suspects = self.records.iter().any(Record::is_suspect);
-                self.at(if suspects { LOOK / 20 } else { LOOK }, Next::Look);
+                self.at(
+                    if suspects {
+                        CHECK_INTERVAL / 20
+                    } else {
+                        CHECK_INTERVAL
+                    },
+                    Next::Check,
+                );
             }
-            Next::Strike if self.ending => {}
-            Next::Strike => {
+            Next::Fault if self.ending => {}
+            Next::Fault => {
                 let fault = plan::next_fault(&mut self.rng, self.case.portals);
-                self.strike(fault);
+                self.inject(fault);
                 let gap = plan::gap(&mut self.rng);
-                self.at(gap, Next::Strike);
+                self.at(gap, Next::Fault);
             }
-            Next::Mishap if self.ending => {}
-            Next::Mishap => {
-                let mishap = plan::mishap(&mut self.mishaps, self.case.portals);
-                self.befall(mishap)?;
-                let gap = plan::gap(&mut self.mishaps) / 2;
-                self.at(gap, Next::Mishap);
+            Next::IsolatedFault if self.ending => {}
+            Next::IsolatedFault => {
+                let fault = plan::next_isolated_fault(&mut self.isolated_rng, self.case.portals);
+                self.inject_isolated(fault)?;
+                let gap = plan::gap(&mut self.isolated_rng) / 2;
+                self.at(gap, Next::IsolatedFault);
             }
-            Next::Clear(stroke) => {
-                if let Some(stroke) = self.struck.remove(&stroke) {
-                    self.clear(&stroke);
+            Next::Clear(injected) => {
+                if let Some(injected) = self.active_faults.remove(&injected) {
+                    self.clear(&injected);
                 }
             }
             Next::Begin => self.begin(),
@@ -300,11 +308,11 @@ impl Simulation {
     }
 
     /// Reads token files and the status, and checks the server's accounting.
-    fn look(&mut self) -> Result<(), String> {
-        self.tally.looks += 1;
-        promises::nothing_forbidden_was_sent(&self.world, self.clock_moved_at)?;
-        let portals = promises::portals(&self.world)?;
-        self.look_at_mail(&portals)?;
+    fn check_now(&mut self) -> Result<(), String> {
+        self.tally.checks += 1;
+        invariants::nothing_forbidden_was_sent(&self.world, self.clock_moved_at)?;
+        let portals = invariants::portals(&self.world)?;
+        self.check_alerts(&portals)?;
         let first = self.rng.usize(..self.case.portals);
         for portal in 0..self.case.portals {
             let name = name_of(portal);
@@ -313,12 +321,17 @@ impl Simulation {
             };
             let turn = (portal + self.case.portals - first) % self.case.portals < READERS;
             if turn || self.records[portal].is_suspect() {
-                promises::reader(&self.world, &name, found, &mut self.records[portal])?;
+                invariants::reader(&self.world, &name, found, &mut self.records[portal])?;
             }
             let record = self.records[portal].clone();
-            let dead =
-                promises::dead_for_a_reason(&self.world, &name, found, &record, self.rules.reuse)?;
-            let lives = || promises::is_alive(&self.world, found);
+            let dead = invariants::dead_for_a_reason(
+                &self.world,
+                &name,
+                found,
+                &record,
+                self.rules.reuse,
+            )?;
+            let lives = || invariants::is_alive(&self.world, found);
             if !dead && self.now() > record.excused_until && lives() {
                 self.records[portal].condemned = false;
                 self.records[portal].cut_off = false;
@@ -342,31 +355,31 @@ impl Simulation {
     }
 
     /// Checks the notifications.
-    fn look_at_mail(&mut self, portals: &BTreeMap<String, Portal>) -> Result<(), String> {
+    fn check_alerts(&mut self, portals: &BTreeMap<String, Portal>) -> Result<(), String> {
         let now = self.now();
-        let mut mail = self.world.mail.lock().unwrap();
-        mail.look(self.clock_moved_at)?;
+        let mut alerts = self.world.alerts.lock().unwrap();
+        alerts.check_now(self.clock_moved_at)?;
         let disk = self
-            .struck
+            .active_faults
             .values()
-            .any(|stroke| matches!(stroke, Stroke::Disk(_)));
-        if self.life.is_none() || disk {
-            mail.disturb(now);
+            .any(|injected| matches!(injected, InjectedFault::Disk(_)));
+        if self.process.is_none() || disk {
+            alerts.disturb(now);
         }
         for portal in (0..self.case.portals).filter(|portal| !self.records[*portal].left_out) {
             let name = name_of(portal);
             if let Some(found) = portals.get(&name) {
-                mail.knows_of(&name, found, now, self.world.wall.now())?;
+                alerts.knows_of(&name, found, now, self.world.wall.now())?;
             }
         }
         Ok(())
     }
 
     /// Ends all faults.
-    fn calm_down(&mut self) {
+    fn end_all_faults(&mut self) {
         self.ending = true;
-        for (_, stroke) in std::mem::take(&mut self.struck) {
-            self.clear(&stroke);
+        for (_, injected) in std::mem::take(&mut self.active_faults) {
+            self.clear(&injected);
         }
         self.world.sandbox.heal(At::All);
         self.records
@@ -378,40 +391,40 @@ impl Simulation {
 
     /// Handles the death of the daemon.
     async fn killed(&mut self) -> Result<(), String> {
-        let Some(life) = self.life.take() else {
+        let Some(process) = self.process.take() else {
             return Ok(());
         };
         self.tally.kills += 1;
-        life.kill().await;
-        let portals = promises::portals(&self.world)?;
+        process.kill().await;
+        let portals = invariants::portals(&self.world)?;
         for (portal, record) in self.records.iter().enumerate() {
             if let Some(found) = portals.get(&name_of(portal)) {
-                promises::nothing_is_ahead(&self.world, &name_of(portal), found, record)?;
+                invariants::nothing_is_ahead(&self.world, &name_of(portal), found, record)?;
             }
         }
         self.cut_off()?;
-        self.rest();
+        self.schedule_restart();
         Ok(())
     }
 
     /// Handles the end of the daemon: it was stopped, or the disk kept it from starting.
     async fn ended(&mut self, end: Result<(), String>) -> Result<(), String> {
         self.log(format!("the daemon ended: {end:?}"));
-        let Some(life) = self.life.take() else {
+        let Some(process) = self.process.take() else {
             return Ok(());
         };
-        life.kill().await;
+        process.kill().await;
         match end {
             Ok(()) => self.keep_backups()?,
-            Err(why) if why == STUCK || !self.struck.is_empty() => self.cut_off()?,
+            Err(why) if why == STUCK || !self.active_faults.is_empty() => self.cut_off()?,
             Err(why) => return Err(format!("the daemon ended: {why}")),
         }
-        self.rest();
+        self.schedule_restart();
         Ok(())
     }
 
     /// Schedules the restart, like systemd.
-    fn rest(&mut self) {
+    fn schedule_restart(&mut self) {
         let (down, clock) = self.down.take().unwrap_or((MINUTE, 0));
         self.log(format!("down for {}", humantime::format_duration(down)));
         self.move_clock(clock);
@@ -421,7 +434,7 @@ impl Simulation {
 
     /// Requests under way have no known outcome; sending them again is allowed, once.
     fn cut_off(&mut self) -> Result<(), String> {
-        let portals = promises::portals(&self.world)?;
+        let portals = invariants::portals(&self.world)?;
         for portal in 0..self.case.portals {
             let claim = portals
                 .get(&name_of(portal))

@@ -1,11 +1,12 @@
-//! Faults of a simulation and their durations, drawn from a seed. Must not inject them: `blows` does.
+//! Faults of a simulation and their durations, drawn from a seed. Must not inject them: `faults` does.
 
 use std::time::Duration;
 
 use fastrand::Rng;
 use serde_json::{Map, Value, json};
+use strum::VariantArray as _;
 
-use crate::daemon::tests::world::{DiskIs, Network};
+use crate::daemon::tests::world::{DiskCondition, Network};
 use refreshd_fake_server::{Fault, Reuse, Rules, Wrap};
 
 const MINUTE: u64 = 60;
@@ -19,12 +20,12 @@ const SLOW_BACK_OFF: Duration = Duration::from_secs(75 * MINUTE);
 
 /// A fault, or an operator's action.
 #[derive(Debug)]
-pub enum Stroke {
+pub enum InjectedFault {
     /// The server fails for one portal.
     Portal {
         portal: usize,
         fault: Fault,
-        lie: bool,
+        condemns: bool,
     },
     /// The server fails for all portals.
     Everybody {
@@ -36,7 +37,7 @@ pub enum Stroke {
         fault: Fault,
     },
     Network(Network),
-    Disk(DiskIs),
+    Disk(DiskCondition),
     /// The daemon is killed at a later step.
     CrashAt {
         steps: u64,
@@ -81,7 +82,7 @@ pub enum Stroke {
     /// The directory of the token files cannot be written.
     Files,
     /// The alert receiver is unavailable.
-    Mail,
+    Receiver,
 }
 
 /// An operator's action on the state while the daemon is stopped.
@@ -95,14 +96,14 @@ pub enum Backup {
 /// A fault, its duration, and the time that the daemon may need to recover afterwards.
 #[derive(Debug)]
 pub struct ScheduledFault {
-    pub stroke: Stroke,
+    pub injected: InjectedFault,
     pub lasts: Duration,
     pub after: Duration,
 }
 
-/// Ordinary events that must affect no portal but the one concerned.
+/// A fault that must affect no portal but the one concerned.
 #[derive(Debug)]
-pub enum Mishap {
+pub enum IsolatedFault {
     /// A text that is not a refresh token is imported.
     Word { portal: usize, word: &'static str },
     /// A refresh token that the server does not know is imported.
@@ -131,33 +132,33 @@ const WORDS: [&str; 12] = [
     "a secret of the client",
 ];
 
-/// Draws the next mishap.
-pub fn mishap(rng: &mut Rng, portals: usize) -> Mishap {
+/// Draws the next isolated fault.
+pub fn next_isolated_fault(rng: &mut Rng, portals: usize) -> IsolatedFault {
     let portal = rng.usize(..portals);
     let failure = |fault, lasts, after| {
-        Mishap::ScheduledFault(ScheduledFault {
-            stroke: Stroke::Portal {
+        IsolatedFault::ScheduledFault(ScheduledFault {
+            injected: InjectedFault::Portal {
                 portal,
                 fault,
-                lie: false,
+                condemns: false,
             },
             lasts,
             after,
         })
     };
     match rng.u8(..10) {
-        0..3 => Mishap::Word {
+        0..3 => IsolatedFault::Word {
             portal,
             word: WORDS[rng.usize(..WORDS.len())],
         },
-        3 => Mishap::MadeUp {
+        3 => IsolatedFault::MadeUp {
             portal,
             token: format!("{:032x}", rng.u128(..)),
         },
-        4 => Mishap::Foreign { portal },
-        5..8 => Mishap::Wrapped {
+        4 => IsolatedFault::Foreign { portal },
+        5..8 => IsolatedFault::Wrapped {
             portal,
-            wrap: Wrap::ALL[rng.usize(..Wrap::ALL.len())],
+            wrap: Wrap::VARIANTS[rng.usize(..Wrap::VARIANTS.len())],
         },
         8 => failure(
             refuse(401, "invalid_client"),
@@ -194,24 +195,28 @@ pub fn gap(rng: &mut Rng) -> Duration {
 /// Draws the next fault.
 pub fn next_fault(rng: &mut Rng, portals: usize) -> ScheduledFault {
     let portal = rng.usize(..portals);
-    let (stroke, lasts, after) = match rng.u32(..100) {
+    let (injected, lasts, after) = match rng.u32(..100) {
         0..34 => {
-            let (fault, lie, after) = fault(rng);
+            let (fault, condemns, after) = fault(rng);
             (
-                Stroke::Portal { portal, fault, lie },
+                InjectedFault::Portal {
+                    portal,
+                    fault,
+                    condemns,
+                },
                 span(rng, MINUTE, 2 * HOUR),
                 after,
             )
         }
         34..40 => (
-            Stroke::Everybody { fault: outage(rng) },
+            InjectedFault::Everybody { fault: outage(rng) },
             span(rng, 10, 4 * HOUR),
             BACK_OFF,
         ),
         40..44 => {
             let fault = refuse(401, "invalid_client");
             (
-                Stroke::Client {
+                InjectedFault::Client {
                     sales: rng.bool(),
                     fault,
                 },
@@ -220,30 +225,34 @@ pub fn next_fault(rng: &mut Rng, portals: usize) -> ScheduledFault {
             )
         }
         44..50 => (
-            Stroke::Network(Network::Refuses),
+            InjectedFault::Network(Network::Refuses),
             span(rng, MINUTE, 6 * HOUR),
             BACK_OFF,
         ),
         50..53 => (
-            Stroke::Network(Network::Swallows),
+            InjectedFault::Network(Network::Swallows),
             span(rng, MINUTE, 30 * MINUTE),
             BACK_OFF,
         ),
         53..57 => (
-            Stroke::Disk(DiskIs::Full),
+            InjectedFault::Disk(DiskCondition::Full),
             span(rng, 10, 2 * HOUR),
             BACK_OFF,
         ),
-        57..60 => (Stroke::Disk(DiskIs::Broken), span(rng, 10, HOUR), BACK_OFF),
+        57..60 => (
+            InjectedFault::Disk(DiskCondition::Broken),
+            span(rng, 10, HOUR),
+            BACK_OFF,
+        ),
         60..62 => (
-            Stroke::Disk(DiskIs::Slow),
+            InjectedFault::Disk(DiskCondition::Slow),
             span(rng, MINUTE, 20 * MINUTE),
             BACK_OFF,
         ),
         62..74 => {
             let (down, clock) = (down(rng), clock_while_down(rng));
             (
-                Stroke::CrashAt {
+                InjectedFault::CrashAt {
                     steps: rng.u64(1..300),
                     down,
                     clock,
@@ -256,7 +265,7 @@ pub fn next_fault(rng: &mut Rng, portals: usize) -> ScheduledFault {
             let (down, clock) = (down(rng), clock_while_down(rng));
             let backup = [Backup::Nothing, Backup::Make, Backup::Restore][rng.usize(..3)];
             (
-                Stroke::Restart {
+                InjectedFault::Restart {
                     down,
                     clock,
                     backup,
@@ -266,7 +275,7 @@ pub fn next_fault(rng: &mut Rng, portals: usize) -> ScheduledFault {
             )
         }
         78..81 => (
-            Stroke::Clock {
+            InjectedFault::Clock {
                 millis: clock_step(rng),
             },
             Duration::ZERO,
@@ -275,7 +284,7 @@ pub fn next_fault(rng: &mut Rng, portals: usize) -> ScheduledFault {
         81..86 => {
             let without = (0..rng.usize(..4)).map(|_| rng.usize(..portals)).collect();
             (
-                Stroke::Reload {
+                InjectedFault::Reload {
                     every: rng.u64(12..28),
                     without,
                 },
@@ -283,11 +292,11 @@ pub fn next_fault(rng: &mut Rng, portals: usize) -> ScheduledFault {
                 BACK_OFF,
             )
         }
-        86 => (Stroke::BadReload, Duration::ZERO, Duration::ZERO),
+        86 => (InjectedFault::BadReload, Duration::ZERO, Duration::ZERO),
         87..92 => {
             let portals = (0..rng.usize(1..8)).map(|_| rng.usize(..portals)).collect();
             (
-                Stroke::Storm {
+                InjectedFault::Storm {
                     portals,
                     times: rng.usize(1..20),
                 },
@@ -295,16 +304,32 @@ pub fn next_fault(rng: &mut Rng, portals: usize) -> ScheduledFault {
                 Duration::ZERO,
             )
         }
-        92..94 => (Stroke::Import { portal }, Duration::ZERO, BACK_OFF),
-        94 => (Stroke::Forget { portal }, Duration::ZERO, BACK_OFF),
-        95 => (Stroke::Mail, span(rng, MINUTE, 4 * HOUR), Duration::ZERO),
-        96 => (Stroke::Uninstall { portal }, Duration::ZERO, SLOW_BACK_OFF),
-        97 => (Stroke::Rename { portal }, Duration::ZERO, Duration::ZERO),
-        98 => (Stroke::Files, span(rng, 10, HOUR), BACK_OFF),
-        _ => (Stroke::Mail, span(rng, MINUTE, 4 * HOUR), Duration::ZERO),
+        92..94 => (InjectedFault::Import { portal }, Duration::ZERO, BACK_OFF),
+        94 => (InjectedFault::Forget { portal }, Duration::ZERO, BACK_OFF),
+        95 => (
+            InjectedFault::Receiver,
+            span(rng, MINUTE, 4 * HOUR),
+            Duration::ZERO,
+        ),
+        96 => (
+            InjectedFault::Uninstall { portal },
+            Duration::ZERO,
+            SLOW_BACK_OFF,
+        ),
+        97 => (
+            InjectedFault::Rename { portal },
+            Duration::ZERO,
+            Duration::ZERO,
+        ),
+        98 => (InjectedFault::Files, span(rng, 10, HOUR), BACK_OFF),
+        _ => (
+            InjectedFault::Receiver,
+            span(rng, MINUTE, 4 * HOUR),
+            Duration::ZERO,
+        ),
     };
     ScheduledFault {
-        stroke,
+        injected,
         lasts,
         after,
     }

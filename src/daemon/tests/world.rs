@@ -1,6 +1,6 @@
 //! Environment of a simulation: time, the network, the disk, and the fake server.
 //!
-//! Every step with an externally visible effect calls [`Fuse::step`], where the daemon may be killed. Must not decide when
+//! Every step with an externally visible effect calls [`KillSwitch::step`], where the daemon may be killed. Must not decide when
 //! faults occur: `plan` does.
 
 use std::path::PathBuf;
@@ -69,7 +69,7 @@ pub enum Network {
 
 /// Condition of the state's disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DiskIs {
+pub enum DiskCondition {
     Fair,
     Full,
     Broken,
@@ -79,26 +79,26 @@ pub enum DiskIs {
 #[derive(Debug)]
 struct Conditions {
     network: Network,
-    disk: DiskIs,
+    disk: DiskCondition,
 }
 
 /// Kill switch of the daemon: at a chosen step, or at once.
 #[derive(Debug, Default)]
-pub struct Fuse {
+pub struct KillSwitch {
     steps: AtomicU64,
     ends_at: AtomicU64,
-    burnt: AtomicBool,
-    pub smoke: Notify,
+    killed: AtomicBool,
+    pub notify_killed: Notify,
 }
 
-impl Fuse {
+impl KillSwitch {
     /// Counts a step, which may be the last: then it never returns.
     pub async fn step(&self) {
         let step = self.steps.fetch_add(1, Ordering::Relaxed) + 1;
         if step == self.ends_at.load(Ordering::Relaxed) {
-            self.burn();
+            self.kill();
         }
-        if self.burnt.load(Ordering::Relaxed) {
+        if self.killed.load(Ordering::Relaxed) {
             std::future::pending::<()>().await;
         }
     }
@@ -112,18 +112,18 @@ impl Fuse {
     }
 
     /// Kills the daemon now.
-    pub fn burn(&self) {
-        self.burnt.store(true, Ordering::Relaxed);
-        self.smoke.notify_one();
+    pub fn kill(&self) {
+        self.killed.store(true, Ordering::Relaxed);
+        self.notify_killed.notify_one();
     }
 
-    pub fn is_burnt(&self) -> bool {
-        self.burnt.load(Ordering::Relaxed)
+    pub fn is_killed(&self) -> bool {
+        self.killed.load(Ordering::Relaxed)
     }
 
     /// Resets the switch for a new process.
     pub fn renew(&self) {
-        self.burnt.store(false, Ordering::Relaxed);
+        self.killed.store(false, Ordering::Relaxed);
         self.ends_at.store(0, Ordering::Relaxed);
     }
 
@@ -140,8 +140,8 @@ pub struct World {
     /// The daemon's clock.
     pub wall: Clock,
     pub sandbox: FakeServer,
-    pub fuse: Fuse,
-    pub mail: crate::daemon::tests::mail::Shelf,
+    pub kill_switch: KillSwitch,
+    pub alerts: crate::daemon::tests::receivers::SharedAlerts,
     clock: &'static SimulatedClock,
     conditions: Mutex<Conditions>,
     chance: Mutex<fastrand::Rng>,
@@ -166,12 +166,12 @@ impl World {
             truth,
             wall: Clock::of(clock),
             sandbox: FakeServer::new(truth, rules),
-            fuse: Fuse::default(),
-            mail: Mutex::default(),
+            kill_switch: KillSwitch::default(),
+            alerts: Mutex::default(),
             clock,
             conditions: Mutex::new(Conditions {
                 network: Network::Fair,
-                disk: DiskIs::Fair,
+                disk: DiskCondition::Fair,
             }),
             chance: Mutex::new(fastrand::Rng::with_seed(seed.wrapping_add(2))),
             under_way: Mutex::default(),
@@ -186,7 +186,7 @@ impl World {
         self.conditions.lock().unwrap().network = network;
     }
 
-    pub fn set_disk(&self, disk: DiskIs) {
+    pub fn set_disk(&self, disk: DiskCondition) {
         self.conditions.lock().unwrap().disk = disk;
     }
 
@@ -194,7 +194,7 @@ impl World {
     pub fn is_disk_fair(&self) -> bool {
         matches!(
             self.conditions.lock().unwrap().disk,
-            DiskIs::Fair | DiskIs::Slow
+            DiskCondition::Fair | DiskCondition::Slow
         )
     }
 
@@ -253,7 +253,7 @@ impl World {
             }
             DeliveryFault::Closed | DeliveryFault::Reset | DeliveryFault::Truncated(_) => false,
         };
-        if whole && left && !self.fuse.is_burnt() {
+        if whole && left && !self.kill_switch.is_killed() {
             self.sandbox.finish(answer.ticket, End::Written);
             let refreshd_fake_server::ReplyContent {
                 status,
@@ -282,13 +282,13 @@ impl World {
 }
 
 /// The network, as an HTTP transport of the client.
-pub struct Wire(pub Arc<World>);
+pub struct SimulatedNetwork(pub Arc<World>);
 
-impl Transport for Wire {
+impl Transport for SimulatedNetwork {
     fn send(&self, request: reqwest::Request) -> TransportFuture {
         let world = Arc::clone(&self.0);
         Box::pin(async move {
-            world.fuse.step().await;
+            world.kill_switch.step().await;
             if world.network() == Network::Refuses {
                 world.pause(world.millis(1..100)).await;
                 return TokenResponse::NotSent("cannot connect: connection refused".to_owned());
@@ -304,7 +304,7 @@ impl Transport for Wire {
                 under_way.spawn(Arc::clone(&world).travel(request, reply));
             }
             let answer = world.truth.within(limit, arrived).await;
-            world.fuse.step().await;
+            world.kill_switch.step().await;
             match answer {
                 Some(Ok(answer)) => answer,
                 Some(Err(_)) => TokenResponse::InDoubt("the connection broke".to_owned()),
@@ -317,7 +317,7 @@ impl Transport for Wire {
 impl Disk for World {
     fn before_commit(&self) -> DiskFuture<'_, Result<(), StateError>> {
         Box::pin(async {
-            self.fuse.step().await;
+            self.kill_switch.step().await;
             let disk = self.conditions.lock().unwrap().disk;
             let failed = |code, extended_code| {
                 let error = rusqlite::Error::SqliteFailure(
@@ -333,13 +333,15 @@ impl Disk for World {
                 })
             };
             match disk {
-                DiskIs::Fair => Ok(()),
-                DiskIs::Full => failed(ErrorCode::DiskFull, ffi::SQLITE_FULL),
-                DiskIs::Broken if self.chance.lock().unwrap().f64() < 0.5 => Ok(()),
-                DiskIs::Broken => failed(ErrorCode::SystemIoFailure, ffi::SQLITE_IOERR_FSYNC),
-                DiskIs::Slow => {
+                DiskCondition::Fair => Ok(()),
+                DiskCondition::Full => failed(ErrorCode::DiskFull, ffi::SQLITE_FULL),
+                DiskCondition::Broken if self.chance.lock().unwrap().f64() < 0.5 => Ok(()),
+                DiskCondition::Broken => {
+                    failed(ErrorCode::SystemIoFailure, ffi::SQLITE_IOERR_FSYNC)
+                }
+                DiskCondition::Slow => {
                     self.pause(self.millis(10..3_000)).await;
-                    self.fuse.step().await;
+                    self.kill_switch.step().await;
                     Ok(())
                 }
             }
@@ -347,10 +349,10 @@ impl Disk for World {
     }
 
     fn after_commit(&self) -> DiskFuture<'_, ()> {
-        Box::pin(self.fuse.step())
+        Box::pin(self.kill_switch.step())
     }
 
     fn around_files(&self) -> DiskFuture<'_, ()> {
-        Box::pin(self.fuse.step())
+        Box::pin(self.kill_switch.step())
     }
 }

@@ -8,7 +8,6 @@ mod refusals;
 use crate::common::mailserver::{LOGIN, MailServer};
 use crate::common::receivers::{AUTHORIZATION, ROUTING_KEY, Receivers, TOKEN};
 use crate::common::{LIFE, Ran, Rig};
-use refreshd_fake_server::Rules;
 use serde_json::Value;
 use std::time::Duration;
 
@@ -19,13 +18,7 @@ fn rig() -> (Rig, Receivers, MailServer) {
 
 /// The same, with tokens that live so long.
 fn rig_with_life(life: Duration) -> (Rig, Receivers, MailServer) {
-    let mut rig = Rig::with_rules(
-        ["acme"],
-        Rules {
-            token_lifetime: life,
-            ..Rules::default()
-        },
-    );
+    let mut rig = Rig::with_lifetime(["acme"], life);
     let receivers = Receivers::listen(&rig);
     let mail = MailServer::listen();
     let url = |path: &str| receivers.url(path);

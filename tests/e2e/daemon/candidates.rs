@@ -143,13 +143,7 @@ fn a_disk_that_takes_nothing_loses_neither_pair() {
 
 #[test]
 fn a_renewal_of_the_old_grant_that_comes_late_is_set_aside() {
-    let mut rig = Rig::with_rules(
-        ["acme"],
-        Rules {
-            token_lifetime: LIFE,
-            ..Rules::default()
-        },
-    );
+    let mut rig = Rig::with_lifetime(["acme"], LIFE);
     rig.grant("acme");
     let daemon = rig.start();
     rig.wait_for_generation("acme", 2);

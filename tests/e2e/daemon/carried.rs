@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use refreshd::adapters::sealed::seal;
-use refreshd_fake_server::{Fault, Rules};
+use refreshd_fake_server::Fault;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use serde_json::Value;
 
@@ -18,13 +18,7 @@ use crate::common::{CLIENT_ID, Daemon, Portal, Rig, SOON, eventually, says};
 /// A portal that is renewed when the test says so: again after a tenth of its token's life at the earliest.
 fn calm(portal: &str) -> Rig {
     let minute = Duration::from_secs(60);
-    let mut rig = Rig::with_rules(
-        [portal],
-        Rules {
-            token_lifetime: minute,
-            ..Rules::default()
-        },
-    );
+    let mut rig = Rig::with_lifetime([portal], minute);
     rig.config.app().renew_every = Duration::from_secs(40);
     rig.grant(portal);
     rig

@@ -331,13 +331,7 @@ fn another_portals_pair_is_kept_aside_and_never_read() {
 
 #[test]
 fn a_server_whose_clock_is_wrong_is_said_and_not_believed() {
-    let mut rig = Rig::with_rules(
-        ["acme"],
-        Rules {
-            token_lifetime: HOUR,
-            ..Rules::default()
-        },
-    );
+    let mut rig = Rig::with_lifetime(["acme"], HOUR);
     let server = server_of(&rig);
     let hostile = Hostile::listen("127.0.0.1:0", move |asked| {
         let whole = String::from_utf8(pass_on(&server, &asked)).expect("text");

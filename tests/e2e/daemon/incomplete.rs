@@ -16,9 +16,7 @@ const DONE: &str = "the configuration was reloaded";
 /// Two portals that have been renewed, each in a file of its own.
 fn included() -> (Rig, Daemon) {
     let mut rig = Rig::new(PORTALS);
-    for portal in PORTALS {
-        rig.grant(portal);
-    }
+    rig.grant_all();
     rig.config.include = vec!["portals.d/*.toml".to_owned()];
     put_back(&rig);
     rig.config.portals.clear();
@@ -89,13 +87,8 @@ fn is_kept_at_a_start(rig: &Rig, why: &str) {
 #[test]
 fn an_empty_configuration_is_not_reloaded() {
     let mut rig = Rig::new(PORTALS);
-    for portal in PORTALS {
-        rig.grant(portal);
-    }
-    let daemon = rig.start();
-    for portal in PORTALS {
-        rig.wait_for_generation(portal, 2);
-    }
+    rig.grant_all();
+    let daemon = rig.start_renewed();
     rig.secret("refreshd.toml", "");
     let refused = reload(&daemon, KEPT);
     let problems = refused["problems"].as_str().unwrap_or_default();
@@ -116,13 +109,8 @@ fn an_empty_configuration_is_not_reloaded() {
 #[test]
 fn a_start_on_a_configuration_without_portals_removes_nothing() {
     let mut rig = Rig::new(PORTALS);
-    for portal in PORTALS {
-        rig.grant(portal);
-    }
-    let daemon = rig.start();
-    for portal in PORTALS {
-        rig.wait_for_generation(portal, 2);
-    }
+    rig.grant_all();
+    let daemon = rig.start_renewed();
     daemon.stop();
     let whole = std::mem::take(&mut rig.config.portals);
     is_kept_at_a_start(&rig, "it names no portal at all");
@@ -142,13 +130,8 @@ fn a_start_on_a_configuration_without_portals_removes_nothing() {
 #[test]
 fn who_is_forgotten_does_not_come_back_to_mind() {
     let mut rig = Rig::new(PORTALS);
-    for portal in PORTALS {
-        rig.grant(portal);
-    }
-    let daemon = rig.start();
-    for portal in PORTALS {
-        rig.wait_for_generation(portal, 2);
-    }
+    rig.grant_all();
+    let daemon = rig.start_renewed();
     daemon.stop();
     rig.config.portals.clear();
     let daemon = rig.start();
@@ -204,13 +187,8 @@ fn a_directory_of_portals_that_is_not_mounted_takes_nothing_away() {
 fn a_pattern_that_never_found_a_file_keeps_nobody_from_going() {
     let mut rig = Rig::new(PORTALS);
     rig.config.include = vec!["portals.d/*.toml".to_owned()];
-    for portal in PORTALS {
-        rig.grant(portal);
-    }
-    let daemon = rig.start();
-    for portal in PORTALS {
-        rig.wait_for_generation(portal, 2);
-    }
+    rig.grant_all();
+    let daemon = rig.start_renewed();
     rig.config.remove("globex");
     rig.write_config();
     reload(&daemon, DONE);

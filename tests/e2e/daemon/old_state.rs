@@ -203,13 +203,7 @@ fn without_a_daemon_it_is_noticed_too() {
 
 #[test]
 fn what_happens_every_day_is_not_taken_for_a_restored_state() {
-    let mut rig = Rig::with_rules(
-        ["acme", "globex"],
-        Rules {
-            token_lifetime: LIFE,
-            ..Rules::default()
-        },
-    );
+    let mut rig = Rig::with_lifetime(["acme", "globex"], LIFE);
     rig.grant("acme");
     let calm = |rig: &Rig| {
         let daemon = rig.start();

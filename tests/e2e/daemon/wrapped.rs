@@ -272,11 +272,11 @@ fn rig(hostile: &Hostile, names: &[&str]) -> Rig {
     rig
 }
 
-#[test]
-fn every_wrapped_reply_is_a_pair_and_the_next_renewal_sends_its_token() {
-    let names: Vec<_> = WRAPPED.iter().map(|(name, _)| *name).collect();
-    let hostile = strict(|name, next| {
-        let (_, wrap) = WRAPPED
+/// A server that wraps each portal's first answer as the table has it, and a daemon that renewed each portal twice.
+fn renewed_twice(wraps: &'static [(&str, Wrap)]) -> (Hostile, Rig, Daemon) {
+    let names: Vec<_> = wraps.iter().map(|(name, _)| *name).collect();
+    let hostile = strict(move |name, next| {
+        let (_, wrap) = wraps
             .iter()
             .find(|(known, _)| *known == name)
             .expect("a portal of the test");
@@ -291,6 +291,14 @@ fn every_wrapped_reply_is_a_pair_and_the_next_renewal_sends_its_token() {
             outcomes.iter().all(|outcome| outcome == "renewed"),
             "{name}: {outcomes:?}"
         );
+    }
+    (hostile, rig, daemon)
+}
+
+#[test]
+fn every_wrapped_reply_is_a_pair_and_the_next_renewal_sends_its_token() {
+    let (_hostile, rig, _daemon) = renewed_twice(WRAPPED);
+    for (name, _) in WRAPPED {
         let token = fs::read_to_string(rig.token_path(name, "token")).expect("as the test made it");
         assert!(token.starts_with(&format!("a-{name}-")), "{name}: {token}");
         assert!(
@@ -446,24 +454,7 @@ const BROKEN: &[(&str, Wrap)] = &[
 
 #[test]
 fn a_pair_in_an_answer_that_is_no_http_is_a_pair() {
-    let names: Vec<_> = BROKEN.iter().map(|(name, _)| *name).collect();
-    let hostile = strict(|name, next| {
-        let (_, wrap) = BROKEN
-            .iter()
-            .find(|(known, _)| *known == name)
-            .expect("a portal of the test");
-        wrap(next)
-    });
-    let rig = rig(&hostile, &names);
-    let daemon = rig.start();
-    for name in &names {
-        rig.wait_for_generation(name, 3);
-        let outcomes = daemon.outcomes(name);
-        assert!(
-            outcomes.iter().all(|outcome| outcome == "renewed"),
-            "{name}: {outcomes:?}"
-        );
-    }
+    renewed_twice(BROKEN);
 }
 
 #[test]

@@ -26,6 +26,13 @@ fn rig<const N: usize>(portals: [&str; N], redirect: &str) -> Rig {
     rig
 }
 
+/// The same for acme, whose people are sent to a free address of this machine; and that address.
+fn at_loopback() -> (Rig, String) {
+    let address = free_address();
+    let redirect = format!("http://{address}/oauth/callback");
+    (rig(["acme"], &redirect), address)
+}
+
 fn authorize<'a>(rig: &Rig, arguments: impl IntoIterator<Item = &'a str>) -> Authorizing {
     Authorizing::spawn(rig.command(["authorize"].into_iter().chain(arguments)))
 }
@@ -48,9 +55,7 @@ fn is_silent(rig: &Rig, portal: &str, text: &str) {
 
 #[test]
 fn the_browser_comes_back_to_this_machine_and_the_portal_is_kept_fresh() {
-    let address = free_address();
-    let redirect = format!("http://{address}/oauth/callback");
-    let rig = rig(["acme"], &redirect);
+    let (rig, address) = at_loopback();
     let daemon = rig.start();
     let waiting = authorize(&rig, ["acme", "--json"]);
     let url = waiting.url();
@@ -67,8 +72,9 @@ fn the_browser_comes_back_to_this_machine_and_the_portal_is_kept_fresh() {
     }
     // A stranger's redirect is rejected, and the wait goes on. Many do not push the address off the screen.
     for _ in 0..12 {
-        let (status, page, _) =
-            rig.browse(&format!("{redirect}?code=c0de0fAStranger&state=guessed"));
+        let (status, page, _) = rig.browse(&format!(
+            "http://{address}/oauth/callback?code=c0de0fAStranger&state=guessed"
+        ));
         assert_eq!(status, 400);
         contains(
             &page,
@@ -408,9 +414,7 @@ fn a_wait_has_its_own_end() {
 
 #[test]
 fn every_copy_of_a_redirect_is_answered_and_the_command_ends() {
-    let address = free_address();
-    let redirect = format!("http://{address}/oauth/callback");
-    let rig = rig(["acme"], &redirect);
+    let (rig, _) = at_loopback();
     let daemon = rig.start();
     let waiting = authorize(&rig, ["acme"]);
     let sent_to = rig.redirect_of(&waiting.url());
@@ -440,9 +444,7 @@ fn every_copy_of_a_redirect_is_answered_and_the_command_ends() {
 
 #[test]
 fn whoever_only_looks_at_the_redirect_spends_nothing() {
-    let address = free_address();
-    let redirect = format!("http://{address}/oauth/callback");
-    let rig = rig(["acme"], &redirect);
+    let (rig, _) = at_loopback();
     let daemon = rig.start();
     let waiting = authorize(&rig, ["acme"]);
     let sent_to = rig.redirect_of(&waiting.url());

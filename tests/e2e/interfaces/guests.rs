@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use refreshd_fake_server::{Fault, Rules};
+use refreshd_fake_server::Fault;
 
 use crate::common::{Daemon, LIFE, Portal, Rig, SOON, eventually};
 use crate::interfaces::calm;
@@ -67,13 +67,7 @@ fn all_is_well(rig: &Rig) {
 
 #[test]
 fn a_crowd_that_says_nothing_half_of_it_or_never_listens_delays_nobody() {
-    let mut rig = Rig::with_rules(
-        ["acme"],
-        Rules {
-            token_lifetime: LIFE,
-            ..Rules::default()
-        },
-    );
+    let mut rig = Rig::with_lifetime(["acme"], LIFE);
     rig.grant("acme");
     let daemon = rig.start();
     daemon.wait_for_outcome("acme", "renewed");

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use refreshd_fake_server::{At, Fault, Rules};
+use refreshd_fake_server::{At, Fault};
 
 use crate::common::{Daemon, Rig, SOON, domain, eventually, says};
 use crate::interfaces::{broken, calm, contains, fresh};
@@ -261,13 +261,7 @@ fn a_daemon_that_is_well_is_live_and_ready() {
 #[test]
 fn an_overdue_portal_makes_it_not_ready_until_it_is_renewed() {
     let life = Duration::from_secs(10);
-    let mut rig = Rig::with_rules(
-        ["acme"],
-        Rules {
-            token_lifetime: life,
-            ..Rules::default()
-        },
-    );
+    let mut rig = Rig::with_lifetime(["acme"], life);
     rig.config.app().renew_every = Duration::from_secs(3);
     rig.grant("acme");
     let daemon = rig.start();

@@ -39,18 +39,12 @@ use std::time::Duration;
 
 use crate::common::strict::Strict;
 use crate::common::{Daemon, Rig};
-use refreshd_fake_server::{Fault, Rules};
+use refreshd_fake_server::Fault;
 
 /// A rig in which nothing happens by itself once a grant was renewed for the first time: tokens live an hour.
 fn calm<const N: usize>(portals: [&str; N]) -> Rig {
     let hour = Duration::from_secs(3600);
-    let mut rig = Rig::with_rules(
-        portals,
-        Rules {
-            token_lifetime: hour,
-            ..Rules::default()
-        },
-    );
+    let mut rig = Rig::with_lifetime(portals, hour);
     rig.config.app().renew_every = Duration::from_secs(25 * 60);
     rig
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use refreshd_fake_server::{At, Rules};
+use refreshd_fake_server::At;
 use serde_json::Value;
 
 use crate::common::{Rig, domain, eventually};
@@ -50,13 +50,7 @@ fn every_form_is_the_published_token_and_nothing_is_sent_for_it() {
 #[test]
 fn too_little_time_left_renews_first() {
     let life = Duration::from_secs(30);
-    let mut rig = Rig::with_rules(
-        ["acme"],
-        Rules {
-            token_lifetime: life,
-            ..Rules::default()
-        },
-    );
+    let mut rig = Rig::with_lifetime(["acme"], life);
     rig.config.app().renew_every = Duration::from_secs(25);
     rig.grant("acme");
     let daemon = rig.start();

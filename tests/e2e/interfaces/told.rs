@@ -2,20 +2,14 @@
 
 use std::time::Duration;
 
-use refreshd_fake_server::{At, Fault, Rules};
+use refreshd_fake_server::{At, Fault};
 
 use crate::common::{Rig, is_step};
 
 #[test]
 fn a_step_told_while_a_request_is_under_way_is_resolved_by_its_success() {
     let life = Duration::from_secs(10);
-    let mut rig = Rig::with_rules(
-        ["acme"],
-        Rules {
-            token_lifetime: life,
-            ..Rules::default()
-        },
-    );
+    let mut rig = Rig::with_lifetime(["acme"], life);
     rig.config.app().renew_every = Duration::from_secs(3);
     rig.grant("acme");
     let daemon = rig.start();

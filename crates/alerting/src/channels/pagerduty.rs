@@ -127,6 +127,8 @@ fn with_portals(message: &Message, mut event: Value, shown: usize, sender: Sende
 #[cfg(test)]
 mod tests {
     use super::super::samples::{SENDER, huge, message, resolved};
+    use strum::VariantArray as _;
+
     use super::*;
 
     fn of(message: &Message) -> Vec<Value> {
@@ -191,7 +193,11 @@ mod tests {
                 .clone()
         };
         assert_eq!(
-            Severity::ALL.map(of),
+            Severity::VARIANTS
+                .iter()
+                .copied()
+                .map(of)
+                .collect::<Vec<_>>(),
             ["info", "warning", "error", "critical"]
         );
     }

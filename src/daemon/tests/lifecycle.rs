@@ -1,7 +1,7 @@
 //! Process lifetimes of one simulated daemon: it starts, receives commands, stops or is killed, and starts again from what
 //! was durable.
 //!
-//! Must not judge what it did: `promises` does.
+//! Must not judge what it did: `invariants` does.
 
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -21,8 +21,8 @@ use crate::daemon::grants::store;
 use crate::daemon::loops;
 use crate::daemon::startup::core::{Core, Executor};
 use crate::daemon::startup::reload::Reloader;
-use crate::daemon::tests::mail::Postman;
-use crate::daemon::tests::world::{Wire, World};
+use crate::daemon::tests::receivers::SimulatedReceivers;
+use crate::daemon::tests::world::{SimulatedNetwork, World};
 use crate::domain::error_chain::error_chain;
 use refreshd_alerting::channels::Notifier;
 use refreshd_token_client::authorization_server::AuthorizationServer;
@@ -31,15 +31,15 @@ use refreshd_token_client::authorization_server::AuthorizationServer;
 const HOUSEKEEPING: Duration = Duration::from_secs(20);
 
 /// A daemon that runs, or is starting.
-pub struct Life {
+pub struct Process {
     tasks: JoinSet<Result<(), String>>,
-    errands: JoinSet<()>,
+    commands: JoinSet<()>,
     shared: Arc<Mutex<Weak<Context>>>,
     stop: CancellationToken,
     reloader: Arc<Reloader>,
 }
 
-impl Life {
+impl Process {
     /// Starts from the present configuration and state.
     pub fn begin(world: &Arc<World>, server: &AuthorizationServer) -> Self {
         let path = world.place.path().join("refreshd.toml");
@@ -49,12 +49,12 @@ impl Life {
         let mut tasks = JoinSet::new();
         let notifier = Notifier::new("machine", None)
             .unwrap()
-            .with_backend(Arc::new(Postman(Arc::clone(world))));
+            .with_backend(Arc::new(SimulatedReceivers(Arc::clone(world))));
         let outside = crate::daemon::startup::core::Backends {
             clock: world.wall,
             server: server
                 .clone()
-                .with_transport(Arc::new(Wire(Arc::clone(world)))),
+                .with_transport(Arc::new(SimulatedNetwork(Arc::clone(world)))),
             notifier: Some(notifier),
             executor: Executor::Tasks(Arc::clone(world) as Arc<dyn crate::adapters::state::Disk>),
             carry: crate::daemon::renewal::carry::Carry::nowhere(),
@@ -81,7 +81,7 @@ impl Life {
         let reloader = Arc::new(Reloader::inline(Arc::new(read), LogHandle::none()));
         Self {
             tasks,
-            errands: JoinSet::new(),
+            commands: JoinSet::new(),
             shared,
             stop,
             reloader,
@@ -99,13 +99,13 @@ impl Life {
 
     /// SIGTERM. Callers that await a response are cancelled.
     pub fn stop(&mut self) {
-        self.errands.abort_all();
+        self.commands.abort_all();
         self.stop.cancel();
     }
 
     /// SIGKILL: no task runs any more when this returns.
     pub async fn kill(mut self) {
-        self.errands.shutdown().await;
+        self.commands.shutdown().await;
         self.tasks.shutdown().await;
         // The runtime drops nested tasks later; the parts they share are dropped last.
         for _ in 0..100_000 {
@@ -121,38 +121,38 @@ impl Life {
     pub fn reload(&mut self) {
         let reloader = Arc::clone(&self.reloader);
         // The log reports every problem.
-        self.errand(|shared| async move { drop(reloader.reload(&shared).await) });
+        self.command(|shared| async move { drop(reloader.reload(&shared).await) });
     }
 
     /// `refreshd renew`.
     pub fn renew(&mut self, portal: String) {
-        self.errand(|shared| async move {
+        self.command(|shared| async move {
             drop(operations::renew(&shared, &portal, &Driver::Daemon).await);
         });
     }
 
     /// `refreshd import`.
     pub fn import(&mut self, portal: String, text: String) {
-        self.errand(|shared| async move {
+        self.command(|shared| async move {
             drop(import::import(&shared, &portal, text.as_bytes(), false, &Driver::Daemon).await);
         });
     }
 
     /// `refreshd forget`.
     pub fn forget(&mut self, portal: String) {
-        self.errand(|shared| async move { drop(store::forget(&shared, &portal, false).await) });
+        self.command(|shared| async move { drop(store::forget(&shared, &portal, false).await) });
     }
 
     /// Runs a command of the control socket; there is no response while the daemon starts.
-    fn errand<F>(&mut self, work: impl FnOnce(Arc<Context>) -> F)
+    fn command<F>(&mut self, work: impl FnOnce(Arc<Context>) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        while self.errands.try_join_next().is_some() {}
+        while self.commands.try_join_next().is_some() {}
         let Some(shared) = self.shared.lock().unwrap().upgrade() else {
             return;
         };
-        self.errands.spawn(work(shared));
+        self.commands.spawn(work(shared));
     }
 }
 

@@ -4,19 +4,21 @@
 
 use std::time::Duration;
 
-use crate::daemon::tests::plan::{Backup, Mishap, ScheduledFault, Stroke};
-use crate::daemon::tests::promises;
-use crate::daemon::tests::world::{DiskIs, Network};
+use crate::daemon::tests::invariants;
+use crate::daemon::tests::plan::{Backup, InjectedFault, IsolatedFault, ScheduledFault};
+use crate::daemon::tests::world::{DiskCondition, Network};
 use crate::daemon::tests::{MINUTE, Next, Simulation, client_of, name_of, write};
 use refreshd_fake_server::{At, Fault};
 
 impl Simulation {
     /// Imports a new grant, as after an authorization.
     pub(crate) fn grant(&mut self, portal: usize) {
-        let Some(life) = &mut self.life else { return };
+        let Some(process) = &mut self.process else {
+            return;
+        };
         let client_id = format!("local.{}", client_of(portal));
         let reply = self.world.sandbox.install(&self.hosts[portal], &client_id);
-        life.import(
+        process.import(
             name_of(portal),
             serde_json::Value::Object(reply).to_string(),
         );
@@ -27,39 +29,43 @@ impl Simulation {
 
     pub(crate) fn reload(&mut self) {
         self.configure(self.every);
-        if let Some(life) = &mut self.life {
-            life.reload();
+        if let Some(process) = &mut self.process {
+            process.reload();
         }
     }
 
-    pub(crate) fn strike(&mut self, fault: ScheduledFault) {
+    pub(crate) fn inject(&mut self, fault: ScheduledFault) {
         let ScheduledFault {
-            stroke,
+            injected,
             lasts,
             after,
         } = fault;
-        self.tally.strokes += 1;
+        self.tally.faults += 1;
         self.log(format!(
-            "{stroke:?} for {}",
+            "{injected:?} for {}",
             humantime::format_duration(lasts)
         ));
         let everybody = 0..self.case.portals;
         let excused = lasts + after;
-        match &stroke {
-            Stroke::Portal { portal, fault, lie } => {
+        match &injected {
+            InjectedFault::Portal {
+                portal,
+                fault,
+                condemns,
+            } => {
                 self.world.sandbox.fail(
                     At::Portal(self.hosts[*portal].clone()),
                     fault.clone(),
                     u32::MAX,
                 );
-                self.records[*portal].condemned |= lie;
+                self.records[*portal].condemned |= condemns;
                 self.excuse([*portal], excused);
             }
-            Stroke::Everybody { fault } => {
+            InjectedFault::Everybody { fault } => {
                 self.world.sandbox.fail(At::All, fault.clone(), u32::MAX);
                 self.excuse(everybody, excused);
             }
-            Stroke::Client { sales, fault } => {
+            InjectedFault::Client { sales, fault } => {
                 let client = if *sales { "sales" } else { "crm" };
                 self.world.sandbox.fail(
                     At::Client(format!("local.{client}")),
@@ -68,20 +74,20 @@ impl Simulation {
                 );
                 self.excuse(everybody, excused);
             }
-            Stroke::Network(network) => {
+            InjectedFault::Network(network) => {
                 self.world.set_network(*network);
                 self.excuse(everybody, excused);
             }
-            Stroke::Disk(disk) => {
+            InjectedFault::Disk(disk) => {
                 self.world.set_disk(*disk);
                 self.excuse(everybody, excused);
             }
-            Stroke::CrashAt { steps, down, clock } => {
+            InjectedFault::CrashAt { steps, down, clock } => {
                 self.down = Some((*down, *clock));
-                self.world.fuse.set(*steps);
+                self.world.kill_switch.set(*steps);
                 self.excuse(everybody, excused + 10 * MINUTE);
             }
-            Stroke::Restart {
+            InjectedFault::Restart {
                 down,
                 clock,
                 backup,
@@ -89,12 +95,12 @@ impl Simulation {
                 self.down = Some((*down, *clock));
                 self.backup = *backup;
                 self.excuse(everybody, excused + 2 * MINUTE);
-                if let Some(life) = &mut self.life {
-                    life.stop();
+                if let Some(process) = &mut self.process {
+                    process.stop();
                 }
             }
-            Stroke::Clock { millis } => self.move_clock(*millis),
-            Stroke::Reload { every, without } => {
+            InjectedFault::Clock { millis } => self.move_clock(*millis),
+            InjectedFault::Reload { every, without } => {
                 self.every = *every;
                 for record in &mut self.records {
                     record.left_out = false;
@@ -102,19 +108,19 @@ impl Simulation {
                 for portal in without {
                     self.records[*portal].left_out = true;
                 }
-                self.world.mail.lock().unwrap().named(self.now());
+                self.world.alerts.lock().unwrap().named(self.now());
                 // Portals that were left out before return with an old token.
                 self.excuse(everybody, excused);
                 self.reload();
             }
-            Stroke::BadReload => {
+            InjectedFault::BadReload => {
                 write(&self.world.place.path().join("refreshd.toml"), "state = [");
-                if let Some(life) = &mut self.life {
-                    life.reload();
+                if let Some(process) = &mut self.process {
+                    process.reload();
                 }
                 self.at(MINUTE, Next::Reload);
             }
-            Stroke::Storm { portals, times } => {
+            InjectedFault::Storm { portals, times } => {
                 // A renewal request for a dead grant allows one more attempt; see `operations::renew`.
                 let dead = |portal: &usize| {
                     self.records[*portal].condemned || self.records[*portal].cut_off
@@ -122,29 +128,29 @@ impl Simulation {
                 let portals: Vec<_> = portals.iter().filter(|portal| !dead(portal)).collect();
                 let all = times * portals.len();
                 for portal in portals.into_iter().cycle().take(all) {
-                    if let Some(life) = &mut self.life {
-                        life.renew(name_of(*portal));
+                    if let Some(process) = &mut self.process {
+                        process.renew(name_of(*portal));
                     }
                 }
             }
-            Stroke::Import { portal } => self.grant(*portal),
-            Stroke::Forget { portal } => {
-                if let Some(life) = &mut self.life {
-                    life.forget(name_of(*portal));
+            InjectedFault::Import { portal } => self.grant(*portal),
+            InjectedFault::Forget { portal } => {
+                if let Some(process) = &mut self.process {
+                    process.forget(name_of(*portal));
                 }
                 self.excuse([*portal], excused);
             }
-            Stroke::Uninstall { portal } => {
+            InjectedFault::Uninstall { portal } => {
                 self.world.sandbox.uninstall(&self.hosts[*portal]);
                 self.records[*portal].condemned = true;
                 self.excuse([*portal], excused);
             }
-            Stroke::Rename { portal } => {
-                let host = format!("renamed-{}.bitrix24.com", self.tally.strokes);
+            InjectedFault::Rename { portal } => {
+                let host = format!("renamed-{}.bitrix24.com", self.tally.faults);
                 self.world.sandbox.rename(&self.hosts[*portal], &host);
             }
-            Stroke::Mail => self.world.mail.lock().unwrap().set_away(true),
-            Stroke::Files => {
+            InjectedFault::Receiver => self.world.alerts.lock().unwrap().set_unavailable(true),
+            InjectedFault::Files => {
                 let place = self.world.place.path();
                 // Puts a file in the directory's place; what was published stays unreadable.
                 let _ = std::fs::remove_dir_all(place.join("tokens"));
@@ -153,25 +159,27 @@ impl Simulation {
             }
         }
         if lasts > Duration::ZERO {
-            let number = self.tally.strokes;
-            self.struck.insert(number, stroke);
+            let number = self.tally.faults;
+            self.active_faults.insert(number, injected);
             self.at(lasts, Next::Clear(number));
         }
     }
 
-    /// A mishap excuses no portal, except one whose server fails.
-    pub(crate) fn befall(&mut self, mishap: Mishap) -> Result<(), String> {
-        self.tally.mishaps += 1;
-        self.log(format!("{mishap:?}"));
-        let Some(life) = &mut self.life else {
+    /// An isolated fault excuses no portal, except one whose server fails.
+    pub(crate) fn inject_isolated(&mut self, fault: IsolatedFault) -> Result<(), String> {
+        self.tally.isolated_faults += 1;
+        self.log(format!("{fault:?}"));
+        let Some(process) = &mut self.process else {
             return Ok(());
         };
-        match mishap {
-            Mishap::Word { portal, word } => life.import(name_of(portal), word.to_owned()),
-            Mishap::MadeUp { portal, token } => life.import(name_of(portal), token),
-            Mishap::Foreign { portal } => {
+        match fault {
+            IsolatedFault::Word { portal, word } => {
+                process.import(name_of(portal), word.to_owned());
+            }
+            IsolatedFault::MadeUp { portal, token } => process.import(name_of(portal), token),
+            IsolatedFault::Foreign { portal } => {
                 // Where the identity of the grant is unknown, a foreign grant would be accepted.
-                let portals = promises::portals(&self.world)?;
+                let portals = invariants::portals(&self.world)?;
                 let known = portals.get(&name_of(portal)).is_some_and(|found| {
                     found
                         .grant
@@ -180,81 +188,81 @@ impl Simulation {
                 });
                 if known {
                     let client_id = format!("local.{}", client_of(portal));
-                    let host = format!("stranger-{}.bitrix24.com", self.tally.mishaps);
+                    let host = format!("stranger-{}.bitrix24.com", self.tally.isolated_faults);
                     let reply = self.world.sandbox.install(&host, &client_id);
-                    life.import(
+                    process.import(
                         name_of(portal),
                         serde_json::Value::Object(reply).to_string(),
                     );
                 }
             }
-            Mishap::Wrapped { portal, wrap } => {
+            IsolatedFault::Wrapped { portal, wrap } => {
                 self.world.sandbox.fail(
                     At::Portal(self.hosts[portal].clone()),
                     Fault::Wrapped { wrap },
                     1,
                 );
             }
-            Mishap::ScheduledFault(fault) => self.strike(fault),
+            IsolatedFault::ScheduledFault(fault) => self.inject(fault),
         }
         Ok(())
     }
 
-    pub(crate) fn clear(&mut self, stroke: &Stroke) {
-        match stroke {
-            Stroke::Portal {
+    pub(crate) fn clear(&mut self, injected: &InjectedFault) {
+        match injected {
+            InjectedFault::Portal {
                 portal,
                 fault: _,
-                lie: _,
+                condemns: _,
             } => {
                 self.world
                     .sandbox
                     .heal(At::Portal(self.hosts[*portal].clone()));
             }
             // Also ends the other faults of the server; ending them again later has no effect.
-            Stroke::Everybody { fault: _ } => self.world.sandbox.heal(At::All),
-            Stroke::Client { sales, fault: _ } => {
+            InjectedFault::Everybody { fault: _ } => self.world.sandbox.heal(At::All),
+            InjectedFault::Client { sales, fault: _ } => {
                 let client = if *sales { "sales" } else { "crm" };
                 self.world
                     .sandbox
                     .heal(At::Client(format!("local.{client}")));
             }
-            Stroke::Network(_) => self.world.set_network(Network::Fair),
-            Stroke::Disk(_) => {
-                self.world.set_disk(DiskIs::Fair);
+            InjectedFault::Network(_) => self.world.set_network(Network::Fair),
+            InjectedFault::Disk(_) => {
+                self.world.set_disk(DiskCondition::Fair);
                 self.world
-                    .mail
+                    .alerts
                     .lock()
                     .unwrap()
                     .disk_is_fair(self.world.truth.now());
             }
-            Stroke::Mail => {
-                let mut mail = self.world.mail.lock().unwrap();
-                mail.set_away(false);
-                mail.disturb(self.world.truth.now());
+            InjectedFault::Receiver => {
+                let mut alerts = self.world.alerts.lock().unwrap();
+                alerts.set_unavailable(false);
+                alerts.disturb(self.world.truth.now());
             }
-            Stroke::Files => {
+            InjectedFault::Files => {
                 let _ = std::fs::remove_file(self.world.place.path().join("tokens"));
             }
-            Stroke::CrashAt { .. }
-            | Stroke::Restart { .. }
-            | Stroke::Clock { .. }
-            | Stroke::Reload { .. }
-            | Stroke::BadReload
-            | Stroke::Storm { .. }
-            | Stroke::Import { .. }
-            | Stroke::Forget { .. }
-            | Stroke::Uninstall { .. }
-            | Stroke::Rename { .. } => {}
+            InjectedFault::CrashAt { .. }
+            | InjectedFault::Restart { .. }
+            | InjectedFault::Clock { .. }
+            | InjectedFault::Reload { .. }
+            | InjectedFault::BadReload
+            | InjectedFault::Storm { .. }
+            | InjectedFault::Import { .. }
+            | InjectedFault::Forget { .. }
+            | InjectedFault::Uninstall { .. }
+            | InjectedFault::Rename { .. } => {}
         }
-        self.log(format!("over: {stroke:?}"));
+        self.log(format!("over: {injected:?}"));
     }
 
     pub(crate) fn move_clock(&mut self, millis: i64) {
         if millis != 0 {
             self.world.step_clock(millis);
             self.clock_moved_at = self.now();
-            self.world.mail.lock().unwrap().disturb(self.now());
+            self.world.alerts.lock().unwrap().disturb(self.now());
             self.excuse(0..self.case.portals, 30 * MINUTE);
         }
     }
@@ -266,19 +274,19 @@ impl Simulation {
         match std::mem::replace(&mut self.backup, Backup::Nothing) {
             Backup::Make => drop(std::fs::copy(&state, &copy)),
             Backup::Restore if copy.exists() => {
-                let before = promises::portals(&self.world)?;
+                let before = invariants::portals(&self.world)?;
                 std::fs::copy(&copy, &state).map_err(|error| error.to_string())?;
-                let after = promises::portals(&self.world)?;
+                let after = invariants::portals(&self.world)?;
                 for portal in 0..self.case.portals {
                     let name = name_of(portal);
-                    if promises::is_another_grant(before.get(&name), after.get(&name)) {
+                    if invariants::is_another_grant(before.get(&name), after.get(&name)) {
                         // The daemon cannot detect that this grant is old: it is sent, once.
                         self.world.sandbox.allow_replay(&self.hosts[portal]);
                     }
                     self.records[portal].condemned = true;
                 }
                 self.tally.restored += 1;
-                self.world.mail.lock().unwrap().forget(self.now());
+                self.world.alerts.lock().unwrap().forget(self.now());
                 self.excuse(0..self.case.portals, 60 * MINUTE);
             }
             Backup::Nothing | Backup::Restore => {}

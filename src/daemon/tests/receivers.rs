@@ -35,12 +35,12 @@ const HELD: Duration = Duration::from_secs(65 * 60);
 
 /// The received notifications, and the conditions of their delivery.
 #[derive(Default)]
-pub struct Mail {
+pub struct ReceivedAlerts {
     received: Vec<Notification>,
     seen: usize,
-    life: u64,
+    process: u64,
     newest: BTreeMap<String, Notification>,
-    away: bool,
+    unavailable: bool,
     /// Time since which nothing prevented notifications.
     fair_since: Timestamp,
     disk_fair_since: Timestamp,
@@ -61,21 +61,21 @@ pub struct Mail {
 #[derive(Clone, Debug)]
 struct Notification {
     at: Timestamp,
-    life: u64,
+    process: u64,
     message: Message,
     /// Whether the daemon may have failed to record the delivery: after a restart it may repeat it.
     unkept: bool,
 }
 
-impl Mail {
+impl ReceivedAlerts {
     /// Makes the receiver unavailable, or available.
-    pub fn set_away(&mut self, away: bool) {
-        self.away = away;
+    pub fn set_unavailable(&mut self, unavailable: bool) {
+        self.unavailable = unavailable;
     }
 
     /// Begins another process lifetime.
     pub fn begin(&mut self, now: Timestamp) {
-        self.life += 1;
+        self.process += 1;
         let unkept = self
             .newest
             .extract_if(.., |_, notification| notification.unkept);
@@ -116,13 +116,13 @@ impl Mail {
     }
 
     /// Checks the messages since the last check.
-    pub fn look(&mut self, clock_moved_at: Timestamp) -> Result<(), String> {
+    pub fn check_now(&mut self, clock_moved_at: Timestamp) -> Result<(), String> {
         while let Some(notification) = self.received.get(self.seen).cloned() {
             self.seen += 1;
             let key = notification.message.key.clone();
             if let Some(last) = self.newest.get(&key) {
                 if notification.message == last.message {
-                    if notification.life == last.life {
+                    if notification.process == last.process {
                         return Err(format!(
                             "people were told twice: {}",
                             notification.message.title()
@@ -160,7 +160,11 @@ impl Mail {
             .as_ref()
             .and_then(|grant| grant.standing.phase.since())
             .unwrap_or(wall);
-        if !person || self.away || now.since(self.fair_since) < SOON || wall.since(since) < SOON {
+        if !person
+            || self.unavailable
+            || now.since(self.fair_since) < SOON
+            || wall.since(since) < SOON
+        {
             return Ok(());
         }
         let known = |notification: &Notification| {
@@ -273,9 +277,9 @@ pub fn nothing_is_left(world: &World) -> Result<(), String> {
 }
 
 /// Connection to the receiver.
-pub struct Postman(pub Arc<World>);
+pub struct SimulatedReceivers(pub Arc<World>);
 
-impl NotifierBackend for Postman {
+impl NotifierBackend for SimulatedReceivers {
     fn deliver(
         &self,
         channel: &str,
@@ -284,36 +288,36 @@ impl NotifierBackend for Postman {
         let world = Arc::clone(&self.0);
         let others = channel == OTHERS;
         Box::pin(async move {
-            world.fuse.step().await;
+            world.kill_switch.step().await;
             world.pause(world.millis(1..500)).await;
             if others {
-                world.mail.lock().unwrap().others(&message);
+                world.alerts.lock().unwrap().others(&message);
                 return Delivery::Delivered("200".to_owned());
             }
-            if world.mail.lock().unwrap().away {
+            if world.alerts.lock().unwrap().unavailable {
                 return Delivery::Failed {
                     why: "connection refused".to_owned(),
                     retry_after: None,
                 };
             }
             // A daemon that has ended sends nothing.
-            if !world.fuse.is_burnt() {
+            if !world.kill_switch.is_killed() {
                 let at = world.truth.now();
-                let mut mail = world.mail.lock().unwrap();
-                let life = mail.life;
-                let unkept = !world.is_disk_fair() || at.since(mail.disk_fair_since) < SOON;
-                mail.received.push(Notification {
+                let mut alerts = world.alerts.lock().unwrap();
+                let process = alerts.process;
+                let unkept = !world.is_disk_fair() || at.since(alerts.disk_fair_since) < SOON;
+                alerts.received.push(Notification {
                     at,
-                    life,
+                    process,
                     message,
                     unkept,
                 });
             }
-            world.fuse.step().await;
+            world.kill_switch.step().await;
             Delivery::Delivered("200".to_owned())
         })
     }
 }
 
 /// Shared with the world.
-pub type Shelf = Mutex<Mail>;
+pub type SharedAlerts = Mutex<ReceivedAlerts>;
