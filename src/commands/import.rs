@@ -48,7 +48,7 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
     if arguments.replace && !arguments.yes && !terminal::confirm(&question) {
         return Err(CommandError::new(
             Exit::Usage,
-            format!("{portal}: not taken in; confirm --replace with --yes"),
+            format!("{portal}: not accepted; confirm --replace with --yes"),
         ));
     }
     let grant = match &arguments.aside_of {
@@ -128,13 +128,13 @@ pub(super) fn describe(portal: &str, imported: &Value) -> (Exit, String) {
                      {portal}; or drop it: refreshd forget {portal}"
                 )
             };
-            let what = if is_kept { "not taken in" } else { "refused" };
+            let what = if is_kept { "not accepted" } else { "refused" };
             (Exit::Data, format!("{portal}: {what}: {detail}{rest}"))
         }
         "superseded" => (
             Exit::TryAgain,
             format!(
-                "{portal}: not taken in: a newer grant was imported meanwhile, or the portal was forgotten; see refreshd \
+                "{portal}: not accepted: a newer grant was imported meanwhile, or the portal was forgotten; see refreshd \
                  status {portal}"
             ),
         ),
@@ -182,7 +182,7 @@ fn read(arguments: &Arguments) -> Result<Vec<u8>, CommandError> {
     let rejected = |why: String| {
         CommandError::new(
             Exit::Data,
-            format!("{}: not taken in: {why}", arguments.portal),
+            format!("{}: not accepted: {why}", arguments.portal),
         )
     };
     let account = arguments.account.as_deref();

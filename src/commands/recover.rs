@@ -44,7 +44,7 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
         RecoverResult::Json(json) => terminal::print(&format!("{json:#}\n")),
         RecoverResult::Recovered(generation) => {
             terminal::eprintln(&format!(
-                "{portal}: the grant of a kept reply was taken in (generation {generation})"
+                "{portal}: the grant of a kept reply was accepted (generation {generation})"
             ));
         }
         RecoverResult::Discarded(count) => {

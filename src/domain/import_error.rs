@@ -53,7 +53,7 @@ pub enum ImportError {
     /// A stored response of the portal, in which no single pair can be found.
     #[error(
         "{cause}. It is a reply that refreshd keeps, and it stays: refreshd recover {portal} says more, and reads it again once \
-         the profile says where the tokens are. If you see one pair in it, hand over that JSON object alone"
+         the profile says where the tokens are. If you see one pair in it, import that JSON object alone"
     )]
     KeptReply {
         /// What cannot be read.

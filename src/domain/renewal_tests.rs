@@ -369,7 +369,7 @@ fn an_operators_loop_renews_once_in_a_tenth_of_the_life_and_retries_every_few_se
     assert_eq!(
         manual_renewal(&fresh, at(100)),
         ManualRenewal::From(at(100)),
-        "what was taken in and not tried yet is due"
+        "what was accepted and not tried yet is due"
     );
     fresh.tried_at = Some(at(0));
     assert_eq!(

@@ -320,8 +320,8 @@ def first_grants():
         ("public", "a native public client with PKCE", "browser"),
         ("native", "the same without a redirect_uri: any port of this machine", "browser"),
         ("django-basic", "a confidential client with Basic, endpoints by RFC 8414", "browser"),
-        ("django-body", "a confidential client with its secret in the body; the address is handed over", "address"),
-        ("revoked", "one that will be revoked; the bare code is handed over", "code"),
+        ("django-body", "a confidential client with its secret in the body; the address is pasted", "address"),
+        ("revoked", "one that will be revoked; the bare code is pasted", "code"),
     ):
         code, family, waiting = authorize(portal, way)
         asked = waiting.parameters()
@@ -396,7 +396,7 @@ def machine_and_device():
 
 
 def takes_in():
-    """A grant that another program got by itself is taken in as it came."""
+    """A grant that another program got by itself is accepted as it came."""
     score.heading("a token reply of another program")
     verifier = secrets.token_urlsafe(48)
     challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).decode().rstrip("=")

@@ -101,7 +101,7 @@ pub fn mismatch(word: &str) -> Option<&'static str> {
         return Some(several_words(word));
     }
     if word.starts_with(QUOTES) || word.ends_with(QUOTES) {
-        return Some("it is in quotes; hand it over without the quotes");
+        return Some("it is in quotes; import it without the quotes");
     }
     if word.contains(char::is_whitespace) {
         return Some(several_words(word));
@@ -228,7 +228,7 @@ pub fn misplaced(word: &str) -> Option<&'static str> {
         return Some("it is a form; pass the value of its refresh token alone");
     }
     if word.len() > 1 && word.starts_with(QUOTES) && word.ends_with(QUOTES) {
-        return Some("it has quotes of its own inside the quotes; hand it over without them");
+        return Some("it has quotes of its own inside the quotes; import it without them");
     }
     let is_assignment = word
         .split_once('=')

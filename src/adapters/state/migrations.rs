@@ -56,7 +56,7 @@ CREATE INDEX portal_fingerprint ON portal (fingerprint);
 CREATE INDEX portal_told ON portal (told) WHERE told <> '[]';
 CREATE INDEX portal_renew ON portal (renew_at, expires_at) WHERE configured = 1 AND refresh_token IS NOT NULL;
 
--- Refresh tokens that came from outside, so that the same grant is never taken in twice.
+-- Refresh tokens that came from outside, so that the same grant is never accepted twice.
 CREATE TABLE seen (fingerprint BLOB PRIMARY KEY, portal TEXT NOT NULL) STRICT, WITHOUT ROWID;
 
 -- Clients: a fingerprint of what they are, and whether the server refuses them.
@@ -110,7 +110,7 @@ CREATE TABLE installation (
 ) STRICT, WITHOUT ROWID;
 ", "
 -- Candidates: grants that are to replace a living one and have not proved themselves yet.
--- Columns of the names that `portal` has hold the same; `came_at` is when it was handed over.
+-- Columns of the names that `portal` has hold the same; `came_at` is when it was received.
 CREATE TABLE candidate (
     portal TEXT PRIMARY KEY, origin TEXT NOT NULL, replaces INTEGER NOT NULL, came_at INTEGER NOT NULL,
     refresh_token TEXT NOT NULL, fingerprint BLOB NOT NULL, access_token TEXT, token_type TEXT, issued_at INTEGER,

@@ -32,7 +32,7 @@ impl State {
     }
 
     /// Notes that the state has lost a portal's grant, whose newest generation is known from outside: nothing is sent
-    /// for it until a person hands over a new one. `spent` is the refresh token of its file: no file brings it in any
+    /// for it until a person imports a new one. `spent` is the refresh token of its file: no file brings it in any
     /// more, whatever becomes of the portal. `until` is when the token that readers have ends, as far as that is known. False
     /// if the state has a grant, or had one as new.
     ///

@@ -42,7 +42,7 @@ pub enum OperationError {
         reason: String,
     },
     /// The grant was rejected.
-    #[error("{portal}: not taken in: {reason}")]
+    #[error("{portal}: not accepted: {reason}")]
     Refused {
         /// The portal.
         portal: PortalName,
@@ -82,7 +82,7 @@ pub enum OperationError {
         reason: String,
     },
     /// The text is not a grant.
-    #[error("{portal}: not taken in")]
+    #[error("{portal}: not accepted")]
     NotAGrant {
         /// The portal.
         portal: PortalName,

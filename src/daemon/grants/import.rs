@@ -285,19 +285,18 @@ pub(crate) async fn store_candidate(
                     .notify_matching(others, &ImportResult::SetAside);
                 tracing::warn!(
                     portal = %name,
-                    "{name}: a grant that was handed over before was not proved yet and is dropped for this one"
+                    "{name}: an earlier candidate grant was not verified yet and is dropped for this one"
                 );
             }
             tracing::info!(
                 portal = %name, origin = origin.as_str(),
-                "{name}: a grant was handed over; it takes the place of the present one once it has proved itself"
+                "{name}: a candidate grant is stored; it replaces the present grant once it is verified"
             );
         }
         Offered::Known | Offered::Same => {}
         Offered::Busy => {
             let reason =
-                "another grant that was handed over is being proved; try again in a moment"
-                    .to_owned();
+                "another candidate grant is being verified; try again in a moment".to_owned();
             return Err(OperationError::NotNow {
                 portal: name.clone(),
                 reason,
@@ -305,7 +304,7 @@ pub(crate) async fn store_candidate(
         }
         Offered::Waiting(since) => {
             let reason = format!(
-                "another grant was handed over at {since} and is not proved yet; nothing was taken in. See: refreshd status \
+                "another candidate grant was received at {since} and is not verified yet; nothing was accepted. See: refreshd status \
                  {name}. To drop that one for this one: refreshd import {name} --replace"
             );
             return Err(OperationError::NotNow {

@@ -285,7 +285,7 @@ async fn store_recovered(
             return Err(refuse("its refresh token was stored before".to_owned()));
         }
     };
-    tracing::info!(portal = %name, generation = generation.0, "{name}: the grant of a kept reply was taken in");
+    tracing::info!(portal = %name, generation = generation.0, "{name}: the grant of a kept reply was accepted");
     let newest = KnownState::pair(portal.settings.as_ref(), generation, &tokens);
     let failing = shared.publisher.publish_knowing(name, newest).await;
     shared.health.unpublished(failing);

@@ -166,7 +166,7 @@ impl CandidateView {
             .as_ref()
             .map(|at| format!("; tried again at {at}"))
             .unwrap_or_default();
-        format!("handed over ({origin}) at {since}{why}{next}")
+        format!("received ({origin}) at {since}{why}{next}")
     }
 }
 

@@ -436,7 +436,7 @@ impl Worker {
                 let words = if resumed {
                     "has a new grant"
                 } else {
-                    "was taken in"
+                    "was accepted"
                 };
                 let text = format!(
                     "{portal}: a portal of {} {words} by an install (generation {generation})",

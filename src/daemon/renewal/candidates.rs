@@ -356,7 +356,7 @@ pub(crate) async fn finish(
             let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
             tracing::info!(
                 portal = %name, generation = generation.0, outcome = "renewed", took_ms, origin = origin.as_str(),
-                "{name}: renewed: a grant that was handed over has proved itself and takes the place of the one before"
+                "{name}: renewed: a candidate grant is verified and replaces the one before"
             );
             if *client_changed {
                 announce_client(&app, None, ClientVerdict::Accepted);
@@ -383,7 +383,7 @@ pub(crate) async fn finish(
             let next = act_at.map(tracing::field::display);
             tracing::warn!(
                 portal = %name, origin = origin.as_str(), next,
-                "{name}: a grant that was handed over cannot be proved now, the one before goes on: {problem}"
+                "{name}: a candidate grant cannot be verified now, the one before goes on: {problem}"
             );
         }
         (CandidateRecorded::SetAside, _) => {
@@ -402,7 +402,7 @@ fn refused(origin: Origin, why: &str) -> EscalationNotice {
     let what = match origin {
         Origin::KeptReply => "the pair of a kept reply".to_owned(),
         Origin::Import | Origin::File | Origin::Install => {
-            format!("a grant that was handed over ({})", origin.as_str())
+            format!("a candidate grant ({})", origin.as_str())
         }
     };
     EscalationNotice {
@@ -439,7 +439,7 @@ pub async fn recover(shared: &Context) -> Result<(), StateError> {
         let again_at = standing.next_attempt_at.map(tracing::field::display);
         tracing::warn!(
             portal = %name, again_at,
-            "{name}: a grant that was handed over was being proved when refreshd ended; it is sent again"
+            "{name}: a candidate grant was being verified when refreshd ended; it is sent again"
         );
         let outcome = CandidateOutcome::Waits(standing);
         let record = RecordCandidate {
@@ -459,6 +459,6 @@ pub fn log_file_spent(portal: &PortalName, file: &Path) {
     let file = file.display();
     tracing::info!(
         %portal, %file,
-        "{portal}: its refresh_token_file was taken in; delete {file}, since what is in it works once and is spent from now on"
+        "{portal}: its refresh_token_file was accepted; delete {file}, since what is in it works once and is spent from now on"
     );
 }

@@ -39,7 +39,7 @@ pub async fn restore(shared: &Context) -> Result<(), StateError> {
     let inherited = match systemd::inherited() {
         Ok(inherited) => inherited,
         Err(error) => {
-            tracing::warn!(%error, "what the service manager has handed over cannot be taken: {error}");
+            tracing::warn!(%error, "what the service manager passed cannot be used: {error}");
             return Ok(());
         }
     };
@@ -119,7 +119,7 @@ fn decode(carry: &Carry, Inherited { name, file }: Inherited) -> Option<(Slot, C
 fn refuse(carry: &Carry, name: String, why: &str) -> Option<(Slot, Carried)> {
     tracing::warn!(
         name,
-        "a descriptor that the service manager has handed over is not used and not kept: {name}: {why}"
+        "a descriptor that the service manager passed is not used and not kept: {name}: {why}"
     );
     carry.release(Slot::At(name));
     None

@@ -25,7 +25,7 @@ pub(crate) const HINT_IN_DOUBT: &str = "look at its reply, which is kept: refres
 
 /// Recommended action once the grant is dead and a stored response may contain the pair that replaced it.
 pub(crate) const HINT_DEAD: &str = "look for the newest pair in the reply that is kept: refreshd recover {portal} --show, and \
-     hand it over: refreshd import {portal}; or authorize the app again: refreshd authorize {portal}";
+     import it: refreshd import {portal}; or authorize the app again: refreshd authorize {portal}";
 
 /// Judges a response, and whether it must be stored.
 pub(crate) fn judge(

@@ -413,7 +413,7 @@ fn a_grant_that_dies_again_and_again_pages_once() {
     daemon.stop();
 }
 
-/// A grant that was handed over is not proved yet, and nothing new is wrong with it.
+/// A candidate grant is not verified yet, and nothing new is wrong with it.
 #[test]
 fn a_candidate_whose_proof_takes_its_time_is_neither_news_nor_the_end() {
     let (rig, receivers, _mail) = rig();

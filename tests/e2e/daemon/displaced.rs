@@ -181,7 +181,7 @@ fn a_state_that_is_removed_at_the_last_moment_is_there_after_a_stop() {
     nothing_is_lost(&rig, daemon);
 }
 
-/// Nothing is claimed or taken in, and what to do is said.
+/// Nothing is claimed or accepted, and what to do is said.
 #[track_caller]
 fn stands_still(rig: &Rig, daemon: &Daemon, words: &str) {
     step(daemon, "state-displaced");

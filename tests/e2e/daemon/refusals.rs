@@ -364,7 +364,7 @@ fn grants_that_an_ill_server_called_dead_come_back_by_themselves() {
     let (rig, daemon) = renewed(names, long());
     rig.sandbox
         .fail(At::All, refuse(400, "invalid_grant", ""), u32::MAX);
-    // A tenth of their life must pass before they are asked by hand; a first grant handed over is asked at once.
+    // A tenth of their life must pass before they are asked by hand; a first grant that is imported is asked at once.
     for name in names {
         assert_eq!(rig.run(["forget", name, "--yes"]).code, Some(0));
         assert_eq!(rig.import(name, &rig.install(name)).code, Some(65));

@@ -248,7 +248,7 @@ fn a_reload_and_an_import_leave_a_request_under_way_alone() {
         rig.renewals("acme") + rig.renewals("globex") == 2
     });
     reload(&rig, &daemon, DONE);
-    // A grant that is handed over wins over the reply that is still to come.
+    // A grant that is imported wins over the reply that is still to come.
     let grant = rig.install("globex");
     assert_eq!(rig.import("globex", &grant).code, Some(0));
     daemon.wait_for_outcome("acme", "renewed");

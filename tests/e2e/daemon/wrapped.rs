@@ -604,7 +604,7 @@ fn what_a_person_finds_in_it_resumes_the_portal_and_a_renewal_that_goes_well_end
     daemon.stop();
 }
 
-/// What `recover --show` prints is taken in as it is where it holds one pair; otherwise it is said what cannot be read.
+/// What `recover --show` prints is accepted as it is where it holds one pair; otherwise it is said what cannot be read.
 #[test]
 fn a_kept_reply_is_taken_in_whole_or_it_is_said_why_not() {
     let (_hostile, rig, daemon) = unread();
@@ -659,7 +659,7 @@ fn a_newer_version_reads_it_at_its_start_before_anything_is_sent() {
     let asked = hostile.connections();
     let daemon = rig.start();
     daemon.wait_for("the grant of the reply", |event| {
-        says(event, "the grant of a kept reply was taken in")
+        says(event, "the grant of a kept reply was accepted")
     });
     rig.wait_for_phase("acme", "fresh");
     rig.wait_for_generation("acme", 3);
@@ -726,7 +726,7 @@ fn a_reply_to_an_earlier_grant_is_not_taken_in() {
     });
     assert!(
         daemon
-            .events(|event| says(event, "was taken in"))
+            .events(|event| says(event, "was accepted"))
             .is_empty()
     );
     assert_eq!(rig.run(["forget", "acme", "--yes"]).code, Some(0));

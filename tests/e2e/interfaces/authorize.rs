@@ -333,7 +333,7 @@ fn another_portals_grant_is_refused() {
     contains(
         &ran.stderr,
         &[
-            "acme: not taken in: it is the grant of ",
+            "acme: not accepted: it is the grant of ",
             "its new pair is put aside",
             "refreshd import THAT-PORTAL --aside-of acme",
         ],

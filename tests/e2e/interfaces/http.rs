@@ -137,15 +137,21 @@ fn every_metric_is_there_from_the_start_at_zero() {
 /// `Content-Type` and body of the metrics, for a client that accepts this.
 fn metrics_as(rig: &Rig, accept: Option<&str>) -> (String, String) {
     let url = format!("http://{}/metrics", rig.config.http);
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .build()
+        .expect("a client");
     let mut request = client.get(url);
     if let Some(accept) = accept {
         request = request.header("accept", accept);
     }
     rig.runtime.block_on(async {
-        let reply = request.send().await.unwrap();
-        let kind = reply.headers()["content-type"].to_str().unwrap().to_owned();
-        (kind, reply.text().await.unwrap())
+        let reply = request.send().await.expect("a response");
+        let kind = reply.headers()["content-type"]
+            .to_str()
+            .expect("a text")
+            .to_owned();
+        (kind, reply.text().await.expect("a body"))
     })
 }
 

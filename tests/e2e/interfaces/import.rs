@@ -113,7 +113,7 @@ fn what_is_no_grant_is_65_and_says_what_it_is_instead() {
             assert_eq!(ran.code, Some(65), "{why}, daemon {daemon}: {ran:?}");
             assert!(
                 ran.stderr
-                    .starts_with(&format!("refreshd: acme: not taken in: {why}")),
+                    .starts_with(&format!("refreshd: acme: not accepted: {why}")),
                 "{}",
                 ran.stderr
             );
@@ -161,13 +161,13 @@ fn one_grant_is_not_taken_for_two_portals() {
         assert_eq!(ran.code, Some(65), "{ran:?}");
         contains(
             &ran.stderr,
-            &["globex: not taken in: the same refresh token belongs to acme"],
+            &["globex: not accepted: the same refresh token belongs to acme"],
         );
     }
     daemon.stop();
     let ran = rig.import("globex", &current);
     assert_eq!(ran.code, Some(65));
-    contains(&ran.stderr, &["globex: not taken in: ", "belongs to acme"]);
+    contains(&ran.stderr, &["globex: not accepted: ", "belongs to acme"]);
     assert_eq!(rig.sandbox.total_requests(), requests);
     rig.no_violations();
 }
@@ -235,7 +235,7 @@ fn a_dump_of_pizauth_is_taken_by_the_account_meant() {
     assert_eq!(ran.code, Some(65));
     contains(
         &ran.stderr,
-        &["globex: not taken in: the same refresh token belongs to umbrella"],
+        &["globex: not accepted: the same refresh token belongs to umbrella"],
     );
     daemon.stop();
 }
@@ -301,7 +301,7 @@ fn a_dump_of_pizauth_that_gives_no_grant_is_65_and_says_why() {
         assert_eq!(ran.code, Some(65), "{why}: {ran:?}");
         assert!(
             ran.stderr
-                .starts_with(&format!("refreshd: {portal}: not taken in: {why}")),
+                .starts_with(&format!("refreshd: {portal}: not accepted: {why}")),
             "{}",
             ran.stderr
         );

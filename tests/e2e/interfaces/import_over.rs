@@ -156,7 +156,7 @@ fn what_cannot_be_a_refresh_token_is_refused_and_nothing_is_sent_or_changed() {
             let ran = rig.import("acme", &format!("{word}\n"));
             assert_eq!(ran.code, Some(65), "{with}: {word}: {ran:?}");
             assert!(
-                ran.stderr.starts_with("refreshd: acme: not taken in: "),
+                ran.stderr.starts_with("refreshd: acme: not accepted: "),
                 "{word}: {}",
                 ran.stderr
             );
@@ -193,7 +193,7 @@ fn a_grant_that_is_refused_leaves_the_living_one_as_it_is_and_says_what_the_serv
     contains(
         &ran.stderr,
         &[
-            "acme: not taken in: the authorization server refuses it: invalid_grant",
+            "acme: not accepted: the authorization server refuses it: invalid_grant",
             "the grant that acme has stays as it is",
         ],
     );
@@ -444,9 +444,9 @@ fn what_cannot_be_proved_now_waits_beside_the_living_grant() {
     );
     contains(
         &rig.run(["status"]).stdout,
-        &["acme: a candidate was handed over (import)"],
+        &["acme: a candidate was received (import)"],
     );
-    contains(&rig.http("/").1, &["candidate: handed over"]);
+    contains(&rig.http("/").1, &["candidate: received"]);
     // A newer one does not take its place by accident: the older may be the one that works.
     let newer = rig.install("acme");
     let ran = import(&rig, "acme", &newer, &["--json"]);
@@ -454,8 +454,8 @@ fn what_cannot_be_proved_now_waits_beside_the_living_grant() {
     contains(
         &ran.stderr,
         &[
-            "acme: another grant was handed over at 20",
-            "nothing was taken in",
+            "acme: another candidate grant was received at 20",
+            "nothing was accepted",
             "refreshd import acme --replace",
         ],
     );
@@ -653,7 +653,7 @@ fn a_file_brings_a_candidate_and_is_named_once_it_was_taken_in() {
     rig.wait_for_generation("acme", 2);
     let named = daemon.events(|event| {
         let text = event["message"].as_str().unwrap_or_default();
-        text.contains("its refresh_token_file was taken in; delete ")
+        text.contains("its refresh_token_file was accepted; delete ")
     });
     assert_eq!(
         named.len(),
@@ -691,7 +691,7 @@ fn a_file_brings_a_candidate_and_is_named_once_it_was_taken_in() {
         event["message"]
             .as_str()
             .unwrap_or_default()
-            .contains("its refresh_token_file was taken in")
+            .contains("its refresh_token_file was accepted")
     });
     daemon.stop();
 }

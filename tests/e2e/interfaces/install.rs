@@ -7,7 +7,7 @@ use crate::common::installs::{Grant, encoded, event_of, form_of, text, with};
 use crate::common::{CLIENT_ID, Rig, SOON, domain, eventually};
 use crate::interfaces::{calm, contains};
 
-/// Without a portal in the configuration, with the app's installs taken in.
+/// Without a portal in the configuration, with the app's installs accepted.
 pub fn installing(rule: &str) -> Rig {
     let mut rig = calm([]);
     rig.take_installs(rule, "");

@@ -490,7 +490,7 @@ fn what_was_answered_survives_a_crash_and_a_stop() {
         // They are done with.
         let daemon = rig.start();
         assert!(
-            !daemon.stderr().contains("that were taken in before"),
+            !daemon.stderr().contains("that were accepted before"),
             "{}",
             daemon.stderr()
         );

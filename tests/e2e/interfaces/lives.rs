@@ -36,7 +36,7 @@ fn now() -> i64 {
     now_millis() / 1000
 }
 
-/// Starts it with a grant that was handed over; its first renewal is the first thing that is said.
+/// Starts it with an imported grant; its first renewal is the first thing that is said.
 fn start(rig: &Rig) -> Daemon {
     started(rig, 0)
 }

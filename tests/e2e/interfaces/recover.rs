@@ -62,7 +62,7 @@ fn a_code_and_a_device_take_a_wrapped_reply() {
     daemon.stop();
 }
 
-/// The code is spent: what it bought is kept, and taken in once the profile says where the token is.
+/// The code is spent: what it bought is kept, and accepted once the profile says where the token is.
 #[test]
 fn what_a_code_bought_and_cannot_be_read_is_kept() {
     let (_hostile, mut rig) = rig(&[&PAIR.replace("access_token", "tok")], "");
@@ -97,7 +97,7 @@ fn what_a_code_bought_and_cannot_be_read_is_kept() {
     assert_eq!(
         rig.run(["recover", "news"]).code,
         Some(66),
-        "it was taken in"
+        "it was accepted"
     );
     daemon.stop();
 }

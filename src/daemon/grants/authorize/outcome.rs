@@ -123,7 +123,7 @@ pub(crate) fn refused(portal: &Portal, problem: &Problem) -> OperationError {
         };
     }
     let reason = format!(
-        "{}. A code works once, and for as little as 30 seconds; begin again and hand it over at once",
+        "{}. A code works once, and for as little as 30 seconds; begin again and use it at once",
         problem.text().trim_end_matches('.')
     );
     OperationError::CodeRefused {
