@@ -43,7 +43,7 @@ fn a_candidate_whose_reply_was_lost_in_a_crash_is_sent_again_and_taken_in() {
     killed_in_the_middle(&rig, daemon);
     let daemon = rig.start();
     daemon.wait_for("the candidate that was found", |event| {
-        says(event, "was being proved when refreshd ended")
+        says(event, "was being verified when refreshd ended")
     });
     rig.wait_for_generation("acme", 3);
     eventually("no candidate is left", SOON, || {
