@@ -1,4 +1,4 @@
-//! The rules of the house, held by reading the sources as text: what a lint cannot say.
+//! Rules of the sources that a lint cannot express, checked by reading them as text.
 //!
 //! A rule that is in the way is changed here, in the open, or not at all. Code in `#[cfg(test)]` modules and in files
 //! of tests (`tests.rs`, `*_tests.rs`, `tests/`) is bound by the rules of form only.
@@ -51,7 +51,7 @@ const IO: &[&str] = &[
 ];
 
 /// Which layers of the program each must not know. That crates know nothing of the program is the compiler's to say.
-const FLOORS: &[(&str, &[&str], &str)] = &[
+const LAYERS: &[(&str, &[&str], &str)] = &[
     (
         "domain",
         &[
@@ -156,8 +156,8 @@ impl Source {
         )
     }
 
-    /// Which floor it is on: the first part of its path below `src`.
-    fn floor(&self) -> &str {
+    /// Which layer it is in: the first part of its path below `src`.
+    fn layer(&self) -> &str {
         let below = self.path.strip_prefix("src/").unwrap_or_default();
         below
             .split('/')
@@ -286,12 +286,12 @@ fn leaves_nothing_for_later(source: &Source) -> Vec<String> {
 }
 
 fn stays_on_its_floor(source: &Source) -> Vec<String> {
-    FLOORS
+    LAYERS
         .iter()
-        .filter(|(floor, ..)| source.floor() == *floor)
-        .flat_map(|(floor, banned, why)| banned.iter().map(move |path| (floor, path, why)))
-        .flat_map(|(floor, path, why)| {
-            let complaint = format!("`{floor}` must not use `{path}`: {why}");
+        .filter(|(layer, ..)| source.layer() == *layer)
+        .flat_map(|(layer, banned, why)| banned.iter().map(move |path| (layer, path, why)))
+        .flat_map(|(layer, path, why)| {
+            let complaint = format!("`{layer}` must not use `{path}`: {why}");
             uses(&source.code, path)
                 .into_iter()
                 .map(move |at| source.complain(&source.code, at, &complaint))
@@ -425,10 +425,10 @@ fn leaves_programs_to_the_channel(source: &Source) -> Vec<String> {
         .collect()
 }
 
-// --- the house ------------------------------------------------------------------------------------------------------
+// --- the sources ------------------------------------------------------------------------------------------------------
 
 /// Every Rust file below `src`, `crates` and `tests`, by its path from the root of the repository.
-fn house() -> Vec<Source> {
+fn sources() -> Vec<Source> {
     let mut found = Vec::new();
     for folder in ["src", "crates", "tests"] {
         collect(
@@ -465,7 +465,7 @@ fn collect(root: &Path, folder: &str, extension: &str, found: &mut Vec<Source>) 
 
 #[track_caller]
 fn hold(rule: fn(&Source) -> Vec<String>) {
-    let complaints: Vec<String> = house().iter().flat_map(rule).collect();
+    let complaints: Vec<String> = sources().iter().flat_map(rule).collect();
     assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
 }
 
@@ -491,19 +491,19 @@ fn what_decides_does_no_io() {
 
 #[test]
 fn no_file_imports_one_that_imports_it() {
-    let house = house();
+    let sources = sources();
     for root in CRATES {
         assert!(
-            house.iter().any(|source| source.path.starts_with(root)),
+            sources.iter().any(|source| source.path.starts_with(root)),
             "{root}"
         );
-        let circle = modules::ModuleGraph::of(&house, root).circle();
+        let circle = modules::ModuleGraph::of(&sources, root).circle();
         assert_eq!(
             circle, None,
             "in {root}: move what both need into a file of its own"
         );
     }
-    let unknown: Vec<_> = house
+    let unknown: Vec<_> = sources
         .iter()
         .filter(|source| source.path.starts_with("crates/"))
         .filter(|source| !CRATES.iter().any(|root| source.path.starts_with(root)))
@@ -516,18 +516,18 @@ fn no_file_imports_one_that_imports_it() {
 }
 
 /// The layers of the program and the crates, with what imports what, as a Mermaid flowchart.
-fn map_of(house: &[Source]) -> String {
+fn map_of(sources: &[Source]) -> String {
     let layer = |module: &[String]| module.first().cloned().unwrap_or_else(|| "main".to_owned());
-    let mut edges = modules::ModuleGraph::of(house, "src/").edges(layer);
+    let mut edges = modules::ModuleGraph::of(sources, "src/").edges(layer);
     let crates = CRATES
         .iter()
         .filter_map(|root| root.strip_prefix("crates/"));
     for name in crates.map(|root| root.trim_end_matches("/src/")) {
         let imported = format!("refreshd_{}", name.replace('-', "_"));
-        for source in house {
+        for source in sources {
             let from = match source.path.strip_prefix("crates/") {
                 Some(below) => below.split('/').next().unwrap_or_default().to_owned(),
-                None if source.path.starts_with("src/") => source.floor().to_owned(),
+                None if source.path.starts_with("src/") => source.layer().to_owned(),
                 None => continue,
             };
             if from != name && occurrences(&source.code, &imported).next().is_some() {
@@ -550,7 +550,7 @@ fn map_of(house: &[Source]) -> String {
 fn the_map_in_the_docs_is_that_of_the_code() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let page = fs::read_to_string(root.join("docs/architecture.md")).unwrap();
-    let map = map_of(&house());
+    let map = map_of(&sources());
     assert!(
         page.contains(&map),
         "docs/architecture.md does not hold this map:\n{map}"
@@ -589,10 +589,10 @@ fn only_the_command_channel_starts_programs() {
 
 #[test]
 fn every_file_on_the_list_of_secrets_exists() {
-    let house = house();
+    let sources = sources();
     let stale: Vec<_> = MAY_EXPOSE
         .iter()
-        .filter(|pattern| !house.iter().any(|source| matches(pattern, &source.path)))
+        .filter(|pattern| !sources.iter().any(|source| matches(pattern, &source.path)))
         .collect();
     assert!(
         stale.is_empty(),
@@ -637,12 +637,12 @@ fn every_shipped_provider_is_compiled_in() {
         "toml",
         &mut profiles,
     );
-    let house = house();
+    let sources = sources();
     let forgotten: Vec<_> = profiles
         .iter()
         .filter(|profile| {
             let included = format!("{}\"", profile.path);
-            !house.iter().any(|source| {
+            !sources.iter().any(|source| {
                 source.code.contains("include_str!") && source.code.contains(&included)
             })
         })

@@ -59,8 +59,8 @@ impl From<Renewed> for TokenPair {
 
 /// Derives the verdict on a candidate from the outcome of its renewal.
 #[must_use]
-pub fn judge(settled: Transition) -> CandidateVerdict {
-    let standing = match settled {
+pub fn judge(transition: Transition) -> CandidateVerdict {
+    let standing = match transition {
         Transition::Renewed(renewed) => return CandidateVerdict::Proved(renewed),
         Transition::Foreign { standing, granted } => {
             let why = standing

@@ -161,7 +161,7 @@ pub fn conclude(
     );
     let about = HintContext::of(&name, Some(&settings));
     let Evaluation {
-        announce: escalation,
+        notice: escalation,
         mut notified,
         next: mut evaluate_at,
     } = evaluate(ladder, about, &grant, now);
@@ -295,7 +295,7 @@ pub fn conclude_interrupted(
         client: ClientVerdict::Unknown,
         bought_by: None,
     };
-    (record, evaluation.announce)
+    (record, evaluation.notice)
 }
 
 /// One escalation for the app instead of one for each of its portals.

@@ -114,7 +114,7 @@ pub struct EscalationNotice {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evaluation {
     /// Notice to publish now.
-    pub announce: Option<EscalationNotice>,
+    pub notice: Option<EscalationNotice>,
     /// Names of all steps notified so far, including this one.
     pub notified: Vec<String>,
     /// Time of the next step if nothing changes.
@@ -152,7 +152,7 @@ pub fn evaluate(
             None => {}
         }
     }
-    let announce = loudest.map(|(step, severity)| EscalationNotice {
+    let notice = loudest.map(|(step, severity)| EscalationNotice {
         step: step.key.clone(),
         severity,
         reason: reason(grant, now),
@@ -161,12 +161,12 @@ pub fn evaluate(
     });
     let (ahead, at) = evaluate_refresh_end(about, grant, &mut notified, now);
     let next = [next, at].into_iter().flatten().min();
-    let announce = match (announce, ahead) {
+    let notice = match (notice, ahead) {
         (Some(notice), Some(ahead)) if ahead.severity > notice.severity => Some(ahead),
         (notice, ahead) => notice.or(ahead),
     };
     Evaluation {
-        announce,
+        notice,
         notified,
         next,
     }
@@ -197,14 +197,14 @@ fn evaluate_refresh_end(
             at => next = [next, at].into_iter().flatten().min(),
         }
     }
-    let announce = loudest.map(|step| EscalationNotice {
+    let notice = loudest.map(|step| EscalationNotice {
         step: step.key.to_owned(),
         severity: step.severity,
         reason: refresh_warning::reason(end, now),
         action: refresh_warning::action(end, about.portal.as_str()),
         remaining: remaining(grant, now),
     });
-    (announce, next)
+    (notice, next)
 }
 
 /// The refresh token's own end, if relevant: not of a dead grant, nor of a client that needs no refresh token.

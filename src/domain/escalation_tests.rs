@@ -72,7 +72,7 @@ fn each_step_is_said_once_at_its_share_of_life() {
     let mut notices = Vec::new();
     for minute in 20..70 {
         let evaluation = evaluate(&ladder, acme(), &grant, at(minute));
-        if let Some(notice) = evaluation.announce {
+        if let Some(notice) = evaluation.notice {
             notices.push((minute, notice.step, notice.severity));
         }
         grant.notified = evaluation.notified;
@@ -94,13 +94,13 @@ fn each_step_is_said_once_at_its_share_of_life() {
 #[test]
 fn the_next_step_is_named_so_that_nobody_has_to_poll() {
     let fresh = evaluate(&default_steps(), acme(), &grant(Phase::Fresh), at(1));
-    assert_eq!((fresh.announce, fresh.next), (None, Some(at(32))));
+    assert_eq!((fresh.notice, fresh.next), (None, Some(at(32))));
 }
 
 #[test]
 fn after_a_long_absence_only_the_loudest_is_said() {
     let evaluation = evaluate(&default_steps(), acme(), &grant(Phase::Fresh), at(100));
-    assert_eq!(evaluation.announce.unwrap().step, "expired");
+    assert_eq!(evaluation.notice.unwrap().step, "expired");
     assert_eq!(
         evaluation.notified,
         ["overdue", "late", "expiring", "expired"]
@@ -119,7 +119,7 @@ fn what_only_a_person_can_mend_is_critical_at_once_with_the_command_to_type() {
         while_in_doubt: true,
     };
     let notice = evaluate(&default_steps(), acme(), &grant(dead), at(20))
-        .announce
+        .notice
         .unwrap();
     assert_eq!(
         (notice.severity, notice.remaining),
@@ -152,7 +152,7 @@ fn what_the_provider_says_of_a_code_comes_before_what_its_class_says() {
     };
     let notice_of = |grant: &Grant| {
         evaluate(&default_steps(), acme(), grant, at(20))
-            .announce
+            .notice
             .unwrap()
     };
     let notice = notice_of(&blocked(problem(Some(
@@ -195,7 +195,7 @@ fn an_unknown_answer_is_a_warning_at_once() {
         &grant(retrying(Class::Unknown)),
         at(20),
     )
-    .announce
+    .notice
     .unwrap();
     assert_eq!(notice.severity, Severity::Warning);
 }
@@ -206,13 +206,13 @@ fn a_late_renewal_age_is_no_failure() {
     late.standing.renew_at = Some(at(52));
     let ladder = default_steps();
     assert_eq!(
-        evaluate(&ladder, acme(), &late, at(52)).announce,
+        evaluate(&ladder, acme(), &late, at(52)).notice,
         None,
         "12 % left, but only just due"
     );
     assert_eq!(
         evaluate(&ladder, acme(), &late, at(55))
-            .announce
+            .notice
             .unwrap()
             .severity,
         Severity::Critical
@@ -224,7 +224,7 @@ fn a_grant_that_never_had_a_token_is_not_silent() {
     let mut bare = grant(retrying(Class::Transient));
     bare.tokens.access = None;
     let evaluation = evaluate(&default_steps(), acme(), &bare, at(20));
-    assert_eq!(evaluation.announce.unwrap().step, "failed");
+    assert_eq!(evaluation.notice.unwrap().step, "failed");
     assert_eq!(evaluation.next, Some(at(25)), "critical after five minutes");
 }
 
@@ -244,7 +244,7 @@ fn a_renewal_that_is_possible_only_after_the_expiry_is_not_overdue_when_it_is_du
         "30 % of five minutes"
     );
     assert_eq!(
-        evaluate(&default_steps(), acme(), &late, at(61)).announce,
+        evaluate(&default_steps(), acme(), &late, at(61)).notice,
         None
     );
     // Steps and counters agree.
@@ -258,7 +258,7 @@ fn a_token_that_had_ended_when_it_came_is_a_warning_first_and_no_token_after_fiv
     let access = ended.tokens.access.as_mut().unwrap();
     (access.issued_at, access.expires_at) = (at(20), at(20));
     let evaluated = |grant: &Grant, now| evaluate(&default_steps(), acme(), grant, now);
-    let first = evaluated(&ended, at(20)).announce.unwrap();
+    let first = evaluated(&ended, at(20)).notice.unwrap();
     assert_eq!(
         (first.step.as_str(), first.severity),
         ("failed", Severity::Warning)
@@ -271,7 +271,7 @@ fn a_token_that_had_ended_when_it_came_is_a_warning_first_and_no_token_after_fiv
         ended.standing.renew_at = Some(at(minutes - 2));
         let evaluation = evaluated(&ended, at(minutes));
         assert_eq!(
-            evaluation.announce.map(|notice| notice.step).as_deref(),
+            evaluation.notice.map(|notice| notice.step).as_deref(),
             Some(step),
             "at {minutes}"
         );
@@ -294,7 +294,7 @@ fn a_refresh_token_that_no_renewal_prolongs_is_told_in_steps_that_a_renewal_does
         let evaluation = evaluate(&default_steps(), acme(), &grant, at(minute));
         notices.extend(
             evaluation
-                .announce
+                .notice
                 .map(|notice| (minute, notice.step, notice.severity)),
         );
         grant.notified = evaluation.notified;

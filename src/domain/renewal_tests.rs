@@ -143,13 +143,13 @@ fn another_portals_pair_is_kept_aside() {
         identity: Some("m2".into()),
         ..granted(Some("theirs"))
     };
-    let settled = after(
+    let transition = after(
         &grant(Phase::Fresh),
         Attempt::Answered(Verdict::Granted(Box::new(foreign))),
         at(1402),
     );
-    let Transition::Foreign { standing, granted } = settled else {
-        panic!("{settled:?}")
+    let Transition::Foreign { standing, granted } = transition else {
+        panic!("{transition:?}")
     };
     assert!(
         matches!(standing.phase, Phase::NeedsAuthorization { .. })
@@ -324,7 +324,7 @@ fn a_late_replay_leaves_people_the_life_of_the_access_token() {
         sent_at: at(1400),
         now: at(1430),
     };
-    let settled = apply_outcome(
+    let transition = apply_outcome(
         &acme(),
         &grant(Phase::Fresh),
         rules,
@@ -332,8 +332,8 @@ fn a_late_replay_leaves_people_the_life_of_the_access_token() {
         times,
         0.5,
     );
-    let Transition::Kept(standing) = settled else {
-        panic!("{settled:?}")
+    let Transition::Kept(standing) = transition else {
+        panic!("{transition:?}")
     };
     assert_eq!(standing.next_attempt_at, Some(at(3240)));
 }
@@ -352,13 +352,13 @@ fn retry_after_is_honoured() {
         retry_after: Some(Duration::from_secs(120)),
         assumed: false,
     };
-    let settled = after(
+    let transition = after(
         &grant(Phase::Fresh),
         Attempt::Answered(Verdict::Refused(refusal)),
         at(1402),
     );
-    let Transition::Kept(standing) = settled else {
-        panic!("{settled:?}")
+    let Transition::Kept(standing) = transition else {
+        panic!("{transition:?}")
     };
     assert_eq!(standing.next_attempt_at, Some(at(1522)));
 }
@@ -473,7 +473,7 @@ fn the_life_of_a_pair_that_comes_again_counts_from_the_request_whose_reply_was_l
             profile: &profile,
             every: profile.renew_every,
         };
-        let settled = |grant: &Grant, attempt, sent_at, now| {
+        let transition = |grant: &Grant, attempt, sent_at, now| {
             apply_outcome(
                 &acme(),
                 grant,
@@ -489,14 +489,14 @@ fn the_life_of_a_pair_that_comes_again_counts_from_the_request_whose_reply_was_l
         let mut lost = grant(Phase::Fresh);
         for (sent_at, now) in [(1400, 1430), (1435, 1465)] {
             let Transition::Kept(standing) =
-                settled(&lost, Attempt::InDoubt("no reply".into()), sent_at, now)
+                transition(&lost, Attempt::InDoubt("no reply".into()), sent_at, now)
             else {
                 panic!("it is in doubt")
             };
             lost.standing = standing;
         }
         let attempt = Attempt::Answered(Verdict::Granted(Box::new(granted(Some("new-refresh")))));
-        match settled(&lost, attempt, answered, answered + 1) {
+        match transition(&lost, attempt, answered, answered + 1) {
             Transition::Renewed(renewed) => {
                 let access = renewed.tokens.access.unwrap();
                 assert_eq!(access.lifetime(), HOUR);
@@ -665,13 +665,13 @@ fn a_server_that_asks_for_peace_gets_it_from_a_dead_grant_too() {
         retry_after: Some(Duration::from_secs(7200)),
         assumed: false,
     };
-    let settled = after(
+    let transition = after(
         &grant(Phase::Fresh),
         Attempt::Answered(Verdict::Refused(refusal)),
         at(1402),
     );
-    let Transition::Kept(standing) = settled else {
-        panic!("{settled:?}")
+    let Transition::Kept(standing) = transition else {
+        panic!("{transition:?}")
     };
     assert_eq!(standing.next_attempt_at, Some(at(1402 + 7200)));
 }
@@ -703,9 +703,9 @@ fn where_reuse_revokes_and_where_the_token_is_spent_a_dead_grant_is_left_alone()
         (dead_since(1000, false), Class::NeedsAuthorization),
         (dead_since(1000, false), Class::Transient),
     ] {
-        let settled = apply_outcome(&acme(), &grant(phase), rules, refusal(class), times, 0.5);
-        let Transition::Kept(standing) = settled else {
-            panic!("{settled:?}")
+        let transition = apply_outcome(&acme(), &grant(phase), rules, refusal(class), times, 0.5);
+        let Transition::Kept(standing) = transition else {
+            panic!("{transition:?}")
         };
         assert_eq!(standing.next_attempt_at, None, "{class:?}");
     }
@@ -816,9 +816,9 @@ fn a_wish_beyond_the_tokens_end_is_obeyed_but_for_one_try_before_it() {
             Some(at(3312 + 86_400)),
             "one try, and then as asked"
         );
-        let by_hand = after_retry_after(&grant(first.phase), asked, at(2000));
+        let manual = after_retry_after(&grant(first.phase), asked, at(2000));
         assert_eq!(
-            by_hand.next_attempt_at,
+            manual.next_attempt_at,
             Some(at(3312)),
             "an operator's try is not that one"
         );

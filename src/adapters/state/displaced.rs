@@ -16,7 +16,7 @@ pub enum Displaced {
     /// They were removed, and cannot be written back.
     #[error(
         "the state {} was removed while refreshd runs, and cannot be written back yet ({why}); do not stop refreshd: {}", path.display(),
-        by_hand(path, *open)
+        manual_recovery(path, *open)
     )]
     Lost {
         /// The state.
@@ -65,7 +65,7 @@ pub enum Displaced {
     #[error(
         "the state {} was replaced by {by} while refreshd runs, and no copy of what refreshd has can be kept beside it ({why}); do \
          not stop refreshd: remove what was put in its place, and refreshd writes its own back, or {}", path.display(),
-        by_hand(path, *open)
+        manual_recovery(path, *open)
     )]
     Unkept {
         /// The state.
@@ -79,7 +79,7 @@ pub enum Displaced {
     },
 }
 
-fn by_hand(path: &Path, (database, log): (i32, i32)) -> String {
+fn manual_recovery(path: &Path, (database, log): (i32, i32)) -> String {
     let (pid, copy) = (std::process::id(), beside(path, RESCUED));
     let copy = copy.display();
     format!(

@@ -1,6 +1,6 @@
 //! Rows and what they mean. The columns that are read are named here once; `grant_columns` writes.
 //!
-//! Must not write: the statements that change rows are in `claims`, `record`, `intake` and `reconcile`.
+//! Must not write: the statements that change rows are in `claims`, `record`, `grant_store` and `reconcile`.
 
 use rusqlite::types::Type;
 use rusqlite::{Row, Statement};

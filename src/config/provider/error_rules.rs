@@ -1,4 +1,4 @@
-//! The rows of `[[errors]]`: what a refusal means, and what people are told to do.
+//! The rows of `[[errors]]`: what a refusal means, and the recommended action.
 
 use super::super::problem::{did_you_mean, shown};
 use super::super::source::Diagnostics;
@@ -71,7 +71,7 @@ fn rule(row: Table<'_>, report: &mut Diagnostics) -> Option<ErrorRule> {
     })
 }
 
-/// Whether what a person is told to do can be filled in and done.
+/// Whether the recommended action can be filled in and done.
 fn is_fit(remedy: TextValue<'_>, report: &mut Diagnostics) -> bool {
     let gaps = PLACEHOLDERS.map(|gap| format!("{{{gap}}}")).join(", ");
     let message = match template_error(remedy.value) {

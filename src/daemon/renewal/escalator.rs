@@ -94,7 +94,7 @@ async fn evaluate_due(shared: &Context) -> Result<Duration, StateError> {
                 )
             } else {
                 crate::domain::escalation::Evaluation {
-                    announce: None,
+                    notice: None,
                     notified: grant.notified.clone(),
                     next: None,
                 }
@@ -111,7 +111,7 @@ async fn evaluate_due(shared: &Context) -> Result<Duration, StateError> {
                     evaluation.next,
                 )
                 .await?;
-            if let Some(notice) = evaluation.announce.filter(|_| is_stored) {
+            if let Some(notice) = evaluation.notice.filter(|_| is_stored) {
                 // The rejection of a client was logged for its app.
                 if !is_of_app(portal) {
                     log_escalation(EscalationSubject::Portal(&portal.name), &notice);

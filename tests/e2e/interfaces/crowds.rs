@@ -25,7 +25,7 @@ const STRANGER: u32 = 61_001;
 /// Requests that each of a crowd sends ahead.
 const AHEAD: usize = 20;
 
-/// Guests who never stop asking.
+/// Clients that never stop asking.
 struct Crowd {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
@@ -34,7 +34,7 @@ struct Crowd {
 impl Crowd {
     #[expect(
         clippy::disallowed_methods,
-        reason = "a test's own guests, who end with it"
+        reason = "a test's own clients, which end with it"
     )]
     fn ask<S: Read + Write + 'static>(
         size: usize,
@@ -42,7 +42,7 @@ impl Crowd {
         connect: impl Fn() -> Option<S> + Clone + Send + 'static,
     ) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let guest = |_| {
+        let client = |_| {
             let (stop, connect) = (Arc::clone(&stop), connect.clone());
             std::thread::spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
@@ -66,7 +66,7 @@ impl Crowd {
                 }
             })
         };
-        let threads = (0..size).map(guest).collect();
+        let threads = (0..size).map(client).collect();
         Self { stop, threads }
     }
 }
@@ -75,7 +75,7 @@ impl Drop for Crowd {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
-            thread.join().expect("a guest does not panic");
+            thread.join().expect("a client does not panic");
         }
     }
 }
@@ -188,11 +188,11 @@ fn listings_that_many_ask_for_and_do_not_take_are_bounded_in_memory() {
     let ask = move || {
         (0..128)
             .filter_map(|_| connect())
-            .filter(|mut guest| guest.write_all(request).is_ok())
+            .filter(|mut client| client.write_all(request).is_ok())
             .collect()
     };
-    let guests: Vec<UnixStream> = std::thread::spawn(ask).join().expect("they ask");
-    assert!(guests.len() > 100, "{}", guests.len());
+    let clients: Vec<UnixStream> = std::thread::spawn(ask).join().expect("they ask");
+    assert!(clients.len() > 100, "{}", clients.len());
     let clock = Clock::system();
     let began = clock.tick();
     while clock.elapsed(began) < Duration::from_secs(5) {

@@ -17,8 +17,8 @@ fn serve(mut answer: impl FnMut(&str, &str) -> Option<String> + Send + 'static) 
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("its address");
     let serving = move || {
-        for mut guest in listener.incoming().map_while(Result::ok) {
-            let Some((path, body)) = request(&guest) else {
+        for mut connection in listener.incoming().map_while(Result::ok) {
+            let Some((path, body)) = request(&connection) else {
                 continue;
             };
             let (status, said) =
@@ -29,7 +29,7 @@ fn serve(mut answer: impl FnMut(&str, &str) -> Option<String> + Send + 'static) 
                 said.len()
             );
             // Whoever has gone away hears nothing.
-            let _ = guest.write_all(reply.as_bytes());
+            let _ = connection.write_all(reply.as_bytes());
         }
     };
     Builder::new().spawn(serving).expect("a thread");
@@ -37,8 +37,8 @@ fn serve(mut answer: impl FnMut(&str, &str) -> Option<String> + Send + 'static) 
 }
 
 /// The path and the body of a request.
-fn request(guest: &TcpStream) -> Option<(String, String)> {
-    let mut reader = BufReader::new(guest);
+fn request(connection: &TcpStream) -> Option<(String, String)> {
+    let mut reader = BufReader::new(connection);
     let (mut first, mut length) = (String::new(), 0);
     reader.read_line(&mut first).ok()?;
     loop {

@@ -1,4 +1,4 @@
-//! Guests of the two listeners who are slow, many or hostile: they delay nobody, cost little, and are shown out.
+//! Connections to the two listeners that are slow, many or hostile: they delay no other, cost little, and are closed.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -11,42 +11,43 @@ use refreshd_fake_server::Fault;
 use crate::common::{Daemon, LIFE, Portal, Rig, SOON, eventually};
 use crate::interfaces::calm;
 
-/// Longer than the daemon's patience with one step of a guest.
-const SHOWN_OUT: Duration = Duration::from_secs(30);
+/// Longer than the daemon's time limit for one step of a connection.
+const CLOSED_WITHIN: Duration = Duration::from_secs(30);
 
-trait Guest: Read + Write {}
-impl<T: Read + Write> Guest for T {}
+trait Connection: Read + Write {}
+impl<T: Read + Write> Connection for T {}
 
 /// A connection to the control socket or to the metrics listener.
-fn guest(rig: &Rig, door: &str) -> Box<dyn Guest> {
-    if door == "control" {
+fn connect(rig: &Rig, listener: &str) -> Box<dyn Connection> {
+    if listener == "control" {
         let stream =
-            UnixStream::connect(rig.path("control.sock")).expect("the socket takes guests");
+            UnixStream::connect(rig.path("control.sock")).expect("the socket accepts connections");
         stream
-            .set_read_timeout(Some(SHOWN_OUT))
+            .set_read_timeout(Some(CLOSED_WITHIN))
             .expect("a time limit");
         stream
-            .set_write_timeout(Some(SHOWN_OUT))
+            .set_write_timeout(Some(CLOSED_WITHIN))
             .expect("a time limit");
         Box::new(stream)
     } else {
-        let stream = TcpStream::connect(&rig.config.http).expect("the listener takes guests");
+        let stream =
+            TcpStream::connect(&rig.config.http).expect("the listener accepts connections");
         stream
-            .set_read_timeout(Some(SHOWN_OUT))
+            .set_read_timeout(Some(CLOSED_WITHIN))
             .expect("a time limit");
         stream
-            .set_write_timeout(Some(SHOWN_OUT))
+            .set_write_timeout(Some(CLOSED_WITHIN))
             .expect("a time limit");
         Box::new(stream)
     }
 }
 
 /// Sends this, ignoring that the daemon may have had enough of it, and takes what is answered.
-fn says(rig: &Rig, door: &str, request: &[u8]) -> String {
-    let mut guest = guest(rig, door);
-    let _ = guest.write_all(request);
+fn says(rig: &Rig, listener: &str, request: &[u8]) -> String {
+    let mut connection = connect(rig, listener);
+    let _ = connection.write_all(request);
     let mut answer = Vec::new();
-    let _ = guest.read_to_end(&mut answer);
+    let _ = connection.read_to_end(&mut answer);
     String::from_utf8_lossy(&answer).into_owned()
 }
 
@@ -57,7 +58,7 @@ fn open(daemon: &Daemon) -> usize {
         .count()
 }
 
-/// Whether both doors are answered, and portals renewed as if nothing were.
+/// Whether both listeners answer, and portals renewed as if nothing were.
 #[track_caller]
 fn all_is_well(rig: &Rig) {
     assert_eq!(rig.run(["status"]).code, Some(0));
@@ -72,10 +73,10 @@ fn a_crowd_that_says_nothing_half_of_it_or_never_listens_delays_nobody() {
     let daemon = rig.start();
     daemon.wait_for_outcome("acme", "renewed");
     let mut crowd = Vec::new();
-    for door in ["control", "http"] {
+    for listener in ["control", "http"] {
         for number in 0..300 {
-            let mut guest = guest(&rig, door);
-            let path = if door == "control" {
+            let mut connection = connect(&rig, listener);
+            let path = if listener == "control" {
                 "/v1/portals"
             } else {
                 "/metrics"
@@ -86,14 +87,14 @@ fn a_crowd_that_says_nothing_half_of_it_or_never_listens_delays_nobody() {
                 _ => format!("GET {path} HTTP/1.1\r\nHost: refreshd\r\n\r\n"),
             };
             // It may have been shown out already, for those who came after.
-            let _ = guest.write_all(request.as_bytes());
-            crowd.push(guest);
+            let _ = connection.write_all(request.as_bytes());
+            crowd.push(connection);
         }
         all_is_well(&rig);
     }
     assert!(
         open(&daemon) < 300,
-        "of {} guests {} are in",
+        "of {} connections {} are in",
         crowd.len(),
         open(&daemon)
     );
@@ -112,31 +113,31 @@ fn a_crowd_that_says_nothing_half_of_it_or_never_listens_delays_nobody() {
 fn who_says_nothing_more_is_shown_out() {
     let rig = calm(["acme"]);
     let daemon = rig.start();
-    for door in ["control", "http"] {
-        let mut guests: Vec<_> = (0..4).map(|_| guest(&rig, door)).collect();
+    for listener in ["control", "http"] {
+        let mut connections: Vec<_> = (0..4).map(|_| connect(&rig, listener)).collect();
         let body =
             "POST /v1/portals/acme/grant HTTP/1.1\r\nHost: a\r\nContent-Length: 99\r\n\r\nhalf";
-        for (guest, words) in
-            guests
+        for (connection, words) in
+            connections
                 .iter_mut()
                 .zip(["", "GE", "GET /livez HTTP/1.1\r\nHost: a\r\n\r\n", body])
         {
-            guest.write_all(words.as_bytes()).unwrap();
+            connection.write_all(words.as_bytes()).unwrap();
         }
-        let ends: Vec<_> = guests
+        let ends: Vec<_> = connections
             .iter_mut()
-            .map(|guest| {
+            .map(|connection| {
                 let mut answer = String::new();
-                guest.read_to_string(&mut answer).map(|_| answer)
+                connection.read_to_string(&mut answer).map(|_| answer)
             })
             .collect();
         assert!(
             ends.iter().all(Result::is_ok),
-            "{door}: a connection stays open: {ends:?}"
+            "{listener}: a connection stays open: {ends:?}"
         );
         assert!(
             ends[3].as_ref().unwrap().starts_with("HTTP/1.1 408 "),
-            "{door}: {ends:?}"
+            "{listener}: {ends:?}"
         );
     }
     daemon.stop();
@@ -151,14 +152,14 @@ fn who_does_not_take_the_answer_is_shown_out() {
         .collect();
     let daemon = rig.start();
     let before = open(&daemon);
-    let mut guests: Vec<_> = (0..8).map(|_| guest(&rig, "control")).collect();
-    for guest in &mut guests {
-        guest
+    let mut connections: Vec<_> = (0..8).map(|_| connect(&rig, "control")).collect();
+    for connection in &mut connections {
+        connection
             .write_all(b"GET /v1/portals HTTP/1.1\r\nHost: a\r\n\r\n")
             .unwrap();
     }
     eventually("they are in", SOON, || open(&daemon) >= before + 8);
-    eventually("their places are free again", SHOWN_OUT, || {
+    eventually("their places are free again", CLOSED_WITHIN, || {
         open(&daemon) <= before
     });
     daemon.stop();
@@ -172,7 +173,7 @@ fn garbage_and_what_is_too_large_is_refused() {
     let many: String = (0..500)
         .map(|number| format!("X-{number}: a\r\n"))
         .collect();
-    for door in ["control", "http"] {
+    for listener in ["control", "http"] {
         for (request, status) in [
             ("\x16\x03\x01\x02garbage\r\n\r\n".to_owned(), "400"),
             ("GET / HTTP/9.9\r\n\r\n".to_owned(), "400"),
@@ -186,20 +187,20 @@ fn garbage_and_what_is_too_large_is_refused() {
                 "4",
             ),
         ] {
-            let answer = says(&rig, door, request.as_bytes());
+            let answer = says(&rig, listener, request.as_bytes());
             // Who is still talking when it is refused may not hear the answer.
             let refused = answer.starts_with(&format!("HTTP/1.1 {status}"))
                 || answer.is_empty() && request.len() > 9999;
-            assert!(refused, "{door}: {:?}: {answer:?}", &request[..request.len().min(60)]);
+            assert!(refused, "{listener}: {:?}: {answer:?}", &request[..request.len().min(60)]);
         }
         let body = format!(
             "POST /v1/portals/acme/grant HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{long}",
             2 << 20
         );
-        let answer = says(&rig, door, body.as_bytes());
+        let answer = says(&rig, listener, body.as_bytes());
         assert!(
             answer.is_empty() || answer.starts_with("HTTP/1.1 4"),
-            "{door}: {answer:?}"
+            "{listener}: {answer:?}"
         );
     }
     // An answer that is still heard: the sender of a grant that is too long gets to know it.
@@ -217,7 +218,7 @@ fn garbage_and_what_is_too_large_is_refused() {
 }
 
 #[test]
-fn guests_who_stay_do_not_keep_it_from_stopping() {
+fn connections_that_stay_do_not_keep_it_from_stopping() {
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
     rig.fail(
@@ -228,16 +229,16 @@ fn guests_who_stay_do_not_keep_it_from_stopping() {
         1,
     );
     let mut daemon = rig.start();
-    let mut guests = Vec::new();
-    for door in ["control", "http"] {
+    let mut connections = Vec::new();
+    for listener in ["control", "http"] {
         for words in [
             "",
             "GET /v1/por",
             "POST /v1/portals/acme/grant HTTP/1.1\r\nContent-Length: 9\r\n\r\n{",
         ] {
-            let mut guest = guest(&rig, door);
-            guest.write_all(words.as_bytes()).unwrap();
-            guests.push(guest);
+            let mut connection = connect(&rig, listener);
+            connection.write_all(words.as_bytes()).unwrap();
+            connections.push(connection);
         }
     }
     eventually("a request under way", SOON, || rig.renewals("acme") == 1);
@@ -259,13 +260,13 @@ fn a_change_is_carried_out_whole_or_not_at_all_though_its_sender_is_gone() {
             assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(0));
             rig.wait_for_phase("acme", "fresh");
         }
-        let mut guest = guest(&rig, "control");
-        guest
+        let mut connection = connect(&rig, "control");
+        connection
             .write_all(b"DELETE /v1/portals/acme/grant HTTP/1.1\r\nHost: a\r\n\r\n")
             .unwrap();
         // Now before, now while, now after the daemon does it.
         std::thread::sleep(Duration::from_micros(100 * number));
-        drop(guest);
+        drop(connection);
         let has_grant = || rig.get_json("/v1/portals/acme")["phase"] == "fresh";
         eventually("files as the state has it", SOON, || {
             has_grant() == rig.token_json("acme").is_some()
