@@ -102,6 +102,8 @@ is() { [[ $(property "$1") == "$2" ]]; }
 main_pid() { property MainPID; }
 active() { is ActiveState active; }
 active_as_other_than() { local pid; pid=$(main_pid); active && [[ $pid != 0 && $pid != "$1" ]]; }
+# The pairs of which systemd has a copy.
+keeps() { [[ $(property NFileDescriptorStore) =~ ^$1$ ]]; }
 
 tokens=/run/refreshd/tokens
 has_token() { inside test -s "$tokens/$1/token"; }

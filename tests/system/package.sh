@@ -254,6 +254,25 @@ notices_systemd() {
     check "the daemon runs on" active
 }
 
+# The disk is a limit of the file size, as in systemd.sh.
+is_not_removed_with_what_no_disk_took() {
+    heading "$suite: removal while a pair is in memory alone"
+    local pid generation
+    pid=$(main_pid)
+    inside systemctl kill --signal=STOP sandbox.service
+    eventually $patience "a request waits for its answer" under_way
+    generation=$(generation_now)
+    inside prlimit --pid "$pid" --fsize=4096:
+    inside systemctl kill --signal=CONT sandbox.service
+    eventually 10 "systemd has a copy of the pair" keeps 1
+    check "apt does not remove it" not told env DEBIAN_FRONTEND=noninteractive apt-get remove -y refreshd
+    check "it says why" said 'not removed: the disk refuses token pairs, which are in memory alone (1)'
+    check "the daemon runs on" is MainPID "$pid"
+    inside prlimit --pid "$pid" --fsize=unlimited:
+    eventually $patience "with a disk the pair is saved" keeps 0
+    eventually 10 "and published" renewed_since acme "$generation"
+}
+
 is_removed() {
     heading "$suite: removal"
     local generation
@@ -377,6 +396,7 @@ on() {
         is_killed
         stays_stopped
         notices_systemd
+        is_not_removed_with_what_no_disk_took
         is_removed
         is_purged
         replaces_what_was_made_by_hand

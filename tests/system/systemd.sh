@@ -231,7 +231,6 @@ carries_a_pair_over() {
     eventually $patience "the grant lives on: portal-1 is renewed" renewed_since portal-1 "$generation"
     check "nobody was called dead meanwhile" not said_since "$since" 'needs-authorization'
 }
-keeps() { [[ $(property NFileDescriptorStore) =~ ^$1$ ]]; }
 
 stops() {
     heading "stop"
