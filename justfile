@@ -28,6 +28,11 @@ simulate SEEDS="8":
 fuzz TARGET SECONDS="60":
     tests/system/fuzz.sh {{SECONDS}} {{TARGET}}
 
+# The .deb and the .rpm of the release build: deb, rpm, tarball, all.
+package *ARGUMENTS:
+    deploy/build
+    deploy/package {{ARGUMENTS}}
+
 # The shipped configurations, unit and alerting rules.
 shipped: build
     config/check target/debug/refreshd

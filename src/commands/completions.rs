@@ -15,12 +15,15 @@ pub(super) struct Arguments {
     shell: Shell,
 }
 
-pub(super) const MANUAL_HELP: &str = "\
-Examples:
-  refreshd man | man -l -
-  refreshd man > /usr/share/man/man1/refreshd.1
-
-Exit codes: 0 printed, 64 usage.";
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  refreshd man | man -l -\n  refreshd man alert test > /usr/share/man/man1/refreshd-alert-test.1\n\nExit codes: 0 printed, 64 usage."
+)]
+pub(super) struct ManualArguments {
+    /// The command whose page it is, for example `alert test` [default: refreshd itself].
+    #[arg(value_name = "COMMAND")]
+    command: Vec<String>,
+}
 
 pub(super) fn completions(
     arguments: &Arguments,
@@ -31,9 +34,20 @@ pub(super) fn completions(
     print(script)
 }
 
-pub(super) fn manual(command: Command) -> Result<Exit, CommandError> {
+pub(super) fn manual(arguments: &ManualArguments, command: Command) -> Result<Exit, CommandError> {
+    // A page refers to those of its subcommands, and `help` has none.
+    let mut command = command.disable_help_subcommand(true);
+    command.build();
+    let mut described = &command;
+    for name in &arguments.command {
+        described = described
+            .find_subcommand(name)
+            .ok_or_else(|| CommandError::new(Exit::Usage, format!("no command `{name}`")))?;
+    }
     let mut page = Vec::new();
-    let rendered = clap_mangen::Man::new(command).render(&mut page);
+    let rendered = clap_mangen::Man::new(described.clone())
+        .source(concat!("refreshd ", env!("CARGO_PKG_VERSION")))
+        .render(&mut page);
     rendered.map_err(|error| {
         CommandError::new(
             Exit::Unavailable,

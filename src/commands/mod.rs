@@ -112,9 +112,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Print a completion script for a shell.
     Completions(completions::Arguments),
-    /// Print the manual page.
-    #[command(after_help = completions::MANUAL_HELP)]
-    Man,
+    /// Print the manual page of refreshd, or of a command.
+    Man(completions::ManualArguments),
     /// Run the fake authorization server alone, for tests.
     #[cfg(feature = "demo")]
     #[command(hide = true)]
@@ -230,7 +229,7 @@ pub fn main() -> Exit {
             Command::Completions(arguments) => {
                 completions::completions(&arguments, &mut Cli::command())
             }
-            Command::Man => completions::manual(Cli::command()),
+            Command::Man(arguments) => completions::manual(&arguments, Cli::command()),
             #[cfg(feature = "demo")]
             Command::Sandbox(arguments) => sandbox::run(&arguments).await,
         }

@@ -11,92 +11,26 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=tests/system/lib.sh
 source tests/system/lib.sh
+# shellcheck source=tests/system/container.sh
+source tests/system/container.sh
 
 # The whole rig is bounded, not only each step.
 if [[ -z ${REFRESHD_RIG_BOUNDED-} ]]; then
     REFRESHD_RIG_BOUNDED=1 exec timeout --kill-after=30 900 "$0" "$@"
 fi
 
-readonly sandbox_address=127.0.0.1:9480 metrics_port=9470 lifetime=20
+readonly metrics_port=9470 lifetime=20
 # Longer than a token's life here, so that a renewal must fall into it.
 readonly patience=40
 
 binary=${1:-target/release/refreshd}
-nspawn='' leader='' work=''
-
-# --- words ----------------------------------------------------------------------------------------------------------
-
-# inside COMMAND...: runs it as root in the container.
-inside() {
-    timeout 60 nsenter --target "$leader" --all --root --wd -- \
-        env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 "$@" </dev/null
-}
-
-# --- the container --------------------------------------------------------------------------------------------------
-
-install_tools() {
-    command -v systemd-nspawn >/dev/null && command -v mmdebstrap >/dev/null && return
-    apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-        systemd-container mmdebstrap >/dev/null
-}
-
-# The suite of this machine, since the binary was linked against this machine's libc.
-suite() {
-    if [[ -n ${REFRESHD_RIG_SUITE-} ]]; then echo "$REFRESHD_RIG_SUITE"; return; fi
-    # shellcheck source=/dev/null
-    (. /etc/os-release && [[ ${ID-} == debian && -n ${VERSION_CODENAME-} ]] && echo "$VERSION_CODENAME") \
-        || echo bookworm
-}
-
-# Prints the path of the Debian tree, which is made if it is not there. The container never writes into it.
-debian_tree() {
-    local suite cache tree
-    suite=$(suite)
-    cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/refreshd-rigs
-    tree=$cache/$suite-1
-    if [[ ! -d $tree ]]; then
-        mkdir -p "$cache"
-        echo "      making a Debian tree ($suite), once" >&2
-        timeout 600 mmdebstrap --quiet --variant=minbase \
-            --include=systemd,systemd-sysv,dbus,procps,ca-certificates,libbpf1 "$suite" "$work/tree" >&2
-        # Two runs at once: the second finds the first one's.
-        mv -T "$work/tree" "$tree" 2>/dev/null || [[ -d $tree ]]
-    fi
-    echo "$tree"
-}
-
-boot() {
-    # `bpf`: a BPF program enforces SocketBindDeny= (in Debian 13; Debian 12's systemd is built without it).
-    SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 systemd-nspawn --quiet --register=no --keep-unit --volatile=overlay \
-        -D "$1" --machine="refreshd-rig-$$" --boot --console=pipe --bind-ro="$work/package:/pkg" \
-        --private-network --system-call-filter=bpf --capability=CAP_BPF \
-        </dev/null >"$work/console" 2>&1 &
-    nspawn=$!
-    within 30 find_leader || { cat "$work/console" >&2; give_up "the container did not start"; }
-    within 60 booted || { cat "$work/console" >&2; give_up "the container did not boot"; }
-}
-
-# The container's first process: the child of systemd-nspawn that is called systemd.
-find_leader() {
-    local child
-    for child in $(cat "/proc/$nspawn/task/$nspawn/children"); do
-        [[ $(cat "/proc/$child/comm") == systemd ]] && leader=$child && return
-    done
-    return 1
-}
-
-booted() { [[ $(inside systemctl is-system-running || true) =~ ^(running|degraded)$ ]]; }
+work=''
 
 # Ends what this script has started, and nothing else.
 clean_up() {
     local status=$?
     trap - EXIT INT TERM
-    if [[ -n $leader ]]; then kill -s SIGRTMIN+4 "$leader" 2>/dev/null || true; fi
-    if [[ -n $nspawn ]]; then
-        within 15 gone "$nspawn" || { kill -KILL "$leader" "$nspawn" 2>/dev/null || true; }
-        wait "$nspawn" 2>/dev/null || true
-    fi
+    power_off
     if [[ -n $work ]]; then rm -rf --one-file-system "$work"; fi
     exit "$status"
 }
@@ -158,15 +92,7 @@ install_package() {
         systemctl daemon-reload'
 }
 
-# The stand-in authorization server, as a unit of its own without any sandbox.
-start_sandbox() {
-    inside systemd-run --quiet --unit=sandbox /usr/bin/refreshd sandbox --listen "$sandbox_address" \
-        --portals 2 --lifetime "${lifetime}s" --dir /tmp/sandbox
-    within 20 inside test -s /tmp/sandbox/client.secret -a -s /tmp/sandbox/portal-1.refresh \
-        -a -s /tmp/sandbox/portal-2.refresh || {
-        inside journalctl --no-pager -u sandbox >&2 || true
-        give_up "the stand-in server did not start"
-    }
+hand_over_grants() {
     inside bash -euc 'cd /tmp/sandbox
         install -o refreshd -g refreshd -m 0600 client.secret portal-1.refresh portal-2.refresh /etc/refreshd/'
 }
@@ -176,18 +102,7 @@ configure() { inside install -o root -g refreshd -m 0640 "/pkg/$1" /etc/refreshd
 
 # --- what is looked at ----------------------------------------------------------------------------------------------
 
-property() { inside systemctl show --property "$1" --value refreshd.service; }
-is() { [[ $(property "$1") == "$2" ]]; }
-main_pid() { property MainPID; }
-active() { is ActiveState active; }
-active_as_other_than() { local pid; pid=$(main_pid); active && [[ $pid != 0 && $pid != "$1" ]]; }
 has_status_text() { [[ -n $(property StatusText) ]]; }
-
-tokens=/run/refreshd/tokens
-has_token() { inside test -s "$tokens/$1/token"; }
-owned() { local found; found=$(inside stat --format='%a %U:%G' "$1"); [[ $found == "$2" ]] || { note "$1 is $found"; return 1; }; }
-generation() { inside grep -o '"generation": *[0-9]*' "$tokens/$1/token.json" | grep -o '[0-9]*$'; }
-renewed_since() { (($(generation "$1") > $2)); }
 
 # A GET with what bash has; `-` ends the reading when the server closes.
 metric() {
@@ -197,11 +112,9 @@ metric() {
 }
 metric_is() { [[ $(metric "$1") =~ ^$2(\.0)?$ ]]; }
 
-journal() { inside journalctl --quiet --no-pager --output=json --unit=refreshd.service "$@"; }
 # Entries that the daemon itself sent in the journal's protocol. Those of its standard output have no priority of theirs.
 own_entries() { journal _TRANSPORT=journal _COMM=refreshd "$@"; }
 failure_report() { inside journalctl --quiet --no-pager --output=cat --identifier=refreshd-failed --priority=crit; }
-now() { inside date '+%Y-%m-%d %H:%M:%S'; }
 
 # The secrets that are known: the client's, the first refresh tokens, and the access tokens of this moment.
 no_secret_in_journal() {
@@ -298,7 +211,7 @@ carries_a_pair_over() {
     pid=$(main_pid)
     inside rm -f /etc/systemd/system/refreshd.service.d/91-large.conf
     inside systemctl daemon-reload
-    if (($(version) >= 254)); then
+    if (($(systemd_version) >= 254)); then
         note "and stopped before it is started again"
         # A unit that nothing wants is forgotten with all that it has, once it has stopped.
         inside systemctl enable --quiet refreshd.service
@@ -318,14 +231,6 @@ carries_a_pair_over() {
     eventually $patience "the grant lives on: portal-1 is renewed" renewed_since portal-1 "$generation"
     check "nobody was called dead meanwhile" not said_since "$since" 'needs-authorization'
 }
-# A connection of the stand-in server on which something waits that it has not read.
-under_way() {
-    local port
-    port=$(printf '%04X' "${sandbox_address#*:}")
-    inside awk -v port=":$port" '$4 == "01" && index($2, port) && $5 !~ /:00000000$/ { found = 1 } END { exit !found }' /proc/net/tcp
-}
-keeps() { [[ $(property NFileDescriptorStore) =~ ^$1$ ]]; }
-version() { inside systemctl --version | sed -n '1s/^systemd \([0-9]*\).*/\1/p'; }
 
 stops() {
     heading "stop"
@@ -414,7 +319,6 @@ limited() {
         systemctl daemon-reload' limited "$@"
 }
 eventually_exit_code_69() { within 15 is ExecMainStatus 69; }
-said_since() { [[ $(journal --since="$1") == *"$2"* ]]; }
 
 starts_programs() {
     heading "a program as a channel"
@@ -454,13 +358,14 @@ trap 'exit 143' TERM
 trap 'exit 130' INT
 
 heading "container"
-install_tools
-tree=$(debian_tree)
+install_container_tools
+tree=$(debian_tree "$(suite)")
 pack
-boot "$tree"
+boot "$tree" "$work/package"
 note "$(inside systemctl --version | sed -n 1p), booted in ${SECONDS} s"
 install_package
-start_sandbox
+start_sandbox 2 "$lifetime"
+hand_over_grants
 
 starts
 if active; then

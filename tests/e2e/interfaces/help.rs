@@ -125,6 +125,17 @@ fn packaging_gets_its_completions_and_manual_page() {
         &manual.stdout,
         &[".TH refreshd 1", "refreshd\\-status(1)", "Exit codes"],
     );
+    // what a page refers to is there
+    let manual = refreshd(&["man", "alert", "test"]);
+    assert_eq!((manual.code, manual.stderr.as_str()), (Some(0), ""));
+    contains(&manual.stdout, &[".TH refreshd-alert-test 1", "CHANNEL"]);
+    contains(
+        &refreshd(&["man", "alert"]).stdout,
+        &["refreshd\\-alert\\-test(1)"],
+    );
+    let unknown = refreshd(&["man", "alert", "tset"]);
+    assert_eq!((unknown.code, unknown.stdout.as_str()), (Some(64), ""));
+    contains(&unknown.stderr, &["no command `tset`"]);
     let version = refreshd(&["--version"]);
     assert_eq!(
         version.stdout,

@@ -1,0 +1,432 @@
+#!/usr/bin/env bash
+# What an administrator installs: tests/system/package.sh [BINARY], by default target/release/refreshd.
+#
+# deploy/package makes a .deb of the binary, and another one of a higher version. On Debian 12 and on Debian 13, with systemd
+# booted, the package is installed; ten lines of TOML and a refresh token are written, and `systemctl start` gives a fresh
+# token. The package is upgraded while a renewal waits for its answer, the daemon is killed, the package is removed, installed
+# again and purged, and nothing is left but what the administrator wrote. Then it is installed over what was made by hand.
+# The .rpm has the same files with the same modes; the tarball is installed and removed.
+#
+# Needs root. Installs what it uses; the Debian trees (210 MB each) are made once and kept in ~/.cache/refreshd-rigs.
+# REFRESHD_RIG_SUITES chooses other Debian releases. Exit code: 0, 1 (something failed), 66 (no such binary), 77 (cannot
+# run here).
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+# shellcheck source=tests/system/lib.sh
+source tests/system/lib.sh
+# shellcheck source=tests/system/container.sh
+source tests/system/container.sh
+
+# The whole rig is bounded, not only each step.
+if [[ -z ${REFRESHD_RIG_BOUNDED-} ]]; then
+    REFRESHD_RIG_BOUNDED=1 exec timeout --kill-after=30 1200 "$0" "$@"
+fi
+
+readonly lifetime=20 patience=40
+# As the first release would be called, and one that comes after it.
+readonly first=0.1.0 later=99.0.0
+
+binary=${1:-target/release/refreshd}
+work='' upgrade=''
+
+# Ends what this script has started, and nothing else.
+clean_up() {
+    local status=$?
+    trap - EXIT INT TERM
+    if [[ -n $upgrade ]]; then kill "$upgrade" 2>/dev/null || true; fi
+    power_off
+    if [[ -n $work ]]; then rm -rf --one-file-system "$work"; fi
+    exit "$status"
+}
+
+# --- words ----------------------------------------------------------------------------------------------------------
+
+# said TEXT: in what the last `told` printed.
+said() { grep --quiet --fixed-strings -- "$1" "$work/said"; }
+# told COMMAND...: runs it inside; what it prints is kept. apt gives dpkg a terminal, whose lines end in CR LF.
+told() {
+    local status=0
+    inside "$@" >"$work/printed" 2>&1 || status=$?
+    tr -d '\r' <"$work/printed" >"$work/said"
+    ((status == 0)) || sed 's/^/      /' "$work/said"
+    return $status
+}
+# as_told PATTERN: does what the last `told` printed as a remedy, from where the pattern begins.
+as_told() {
+    sed -nE "s#^refreshd: .*($1.*)#\\1#p" "$work/said" >"$work/remedies"
+    sed 's/^/      /' "$work/remedies"
+    [[ -s $work/remedies ]] && inside bash -euc "$(<"$work/remedies")"
+}
+
+deb() { echo "/pkg/refreshd_$1_$architecture.deb"; }
+install_deb() { told env DEBIAN_FRONTEND=noninteractive dpkg -i "$(deb "$1")"; }
+installed_version() { inside dpkg-query --show --showformat='${Version}' refreshd; }
+there() { inside test -e "$1"; }
+enabled() { inside systemctl is-enabled --quiet refreshd.service; }
+generation_now() { generation acme || echo 0; }
+has_account() { inside id refreshd >/dev/null 2>&1; }
+
+# --- the packages ---------------------------------------------------------------------------------------------------
+
+make_packages() {
+    heading "packages"
+    local into=$work/package
+    export REFRESHD_PACKAGE_FAST=1
+    command -v rpm2cpio >/dev/null && command -v cpio >/dev/null || install_packages rpm rpm2cpio cpio \
+        || give_up "rpm2cpio and cpio cannot be installed" 77
+    check "deploy/package makes a .deb" deploy/package deb --binary "$binary" --version "$first" --into "$into"
+    check "deploy/package makes a .deb of a later version" deploy/package deb --binary "$binary" --version "$later" --into "$into"
+    check "deploy/package makes an .rpm" deploy/package rpm --binary "$binary" --version "$first" --into "$into"
+    check "deploy/package makes a tarball" deploy/package tarball --binary "$binary" --version "$first" --into "$into"
+    architecture=$(dpkg --print-architecture)
+    ((failed == 0)) || give_up "there is nothing to install"
+    cp "$into/refreshd_${first}_$architecture.deb" "$work/once.deb"
+    deploy/package deb --binary "$binary" --version "$first" --into "$into" >/dev/null
+    check "once more it is the same, to the last byte" cmp --quiet "$work/once.deb" "$into/refreshd_${first}_$architecture.deb"
+    # Relative to the systemd of Debian 12 and 13.
+    mkdir "$into/tarball"
+    tar -xzf "$into"/refreshd-"$first"-*.tar.gz --strip-components=1 --no-same-owner -C "$into/tarball"
+}
+
+# Modes, owners and paths of what is in the package. For zsh each distribution has a place of its own.
+contents_of_deb() {
+    dpkg-deb --contents "$1" | awk '{ sub(/^\./, "", $6); print $1, $2, $6 }' | grep -v '^d' \
+        | sed 's|vendor-completions|site-functions|' | LC_ALL=C sort -k3
+}
+contents_of_rpm() {
+    rpm -qp --queryformat '[%{FILEMODES:perms} %{FILEUSERNAME}/%{FILEGROUPNAME} %{FILENAMES}\n]' "$1" | grep -v '^d' | LC_ALL=C sort -k3
+}
+
+the_rpm_is_as_the_deb() {
+    heading ".rpm"
+    local deb=$work/package/refreshd_${first}_$architecture.deb rpm
+    rpm=$(echo "$work"/package/*.rpm)
+    contents_of_deb "$deb" >"$work/of-deb"
+    contents_of_rpm "$rpm" >"$work/of-rpm"
+    note "$(wc -l <"$work/of-deb") files"
+    check "the same files with the same modes and owners are in both" diff "$work/of-deb" "$work/of-rpm"
+    check "all are root's, and nobody else may write" not grep -vE '^-(rwxr-xr-x|rw-r--r--) root/root ' "$work/of-rpm"
+    mkdir "$work/of"
+    (cd "$work/of" && mkdir deb rpm && rpm2cpio "$rpm" | cpio --quiet -idm -D rpm && dpkg-deb -x "$deb" deb)
+    check "the contents are the same" same_contents
+    check "it needs systemd and the authorities' certificates" needs systemd ca-certificates
+    check "its scripts call the same setup as the .deb's" test "$(rpm -qp --scripts "$rpm" | grep -c /usr/lib/refreshd/setup)" -ge 2
+    check "an upgrade of systemd is noticed" grep --quiet 'setup drop-in' <(rpm -qp --triggers "$rpm")
+}
+same_contents() {
+    mkdir -p "$work/of/deb/usr/share/zsh" && mv "$work"/of/deb/usr/share/zsh/{vendor-completions,site-functions}
+    diff --recursive "$work/of/deb" "$work/of/rpm"
+}
+needs() { local name; for name; do rpm -qp --requires "$work"/package/*.rpm | grep -q "^$name" || return; done; }
+
+# --- what is proved in each Debian ----------------------------------------------------------------------------------
+
+# What is on the disk, but for logs, caches, and what dpkg and systemd keep of their own.
+everything() {
+    inside find /etc /usr /var /run /home /root /srv /opt -xdev \( -path /var/log -o -path /var/cache -o -path /var/lib/dpkg \
+        -o -path /var/lib/apt -o -path /var/lib/systemd -o -path /var/tmp -o -path /run/systemd -o -path /run/log -o -path /run/udev \
+        -o -path /run/user -o -path /usr/share/mime -o -name '.pwd.lock' -o -name '*-' \) -prune -o -print | LC_ALL=C sort
+    inside cat /etc/passwd /etc/group
+}
+
+is_installed() {
+    heading "$suite: installation"
+    check "apt installs it without a network" told env DEBIAN_FRONTEND=noninteractive apt-get install -y "$(deb "$first")"
+    check "it says what to do next" said 'refreshd check && systemctl enable --now refreshd'
+    check "nothing is started" not active
+    check "nothing is enabled" not enabled
+    check "the account is there" has_account
+    check "/etc/refreshd is root's, and its files will be the daemon's to read" owned /etc/refreshd '2750 root:refreshd'
+    check "the token directory is the daemon's" owned "$tokens" '751 refreshd:refreshd'
+    check "the manual page is there" there /usr/share/man/man1/refreshd-alert-test.1.gz
+    if (($(systemd_version) >= 254)); then
+        check "systemd $(systemd_version) has the drop-in" is Type notify-reload
+    else
+        check "systemd $(systemd_version) has no drop-in" is Type notify
+    fi
+    check "without a configuration it does not start" not inside systemctl start refreshd.service
+    check "and the exit code says so" is ExecMainStatus 78
+    inside systemctl reset-failed refreshd.service
+}
+
+# As an administrator would, with the usual umask: nothing is said about owners.
+is_configured() {
+    heading "$suite: ten lines and a refresh token"
+    # A refresh token works once: one for each installation that begins anew.
+    start_sandbox 3 "$lifetime"
+    inside bash -euc 'umask 022
+        cp /pkg/ten.toml /etc/refreshd/refreshd.toml
+        install -m 640 /tmp/sandbox/client.secret /etc/refreshd/crm.secret
+        install -m 640 /tmp/sandbox/portal-1.refresh /etc/refreshd/acme.refresh' || true
+    check "the secret is the daemon's to read" owned /etc/refreshd/crm.secret '640 root:refreshd'
+    check "refreshd check is content" told refreshd check
+    check "systemctl enable --now returns once it is ready" inside systemctl enable --quiet --now refreshd.service
+    eventually 20 "there is a fresh token" has_token acme
+    eventually $patience "it is renewed" renewed_since acme "$(generation_now)"
+}
+ten_lines() {
+    cat <<END
+[apps.crm]
+provider = "bitrix24"
+client_id = "local.sandbox"
+client_secret_file = "/etc/refreshd/crm.secret"
+token_url = "http://$sandbox_address/oauth/token/"
+
+[portals.acme]
+app = "crm"
+renew_every = "50%"
+refresh_token_file = "/etc/refreshd/acme.refresh"
+END
+}
+
+is_upgraded() {
+    heading "$suite: upgrade while a renewal is under way"
+    local pid generation since status=0
+    pid=$(main_pid)
+    since=$(now)
+    inside systemctl kill --signal=STOP sandbox.service
+    eventually $patience "a request waits for its answer" under_way
+    generation=$(generation_now)
+    install_deb "$later" &
+    upgrade=$!
+    eventually 30 "the old daemon is asked to stop" is ActiveState deactivating
+    check "it waits for the answer" is MainPID "$pid"
+    check "and readers have their token" has_token acme
+    inside systemctl kill --signal=CONT sandbox.service
+    wait "$upgrade" || status=$?
+    upgrade=''
+    check "dpkg is content" test "$status" = 0
+    check "it is the later version" test "$(installed_version)" = "$later"
+    check "the daemon is another process" active_as_other_than "$pid"
+    check "the renewal came to its end" renewed_since acme "$generation"
+    check "nothing is in doubt" not said_since "$since" 'doubt'
+    eventually $patience "the grant lives on: it is renewed" renewed_since acme "$((generation + 1))"
+    check "nobody was called dead meanwhile" not said_since "$since" 'needs-authorization'
+}
+
+# Of what an older version took, a later one may refuse something.
+is_not_restarted_in_vain() {
+    heading "$suite: upgrade that refuses the configuration"
+    local pid
+    pid=$(main_pid)
+    inside bash -c 'printf "[htp]\n" >>/etc/refreshd/refreshd.toml'
+    check "dpkg is content" install_deb "$later"
+    check "the problem is named with its place" said '/etc/refreshd/refreshd.toml:11'
+    check "what to do is said" said 'refreshd check && systemctl restart refreshd'
+    check "the daemon that runs is left" is MainPID "$pid"
+    check "and active" active
+    inside sed -i '$d' /etc/refreshd/refreshd.toml
+}
+
+is_killed() {
+    heading "$suite: SIGKILL"
+    local pid generation
+    pid=$(main_pid)
+    generation=$(generation_now)
+    inside kill -KILL "$pid" || true
+    check "the token stays where readers look for it" has_token acme
+    eventually 20 "systemd starts it again" active_as_other_than "$pid"
+    eventually $patience "the grant lives on: it is renewed" renewed_since acme "$generation"
+}
+
+stays_stopped() {
+    heading "$suite: upgrade of one that was stopped"
+    inside systemctl stop refreshd.service
+    check "dpkg is content" install_deb "$later"
+    check "it is not started" not active
+    check "it is enabled still" enabled
+    check "nothing is said of a first installation" not said 'needs a configuration'
+    check "it starts" inside systemctl start refreshd.service
+}
+
+# dpkg tells the package when systemd's own files are replaced.
+notices_systemd() {
+    heading "$suite: another systemd"
+    local link=/usr/lib/systemd/system/refreshd.service.d/10-systemd-254.conf
+    inside rm -f "$link"
+    inside dpkg-trigger --by-package=systemd --no-await /usr/lib/systemd/systemd
+    check "dpkg runs what waits" inside dpkg --triggers-only --pending
+    if (($(systemd_version) >= 254)); then
+        check "the drop-in is there again" there "$link"
+    else
+        check "the drop-in stays away" not there "$link"
+    fi
+    check "the daemon runs on" active
+}
+
+# The disk is a limit of the file size, as in systemd.sh.
+is_not_removed_with_what_no_disk_took() {
+    heading "$suite: removal while a pair is in memory alone"
+    local pid generation
+    pid=$(main_pid)
+    inside systemctl kill --signal=STOP sandbox.service
+    eventually $patience "a request waits for its answer" under_way
+    generation=$(generation_now)
+    inside prlimit --pid "$pid" --fsize=4096:
+    inside systemctl kill --signal=CONT sandbox.service
+    eventually 10 "systemd has a copy of the pair" keeps 1
+    check "apt does not remove it" not told env DEBIAN_FRONTEND=noninteractive apt-get remove -y refreshd
+    check "it says why" said 'not removed: the disk refuses token pairs, which are in memory alone (1)'
+    check "the daemon runs on" is MainPID "$pid"
+    inside prlimit --pid "$pid" --fsize=unlimited:
+    eventually $patience "with a disk the pair is saved" keeps 0
+    eventually 10 "and published" renewed_since acme "$generation"
+}
+
+is_removed() {
+    heading "$suite: removal"
+    local generation
+    generation=$(generation_now)
+    check "apt removes it" told env DEBIAN_FRONTEND=noninteractive apt-get remove -y refreshd
+    check "the daemon is stopped" not active
+    check "its files are gone" not there /usr/bin/refreshd
+    check "so is what was made of them" not there /usr/lib/systemd/system/refreshd.service.d
+    check "the configuration stays" there /etc/refreshd/refreshd.toml
+    check "the state stays" there /var/lib/refreshd/state.db
+    check "readers have their token" has_token acme
+    check "it is installed again" install_deb "$first"
+    check "it starts" inside systemctl start refreshd.service
+    eventually $patience "the grant lives on: it is renewed" renewed_since acme "$generation"
+}
+
+is_purged() {
+    heading "$suite: purge"
+    check "apt purges it, running as it is" told env DEBIAN_FRONTEND=noninteractive apt-get purge -y refreshd
+    check "the state is gone" not there /var/lib/refreshd
+    check "the token files are gone" not there /run/refreshd
+    check "what the administrator wrote is there" inside test -s /etc/refreshd/refreshd.toml -a -s /etc/refreshd/crm.secret
+    check "it says so" said '/etc/refreshd holds what you wrote and stays'
+    # Its files are the account's to read.
+    check "so is the account" has_account
+    as_told 'rm -r ' || true
+    check "what it says removes both" not has_account
+    everything >"$work/after"
+    check "nothing is left" diff "$work/before" "$work/after"
+    install_deb "$first" || true
+    check "of an installation that was never used" told env DEBIAN_FRONTEND=noninteractive dpkg --purge refreshd
+    everything >"$work/after"
+    check "nothing is left either" diff "$work/before" "$work/after"
+}
+
+# Everything that stood in the way of somebody who had installed it by hand.
+replaces_what_was_made_by_hand() {
+    heading "$suite: over what was made by hand"
+    local pid
+    inside bash -euc '
+        install -m 755 /pkg/tarball/root/usr/bin/refreshd /usr/local/bin/refreshd
+        sed "s|/usr/bin/refreshd|/usr/local/bin/refreshd|" /pkg/tarball/root/usr/lib/systemd/system/refreshd.service \
+            >/etc/systemd/system/refreshd.service
+        useradd --system --user-group --no-create-home refreshd
+        install -d -m 777 -o nobody -g nogroup /etc/refreshd /etc/refreshd/portals.d
+        cp /pkg/ten.toml /etc/refreshd/refreshd.toml
+        install -m 600 -o refreshd /tmp/sandbox/client.secret /etc/refreshd/crm.secret
+        install -m 600 -o refreshd /tmp/sandbox/portal-2.refresh /etc/refreshd/acme.refresh
+        systemctl daemon-reload
+        systemctl start refreshd.service' || note "the one made by hand does not start"
+    eventually 20 "one that was made by hand runs" has_token acme
+    pid=$(main_pid)
+    # As root would leave them: this is what stops the service of a newcomer.
+    inside chown root:root /etc/refreshd/crm.secret /etc/refreshd/acme.refresh
+    inside chmod 700 /etc/refreshd/portals.d
+    check "the package is installed over it" install_deb "$first"
+    check "/etc/refreshd has its owner and mode" owned /etc/refreshd '2750 root:refreshd'
+    check "which is said" said '/etc/refreshd was nobody:nogroup 777 and is root:refreshd 2750 now'
+    check "the unit that hides the package's is named" said '/etc/systemd/system/refreshd.service takes the place of the package'
+    check "and left" there /etc/systemd/system/refreshd.service
+    check "the program that hides the package's is named" said 'rm /usr/local/bin/refreshd'
+    check "and left" there /usr/local/bin/refreshd
+    check "a secret that the daemon cannot read is named" said 'the daemon cannot read /etc/refreshd/crm.secret'
+    check "so is a directory" said 'the daemon cannot read /etc/refreshd/portals.d'
+    check "their owners are left" owned /etc/refreshd/crm.secret '600 root:root'
+    check "the daemon that runs is left, since it would not start again" is MainPID "$pid"
+    check "which is said" said 'the daemon is not restarted'
+    check "what is said to do can be done" as_told '(chown |rm /usr/local|rm /etc/systemd)'
+    inside systemctl restart refreshd.service || true
+    check "with every remedy that was said, the package's unit runs" runs_the_packages_unit
+    check "as another process" active_as_other_than "$pid"
+    eventually $patience "the grant lives on: it is renewed" renewed_since acme "$(generation_now)"
+    told env DEBIAN_FRONTEND=noninteractive dpkg --purge refreshd || true
+    as_told 'rm -r ' || true
+}
+
+runs_the_packages_unit() { [[ $(property FragmentPath) =~ ^(/usr)?/lib/systemd/system/refreshd.service$ ]]; }
+
+# The same files without a package manager.
+is_installed_from_the_tarball() {
+    heading "$suite: tarball"
+    check "install.sh installs it" told /pkg/tarball/install.sh
+    check "it says what to do next" said 'refreshd check && systemctl enable --now refreshd'
+    inside bash -euc 'umask 022
+        cp /pkg/ten.toml /etc/refreshd/refreshd.toml
+        install -m 640 /tmp/sandbox/client.secret /etc/refreshd/crm.secret
+        install -m 640 /tmp/sandbox/portal-3.refresh /etc/refreshd/acme.refresh' || true
+    check "it starts" inside systemctl start refreshd.service
+    eventually 20 "there is a fresh token" has_token acme
+    local pid
+    pid=$(main_pid)
+    check "install.sh upgrades it" told /pkg/tarball/install.sh
+    check "the daemon is another process" active_as_other_than "$pid"
+    check "install.sh purges it" told /pkg/tarball/install.sh purge
+    as_told 'rm -r ' || true
+    everything >"$work/after"
+    check "nothing is left" diff "$work/before" "$work/after"
+    install_deb "$first" || true
+    check "it refuses to install over a package" not told /pkg/tarball/install.sh
+}
+
+# on SUITE
+on() {
+    suite=$1
+    local tree glibc=2.36
+    if [[ $suite != bookworm ]]; then glibc=2.41; fi
+    if dpkg-deb --field "$work/package/refreshd_${first}_$architecture.deb" Depends | grep -oE 'libc6 \(>= [0-9.]+' \
+        | { read -r _ _ needed && dpkg --compare-versions "$needed" gt "$glibc"; }; then
+        note "$suite: this binary needs a later libc: skipped"
+        return
+    fi
+    tree=$(debian_tree "$suite")
+    boot "$tree" "$work/package"
+    note "$suite: $(inside systemctl --version | sed -n 1p)"
+    everything >"$work/before"
+    is_installed
+    is_configured
+    if active; then
+        is_upgraded
+        is_not_restarted_in_vain
+        is_killed
+        stays_stopped
+        notices_systemd
+        is_not_removed_with_what_no_disk_took
+        is_removed
+        is_purged
+        replaces_what_was_made_by_hand
+        is_installed_from_the_tarball
+    else
+        note "it does not run: nothing else can be looked at"
+    fi
+    if ((failed)); then
+        heading "the daemon's last words"
+        inside journalctl --no-pager --lines=60 --unit=refreshd.service || true
+    fi
+    power_off
+}
+
+# --- and now --------------------------------------------------------------------------------------------------------
+
+((EUID == 0)) || give_up "needs root: a container is booted" 77
+command -v dpkg-deb >/dev/null || give_up "needs Debian's own tools" 77
+[[ -x $binary ]] || give_up "no executable at $binary; build it first, or name it" 66
+work=$(mktemp -d)
+trap clean_up EXIT
+trap 'exit 143' TERM
+trap 'exit 130' INT
+
+install_container_tools || give_up "systemd-container and mmdebstrap cannot be installed" 77
+mkdir "$work/package"
+ten_lines >"$work/package/ten.toml"
+make_packages
+the_rpm_is_as_the_deb
+for each in ${REFRESHD_RIG_SUITES:-bookworm trixie}; do on "$each"; done
+
+printf '\ntests/system/package.sh: %d passed, %d failed, %d s\n' "$passed" "$failed" "$SECONDS"
+((failed == 0))
