@@ -53,7 +53,13 @@ const DESCRIPTIONS: [&str; 12] = [
     "title",
 ];
 /// Members with a second sentence.
-const SECONDARY_DESCRIPTIONS: [&str; 2] = ["hint", "error_hint"];
+const SECONDARY_DESCRIPTIONS: [&str; 5] = [
+    "hint",
+    "error_hint",
+    "errors.refresh_token.0",
+    "errors.refresh_token",
+    "errors.0",
+];
 
 /// Error codes of RFC 6749 section 5.2 and RFC 8628 section 3.5. They are never masked, even if a secret has the same
 /// text.
@@ -300,9 +306,22 @@ fn dead(what: &str, status: u16) -> Problem {
     }
 }
 
-/// Normalises a code to the spelling of RFC 6749: `Invalid Grant`, `invalid-grant`.
+/// Normalises a code to the spelling of RFC 6749: `Invalid Grant`, `invalid-grant`, `InvalidGrant`.
 fn spelt_as_usual(code: &str) -> String {
-    code.trim().to_ascii_lowercase().replace([' ', '-'], "_")
+    let code = code.trim();
+    let mut spelt = String::with_capacity(code.len());
+    let mut before = ' ';
+    for c in code.chars() {
+        if before.is_ascii_lowercase() && c.is_ascii_uppercase() {
+            spelt.push('_');
+        }
+        spelt.push(match c {
+            ' ' | '-' => '_',
+            c => c.to_ascii_lowercase(),
+        });
+        before = c;
+    }
+    spelt
 }
 
 /// Returns whether a code, besides `invalid_grant`, reports a dead grant: Spring's `invalid_token`, fosite's
@@ -313,7 +332,12 @@ fn is_dead_grant_code(code: &str) -> bool {
 
 /// Returns whether a code or a sentence reports that a token is no longer valid.
 fn reports_dead_token(text: &str) -> bool {
-    const DEAD: [&str; 13] = [
+    const DEAD: [&str; 18] = [
+        "does not exist",
+        "doesn't exist",
+        "no longer",
+        "removed",
+        "deleted",
         "expired",
         "revoked",
         "inactive",
@@ -329,7 +353,9 @@ fn reports_dead_token(text: &str) -> bool {
         "already_used",
     ];
     let text = text.to_lowercase();
-    text.contains("token") && DEAD.iter().any(|dead| text.contains(dead))
+    let is_named = text.contains("token")
+        || text.contains("grant") && !text.contains("grant_type") && !text.contains("grant type");
+    is_named && DEAD.iter().any(|dead| text.contains(dead))
 }
 
 /// As [`reports_dead_token`]. At a status that other causes have more often, the sentence must name the refresh token;
@@ -338,7 +364,9 @@ fn reports_dead_grant(text: &str, status: u16) -> bool {
     let is_named = match status {
         400 | 401 => true,
         403 => false,
-        _ => text.to_lowercase().contains("refresh"),
+        _ => ["refresh", "grant"]
+            .iter()
+            .any(|subject| text.to_lowercase().contains(subject)),
     };
     is_named && reports_dead_token(text)
 }
@@ -350,6 +378,19 @@ pub fn plain_text(body: &[u8]) -> Option<&str> {
     let text = text.trim_start_matches('\u{feff}').trim();
     let is_plain = !text.is_empty() && text.len() <= MAX_PLAIN && !text.contains(['<', '{', '[']);
     is_plain.then_some(text)
+}
+
+/// Error code and description of a reply in XML (`<OAuth><error>…</error>`), which some servers send whatever is accepted.
+#[must_use]
+pub fn xml_error(body: &[u8]) -> Option<(&str, &str)> {
+    let text = std::str::from_utf8(body).ok()?;
+    let element = |name: &str| {
+        let (_, rest) = text.split_once(&format!("<{name}>"))?;
+        let (inside, _) = rest.split_once(&format!("</{name}>"))?;
+        Some(inside.trim()).filter(|inside| !inside.contains('<'))
+    };
+    let code = element("error").filter(|code| code.len() <= 64 && !code.contains(' '))?;
+    Some((code, element("error_description").unwrap_or_default()))
 }
 
 /// The code of RFC 6749 that is a word of a plain text.
@@ -370,7 +411,7 @@ pub(super) fn standard_code(text: &str) -> Option<&'static str> {
 /// Returns whether a refusal is so unspecific that it may be about a dead grant.
 const fn may_be_dead(class: Class, status: u16) -> bool {
     matches!(class, Class::ClientRejected | Class::Unknown)
-        && matches!(status, 200..=299 | 400 | 401 | 403 | 404 | 410 | 422)
+        && matches!(status, 200..=299 | 400 | 401 | 403 | 404 | 409 | 410 | 422)
 }
 
 /// Sentence of RFC 6749 section 5.2 for every `invalid_request`: many servers send it whatever the cause.

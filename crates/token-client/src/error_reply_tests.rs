@@ -394,6 +394,13 @@ fn a_dead_grant_is_known_in_other_words() {
         ),
         (422, r#"{"message":"The refresh token is invalid."}"#),
         (404, r#"{"title":"Refresh token not found"}"#),
+        (404, r#"{"message":"refresh token does not exist"}"#),
+        (410, r#"{"message":"grant removed"}"#),
+        (409, r#"{"error":"token_already_used"}"#),
+        (
+            422,
+            r#"{"message":"The given data was invalid.","errors":{"refresh_token":["The refresh token is expired."]}}"#,
+        ),
         (400, "Refresh token expired"),
         (401, "refresh token is not valid\r\n"),
     ] {
@@ -434,6 +441,8 @@ fn the_code_of_the_standard_counts_wherever_it_stands() {
         r#"{"status":400,"data":{"name":"invalid_grant"}}"#,
         r#"{"data":{"error":"invalid_grant","error_description":"no"}}"#,
         r#"{"messages":[{"type":"invalid_grant"}]}"#,
+        r#"{"error":"InvalidGrant"}"#,
+        "<?xml version=\"1.0\"?><OAuth><error>invalid_grant</error><error_description>spent</error_description></OAuth>",
         "invalid_grant",
         "Error: invalid_grant (the token was spent)",
     ] {

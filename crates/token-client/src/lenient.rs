@@ -50,6 +50,16 @@ pub fn parse(bytes: &[u8], exact: &[&str]) -> Result<Parsed, usize> {
     }
 }
 
+/// Returns whether two names differ in case, `_` and `-` at most.
+fn is_spelled_as(name: &str, other: &str) -> bool {
+    let letters = |name| {
+        str::chars(name)
+            .filter(|c| !matches!(c, '_' | '-'))
+            .map(|c| c.to_ascii_lowercase())
+    };
+    letters(name).eq(letters(other))
+}
+
 /// Length of the comment at the beginning of a text, with its signs; `None` if there is none, or if it does not end.
 pub(super) fn comment(text: &[u8]) -> Option<usize> {
     let (inside, length) = match text {
@@ -144,7 +154,7 @@ impl Parser<'_> {
             }
             let name = self.string()?;
             self.take(b':')?;
-            let exact = self.exact.contains(&name.as_str());
+            let exact = self.exact.iter().any(|exact| is_spelled_as(exact, &name));
             let value = self.value(level + 1, exact)?;
             add(&mut map, name, value);
             self.comma(b'}')?;

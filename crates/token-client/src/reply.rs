@@ -45,16 +45,20 @@ pub fn read_in(
     };
     let Some(body) = token_object::open(reply.body, reply.whole, profile) else {
         // A success is kept and in doubt, whatever its text says.
-        let code = error_reply::plain_text(reply.body).filter(|_| !is_success(reply.status));
-        return Verdict::Refused(
-            match code.and_then(|text| Some((code_in_text(text)?, text))) {
-                Some((code, text)) => {
-                    let words = if text == code { "" } else { text };
-                    with_code(reply, profile, &Map::new(), (code, words), secrets, context)
-                }
-                None => without_code(reply, profile, None, secrets, context),
-            },
-        );
+        let in_text = || {
+            let text = error_reply::plain_text(reply.body)?;
+            let code = code_in_text(text)?;
+            Some((code, if text == code { "" } else { text }))
+        };
+        let error = if is_success(reply.status) {
+            None
+        } else {
+            error_reply::xml_error(reply.body).or_else(in_text)
+        };
+        return Verdict::Refused(match error {
+            Some(error) => with_code(reply, profile, &Map::new(), error, secrets, context),
+            None => without_code(reply, profile, None, secrets, context),
+        });
     };
     if let Some((code, description)) = error_of(&body, profile) {
         let words = (code.as_str(), description.as_str());

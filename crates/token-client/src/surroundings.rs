@@ -44,10 +44,10 @@ const FAILURES: [&str; 20] = [
     "unsuccessful",
 ];
 /// Words for a failure that occur inside harmless words.
-const EXACT_FAILURES: [&str; 22] = [
-    "err", "fault", "unable", "cannot", "cant", "couldnt", "wrong", "bad", "aborted", "illegal",
-    "missing", "mismatch", "disabled", "blocked", "banned", "declined", "tampered", "replayed",
-    "reused", "corrupt", "nok", "required",
+const EXACT_FAILURES: [&str; 23] = [
+    "ko", "err", "fault", "unable", "cannot", "cant", "couldnt", "wrong", "bad", "aborted",
+    "illegal", "missing", "mismatch", "disabled", "blocked", "banned", "declined", "tampered",
+    "replayed", "reused", "corrupt", "nok", "required",
 ];
 /// Beginnings and ends of words for what a failure must be about.
 const SUBJECTS: [&str; 8] = [
@@ -254,7 +254,8 @@ pub(super) fn is_something_else(name: &str) -> bool {
         "cache",
         "original",
     ];
-    const WORDS: [&str; 50] = [
+    const WORDS: [&str; 51] = [
+        "form",
         "last",
         "prev",
         "old",
@@ -400,13 +401,40 @@ pub(super) fn is_refused_by_text(text: &[u8], exact: &[&str], counts: Words) -> 
         let text = without_notices(line);
         if values
             && counts == Words::All
-            && statement(&text) == Statement::Failure
-            && (names_subject(&text) || is_status_line(line))
+            && (is_denial(&text)
+                || statement(&text) == Statement::Failure
+                    && (names_subject(&text) || is_status_line(line)))
         {
             return true;
         }
     }
     values && of_request
+}
+
+/// Returns whether a whole line is a denial, which needs no subject.
+fn is_denial(line: &str) -> bool {
+    const DENIALS: [&str; 18] = [
+        "access denied",
+        "access forbidden",
+        "access refused",
+        "authentication failed",
+        "authentication required",
+        "bad request",
+        "denied",
+        "error",
+        "expired",
+        "forbidden",
+        "invalid",
+        "invalid request",
+        "not authorized",
+        "not logged in",
+        "permission denied",
+        "rejected",
+        "revoked",
+        "unauthorized",
+    ];
+    let words = words(line).join(" ");
+    DENIALS.contains(&words.trim())
 }
 
 /// `HTTP/1.1 400 Bad Request`, `Status: 400`, `401 Unauthorized`, or the name of an event.
@@ -582,9 +610,11 @@ impl MemberKind {
             Self::State
         } else if consists_of(&plain, &[&CODE_PARTS]) && !PREFIXES.contains(&plain.as_str()) {
             Self::Code
-        } else if ["type", "level", "event"].contains(&plain.as_str()) {
+        } else if ["type", "level", "event", "state"].contains(&plain.as_str()) {
             Self::Label
-        } else if SENTENCES.contains(&plain.as_str()) {
+        } else if SENTENCES.iter().any(|word| plain.ends_with(word))
+            && consists_of(&plain, &[&CODE_PARTS, &SENTENCES])
+        {
             Self::Message
         } else if plain.starts_with("warning") {
             Self::Warning

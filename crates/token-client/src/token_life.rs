@@ -76,12 +76,17 @@ impl TokenLives {
         let access = reader(MAX_LIFE);
         let access = match access.read(&form.expires_in, &form.expires_at) {
             nothing @ (ParsedLife::Nothing | ParsedLife::Unreadable(_)) => {
-                access.elsewhere(nothing, access_token)
+                access.elsewhere(TokenKind::Access, nothing, access_token)
             }
             found => found,
         };
-        let refresh =
-            reader(MAX_REFRESH_LIFE).read(&form.refresh_expires_in, &form.refresh_expires_at);
+        let refresh = reader(MAX_REFRESH_LIFE);
+        let refresh = match refresh.read(&form.refresh_expires_in, &form.refresh_expires_at) {
+            nothing @ (ParsedLife::Nothing | ParsedLife::Unreadable(_)) => {
+                refresh.elsewhere(TokenKind::Refresh, nothing, None)
+            }
+            found => found,
+        };
         Self {
             access: match access {
                 ParsedLife::Span(secs) if secs <= 0.0 => TokenLife::Ended,
@@ -190,13 +195,18 @@ impl LifeParser<'_> {
         }
     }
 
-    /// Lifetime of the access token under another name, or in the token itself. The shortest counts: a renewal too early
-    /// loses nothing. A value that looks like a lifetime and is unparsable is reported.
-    fn elsewhere(&self, nothing: ParsedLife, access_token: Option<&str>) -> ParsedLife {
+    /// Lifetime of a token under another name, or in the access token itself. The shortest counts: a renewal too early loses
+    /// nothing. A value that looks like a lifetime and is unparsable is reported.
+    fn elsewhere(
+        &self,
+        of: TokenKind,
+        nothing: ParsedLife,
+        access_token: Option<&str>,
+    ) -> ParsedLife {
         let mut odd = None;
         let mut shortest: Option<f64> = None;
         for (name, value) in self.body {
-            let Some(named) = NamedLife::of(name) else {
+            let Some(named) = NamedLife::of(name, of) else {
                 continue;
             };
             if !matches!(value, Value::Number(_) | Value::String(_)) {
@@ -321,6 +331,13 @@ impl LifeParser<'_> {
     }
 }
 
+/// Token whose lifetime is searched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum TokenKind {
+    Access,
+    Refresh,
+}
+
 /// Meaning of a member's name that is not the profile's.
 enum NamedLife {
     /// A lifetime in this unit, in seconds.
@@ -334,11 +351,10 @@ enum NamedLife {
 }
 
 impl NamedLife {
-    fn of(name: &str) -> Option<Self> {
-        const OTHERS: [&str; 6] = [
-            "refresh", "idtoken", "session", "scope", "password", "expired",
-        ];
+    fn of(name: &str, kind: TokenKind) -> Option<Self> {
+        const OTHERS: [&str; 5] = ["idtoken", "session", "scope", "password", "expired"];
         const PREFIXES: [&str; 4] = ["oauth", "access", "token", "at"];
+        const REFRESH_PREFIXES: [&str; 5] = ["x", "oauth", "refresh", "token", "rt"];
         const ENDS: [&str; 8] = [
             "expat",
             "expireat",
@@ -349,7 +365,9 @@ impl NamedLife {
             "expirationdate",
             "validuntil",
         ];
-        const NAMES: [&str; 16] = [
+        const NAMES: [&str; 18] = [
+            "validity",
+            "maxage",
             "exp",
             "expin",
             "expire",
@@ -371,11 +389,20 @@ impl NamedLife {
             .filter(char::is_ascii_alphanumeric)
             .map(|c| c.to_ascii_lowercase())
             .collect();
-        if OTHERS.iter().any(|other| plain.contains(other)) {
+        let of = if plain.contains("refresh") || plain.starts_with("rt") {
+            TokenKind::Refresh
+        } else {
+            TokenKind::Access
+        };
+        if of != kind || OTHERS.iter().any(|other| plain.contains(other)) {
             return None;
         }
         let mut rest = plain.as_str();
-        for prefix in PREFIXES {
+        let prefixes = match kind {
+            TokenKind::Access => &PREFIXES[..],
+            TokenKind::Refresh => &REFRESH_PREFIXES,
+        };
+        for prefix in prefixes {
             rest = rest.strip_prefix(prefix).unwrap_or(rest);
         }
         let unit_of = |suffix: &str| {

@@ -402,3 +402,24 @@ fn the_end_of_a_jwt_counts_if_the_reply_has_no_life() {
         assert_eq!(life("{}", claims), TokenLife::Absent, "{claims}");
     }
 }
+
+#[test]
+fn the_end_of_a_refresh_token_under_another_name_is_read() {
+    for (member, life) in [
+        (r#""refresh_expires":300"#, secs(300)),
+        (r#""refresh_token_expires":300"#, secs(300)),
+        (
+            r#""refresh_token_expiration":"2026-11-28T20:05:00Z""#,
+            secs(300),
+        ),
+        (r#""refresh_token_lifetime":300"#, secs(300)),
+        (r#""refreshTokenValidity":"300""#, secs(300)),
+        (r#""refresh_ttl":300"#, secs(300)),
+        (r#""rt_expires_in":300"#, secs(300)),
+        (r#""refresh_token_max_age":300"#, secs(300)),
+        (r#""expires_in":20,"ttl":20"#, TokenLife::Absent),
+    ] {
+        let lives = lives_in(&ReplyFields::default(), &format!("{{{member}}}"));
+        assert_eq!(lives.refresh, life, "{member}");
+    }
+}

@@ -141,11 +141,14 @@ pub fn is_empty(body: &[u8]) -> bool {
 pub fn token<'v>(value: &'v Value, profile: &Profile) -> Option<Cow<'v, str>> {
     let text = match value {
         Value::String(text) => Cow::Borrowed(text.trim_matches(is_unseen)),
-        Value::Number(number) => Cow::Owned(number.to_string()),
+        // Any other has lost digits.
+        Value::Number(number) if number.is_u64() => Cow::Owned(number.to_string()),
         Value::Array(list) if matches!(list.as_slice(), [Value::String(_)]) => {
             return token(list.first()?, profile);
         }
-        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => return None,
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+            return None;
+        }
     };
     let damaged = |c: char| c.is_control() || c == DAMAGE;
     let is_none = is_missing_value(&text)
