@@ -29,12 +29,14 @@ use crate::domain::name::PortalName;
 use crate::domain::portal::{ClaimId, Grant, GrantStatus, Phase, Portal};
 use crate::domain::record::{ClientVerdict, RecordOutcome, Recorded, RenewalRecord};
 use crate::domain::renewal::{Attempt, AttemptTimes, RenewalRules, Transition, apply_outcome};
+use crate::domain::rotations::Rotations;
 use crate::domain::settings::Settings;
 use refreshd_secrets::Fingerprint;
 use refreshd_time::{Timestamp, skew};
 use refreshd_token_client::authorization_server::TokenResponse;
 use refreshd_token_client::problem::Problem;
 use refreshd_token_client::provider::{Class, Profile, at_domain, host_of};
+use refreshd_token_client::quirks::Rotation;
 use refreshd_token_client::renew_every::RenewEvery;
 use refreshd_token_client::reply::{ErrorContext, PresentedCredential, Verdict};
 use refreshd_token_client::request::RequestKind;
@@ -125,6 +127,7 @@ pub async fn exchange(shared: Arc<Context>, mut claimed: ClaimedGrant) -> Option
         now,
         skew,
         kind,
+        rotations,
     } = result;
     let every = claimed
         .settings
@@ -172,6 +175,12 @@ pub async fn exchange(shared: Arc<Context>, mut claimed: ClaimedGrant) -> Option
         every,
     };
     let (failure, client_answer) = (attempt.failure(), attempt.client_answer());
+    let bought_by = rotations
+        .after(has_rotated(&claimed.grant, &attempt))
+        .marked(&kind);
+    let without_refresh = unread
+        .as_ref()
+        .is_some_and(|unread| matches!(unread.answers, ReplyTo::WithoutRefresh(_)));
     let transition = match (foreign_host(&claimed, &profile, &attempt), attempt) {
         (Some(detail), Attempt::Answered(Verdict::Granted(granted))) => {
             let problem = Problem::new(Class::NeedsAuthorization, detail);
@@ -207,7 +216,7 @@ pub async fn exchange(shared: Arc<Context>, mut claimed: ClaimedGrant) -> Option
         transition,
         unread,
         client_answer,
-        bought_by: Some(kind),
+        bought_by: Some(bought_by),
     };
     let context = (now, Slot::default());
     let mut ended = finish(&shared, &config, claimed, outcome, context).await;
@@ -240,6 +249,14 @@ pub async fn exchange(shared: Arc<Context>, mut claimed: ClaimedGrant) -> Option
         }
     }
     ended.log(took);
+    if without_refresh && ended.class.is_none() && !ended.report.set_aside {
+        let portal = &ended.portal;
+        tracing::warn!(
+            %portal,
+            "{portal}: the server renewed the access token and gave no refresh token that can be read, as it did before each \
+             time; the last one is used on, and the reply is kept: refreshd recover {portal}"
+        );
+    }
     shared.waiters.notify(&ended.portal, &ended.report);
     ended.next
 }
@@ -299,6 +316,8 @@ pub(crate) struct AttemptResult {
     skew: Option<f64>,
     /// Kind of the request, if it obtained a pair.
     kind: Fingerprint,
+    /// What the renewals before this one did to the refresh token.
+    rotations: Rotations,
 }
 
 /// Sends the request and parses the response. Repeats it if the client was rejected and its secret has been replaced
@@ -341,12 +360,12 @@ async fn send_once(
     } = &claimed.grant;
     let builder = app.request_builder(Some(&claimed.settings), &tokens.details.fields, "");
     let kind = |buys| builder.kind_of_renewal(token_url, &tokens.credential, buys);
-    let worked_before = claimed.bought_by == Some(kind(*generation));
+    let rotations = Rotations::read(claimed.bought_by.as_ref(), &kind(*generation));
     let (attempt, unread) = judge(
         answer,
         app,
         &claimed.grant,
-        worked_before,
+        rotations,
         AttemptTimes { sent_at, now },
     );
     AttemptResult {
@@ -356,6 +375,7 @@ async fn send_once(
         now,
         skew,
         kind: kind(Generation(generation.0.saturating_add(1))),
+        rotations: rotations.unwrap_or(Rotations::Unknown),
     }
 }
 
@@ -408,7 +428,7 @@ fn judge(
     answer: TokenResponse,
     app: &App,
     grant: &Grant,
-    worked_before: bool,
+    rotations: Option<Rotations>,
     times: AttemptTimes,
 ) -> (Attempt, Option<Box<UnreadableReply>>) {
     let (reply, cut) = match answer {
@@ -423,7 +443,7 @@ fn judge(
         spent: PresentedCredential::Renewal,
         sent_to: &grant.token_url,
         location,
-        worked_before,
+        worked_before: rotations.is_some(),
     };
     let (verdict, unread) =
         unreadable_reply::judge(&reply, &app.profile, &secrets, times.now, context);
@@ -432,11 +452,42 @@ fn judge(
         (verdict @ Verdict::Granted(_), _) | (verdict, None) => Attempt::Answered(verdict),
         (Verdict::Refused(_), Some(why)) => Attempt::InDoubt(why),
     };
-    let unread = unread.then(|| {
-        let answers = ReplyTo::Renewal(SentToken::of(grant));
-        Box::new(unreadable_reply::of(reply, answers, times.sent_at))
-    });
+    let sent = SentToken::of(grant);
+    let answers = if unread {
+        Some(ReplyTo::Renewal(sent))
+    } else {
+        lacks_refresh(&attempt, app, rotations).then(|| {
+            let generation = Generation(sent.generation.0.saturating_add(1));
+            ReplyTo::WithoutRefresh(SentToken { generation, ..sent })
+        })
+    };
+    let unread =
+        answers.map(|answers| Box::new(unreadable_reply::of(reply, answers, times.sent_at)));
     (attempt, unread)
+}
+
+/// Whether a renewal brought no readable refresh token though each one before did: the new one may stand in the reply under
+/// a name that is not known, and the one that was sent may be spent.
+fn lacks_refresh(attempt: &Attempt, app: &App, rotations: Option<Rotations>) -> bool {
+    let Attempt::Answered(Verdict::Granted(granted)) = attempt else {
+        return false;
+    };
+    granted.refresh.is_none()
+        && rotations == Some(Rotations::Always)
+        && app.profile.rotation == Rotation::Always
+}
+
+/// Whether the pair that came has another refresh token than the one that was sent.
+fn has_rotated(grant: &Grant, attempt: &Attempt) -> bool {
+    let Attempt::Answered(Verdict::Granted(granted)) = attempt else {
+        return false;
+    };
+    let sent = grant.tokens.credential.refresh();
+    granted
+        .refresh
+        .as_ref()
+        .zip(sent)
+        .is_some_and(|(new, sent)| new.fingerprint() != sent.fingerprint())
 }
 
 /// Problem if the first response, which reveals the owner of the grant, names another host than the configured one, and the

@@ -214,6 +214,7 @@ impl<E: Engine> Rig<E> {
             evaluate_at: None,
             now: at(secs),
             client,
+            without_refresh: None,
             bought_by: None,
         };
         self.state.record(Arc::new(record)).await.unwrap()
