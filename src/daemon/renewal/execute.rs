@@ -12,6 +12,7 @@ use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
 use crate::daemon::context::Context;
 use crate::daemon::renewal::carry::{Slot, UnsavedCopy};
 use crate::daemon::renewal::client_secret;
+use crate::daemon::renewal::disputed_install;
 use crate::daemon::renewal::doubtful_pair;
 use crate::daemon::renewal::persist::until_durable;
 use crate::daemon::renewal::publisher::KnownState;
@@ -134,6 +135,7 @@ pub async fn exchange(shared: Arc<Context>, mut claimed: ClaimedGrant) -> Option
         .renew_every
         .map_or(profile.renew_every, RenewEvery::from);
     let mut offers_pair = false;
+    let mut claimant = None;
     if attempt.is_dead_grant() {
         match unreadable_reply::pair_of_kept_reply(&shared, &claimed.name, &claimed.grant, app)
             .await
@@ -164,6 +166,16 @@ pub async fn exchange(shared: Arc<Context>, mut claimed: ClaimedGrant) -> Option
                 );
                 (attempt, unread, sent_at) =
                     (Attempt::Answered(Verdict::Granted(granted)), None, at);
+            }
+        }
+        if attempt.is_dead_grant()
+            && let Some(waiting) = disputed_install::of(&shared, &claimed.name).await
+        {
+            if waiting.newcomer.replaces_dead() {
+                attempt.set_hint(disputed_install::HINT_TRIED);
+                claimant = Some(waiting);
+            } else {
+                attempt.set_hint(disputed_install::HINT_WAITS);
             }
         }
     } else if unread.is_some() {
@@ -223,6 +235,9 @@ pub async fn exchange(shared: Arc<Context>, mut claimed: ClaimedGrant) -> Option
     if offers_pair {
         // Recorded first: the candidate takes the place of a grant that no request is under way for.
         shared.candidates.notify_one();
+    }
+    if let Some(waiting) = claimant.filter(|_| !ended.report.set_aside) {
+        disputed_install::offer(&shared, &ended.portal, waiting).await;
     }
     // The outcome of the request may leave the grant's status unchanged: after `too_early`, and if the grant is dead
     // already.

@@ -47,7 +47,7 @@ fn whoever_opens_the_app_has_the_portal_kept_fresh() {
         assert!(rig.installs(result) < 0.1, "{result}");
     }
     let (_, metrics) = rig.http("/metrics");
-    contains(&metrics, &["# TYPE refreshd_installs counter\n"]);
+    contains(&metrics, &["# TYPE refreshd_installs_total counter\n"]);
     assert_eq!(
         metrics.matches("refreshd_installs_total{").count(),
         RESULTS.len()
