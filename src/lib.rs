@@ -74,7 +74,8 @@
 //! - Where a grant is alive, an imported one is a candidate ([`domain::candidate`], `daemon::renewal::candidates`): stored beside it,
 //!   claimed and exchanged like a renewal, and put in its place in the transaction that records the success. Its owner is
 //!   compared before and after ([`domain::identity`]). So is the pair of a stored response that something in it denies, once the
-//!   token that was sent is refused (`daemon::renewal::doubtful_pair`).
+//!   token that was sent is refused (`daemon::renewal::doubtful_pair`), and so is the install of another user that waits for a decision, once the present grant is
+//!   found dead (`daemon::renewal::disputed_install`).
 //! - After a crash, claims without an outcome are in doubt. The next start finds and replays them.
 //! - A start looks for rollback first: a pair is durable before anybody else sees it, so a trace outside the state that is newer than
 //!   the state ([`domain::rollback`]) means that the state is older than what was published, and its refresh token is spent. A

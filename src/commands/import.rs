@@ -96,6 +96,9 @@ pub(super) fn describe(portal: &str, imported: &Value) -> (Exit, String) {
         .get("kept")
         .and_then(Value::as_bool)
         .unwrap_or_default();
+    // The grant that stays may be one that does not work.
+    let phase = imported.pointer("/status/phase").and_then(Value::as_str);
+    let dead = phase.filter(|phase| matches!(*phase, "needs-authorization" | "gone"));
     match text("outcome").unwrap_or_default() {
         "renewed" => {
             let generation = imported
@@ -120,7 +123,11 @@ pub(super) fn describe(portal: &str, imported: &Value) -> (Exit, String) {
             )
         }
         "refused" => {
-            let rest = if is_kept {
+            let rest = if let (true, Some(dead)) = (is_kept, dead) {
+                format!(
+                    "; the grant that {portal} has does not work either ({dead}). To do: refreshd authorize {portal}"
+                )
+            } else if is_kept {
                 format!("; the grant that {portal} has stays as it is")
             } else {
                 format!(
@@ -142,7 +149,9 @@ pub(super) fn describe(portal: &str, imported: &Value) -> (Exit, String) {
             let again = text("again_at")
                 .map(|at| format!("; it is tried again at {at}"))
                 .unwrap_or_default();
-            let goes_on = if is_kept {
+            let goes_on = if let (true, Some(dead)) = (is_kept, dead) {
+                format!(" beside the one that {portal} has, which does not work ({dead})")
+            } else if is_kept {
                 format!(", and the grant that {portal} has stays in force")
             } else {
                 String::new()

@@ -37,7 +37,7 @@ pub struct ClaimedRenewal {
 pub struct RenewalOutcome {
     /// The new status of the grant, with the new pair if there is one.
     pub transition: Transition,
-    /// A successful reply that could not be read.
+    /// A successful reply that could not be read, or whose refresh token could not.
     pub unread: Option<Box<UnreadableReply>>,
     /// Whether the server accepted the client, as far as it revealed that.
     pub client_answer: Option<ClientAnswer>,
@@ -116,6 +116,7 @@ pub fn conclude(
     let end_before = refresh_end_of(&grant).map(|end| end.at);
     let mut keep_notified = KeepNotified::All;
     let mut renamed_from = None;
+    let mut without_refresh = None;
     let outcome = match transition {
         Transition::Renewed(renewed) => {
             grant.tokens = renewed.tokens.clone();
@@ -131,6 +132,7 @@ pub fn conclude(
                 };
             }
             renamed_from.clone_from(&renewed.renamed_from);
+            without_refresh = unread;
             RecordOutcome::Renewed(renewed)
         }
         Transition::Kept(standing) => {
@@ -197,6 +199,7 @@ pub fn conclude(
         evaluate_at,
         now,
         client,
+        without_refresh,
         bought_by,
     };
     (record, conclusion)
@@ -293,6 +296,7 @@ pub fn conclude_interrupted(
         evaluate_at: evaluation.next,
         now,
         client: ClientVerdict::Unknown,
+        without_refresh: None,
         bought_by: None,
     };
     (record, evaluation.notice)

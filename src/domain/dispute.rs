@@ -51,6 +51,13 @@ pub const fn needs_decision(
 }
 
 impl Dispute {
+    /// Whether it is taken over a grant that is dead without a decision: the authorization server has verified the
+    /// installation, and nothing denies that its user may install.
+    #[must_use]
+    pub const fn replaces_dead(&self) -> bool {
+        matches!(self.occasion, EventKind::Installed) && !matches!(self.is_admin, Some(false))
+    }
+
     /// Priority among several disputes of a portal: an unprivileged user must not displace an administrator.
     #[must_use]
     pub const fn rank(&self) -> u8 {
@@ -147,6 +154,24 @@ mod tests {
             assert_eq!(
                 is_asked, asked,
                 "{occasion:?} {is_admin:?} {holder_is_admin:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_installation_replaces_a_dead_grant_unless_its_user_may_not_install() {
+        use EventKind::{Installed, Opened};
+        for (occasion, is_admin, replaces) in [
+            (Installed, Some(true), true),
+            (Installed, None, true),
+            (Installed, Some(false), false),
+            (Opened, Some(true), false),
+        ] {
+            let dispute = dispute(occasion, is_admin);
+            assert_eq!(
+                dispute.replaces_dead(),
+                replaces,
+                "{occasion:?} {is_admin:?}"
             );
         }
     }

@@ -517,6 +517,20 @@ pub fn action_now(about: HintContext<'_>, grant: &Grant, now: Timestamp) -> Stri
     }
 }
 
+/// As [`action_now`], for a text that is shown long after: without the time of the next attempt, which passes.
+#[must_use]
+pub fn lasting_action(about: HintContext<'_>, grant: &Grant, now: Timestamp) -> String {
+    match (&grant.standing.phase, grant.standing.next_attempt_at) {
+        (phase @ Phase::NeedsAuthorization { .. }, Some(_))
+            if retry_delay(grant, now).is_none() =>
+        {
+            let action = action(about, phase);
+            format!("{action}; the server is asked again by itself at times")
+        }
+        _ => action_now(about, grant, now),
+    }
+}
+
 /// Task of the operator in a phase.
 #[must_use]
 pub fn action(about: HintContext<'_>, phase: &Phase) -> String {

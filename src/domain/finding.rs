@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::domain::dispute::Dispute;
 use crate::domain::escalation::{
-    Step, Trigger, action_now, reached_at, reason, refresh_end_of, severity_of, still_notified,
+    Step, Trigger, lasting_action, reached_at, reason, refresh_end_of, severity_of, still_notified,
 };
 use crate::domain::hint::HintContext;
 use crate::domain::name::PortalName;
@@ -115,12 +115,12 @@ pub fn of_portal(portal: &Portal, context: FindingContext<'_>) -> Option<Finding
         action: if kind == Kind::ClientChanged {
             changed(name.as_str())
         } else {
-            action_now(HintContext::of(name, Some(settings)).at(grant), grant, now)
+            lasting_action(HintContext::of(name, Some(settings)).at(grant), grant, now)
         },
         action_for_all: if kind == Kind::ClientChanged {
             changed("PORTAL")
         } else {
-            action_now(
+            lasting_action(
                 HintContext {
                     portal: &any,
                     domain: None,

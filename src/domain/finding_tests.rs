@@ -132,6 +132,19 @@ fn what_was_told_and_is_so_are_the_steps_that_count() {
     );
 }
 
+/// An incident shows the text of its newest message, which may be days old.
+#[test]
+fn of_a_dead_grant_no_time_is_told_that_will_have_passed() {
+    let mut portal = portal("crm", dead(), &["person"]);
+    let next = at(70);
+    portal.grant.as_mut().unwrap().standing.next_attempt_at = Some(next);
+    let action = inspect(&portal, &[], 61).unwrap().action;
+    assert!(
+        action.contains("asked again by itself") && !action.contains(&next.to_string()),
+        "{action}"
+    );
+}
+
 #[test]
 fn what_only_a_person_can_mend_is_that_alone_and_says_what() {
     let finding = inspect(

@@ -39,6 +39,9 @@ impl UnreadableReply {
 pub enum ReplyTo {
     /// The renewal of this grant.
     Renewal(SentToken),
+    /// A successful renewal of this grant without a readable new refresh token, though each one before brought one. The
+    /// grant is the one after it.
+    WithoutRefresh(SentToken),
     /// An authorization. It may replace the grant that the portal has when it is stored.
     Authorization,
 }

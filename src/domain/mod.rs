@@ -35,6 +35,7 @@ pub mod record;
 pub mod refresh_warning;
 pub mod renewal;
 pub mod rollback;
+pub mod rotations;
 pub mod schedule;
 pub mod settings;
 pub mod similar;

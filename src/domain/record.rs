@@ -35,6 +35,8 @@ pub struct RenewalRecord {
     pub now: Timestamp,
     /// Refusal or acceptance of the app's client, if the reply shows it.
     pub client: ClientVerdict,
+    /// The reply to a renewal that brought no refresh token where each one before did: it is kept.
+    pub without_refresh: Option<Box<UnreadableReply>>,
     /// The kind of the request, should it have bought a pair: see `refreshd_token_client::request`.
     pub bought_by: Option<Fingerprint>,
 }

@@ -630,7 +630,7 @@ impl ReplyForm {
             body,
         } = reply;
         let answers = match answers {
-            ReplyTo::Renewal(sent) => Some(SentForm::of(sent)),
+            ReplyTo::Renewal(sent) | ReplyTo::WithoutRefresh(sent) => Some(SentForm::of(sent)),
             ReplyTo::Authorization => None,
         };
         Self {

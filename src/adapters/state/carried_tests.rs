@@ -64,6 +64,7 @@ fn record(renewed: Renewed) -> RenewalRecord {
         evaluate_at: None,
         now: time(1),
         client: ClientVerdict::Accepted,
+        without_refresh: None,
         bought_by: Some(Fingerprint::of(b"kind")),
     }
 }

@@ -23,6 +23,10 @@ const AFTER_A_WORD: i64 = 1_000;
 /// A portal for which the client works, as far as is known.
 const WORKS: &str = "refused_since IS NULL AND phase <> 'client-rejected'";
 
+/// A portal for which the client is known to work: its token is valid at `?3`. People are told of these only; one that
+/// retries, or whose token has ended, may be refused next.
+const SERVED: &str = "refused_since IS NULL AND phase = 'fresh' AND expires_at > ?3";
+
 /// A portal that could be sent for now or later: the terms of the index `portal_due` but the endpoint.
 const USABLE: &str = "act_at IS NOT NULL AND configured = 1 AND bound_to = binding \
     AND phase IN ('fresh', 'retrying', 'client-rejected')";
@@ -61,7 +65,7 @@ pub(super) fn client_accepted(
         params![app, now.millis()],
     )?;
     // At least for the one that has just succeeded, wherever its grant stood before.
-    let works_for = count(connection, app, "", WORKS, 0)?.max(1);
+    let works_for = count(connection, app, "", SERVED, now.millis())?.max(1);
     connection.execute(
         "UPDATE portal SET problem = json_set(problem, '$.works_for', ?2), climb_at = ?3 \
          WHERE app = ?1 AND refused_since IS NOT NULL AND problem ->> 'class' = 'client-rejected'",
@@ -138,9 +142,11 @@ pub(super) fn client_refused(
     )?;
     match ruling {
         ClientDecision::ThisPortal => {
+            // At least for the one that was let in since.
+            let served = count(connection, app, name, SERVED, now.millis())?.max(1);
             connection.execute(
                 "UPDATE portal SET problem = json_set(problem, '$.works_for', ?2) WHERE name = ?1",
-                params![name, i64::try_from(works_for).unwrap_or(i64::MAX)],
+                params![name, served],
             )?;
             Ok((ruling, false))
         }

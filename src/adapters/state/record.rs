@@ -92,7 +92,10 @@ pub(super) fn record(
         RecordOutcome::Renewed(renewed) => {
             let generation = record_pair(connection, record, renewed, &notified, moved)?;
             // The server has answered the same token, or a later one, with a pair. That says nothing of a candidate's.
-            unread::discard_answered(connection, portal)?;
+            unread::discard_answered(connection, portal, generation)?;
+            if let Some(reply) = &record.without_refresh {
+                unread::keep(connection, portal, reply)?;
+            }
             generation
         }
         RecordOutcome::Kept(standing)

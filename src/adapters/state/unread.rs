@@ -17,6 +17,11 @@ use refreshd_token_client::token::Generation;
 /// Kept for each portal: the first one after a token was sent is the likeliest to hold the pair, the others are the newest.
 const MAX_KEPT: usize = 3;
 
+/// Values of the column `authorization`: the request that a reply answers.
+const RENEWAL: i64 = 0;
+const AUTHORIZATION: i64 = 1;
+const WITHOUT_REFRESH: i64 = 2;
+
 impl State {
     /// Keeps a reply to an authorization.
     ///
@@ -81,9 +86,10 @@ pub(super) fn keep(
         whole,
         body,
     } = reply;
-    let (authorization, sent) = match answers {
-        ReplyTo::Renewal(sent) => (false, Some(*sent)),
-        ReplyTo::Authorization => (true, sent_now(connection, portal).map_err(sql)?),
+    let (kind, sent) = match answers {
+        ReplyTo::Renewal(sent) => (RENEWAL, Some(*sent)),
+        ReplyTo::WithoutRefresh(sent) => (WITHOUT_REFRESH, Some(*sent)),
+        ReplyTo::Authorization => (AUTHORIZATION, sent_now(connection, portal).map_err(sql)?),
     };
     let Some(SentToken { generation, token }) = sent else {
         return Ok(());
@@ -111,7 +117,7 @@ pub(super) fn keep(
     let columns = named_params! {
         ":portal": portal.as_str(),
         ":at": at.millis(),
-        ":authorization": authorization,
+        ":authorization": kind,
         ":generation": generation,
         ":sent": token,
         ":status": status,
@@ -194,10 +200,10 @@ fn reply(row: &Row<'_>) -> rusqlite::Result<KeptReply> {
         id: row.get("id")?,
         reply: UnreadableReply {
             at: Timestamp::from_millis(row.get("at")?),
-            answers: if row.get("authorization")? {
-                ReplyTo::Authorization
-            } else {
-                ReplyTo::Renewal(sent)
+            answers: match row.get::<_, i64>("authorization")? {
+                RENEWAL => ReplyTo::Renewal(sent),
+                WITHOUT_REFRESH => ReplyTo::WithoutRefresh(sent),
+                _ => ReplyTo::Authorization,
             },
             status: row.get("status")?,
             content_type: row.get("content_type")?,
@@ -242,15 +248,30 @@ pub(super) fn discard(connection: &Connection, portal: &PortalName) -> Result<us
         .map_err(|source| StateError::sql("remove kept replies", source))
 }
 
-/// As [`discard`], but for replies to a candidate: its token has no generation.
+/// As [`discard`] after a renewal, but for replies to a candidate, whose token has no generation, and for those without a
+/// refresh token while the grant still has the token that was sent: they answer its new generation too.
 pub(super) fn discard_answered(
     connection: &Connection,
     portal: &PortalName,
-) -> Result<usize, StateError> {
+    generation: i64,
+) -> Result<(), StateError> {
+    let sql = |source| StateError::sql("remove kept replies", source);
+    let unmoved = "authorization = ?2 AND sent IS (SELECT fingerprint FROM portal WHERE name = ?1)";
+    let delete = format!(
+        "DELETE FROM unread_reply WHERE portal = ?1 AND (generation > 0 OR authorization = ?3) AND NOT ({unmoved})"
+    );
     connection
-        .prepare_cached(
-            "DELETE FROM unread_reply WHERE portal = ?1 AND (generation > 0 OR authorization = 1)",
-        )
-        .and_then(|mut statement| statement.execute([portal.as_str()]))
-        .map_err(|source| StateError::sql("remove kept replies", source))
+        .prepare_cached(&delete)
+        .and_then(|mut statement| {
+            statement.execute(params![portal.as_str(), WITHOUT_REFRESH, AUTHORIZATION])
+        })
+        .map_err(sql)?;
+    let update = format!("UPDATE unread_reply SET generation = ?3 WHERE portal = ?1 AND {unmoved}");
+    connection
+        .prepare_cached(&update)
+        .and_then(|mut statement| {
+            statement.execute(params![portal.as_str(), WITHOUT_REFRESH, generation])
+        })
+        .map(|_| ())
+        .map_err(sql)
 }

@@ -16,6 +16,7 @@ use crate::domain::dispute::Dispute;
 use crate::domain::import::ImportedGrant;
 use crate::domain::install::EventKind;
 use crate::domain::portal::Portal;
+use refreshd_secrets::Fingerprint;
 use refreshd_token_client::token::{Credential, Tokens, Validity};
 
 /// A disputed install as commands show it.
@@ -118,13 +119,33 @@ pub async fn accept(
     by: &Driver,
 ) -> Result<ImportOutcome, OperationError> {
     let portal = find(shared, name).await?;
+    let waiting = waiting(shared, &portal, user).await?;
+    let dispute = waiting.newcomer.clone();
+    let fingerprint = Some(offer_claimant(shared, &portal, waiting).await?);
+    tracing::info!(
+        portal = %portal.name,
+        "{}: a person has accepted the install of user {}, in the place of user {}'s",
+        portal.name, dispute.user, dispute.holder.as_deref().unwrap_or("unknown")
+    );
+    proof(shared, &portal, fingerprint, by).await
+}
+
+/// Offers the grant of a disputed install as the portal's candidate; returns the fingerprint of its refresh token.
+///
+/// # Errors
+/// [`OperationError`]; it waits on then.
+pub(crate) async fn offer_claimant(
+    shared: &Context,
+    portal: &Portal,
+    waiting: OpenDispute,
+) -> Result<Fingerprint, OperationError> {
     let OpenDispute {
         newcomer: dispute,
         member_id,
         refresh,
         details,
         server,
-    } = waiting(shared, &portal, user).await?;
+    } = waiting;
     let now = shared.clock.now();
     // First, since the outcome of its proof may be recorded after a crash.
     if !shared
@@ -134,11 +155,11 @@ pub async fn accept(
     {
         let reason = "it was decided about meanwhile; see: refreshd install list".to_owned();
         return Err(OperationError::NotNow {
-            portal: portal.name,
+            portal: portal.name.clone(),
             reason,
         });
     }
-    let fingerprint = Some(refresh.fingerprint());
+    let fingerprint = refresh.fingerprint();
     let credential = Credential::Refresh(refresh);
     let tokens = Tokens {
         access: None,
@@ -153,14 +174,9 @@ pub async fn accept(
         client_id: None,
         host: None,
     };
-    store_candidate(shared, &portal, imported, Origin::Install, true).await?;
+    store_candidate(shared, portal, imported, Origin::Install, true).await?;
     shared.conditions.changed.notify_one();
-    tracing::info!(
-        portal = %portal.name,
-        "{}: a person has accepted the install of user {}, in the place of user {}'s",
-        portal.name, dispute.user, dispute.holder.as_deref().unwrap_or("unknown")
-    );
-    proof(shared, &portal, fingerprint, by).await
+    Ok(fingerprint)
 }
 
 /// Refuses a disputed install; further installs of that user are not reported.

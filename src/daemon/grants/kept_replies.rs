@@ -184,7 +184,7 @@ pub async fn recoverable(
         }
     }
     refuse(format!(
-        "no token can be read out of what is kept. It stays: a newer refreshd or another profile may read it, or a person: \
+        "no new token can be read out of what is kept. It stays: a newer refreshd or another profile may read it, or a person: \
          refreshd recover {name} --show; what a person finds there: refreshd import {name}"
     ))
 }
@@ -319,7 +319,7 @@ fn grant_from(
         |got: &str, known: &str| format!("it is the grant of {got}, the portal's is of {known}");
     let bound_to = app.binding(domain);
     let (tokens, identity, token_url, standing) = match (&portal.grant, kept.reply.answers) {
-        (Some(grant), ReplyTo::Renewal(_)) => {
+        (Some(grant), ReplyTo::Renewal(_) | ReplyTo::WithoutRefresh(_)) => {
             if grant.bound_to != bound_to {
                 return Err(
                     "its client or server changed in the configuration; change it back first"

@@ -266,7 +266,7 @@ pub(crate) fn held_by_error(name: &PortalName, other: &str) -> OperationError {
 /// Error: the refresh token belonged to the portal before.
 pub(crate) fn spent_error(name: &PortalName) -> OperationError {
     let reason = format!(
-        "this refresh token has been exchanged for a newer one, which stays in force; nothing was sent; \
+        "this refresh token has been exchanged for a newer one, which {name} had in its place; nothing was sent; \
          if you mean it all the same, first: refreshd forget {name}"
     );
     OperationError::Refused {

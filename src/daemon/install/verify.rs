@@ -3,6 +3,8 @@
 //!
 //! Must not touch the present grant: on any failure, that one stays in force.
 
+use serde_json::Value;
+
 use crate::config::App;
 use crate::daemon::install::worker::{EventResult, FIRST_WAIT, MAX_ATTEMPTS, Worker};
 use crate::daemon::renewal::unreadable_reply;
@@ -59,6 +61,13 @@ impl Worker {
                     return Err(Unverified::Refused((
                         Outcome::Forged,
                         stays("its refresh token is of another portal"),
+                    )));
+                }
+                // Its access token is one user's, and its refresh token may be another's.
+                Exchanged::Granted(proven) if !is_of_user(&proven, &owner.user_id) => {
+                    return Err(Unverified::Refused((
+                        Outcome::Forged,
+                        stays("its refresh token is of another user than its access token"),
                     )));
                 }
                 Exchanged::Granted(proven) => return Ok(*proven),
@@ -174,6 +183,15 @@ impl Worker {
                 sent: true,
             },
         }
+    }
+}
+
+/// Whether the reply to the exchange names this user, or none.
+fn is_of_user(proven: &ImportedGrant, user: &str) -> bool {
+    match proven.tokens.details.fields.get("user_id") {
+        Some(Value::String(named)) => named == user,
+        Some(Value::Number(named)) => named.to_string() == user,
+        _ => true,
     }
 }
 

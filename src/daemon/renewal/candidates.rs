@@ -185,11 +185,11 @@ pub async fn prove(shared: Arc<Context>, candidate: Candidate) {
     } = asked;
     let took = shared.clock.elapsed(started);
     // An unparsable response is stored before anything else: it may contain the pair.
-    if let Some(mut unread) = unread {
+    if let Some(mut unread) = unread
+        && let ReplyTo::Renewal(sent) = &mut unread.answers
+    {
         // Without the portal's generation: its renewals are unrelated to this token.
-        if let ReplyTo::Renewal(sent) = &mut unread.answers {
-            sent.generation = Generation::default();
-        }
+        sent.generation = Generation::default();
         unreadable_reply::keep(&shared, &claimed.name, *unread).await;
     }
     let every = claimed

@@ -12,6 +12,7 @@ use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
 use crate::daemon::context::Context;
 use crate::daemon::renewal::carry::{Slot, UnsavedCopy};
 use crate::daemon::renewal::client_secret;
+use crate::daemon::renewal::disputed_install;
 use crate::daemon::renewal::doubtful_pair;
 use crate::daemon::renewal::persist::until_durable;
 use crate::daemon::renewal::publisher::KnownState;
@@ -29,12 +30,14 @@ use crate::domain::name::PortalName;
 use crate::domain::portal::{ClaimId, Grant, GrantStatus, Phase, Portal};
 use crate::domain::record::{ClientVerdict, RecordOutcome, Recorded, RenewalRecord};
 use crate::domain::renewal::{Attempt, AttemptTimes, RenewalRules, Transition, apply_outcome};
+use crate::domain::rotations::Rotations;
 use crate::domain::settings::Settings;
 use refreshd_secrets::Fingerprint;
 use refreshd_time::{Timestamp, skew};
 use refreshd_token_client::authorization_server::TokenResponse;
 use refreshd_token_client::problem::Problem;
 use refreshd_token_client::provider::{Class, Profile, at_domain, host_of};
+use refreshd_token_client::quirks::Rotation;
 use refreshd_token_client::renew_every::RenewEvery;
 use refreshd_token_client::reply::{ErrorContext, PresentedCredential, Verdict};
 use refreshd_token_client::request::RequestKind;
@@ -125,12 +128,14 @@ pub async fn exchange(shared: Arc<Context>, mut claimed: ClaimedGrant) -> Option
         now,
         skew,
         kind,
+        rotations,
     } = result;
     let every = claimed
         .settings
         .renew_every
         .map_or(profile.renew_every, RenewEvery::from);
     let mut offers_pair = false;
+    let mut claimant = None;
     if attempt.is_dead_grant() {
         match unreadable_reply::pair_of_kept_reply(&shared, &claimed.name, &claimed.grant, app)
             .await
@@ -163,6 +168,16 @@ pub async fn exchange(shared: Arc<Context>, mut claimed: ClaimedGrant) -> Option
                     (Attempt::Answered(Verdict::Granted(granted)), None, at);
             }
         }
+        if attempt.is_dead_grant()
+            && let Some(waiting) = disputed_install::of(&shared, &claimed.name).await
+        {
+            if waiting.newcomer.replaces_dead() {
+                attempt.set_hint(disputed_install::HINT_TRIED);
+                claimant = Some(waiting);
+            } else {
+                attempt.set_hint(disputed_install::HINT_WAITS);
+            }
+        }
     } else if unread.is_some() {
         attempt.set_hint(unreadable_reply::HINT_IN_DOUBT);
     }
@@ -172,6 +187,12 @@ pub async fn exchange(shared: Arc<Context>, mut claimed: ClaimedGrant) -> Option
         every,
     };
     let (failure, client_answer) = (attempt.failure(), attempt.client_answer());
+    let bought_by = rotations
+        .after(has_rotated(&claimed.grant, &attempt))
+        .marked(&kind);
+    let without_refresh = unread
+        .as_ref()
+        .is_some_and(|unread| matches!(unread.answers, ReplyTo::WithoutRefresh(_)));
     let transition = match (foreign_host(&claimed, &profile, &attempt), attempt) {
         (Some(detail), Attempt::Answered(Verdict::Granted(granted))) => {
             let problem = Problem::new(Class::NeedsAuthorization, detail);
@@ -207,13 +228,16 @@ pub async fn exchange(shared: Arc<Context>, mut claimed: ClaimedGrant) -> Option
         transition,
         unread,
         client_answer,
-        bought_by: Some(kind),
+        bought_by: Some(bought_by),
     };
     let context = (now, Slot::default());
     let mut ended = finish(&shared, &config, claimed, outcome, context).await;
     if offers_pair {
         // Recorded first: the candidate takes the place of a grant that no request is under way for.
         shared.candidates.notify_one();
+    }
+    if let Some(waiting) = claimant.filter(|_| !ended.report.set_aside) {
+        disputed_install::offer(&shared, &ended.portal, waiting).await;
     }
     // The outcome of the request may leave the grant's status unchanged: after `too_early`, and if the grant is dead
     // already.
@@ -240,6 +264,14 @@ pub async fn exchange(shared: Arc<Context>, mut claimed: ClaimedGrant) -> Option
         }
     }
     ended.log(took);
+    if without_refresh && ended.class.is_none() && !ended.report.set_aside {
+        let portal = &ended.portal;
+        tracing::warn!(
+            %portal,
+            "{portal}: the server renewed the access token and gave no refresh token that can be read, as it did before each \
+             time; the last one is used on, and the reply is kept: refreshd recover {portal}"
+        );
+    }
     shared.waiters.notify(&ended.portal, &ended.report);
     ended.next
 }
@@ -299,6 +331,8 @@ pub(crate) struct AttemptResult {
     skew: Option<f64>,
     /// Kind of the request, if it obtained a pair.
     kind: Fingerprint,
+    /// What the renewals before this one did to the refresh token.
+    rotations: Rotations,
 }
 
 /// Sends the request and parses the response. Repeats it if the client was rejected and its secret has been replaced
@@ -341,12 +375,12 @@ async fn send_once(
     } = &claimed.grant;
     let builder = app.request_builder(Some(&claimed.settings), &tokens.details.fields, "");
     let kind = |buys| builder.kind_of_renewal(token_url, &tokens.credential, buys);
-    let worked_before = claimed.bought_by == Some(kind(*generation));
+    let rotations = Rotations::read(claimed.bought_by.as_ref(), &kind(*generation));
     let (attempt, unread) = judge(
         answer,
         app,
         &claimed.grant,
-        worked_before,
+        rotations,
         AttemptTimes { sent_at, now },
     );
     AttemptResult {
@@ -356,6 +390,7 @@ async fn send_once(
         now,
         skew,
         kind: kind(Generation(generation.0.saturating_add(1))),
+        rotations: rotations.unwrap_or(Rotations::Unknown),
     }
 }
 
@@ -408,7 +443,7 @@ fn judge(
     answer: TokenResponse,
     app: &App,
     grant: &Grant,
-    worked_before: bool,
+    rotations: Option<Rotations>,
     times: AttemptTimes,
 ) -> (Attempt, Option<Box<UnreadableReply>>) {
     let (reply, cut) = match answer {
@@ -423,7 +458,7 @@ fn judge(
         spent: PresentedCredential::Renewal,
         sent_to: &grant.token_url,
         location,
-        worked_before,
+        worked_before: rotations.is_some(),
     };
     let (verdict, unread) =
         unreadable_reply::judge(&reply, &app.profile, &secrets, times.now, context);
@@ -432,11 +467,42 @@ fn judge(
         (verdict @ Verdict::Granted(_), _) | (verdict, None) => Attempt::Answered(verdict),
         (Verdict::Refused(_), Some(why)) => Attempt::InDoubt(why),
     };
-    let unread = unread.then(|| {
-        let answers = ReplyTo::Renewal(SentToken::of(grant));
-        Box::new(unreadable_reply::of(reply, answers, times.sent_at))
-    });
+    let sent = SentToken::of(grant);
+    let answers = if unread {
+        Some(ReplyTo::Renewal(sent))
+    } else {
+        lacks_refresh(&attempt, app, rotations).then(|| {
+            let generation = Generation(sent.generation.0.saturating_add(1));
+            ReplyTo::WithoutRefresh(SentToken { generation, ..sent })
+        })
+    };
+    let unread =
+        answers.map(|answers| Box::new(unreadable_reply::of(reply, answers, times.sent_at)));
     (attempt, unread)
+}
+
+/// Whether a renewal brought no readable refresh token though each one before did: the new one may stand in the reply under
+/// a name that is not known, and the one that was sent may be spent.
+fn lacks_refresh(attempt: &Attempt, app: &App, rotations: Option<Rotations>) -> bool {
+    let Attempt::Answered(Verdict::Granted(granted)) = attempt else {
+        return false;
+    };
+    granted.refresh.is_none()
+        && rotations == Some(Rotations::Always)
+        && app.profile.rotation == Rotation::Always
+}
+
+/// Whether the pair that came has another refresh token than the one that was sent.
+fn has_rotated(grant: &Grant, attempt: &Attempt) -> bool {
+    let Attempt::Answered(Verdict::Granted(granted)) = attempt else {
+        return false;
+    };
+    let sent = grant.tokens.credential.refresh();
+    granted
+        .refresh
+        .as_ref()
+        .zip(sent)
+        .is_some_and(|(new, sent)| new.fingerprint() != sent.fingerprint())
 }
 
 /// Problem if the first response, which reveals the owner of the grant, names another host than the configured one, and the

@@ -337,6 +337,7 @@ async fn record(
         evaluate_at: None,
         now,
         client: ClientVerdict::Unknown,
+        without_refresh: None,
         bought_by,
     });
     let RecordOutcome::Renewed(renewed) = &record.outcome else {

@@ -4,6 +4,7 @@
 pub mod candidates;
 pub mod carry;
 pub mod client_secret;
+mod disputed_install;
 mod doubtful_pair;
 pub mod escalator;
 pub mod execute;

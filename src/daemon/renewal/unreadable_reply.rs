@@ -105,7 +105,10 @@ pub(crate) fn pair(
         body: reply.body.expose(),
         whole: reply.whole,
     };
+    // The grant has the access token of a renewal without a refresh token: only that one is looked for.
+    let wants_refresh = matches!(reply.answers, ReplyTo::WithoutRefresh(_));
     match read(&whole, &app.profile, &secrets) {
+        Verdict::Granted(granted) if wants_refresh && granted.refresh.is_none() => None,
         Verdict::Granted(granted) => Some(granted),
         Verdict::Refused(_) => None,
     }

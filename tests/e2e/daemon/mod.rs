@@ -26,4 +26,5 @@ mod secrets;
 mod socket_directory;
 mod systemd;
 mod unreadable;
+mod without_refresh;
 mod wrapped;

@@ -285,6 +285,31 @@ fn a_late_code_is_explained_and_nothing_is_lost() {
 }
 
 #[test]
+fn where_another_code_would_be_refused_too_it_is_said_what_to_correct() {
+    let mut rig = Rig::with_rules(["acme"], Rules::default());
+    rig.authorizes_here();
+    let daemon = rig.start();
+    for (error, correct) in [
+        ("invalid_client", "correct client_id and client_secret"),
+        ("redirect_uri_mismatch", "redirect_uri in the configuration"),
+    ] {
+        let refuse = Fault::Refuse {
+            status: 400,
+            error: error.to_owned(),
+            description: String::new(),
+        };
+        rig.fail("acme", refuse, u32::MAX);
+        let code = rig.sandbox.authorize(&domain("acme"), CLIENT_ID);
+        let ran = rig.run(["authorize", "acme", "--code", &code]);
+        assert_eq!(ran.code, Some(65), "{ran:?}");
+        contains(&ran.stderr, &[error, correct]);
+        assert!(!ran.stderr.contains("begin again"), "{ran:?}");
+        rig.heal("acme");
+    }
+    daemon.stop();
+}
+
+#[test]
 fn a_dead_portal_is_resumed_in_place_and_its_incident_ends() {
     let mut rig = rig(["acme"], ELSEWHERE);
     rig.grant("acme");

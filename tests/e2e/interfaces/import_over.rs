@@ -417,6 +417,39 @@ fn another_host_than_the_configured_one_is_refused_where_nobody_is_known() {
 }
 
 #[test]
+fn of_a_dead_grant_it_is_not_said_that_it_stays_in_force() {
+    let dead = || Fault::Refuse {
+        status: 400,
+        error: "invalid_grant".to_owned(),
+        description: String::new(),
+    };
+    let mut rig = calm(["acme"]);
+    rig.grant("acme");
+    rig.fail("acme", dead(), 1);
+    let daemon = rig.start();
+    rig.wait_for_phase("acme", "needs-authorization");
+    rig.fail("acme", dead(), 1);
+    let ran = rig.import("acme", &rig.install("acme"));
+    assert_eq!(ran.code, Some(65), "{ran:?}");
+    contains(
+        &ran.stderr,
+        &[
+            "does not work either (needs-authorization)",
+            "refreshd authorize acme",
+        ],
+    );
+    rig.fail("acme", broken(), u32::MAX);
+    let ran = rig.import("acme", &rig.install("acme"));
+    assert_eq!(ran.code, Some(75), "{ran:?}");
+    contains(
+        &ran.stderr,
+        &["the grant is stored", "does not work (needs-authorization)"],
+    );
+    assert!(!ran.stderr.contains("stays in force"), "{ran:?}");
+    daemon.stop();
+}
+
+#[test]
 fn what_cannot_be_proved_now_waits_beside_the_living_grant() {
     let (rig, daemon) = fresh(["acme"]);
     let before = standing(&rig, "acme");

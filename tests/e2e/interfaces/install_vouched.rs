@@ -180,6 +180,99 @@ fn another_administrator_installs_over_a_dead_grant_and_not_over_a_living_one() 
     rig.no_violations();
 }
 
+/// Portals that are renewed every few seconds.
+fn lively(rule: &str) -> Rig {
+    let rules = Rules {
+        token_lifetime: Duration::from_secs(60),
+        ..Rules::default()
+    };
+    let mut rig = Rig::with_rules([], rules);
+    rig.config.app().renew_every = Duration::from_secs(8);
+    rig.take_installs(rule, "");
+    rig
+}
+
+/// A reinstallation of user 5 at this portal, whose grant is user 1's and looks alive; its next renewal is refused as dead.
+fn dispute(rig: &Rig, name: &str) -> Daemon {
+    let daemon = rig.start();
+    rig.post("", &installed(rig, "acme", 1));
+    rig.wait_for_installs("stored", 1.0);
+    rig.wait_for_generation(name, 2);
+    let reinstall = with(
+        installed(rig, "acme", 5),
+        "auth[application_token]",
+        "another-installation",
+    );
+    rig.post("", &reinstall);
+    rig.wait_for_installs("other-user", 1.0);
+    daemon.wait_for_step(name, "disputed");
+    rig.fail("acme", refused("invalid_grant"), 1);
+    daemon.wait_for_outcome(name, "needs-authorization");
+    daemon
+}
+
+#[test]
+fn a_reinstallation_that_waits_is_taken_once_the_grant_before_it_is_found_dead() {
+    let rig = lively("");
+    let daemon = dispute(&rig, ACME);
+    eventually("the token of user 5", SOON, || {
+        rig.token_json(ACME)
+            .is_some_and(|json| json["fields"]["user_id"] == 5)
+    });
+    rig.wait_for_phase(ACME, "fresh");
+    let list = rig.run(["install", "list", "--json"]);
+    assert!(list.stdout.contains("\"waiting\": []"), "{list:?}");
+    daemon.stop();
+    rig.no_violations();
+}
+
+#[test]
+fn the_remedy_of_a_dead_grant_names_the_install_that_waits() {
+    let rig = lively("name = \"{member_id}\"");
+    // The portal says that neither is an administrator.
+    rig.sandbox.serve_portals(&[]);
+    let name = text(&rig.grant_of("acme", 1), "member_id");
+    let daemon = dispute(&rig, &name);
+    let view = rig.wait_for_phase(&name, "needs-authorization");
+    let action = view["action"].as_str().expect("an action");
+    let accept = action.find(&format!("refreshd install accept {name}"));
+    assert!(
+        accept.is_some() && accept < action.find("refreshd authorize"),
+        "{action}"
+    );
+    daemon.stop();
+}
+
+#[test]
+fn a_refresh_token_of_another_user_than_the_access_token_replaces_nothing() {
+    let rig = installing("");
+    let daemon = rig.start();
+    rig.post("", &installed(&rig, "acme", 1));
+    rig.wait_for_installs("stored", 1.0);
+    rig.wait_for_generation(ACME, 2);
+    let others = rig.grant_of("acme", 5);
+    let crossed = with(
+        installed(&rig, "acme", 1),
+        "auth[refresh_token]",
+        &text(&others, "refresh_token"),
+    );
+    rig.post("", &crossed);
+    rig.wait_for_installs("forged", 1.0);
+    line(
+        &daemon,
+        "forged",
+        "is of another user than its access token",
+    );
+    let json = rig.token_json(ACME).expect("its file");
+    assert_eq!(json["fields"]["user_id"], 1, "{json}");
+    assert_eq!(
+        (rig.generation(ACME), rig.has_working_token(ACME)),
+        (2, true)
+    );
+    daemon.stop();
+    rig.no_violations();
+}
+
 #[test]
 fn an_event_without_tokens_is_answered_and_proves_nothing() {
     let rig = installing("");

@@ -107,6 +107,28 @@ pub async fn one_portals_refusal_is_one_portals<E: Engine>() {
     }
 }
 
+/// Neither one that retries nor one whose token has ended is a portal for which the client works.
+pub async fn a_client_works_for_the_portals_that_have_a_valid_token<E: Engine>() {
+    let rig = fresh::<E>(&["a", "retries", "ended", "valid"]).await;
+    for valid in ["a", "valid"] {
+        let renewed = claim(&rig, valid, 1000).await;
+        accept(&rig, &renewed, 1000).await;
+    }
+    let failing = claim(&rig, "retries", 3700).await;
+    rig.record(&failing, 3700, retrying(9000)).await;
+    let a = claim(&rig, "a", 3700).await;
+    refuse(&rig, &a, 3700).await;
+    let valid = claim(&rig, "valid", 3701).await;
+    accept(&rig, &valid, 3701).await;
+    assert_eq!(works_for(&rig.portal("a").await), Some(1));
+    let again = claim(&rig, "a", 4000).await;
+    assert_eq!(
+        ruled(&refuse(&rig, &again, 4000).await),
+        (Some(ClientDecision::ThisPortal), false)
+    );
+    assert_eq!(works_for(&rig.portal("a").await), Some(1));
+}
+
 pub async fn a_client_that_five_portals_are_refused_with_is_refused_and_others_wait<E: Engine>() {
     let rig = fresh::<E>(&["a", "b", "c", "d", "e", "f"]).await;
     let mut other = configured("z");

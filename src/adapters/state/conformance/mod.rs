@@ -89,7 +89,7 @@ macro_rules! suite {
             candidates: the_grant_is_untouched_until_the_proof_is_recorded, a_refused_candidate_goes_and_is_remembered_for_files, what_is_newer_wins_and_a_late_pair_is_kept_aside, one_token_is_no_candidate_of_two_portals, a_claim_outlives_a_restart_and_times_follow_the_clock, a_lost_grant_is_held_until_a_person_hands_one_over_or_forgets, a_portal_in_doubt_is_held_until_a_person_hands_a_grant_over_or_forgets, one_after_the_other_they_find_room_as_the_log_grows;
             claiming: claims_are_exclusive_and_soonest_expiry_first, claims_made_at_once_have_no_portal_in_common,
                 a_request_that_nobody_waits_for_claims_all_of_it_or_nothing, capacity_counts_for_each_token_endpoint, nothing_is_claimed_before_its_time_and_the_next_is_said, a_claim_survives_the_process_and_can_be_ended_by_the_next, one_portal_is_claimed_by_hand_whatever_its_time, a_request_to_renew_says_what_becomes_of_it;
-            clients: one_portals_refusal_is_one_portals, a_client_that_five_portals_are_refused_with_is_refused_and_others_wait, no_portal_tries_twice_in_a_row, the_portals_of_a_client_that_breaks_later_find_it_out, a_client_of_one_portal_is_left_alone_until_its_time, acceptance_releases_a_grant_in_doubt_too, a_probe_keeps_nobody_waiting, a_changed_client_is_tried_at_once, a_changed_client_ends_the_waits_of_its_portals, an_operators_word_lets_a_refused_client_try_with_each_portal_that_is_asked_for, a_dead_grant_beside_a_refused_client_is_no_proof_that_the_client_works, after_a_dead_grant_a_third_portal_is_asked, a_client_that_works_for_the_last_portal_that_is_asked_is_never_called_refused;
+            clients: one_portals_refusal_is_one_portals, a_client_works_for_the_portals_that_have_a_valid_token, a_client_that_five_portals_are_refused_with_is_refused_and_others_wait, no_portal_tries_twice_in_a_row, the_portals_of_a_client_that_breaks_later_find_it_out, a_client_of_one_portal_is_left_alone_until_its_time, acceptance_releases_a_grant_in_doubt_too, a_probe_keeps_nobody_waiting, a_changed_client_is_tried_at_once, a_changed_client_ends_the_waits_of_its_portals, an_operators_word_lets_a_refused_client_try_with_each_portal_that_is_asked_for, a_dead_grant_beside_a_refused_client_is_no_proof_that_the_client_works, after_a_dead_grant_a_third_portal_is_asked, a_client_that_works_for_the_last_portal_that_is_asked_is_never_called_refused;
             configuration: a_dropped_portal_keeps_its_grant_and_is_left_alone, another_client_does_not_get_to_see_the_grant, another_age_moves_the_renewal, an_endpoint_that_is_not_allowed_any_more_is_left, an_endpoint_that_changes_during_a_renewal_stays_changed, the_server_a_reply_names_is_remembered, every_time_moves_with_the_clock, a_reply_that_comes_after_a_clock_step_is_dated_by_the_new_clock, a_clock_set_back_between_two_runs_makes_every_fresh_grant_due, a_changed_ladder_is_looked_at_again;
             counting: the_census_counts_kinds_and_what_is_overdue, pages_follow_the_names_without_a_gap;
             rolled_back: an_old_grant_takes_over_what_was_published_and_is_not_sent, a_grant_that_moved_on_is_not_held;
@@ -214,6 +214,7 @@ impl<E: Engine> Rig<E> {
             evaluate_at: None,
             now: at(secs),
             client,
+            without_refresh: None,
             bought_by: None,
         };
         self.state.record(Arc::new(record)).await.unwrap()

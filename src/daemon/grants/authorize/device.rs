@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::config::App;
 use crate::daemon::context::Context;
 use crate::daemon::grants::authorize::outcome::{
-    Begun, is_passing, no_refresh_token, of_code, refused, secrets, store, token_url,
+    Begun, correction, is_passing, no_refresh_token, of_code, refused, secrets, store, token_url,
 };
 use crate::daemon::grants::error::OperationError;
 use crate::daemon::grants::lookup::{app_of, find};
@@ -236,8 +236,10 @@ pub async fn poll(shared: &Context, name: &str, state: &str) -> Result<Polled, O
                     let before = before
                         .map(|before| format!(" (the answer before was: {before})"))
                         .unwrap_or_default();
+                    let next = correction(&problem)
+                        .map_or_else(|| "; begin again".to_owned(), |next| format!(". {next}"));
                     let reason = format!(
-                        "{}{is_kept}{before}; begin again",
+                        "{}{is_kept}{before}{next}",
                         problem.text().trim_end_matches('.')
                     );
                     Err(OperationError::CodeRefused {

@@ -111,6 +111,35 @@ pub(crate) const fn is_passing(problem: &Problem) -> bool {
     )
 }
 
+/// What to correct first, where another code would be refused too.
+pub(crate) fn correction(problem: &Problem) -> Option<&'static str> {
+    let code = problem.code.as_deref().unwrap_or_default();
+    // The sentence of ours about a refused code names the parameter too.
+    let is_of_code = code == "invalid_grant";
+    let said = [
+        Some(code),
+        problem.server_text.as_deref(),
+        Some(problem.detail.as_str()).filter(|_| !is_of_code),
+    ];
+    let names_redirect = said
+        .into_iter()
+        .flatten()
+        .any(|said| said.to_lowercase().contains("redirect_uri"));
+    if problem.class == Class::ClientRejected || code == "invalid_client" {
+        Some(
+            "Another code is refused as well: correct client_id and client_secret of the app in the configuration first, then: \
+             systemctl reload refreshd, and authorize again",
+        )
+    } else if names_redirect {
+        Some(
+            "Another code is refused as well: let redirect_uri in the configuration be what is registered with the provider, \
+             letter for letter, then: systemctl reload refreshd, and authorize again",
+        )
+    } else {
+        None
+    }
+}
+
 pub(crate) fn refused(portal: &Portal, problem: &Problem) -> OperationError {
     if is_passing(problem) {
         let reason = format!(
@@ -122,10 +151,10 @@ pub(crate) fn refused(portal: &Portal, problem: &Problem) -> OperationError {
             reason,
         };
     }
-    let reason = format!(
-        "{}. A code works once, and for as little as 30 seconds; begin again and use it at once",
-        problem.text().trim_end_matches('.')
+    let next = correction(problem).unwrap_or(
+        "A code works once, and for as little as 30 seconds; begin again and use it at once",
     );
+    let reason = format!("{}. {next}", problem.text().trim_end_matches('.'));
     OperationError::CodeRefused {
         portal: portal.name.clone(),
         reason,
