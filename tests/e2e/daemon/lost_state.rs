@@ -146,6 +146,23 @@ fn check_says_before_a_start_that_the_state_is_lost() {
 }
 
 #[test]
+fn a_record_that_is_a_link_at_a_first_start_is_told_in_one_word() {
+    let mut rig = Rig::new(["acme"]);
+    rig.grant("acme");
+    std::os::unix::fs::symlink("elsewhere", rig.path("state.db.generations")).unwrap();
+    let daemon = rig.start();
+    let said = daemon.events(|event| event["message"].to_string().contains(".generations"));
+    assert!(
+        said.len() == 1
+            && is_step(&said[0], "old-state")
+            && said[0].to_string().contains("it is a symbolic link"),
+        "{said:?}"
+    );
+    daemon.stop();
+    assert_eq!(rig.requests("acme"), 0);
+}
+
+#[test]
 fn the_files_of_readers_alone_are_a_trace_and_so_is_the_record_alone() {
     let rig = renewed();
     without_state(&rig);

@@ -192,6 +192,6 @@ fn a_listener_that_is_no_refreshd_is_not_called_the_daemon() {
                 && !ran.stderr.contains("the daemon ("),
             "{ran:?}"
         );
-        std::fs::remove_file(&socket).unwrap();
+        fs::remove_file(&socket).unwrap();
     }
 }
