@@ -622,6 +622,15 @@ impl Directory {
     }
 }
 
+/// Whether a call failed because this process, or the machine, has no file descriptor left: that says nothing about the file.
+#[must_use]
+pub fn is_shortage(error: &io::Error) -> bool {
+    let shortages = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
+    error
+        .raw_os_error()
+        .is_some_and(|raw| shortages.contains(&raw))
+}
+
 /// The directory of a file.
 #[must_use]
 pub fn parent(path: &Path) -> &Path {

@@ -11,7 +11,7 @@ use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::directory::{Directory, parent};
+use super::directory::{Directory, is_shortage, parent};
 use super::token_files::{FileError, write_whole};
 use crate::domain::name::PortalName;
 use refreshd_token_client::token::Generation;
@@ -64,25 +64,34 @@ impl Generations {
         self.text().map(|text| parse(&text).0).unwrap_or_default()
     }
 
-    /// Damage of the file; `None` for an intact or missing file.
-    #[must_use]
-    pub fn damage(&self) -> Option<String> {
-        match self.text() {
+    /// The recorded generations, and the damage of the file; `None` for an intact or missing file.
+    ///
+    /// # Errors
+    /// No file descriptor is left, so what the file holds is not known.
+    pub fn evidence(&self) -> std::io::Result<(RecordedGenerations, Option<String>)> {
+        let text = self.text();
+        let damage = match &text {
+            Err(error) if is_shortage(error) => return text.map(|_| Default::default()),
             // An empty file is damaged: refreshd never leaves one.
             Ok(text) if text.is_empty() => Some("it is empty".to_owned()),
             // The first write is a whole line, so a file without one was not truncated by a crash.
             Ok(text) if !text.contains(&b'\n') => Some("no line of it can be read".to_owned()),
-            Ok(text) if !text.ends_with(b"\n") && parse(&text).0.is_empty() => {
+            Ok(text) if !text.ends_with(b"\n") && parse(text).0.is_empty() => {
                 Some("its only line is cut off".to_owned())
             }
-            Ok(text) => match parse(&text).1 {
+            Ok(text) => match parse(text).1 {
                 0 => None,
                 1 => Some("a line of it cannot be read".to_owned()),
                 lines => Some(format!("{lines} lines of it cannot be read")),
             },
             Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(_) if self.path.is_symlink() => {
+                Some("it is a symbolic link, and none is followed here".to_owned())
+            }
             Err(error) => Some(format!("it cannot be read: {error}")),
-        }
+        };
+        let noted = text.map(|text| parse(&text).0).unwrap_or_default();
+        Ok((noted, damage))
     }
 
     /// Whether its last line is incomplete, as after a power cut. An append would turn it into a damaged line.
@@ -268,12 +277,12 @@ mod tests {
         ]);
         assert_eq!(generations.read(), found);
         assert_eq!(
-            generations.damage().as_deref(),
+            generations.evidence().unwrap().1.as_deref(),
             Some("4 lines of it cannot be read")
         );
         assert!(generations.is_cut_off());
         generations.replace(&found).unwrap();
-        assert_eq!(generations.damage(), None);
+        assert_eq!(generations.evidence().unwrap().1, None);
         assert!(!generations.is_cut_off());
         generations
             .record(&name("hooli"), Some(Generation(6)))
@@ -294,7 +303,7 @@ mod tests {
             (b"# generations\nacme 1", true),
         ] {
             write_whole(folder.path(), &path, text, MODE).unwrap();
-            let damage = Generations::beside(&state).damage();
+            let damage = Generations::beside(&state).evidence().unwrap().1;
             assert_eq!(damage.is_some(), is_damaged, "{text:?}: {damage:?}");
         }
     }

@@ -8,6 +8,7 @@ pub mod metrics;
 pub mod ownership;
 pub mod published_token;
 pub mod sealed;
+pub mod signals;
 pub mod state;
 pub mod systemd;
 pub mod token_files;

@@ -1,15 +1,18 @@
 //! Reads back the published token files: traces that reveal a rolled-back state.
 //!
 //! Consumers may be able to write to the directory, so the files are read with care. Must not report an error: a file that is
-//! missing, has no token or is not refreshd's own is no trace.
+//! missing, has no token or is not refreshd's own is no trace. Without a file descriptor it is not known what a file is, and that is
+//! an error.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::time::UNIX_EPOCH;
 
 use serde::Deserialize;
 use serde_json::Value;
 use strum::VariantArray as _;
 
+use super::directory::is_shortage;
 use super::token_files::TokenFiles;
 use crate::domain::name::PortalName;
 use crate::domain::rollback::PublishedGeneration;
@@ -48,22 +51,31 @@ pub struct PublishedTraces {
 }
 
 /// Reads the traces.
-#[must_use]
-pub fn traces(files: &TokenFiles, portal: &PortalName) -> PublishedTraces {
-    let has_token = |format: &TokenFormat| match files.read_form(portal, *format) {
-        Ok(text) => text.is_some_and(|text| holds_token(*format, &text)),
-        Err(_) => true,
-    };
-    PublishedTraces {
-        published: published(files, portal),
-        has_token: TokenFormat::VARIANTS.iter().any(has_token),
+///
+/// # Errors
+/// No file descriptor is left.
+pub fn traces(files: &TokenFiles, portal: &PortalName) -> io::Result<PublishedTraces> {
+    let mut has_token = false;
+    for format in TokenFormat::VARIANTS {
+        has_token |= match files.read_form(portal, *format) {
+            Ok(text) => text.is_some_and(|text| holds_token(*format, &text)),
+            Err(error) if is_shortage(&error) => return Err(error),
+            Err(_) => true,
+        };
     }
+    Ok(PublishedTraces {
+        published: published(files, portal)?,
+        has_token,
+    })
 }
 
-/// Portals with a token file that is a trace.
-pub fn published_portals(files: &TokenFiles) -> impl Iterator<Item = PortalName> {
+/// Portals with a token file that is a trace; an error if no file descriptor is left.
+pub fn published_portals(files: &TokenFiles) -> impl Iterator<Item = io::Result<PortalName>> {
     let portals = files.portals().into_iter();
-    portals.filter(|portal| traces(files, portal).has_token)
+    portals.filter_map(|portal| match traces(files, &portal) {
+        Ok(traces) => traces.has_token.then_some(Ok(portal)),
+        Err(error) => Some(Err(error)),
+    })
 }
 
 fn holds_token(format: TokenFormat, text: &[u8]) -> bool {
@@ -92,9 +104,21 @@ fn holds_token(format: TokenFormat, text: &[u8]) -> bool {
 }
 
 /// A portal's `token.json`; `None` if it is missing or cannot be parsed.
-#[must_use]
-pub fn published(files: &TokenFiles, portal: &PortalName) -> Option<PublishedGeneration> {
-    let text = files.read_form(portal, TokenFormat::Json).ok()??;
+///
+/// # Errors
+/// No file descriptor is left.
+pub fn published(
+    files: &TokenFiles,
+    portal: &PortalName,
+) -> io::Result<Option<PublishedGeneration>> {
+    match files.read_form(portal, TokenFormat::Json) {
+        Ok(text) => Ok(text.and_then(|text| parse(&text, portal))),
+        Err(error) if is_shortage(&error) => Err(error),
+        Err(_) => Ok(None),
+    }
+}
+
+fn parse(text: &[u8], portal: &PortalName) -> Option<PublishedGeneration> {
     let TokenJson {
         portal: of,
         token_type,
@@ -105,7 +129,7 @@ pub fn published(files: &TokenFiles, portal: &PortalName) -> Option<PublishedGen
         scope,
         endpoint,
         fields,
-    } = serde_json::from_slice(&text).ok()?;
+    } = serde_json::from_slice(text).ok()?;
     let issued_at = humantime::parse_rfc3339(&issued_at)
         .ok()?
         .duration_since(UNIX_EPOCH)

@@ -12,7 +12,7 @@ use crate::domain::display_level::DisplayLevel;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  refreshd alert list\n  refreshd alert list --json | jq '.incidents[] | select(.severity == \"critical\")'\n\nExit codes: 0 no incident is open, 1 at least one, 64 usage, 69 no daemon, 77 no permission, 78 configuration."
+    after_help = "Examples:\n  refreshd alert list\n  refreshd alert list --json | jq '.incidents[] | select(.severity == \"critical\")'\n\nExit codes: 0 no incident is open, 1 at least one, 64 usage, 69 no daemon, 74 output not written, 77 no permission, 78 configuration."
 )]
 pub(super) struct ListArguments {
     /// Print JSON.
@@ -22,7 +22,7 @@ pub(super) struct ListArguments {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  refreshd alert acknowledge acme\n  refreshd alert acknowledge server/oauth.bitrix.info\n\nAn acknowledged incident is not notified again until its severity rises or another action is needed.\n\nExit codes: 0 done, 64 usage, 66 no such incident, 69 no daemon, 77 no permission, 78 configuration."
+    after_help = "Examples:\n  refreshd alert acknowledge acme\n  refreshd alert acknowledge server/oauth.bitrix.info\n\nAn acknowledged incident is not notified again until its severity rises or another action is needed.\n\nExit codes: 0 done, 64 usage, 66 no such incident, 69 no daemon, 74 output not written, 77 no permission, 78 configuration."
 )]
 pub(super) struct AcknowledgeArguments {
     /// A portal, or an incident's key as `refreshd alert list` shows it.

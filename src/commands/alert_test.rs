@@ -17,7 +17,7 @@ use refreshd_time::clock::Clock;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  refreshd alert test\n  refreshd alert test ops\n  refreshd alert test --json | jq '.tests[] | select(.result != \"delivered\")'\n\nExit codes: 0 every receiver accepted it, 64 usage, 66 unknown channel, or none is configured, 69 a receiver rejected it, 77 no permission, 78 configuration."
+    after_help = "Examples:\n  refreshd alert test\n  refreshd alert test ops\n  refreshd alert test --json | jq '.tests[] | select(.result != \"delivered\")'\n\nExit codes: 0 every receiver accepted it, 64 usage, 66 unknown channel, or none is configured, 69 a receiver rejected it, 74 output not written, 77 no permission, 78 configuration."
 )]
 pub(super) struct Arguments {
     /// The channel; without one, all of them.

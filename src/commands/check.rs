@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::Args;
 use tokio::task::JoinSet;
 
+use super::client::Client;
 use super::common::Common;
 use super::connect::{cannot_run, in_configuration};
 use super::exit::{CommandError, Exit};
@@ -18,9 +19,10 @@ use crate::adapters::directory::{Directory, Trust, UntrustedDirectory, parent};
 use crate::adapters::state::{self, CheckOutcome, Header, StateCheck, StateError};
 use crate::adapters::token_files::TokenFiles;
 use crate::config::{self, Config, Environment, Loaded, PortalConfig};
-use crate::daemon::{RunError, ask_issuers, descriptor_shortage};
+use crate::daemon::{InProcess, RunError, ask_issuers, descriptor_shortage};
 use crate::domain::error_chain::error_chain;
-use crate::domain::name::PortalName;
+use crate::domain::name::{PortalName, some};
+use crate::domain::portal::Kind;
 use refreshd_time::clock::Clock;
 use refreshd_token_client::authorization_server::AuthorizationServer;
 use refreshd_token_client::reply::redirect_target;
@@ -69,15 +71,22 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
         Err(error) => format!("could not be looked at ({})", error_chain(&error)),
     };
     reject_foreign_directories(&config)?;
+    let old = old_or_lost(&config).await;
+    let verdict = if old.is_some() {
+        "no problems of the configuration"
+    } else {
+        "no problems"
+    };
     for warning in directories(&config)
         .into_iter()
         .chain(state::oddities(path))
+        .chain(old)
         .chain(descriptor_shortage(0))
     {
         terminal::eprintln(&format!("{warning} (warning)"));
     }
     terminal::eprintln(&format!(
-        "{}: no problems; {}, {}; the state {} {version}",
+        "{}: {verdict}; {}, {}; the state {} {version}",
         common.config.display(),
         count(config.portals.len(), "portal"),
         count(config.apps.len(), "app"),
@@ -126,6 +135,30 @@ async fn read_all(path: &Path) -> Result<&'static str, CommandError> {
             _ => return Ok(", and was not read to its end"),
         }
     }
+}
+
+/// Warning if a start would find the state older than its traces, or without grants of which there are traces. `None` also where
+/// that cannot be seen: a running daemon has the state and has said it, or this user may not read it.
+async fn old_or_lost(config: &Config) -> Option<String> {
+    let copy = InProcess::open_read_only(config.clone()).await.ok()?;
+    let client = Client::in_process(copy);
+    let listed = client.list(None).await;
+    client.close().await;
+    let portals = listed.ok()?.into_iter();
+    let held: Vec<_> = portals
+        .filter(|portal| portal.phase == Kind::OldState)
+        .filter_map(|portal| PortalName::parse(&portal.portal).ok())
+        .collect();
+    (!held.is_empty()).then(|| {
+        format!(
+            "state: {} is older than what was published from it, or lacks grants that there were before, as when its volume is \
+             not mounted or a backup was restored; nothing will be sent for {}: {}. If there is a newer state, put that back; if \
+             not, refreshd status says what each portal needs",
+            config.paths.state.display(),
+            count(held.len(), "portal"),
+            some(&held).join(", ")
+        )
+    })
 }
 
 /// Whether the daemon would not start for the same reason. `check` may run as another user: a permission error stops the daemon

@@ -503,10 +503,12 @@ impl Client {
                 };
                 match answered {
                     Some(answer) => answer.map_err(|_: reqwest::Error| {
-                        CommandError::new(
-                            Exit::Unavailable,
-                            "the daemon broke the connection; is it stopping?",
-                        )
+                        of_stranger(*pid).unwrap_or_else(|| {
+                            CommandError::new(
+                                Exit::Unavailable,
+                                "the daemon broke the connection; is it stopping?",
+                            )
+                        })
                     }),
                     None => Err(silent(*pid, is_read)),
                 }
@@ -566,7 +568,27 @@ fn daemon(pid: Option<i32>) -> String {
     )
 }
 
+/// Name of the process that listens, if it is visible and no refreshd.
+fn stranger(pid: Option<i32>) -> Option<String> {
+    let name = std::fs::read_to_string(format!("/proc/{}/comm", pid?)).ok()?;
+    let name = name.trim_end();
+    (!name.starts_with("refreshd")).then(|| name.to_owned())
+}
+
+/// Error if a process that is no refreshd does not answer as one.
+fn of_stranger(pid: Option<i32>) -> Option<CommandError> {
+    let (name, pid) = (stranger(pid)?, pid?);
+    let message = format!(
+        "another process listens on the control socket (process {pid}, {name}), which is no refreshd and does not answer as one: \
+         look who made that socket (ss -xlp); once it is gone, a running daemon makes its own anew"
+    );
+    Some(CommandError::new(Exit::Unavailable, message))
+}
+
 fn silent(pid: Option<i32>, is_read: bool) -> CommandError {
+    if let Some(error) = of_stranger(pid) {
+        return error;
+    }
     let left = if is_read {
         ""
     } else {

@@ -20,6 +20,8 @@ pub enum Exit {
     NoInput,
     /// 69 `EX_UNAVAILABLE`: no daemon, or no server.
     Unavailable,
+    /// 74 `EX_IOERR`: the result could not be written to standard output.
+    Output,
     /// 75 `EX_TEMPFAIL`: try again later.
     TryAgain,
     /// 77 `EX_NOPERM`.
@@ -41,6 +43,7 @@ impl Exit {
             Self::Data => 65,
             Self::NoInput => 66,
             Self::Unavailable => 69,
+            Self::Output => 74,
             Self::TryAgain => 75,
             Self::NoPermission => 77,
             Self::Configuration => 78,

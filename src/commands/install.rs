@@ -18,7 +18,7 @@ Examples:
   refreshd install accept acme               replace the present grant
   refreshd install refuse acme               keep the present grant
 
-Exit codes: 0 done, 64 usage, or not confirmed, 65 refused by the authorization server, 66 unknown portal, or no open dispute, 69 daemon unavailable, 75 the dispute is about another user, or the grant cannot be verified now, 77 no permission, 78 configuration.";
+Exit codes: 0 done, 64 usage, or not confirmed, 65 refused by the authorization server, 66 unknown portal, or no open dispute, 69 daemon unavailable, 74 output not written, 75 the dispute is about another user, or the grant cannot be verified now, 77 no permission, 78 configuration.";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum InstallCommand {
@@ -32,7 +32,7 @@ pub(super) enum InstallCommand {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  refreshd install list\n  refreshd install list --json | jq -r '.waiting[].portal'\n\nExit codes: 0 no open dispute, 1 at least one, 64 usage, 66 no state, 69 daemon unavailable, 77 no permission, 78 configuration."
+    after_help = "Examples:\n  refreshd install list\n  refreshd install list --json | jq -r '.waiting[].portal'\n\nExit codes: 0 no open dispute, 1 at least one, 64 usage, 66 no state, 69 daemon unavailable, 74 output not written, 77 no permission, 78 configuration."
 )]
 pub(super) struct ListArguments {
     /// Print JSON.
@@ -42,7 +42,7 @@ pub(super) struct ListArguments {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  refreshd install accept acme\n  refreshd install accept acme --user 1 --yes --json\n  refreshd install refuse acme --yes\n\nAn accepted grant is renewed first. The present grant stays in force until that has succeeded, across restarts as well.\n\nExit codes: 0 done, 64 usage, or not confirmed, 65 refused by the authorization server, 66 unknown portal, or no open dispute, 69 daemon unavailable, 75 the dispute is about another user, or the grant cannot be verified now, 77 no permission, 78 configuration."
+    after_help = "Examples:\n  refreshd install accept acme\n  refreshd install accept acme --user 1 --yes --json\n  refreshd install refuse acme --yes\n\nAn accepted grant is renewed first. The present grant stays in force until that has succeeded, across restarts as well.\n\nExit codes: 0 done, 64 usage, or not confirmed, 65 refused by the authorization server, 66 unknown portal, or no open dispute, 69 daemon unavailable, 74 output not written, 75 the dispute is about another user, or the grant cannot be verified now, 77 no permission, 78 configuration."
 )]
 pub(super) struct DecideArguments {
     /// The portal.

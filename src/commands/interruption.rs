@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use super::exit::{CommandError, Exit};
 use super::terminal;
+use crate::adapters::signals::Signals;
 
 /// Number of requests in progress that must be finished.
 static IN_PROGRESS: LazyLock<watch::Sender<usize>> = LazyLock::new(|| watch::Sender::new(0));
@@ -49,25 +50,32 @@ impl Drop for InProgress {
     }
 }
 
-/// Waits for SIGINT, SIGTERM or SIGHUP, and then for requests in progress.
+/// Waits for a signal that asks for an end, and then for requests in progress. Says and ignores signals without a meaning.
 ///
 /// # Errors
 /// The signals cannot be received.
 pub(super) async fn interrupted() -> io::Result<Exit> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+    let mut signals = Signals::listen()?;
     // Whoever ignores it, as nohup does, wants the command to outlive its terminal.
     let mut hangup = if ignores(SignalKind::hangup()) {
         None
     } else {
         Some(signal(SignalKind::hangup())?)
     };
-    let kind = tokio::select! {
-        _ = interrupt.recv() => SignalKind::interrupt(),
-        _ = terminate.recv() => SignalKind::terminate(),
-        () = received(hangup.as_mut()) => SignalKind::hangup(),
+    let number = loop {
+        let received = tokio::select! {
+            received = signals.next() => received,
+            () = received(hangup.as_mut()) => break SignalKind::hangup().as_raw_value(),
+        };
+        if received.stops {
+            break received.number;
+        }
+        terminal::eprintln(&format!(
+            "{} has no meaning for refreshd and is ignored; SIGTERM stops",
+            received.name
+        ));
     };
-    INTERRUPTED.store(kind.as_raw_value(), Ordering::Relaxed);
+    INTERRUPTED.store(number, Ordering::Relaxed);
     let mut in_progress = IN_PROGRESS.subscribe();
     if *in_progress.borrow_and_update() > 0 {
         terminal::eprintln(
@@ -76,7 +84,7 @@ pub(super) async fn interrupted() -> io::Result<Exit> {
         // The sender is never dropped.
         let _ = in_progress.wait_for(|count| *count == 0).await;
     }
-    Ok(Exit::Interrupted(kind.as_raw_value()))
+    Ok(Exit::Interrupted(number))
 }
 
 async fn received(signal: Option<&mut Signal>) {

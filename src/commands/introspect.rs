@@ -11,7 +11,7 @@ use refreshd_token_client::introspection::Introspection;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  refreshd introspect wiki\n  refreshd introspect wiki --json\n\nExit codes: 0 the token is active, 1 it is not, 64 usage, 66 unknown portal, 69 daemon unavailable, 75 no token, or the server does not answer, 77 no permission, 78 configuration, or the provider has no introspection endpoint."
+    after_help = "Examples:\n  refreshd introspect wiki\n  refreshd introspect wiki --json\n\nExit codes: 0 the token is active, 1 it is not, 64 usage, 66 unknown portal, 69 daemon unavailable, 74 output not written, 75 no token, or the server does not answer, 77 no permission, 78 configuration, or the provider has no introspection endpoint."
 )]
 pub(super) struct Arguments {
     /// The portal.

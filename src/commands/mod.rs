@@ -71,7 +71,7 @@ const EXAMPLES: &str = "\
   refreshd status --watch                    watch the portals
   curl -H @<(refreshd token acme --format header) https://acme.bitrix24.com/rest/profile
 
-Exit codes: 0 done, 1 not fresh, 64 usage, 65 not a grant, 66 unknown portal, 69 daemon or server unavailable, 75 try again later, 77 no permission, 78 configuration.";
+Exit codes: 0 done, 1 not fresh, 64 usage, 65 not a grant, 66 unknown portal, 69 daemon or server unavailable, 74 output not written, 75 try again later, 77 no permission, 78 configuration.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -126,7 +126,7 @@ Examples:
   refreshd alert list                        list open incidents
   refreshd alert acknowledge acme            acknowledge acme's incidents
 
-Exit codes: 0 done, 1 at least one incident is open, 64 usage, 66 unknown channel or incident, 69 no daemon, or a receiver rejected the test, 77 no permission, 78 configuration.";
+Exit codes: 0 done, 1 at least one incident is open, 64 usage, 66 unknown channel or incident, 69 no daemon, or a receiver rejected the test, 74 output not written, 77 no permission, 78 configuration.";
 
 const PROVIDER_HELP: &str = "\
 Examples:
@@ -134,7 +134,7 @@ Examples:
   refreshd provider show bitrix24            print one profile
   refreshd provider keys                     print the keys that a profile may have
 
-Exit codes: 0 done, 64 usage, 66 unknown provider, 78 configuration.";
+Exit codes: 0 done, 64 usage, 66 unknown provider, 74 output not written, 78 configuration.";
 
 #[derive(Debug, Subcommand)]
 enum Provider {
@@ -175,24 +175,26 @@ pub fn main() -> Exit {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version are not errors; a failure to print them cannot be reported.
-            let _ = error.print();
-            return if error.use_stderr() {
-                Exit::Usage
-            } else {
-                Exit::Done
+            let printed = error.print();
+            // Help and version are not errors.
+            return match printed {
+                _ if error.use_stderr() => Exit::Usage,
+                Ok(()) => Exit::Done,
+                Err(unwritten) => {
+                    terminal::note_unwritten(unwritten);
+                    written(Exit::Done)
+                }
             };
         }
     };
     let common = cli.common;
     runtime::protect_memory();
     let is_daemon = matches!(cli.command, Command::Run);
-    let threads = match cli.command {
-        Command::Run => {
-            runtime::raise_descriptor_limit();
-            runtime::DAEMON
-        }
-        _ => runtime::COMMAND,
+    runtime::raise_descriptor_limit();
+    let threads = if is_daemon {
+        runtime::DAEMON
+    } else {
+        runtime::COMMAND
     };
     let runtime = match runtime::runtime(threads) {
         Ok(runtime) => runtime,
@@ -248,11 +250,23 @@ pub fn main() -> Exit {
     // Reading standard input may block a thread that is no longer needed.
     runtime.shutdown_background();
     log::flush(LOG_FLUSH_TIMEOUT);
-    done.unwrap_or_else(|failure| {
-        if is_daemon {
-            failure.print_without_waiting()
-        } else {
-            failure.print()
-        }
-    })
+    match done {
+        Ok(exit) => written(exit),
+        Err(failure) if is_daemon => failure.print_without_waiting(),
+        Err(failure) => failure.print(),
+    }
+}
+
+/// The exit status of a command that is done, unless its result could not be written.
+fn written(exit: Exit) -> Exit {
+    match (exit, terminal::unwritten()) {
+        (Exit::Interrupted(_), _) | (_, None) => exit,
+        (_, Some(error)) => CommandError::new(
+            Exit::Output,
+            format!(
+                "the result could not be written to standard output ({error}); what the command did is done"
+            ),
+        )
+        .print(),
+    }
 }

@@ -17,7 +17,7 @@ use refreshd_token_client::provider::Profile;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  refreshd provider show bitrix24\n  refreshd provider show crm                 with the overrides of the app of that name\n  refreshd provider show google > intranet.toml\n\nExit codes: 0 done, 64 usage, 66 unknown provider, 78 configuration."
+    after_help = "Examples:\n  refreshd provider show bitrix24\n  refreshd provider show crm                 with the overrides of the app of that name\n  refreshd provider show google > intranet.toml\n\nExit codes: 0 done, 64 usage, 66 unknown provider, 74 output not written, 78 configuration."
 )]
 pub(super) struct ShowArguments {
     /// A provider, or an app of the configuration.
@@ -26,7 +26,7 @@ pub(super) struct ShowArguments {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  refreshd provider list\n\nExit codes: 0 done, 64 usage, 78 configuration."
+    after_help = "Examples:\n  refreshd provider list\n\nExit codes: 0 done, 64 usage, 74 output not written, 78 configuration."
 )]
 pub(super) struct ListArguments {}
 

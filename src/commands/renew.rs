@@ -18,7 +18,7 @@ const MAX_CONCURRENT: usize = 32;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  refreshd renew acme\n  refreshd renew acme globex --json\n  refreshd renew --all\n\nExit codes: 0 renewed, or renewed a moment ago, 1 a portal was not renewed, 64 usage, 66 unknown portal, 69 daemon unavailable, 75 no grant to renew, 77 no permission, 78 configuration."
+    after_help = "Examples:\n  refreshd renew acme\n  refreshd renew acme globex --json\n  refreshd renew --all\n\nExit codes: 0 renewed, or renewed a moment ago, 1 a portal was not renewed, 64 usage, 66 unknown portal, 69 daemon unavailable, 74 output not written, 75 no grant to renew, 77 no permission, 78 configuration."
 )]
 pub(super) struct Arguments {
     /// The portals.

@@ -3,6 +3,7 @@
 //! Must not depend on the number of processors, and must not continue without the threads that it needs: such a daemon would
 //! look ready and never renew.
 
+use std::os::fd::AsFd as _;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,6 +13,8 @@ use rustix::process::{
 };
 use tokio::runtime::{Builder, Runtime};
 
+use crate::adapters::directory::is_shortage;
+
 /// Number of threads.
 #[derive(Clone, Copy)]
 pub(super) struct Threads {
@@ -19,26 +22,26 @@ pub(super) struct Threads {
     workers: usize,
     /// Blocking threads: the state's two, the publisher's, the five whose files may hang, name resolution, standard input.
     blocking: usize,
-    /// Whether blocking threads are created at the start and kept, instead of on demand.
-    permanent: bool,
 }
 
 /// Of the daemon. With the log's and the main thread it has at most 22.
 pub(super) const DAEMON: Threads = Threads {
     workers: 4,
     blocking: 16,
-    permanent: true,
 };
-/// Of other commands.
+/// Of other commands: most do the daemon's work if none runs. At most 13 with the main thread.
 pub(super) const COMMAND: Threads = Threads {
     workers: 2,
-    blocking: 16,
-    permanent: false,
+    blocking: 10,
 };
+
+/// File descriptors that must be free at the start: those of the runtime, and those to open the state, send a request and
+/// publish its token. With fewer, a token would be spent whose successor cannot be stored.
+const MIN_DESCRIPTORS: usize = 32;
 
 /// Time limit for a thread to start.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
-/// Permanent threads do not time out.
+/// Blocking threads do not time out: later there may be no more.
 const KEEP_ALIVE: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// Protects this process's memory from core dumps and from other processes of the same user: it holds refresh tokens and client
@@ -67,32 +70,43 @@ pub(super) fn raise_descriptor_limit() {
 /// Creates the runtime with its threads.
 ///
 /// # Errors
-/// A message for the operator, if this process may not have enough threads.
+/// A message for the operator, if this process may not have enough threads or file descriptors.
 pub(super) fn runtime(threads: Threads) -> Result<Runtime, String> {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = threads.workers.min(processors);
-    let blocking = if threads.permanent {
-        threads.blocking
-    } else {
-        1
-    };
-    // tokio panics without a worker, and continues without a blocking thread: neither gives a usable message.
-    try_threads(workers + blocking).map_err(|error| too_few_threads(&error))?;
+    // tokio panics without its descriptors or a worker, and continues without a blocking thread: neither gives a usable message.
+    try_descriptors(MIN_DESCRIPTORS).map_err(|error| too_few_descriptors(&error))?;
+    try_threads(workers + threads.blocking).map_err(|error| too_few_threads(&error))?;
     let runtime = Builder::new_multi_thread()
         .worker_threads(workers)
         .max_blocking_threads(threads.blocking)
-        .thread_keep_alive(if threads.permanent {
-            KEEP_ALIVE
-        } else {
-            Duration::from_secs(10)
-        })
+        .thread_keep_alive(KEEP_ALIVE)
         .enable_all()
         .build()
         .map_err(|error| format!("cannot start: {error}"))?;
-    if threads.permanent {
-        make_blocking(&runtime, threads.blocking).map_err(|error| too_few_threads(&error))?;
-    }
+    make_blocking(&runtime, threads.blocking).map_err(|error| too_few_threads(&error))?;
     Ok(runtime)
+}
+
+fn too_few_descriptors(error: &str) -> String {
+    format!(
+        "cannot start: this process may not have the file descriptors that it needs ({error}); raise LimitNOFILE= of the unit, or \
+         ulimit -n"
+    )
+}
+
+/// Opens this many descriptors at once for a moment.
+fn try_descriptors(count: usize) -> Result<(), String> {
+    let mut open = Vec::with_capacity(count);
+    while open.len() < count {
+        match std::io::stderr().as_fd().try_clone_to_owned() {
+            Ok(descriptor) => open.push(descriptor),
+            // Standard error may be closed; this is not about it.
+            Err(error) if !is_shortage(&error) => return Ok(()),
+            Err(error) => return Err(format!("it got {} of {count}: {error}", open.len())),
+        }
+    }
+    Ok(())
 }
 
 fn too_few_threads(error: &str) -> String {

@@ -21,7 +21,7 @@ const MAX_ACTIONS: usize = 1000;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  refreshd status\n  refreshd status acme\n  refreshd status --watch\n  refreshd status --json | jq '.portals[] | select(.fresh | not)'\n\nExit codes: 0 every portal is fresh, 1 at least one is not, 64 usage, 66 unknown portal, 69 daemon unavailable, 77 no permission, 78 configuration."
+    after_help = "Examples:\n  refreshd status\n  refreshd status acme\n  refreshd status --watch\n  refreshd status --json | jq '.portals[] | select(.fresh | not)'\n\nExit codes: 0 every portal is fresh, 1 at least one is not, 64 usage, 66 unknown portal, 69 daemon unavailable, 74 output not written, 77 no permission, 78 configuration."
 )]
 pub(super) struct Arguments {
     /// Show this portal only, in full.
@@ -43,7 +43,7 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
         let shown = show(&client, arguments).await;
         client.close().await;
         let fresh = shown?;
-        if !arguments.watch {
+        if !arguments.watch || terminal::is_cut_off() {
             return Ok(if fresh { Exit::Done } else { Exit::NotFresh });
         }
         Clock::system().sleep(REFRESH_INTERVAL).await;

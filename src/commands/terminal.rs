@@ -2,8 +2,8 @@
 //!
 //! Must not show a secret except for commands that print one. Colours and tables only on a terminal; `NO_COLOR` is respected.
 
-use std::io::{IsTerminal as _, Write as _};
-use std::sync::mpsc;
+use std::io::{self, ErrorKind, IsTerminal as _, Write as _};
+use std::sync::{OnceLock, mpsc};
 use std::thread::Builder;
 use std::time::Duration;
 
@@ -15,21 +15,43 @@ use refreshd_secrets::mask::line;
 /// Maximum wait for the reader of a daemon's last message.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Prints a result. A closed pipe is not an error.
+/// The first error of writing a result.
+static UNWRITTEN: OnceLock<io::Error> = OnceLock::new();
+
+/// Prints a result. A closed pipe is not an error; others end the command with [`unwritten`].
 pub(super) fn print(text: &str) {
-    let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    print_bytes(text.as_bytes());
 }
 
 /// Prints raw bytes.
 pub(super) fn print_bytes(bytes: &[u8]) {
-    let mut out = std::io::stdout().lock();
-    let _ = out.write_all(bytes).and_then(|()| out.flush());
+    let mut out = io::stdout().lock();
+    if let Err(error) = out.write_all(bytes).and_then(|()| out.flush()) {
+        note_unwritten(error);
+    }
+}
+
+/// Records that a result could not be written.
+pub(super) fn note_unwritten(error: io::Error) {
+    // The first one counts.
+    let _ = UNWRITTEN.set(error);
+}
+
+/// Whether nothing more can be written: a reader has gone, or a disk is full.
+pub(super) fn is_cut_off() -> bool {
+    UNWRITTEN.get().is_some()
+}
+
+/// Why a result could not be written; `None` if all of them were, or nobody reads them.
+pub(super) fn unwritten() -> Option<&'static io::Error> {
+    UNWRITTEN
+        .get()
+        .filter(|error| error.kind() != ErrorKind::BrokenPipe)
 }
 
 /// Prints a message.
 pub(super) fn eprintln(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{}", printable(text));
+    let _ = writeln!(io::stderr().lock(), "{}", printable(text));
 }
 
 /// Removes unprintable characters except line feeds: external text must not control the terminal.
@@ -68,17 +90,17 @@ pub(super) fn is_colourful() -> bool {
 /// Whether the user sits at a desktop with a browser.
 pub(super) fn is_desktop() -> bool {
     let shown = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    std::io::stderr().is_terminal() && (shown("DISPLAY") || shown("WAYLAND_DISPLAY"))
+    io::stderr().is_terminal() && (shown("DISPLAY") || shown("WAYLAND_DISPLAY"))
 }
 
 /// Whether standard error is a terminal.
 pub(super) fn is_stderr_terminal() -> bool {
-    std::io::stderr().is_terminal()
+    io::stderr().is_terminal()
 }
 
 /// Whether standard output is a terminal.
 pub(super) fn is_terminal() -> bool {
-    std::io::stdout().is_terminal()
+    io::stdout().is_terminal()
 }
 
 /// Minimum width of tables, in columns.
@@ -152,10 +174,10 @@ pub(super) fn table(heading: &[&str], rows: Vec<Vec<(String, TableStyle)>>) -> S
 
 /// Asks a yes-or-no question; any answer but yes is no, and so is a missing terminal.
 pub(super) fn confirm(question: &str) -> bool {
-    if !std::io::stdin().is_terminal() {
+    if !io::stdin().is_terminal() {
         return false;
     }
-    let _ = write!(std::io::stderr().lock(), "{question} [y/N] ");
+    let _ = write!(io::stderr().lock(), "{question} [y/N] ");
     let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer).is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
+    io::stdin().read_line(&mut answer).is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
 }

@@ -14,7 +14,7 @@ use super::terminal;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  TOKEN=$(refreshd token acme)\n  refreshd token acme --min-valid 10m --format json\n  curl -H @<(refreshd token acme --format header) https://acme.bitrix24.com/rest/profile\n  eval \"$(refreshd token acme --format env)\"\n\nExit codes: 0 printed, 64 usage, 66 unknown portal, 69 daemon unavailable, 75 not available now, 77 no permission, 78 configuration."
+    after_help = "Examples:\n  TOKEN=$(refreshd token acme)\n  refreshd token acme --min-valid 10m --format json\n  curl -H @<(refreshd token acme --format header) https://acme.bitrix24.com/rest/profile\n  eval \"$(refreshd token acme --format env)\"\n\nExit codes: 0 printed, 64 usage, 66 unknown portal, 69 daemon unavailable, 74 output not written, 75 not available now, 77 no permission, 78 configuration."
 )]
 pub(super) struct Arguments {
     /// The portal.

@@ -19,7 +19,6 @@ mod waiters;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::Signal as SignalNumber;
 use strum::VariantArray as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{JoinError, JoinSet};
@@ -42,6 +41,7 @@ pub use waiters::RenewalReport;
 
 use crate::adapters::directory::Trust;
 use crate::adapters::log::LogHandle;
+use crate::adapters::signals;
 use crate::adapters::state::StateError;
 use crate::adapters::systemd;
 use crate::config::Config;
@@ -312,49 +312,27 @@ struct Signals {
     hangup: Signal,
 }
 
-/// Signals that end the daemon.
-struct StopSignals {
-    terminate: Signal,
-    interrupt: Signal,
-    quit: Signal,
-    /// Signals without a meaning, which would end the process in the middle of a request.
-    user1: Signal,
-    user2: Signal,
-    alarm: Signal,
-    virtual_alarm: Signal,
-}
+/// Signals that end the daemon, and those that must not.
+struct StopSignals(signals::Signals);
 
 impl Signals {
     fn listen() -> std::io::Result<Self> {
-        let stop = StopSignals {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            quit: signal(SignalKind::quit())?,
-            user1: signal(SignalKind::user_defined1())?,
-            user2: signal(SignalKind::user_defined2())?,
-            alarm: signal(SignalKind::alarm())?,
-            virtual_alarm: signal(SignalKind::from_raw(SignalNumber::VTALARM.as_raw()))?,
-        };
         Ok(Self {
-            stop,
+            stop: StopSignals(signals::Signals::listen()?),
             hangup: signal(SignalKind::hangup())?,
         })
     }
 }
 
 impl StopSignals {
-    /// Waits for SIGTERM, SIGINT or SIGQUIT. Reports and ignores signals without a meaning.
+    /// Waits for a signal that asks for an end. Reports and ignores signals without a meaning.
     async fn asked(&mut self) {
         loop {
-            let name = tokio::select! {
-                _ = self.terminate.recv() => return tracing::info!("SIGTERM: stopping"),
-                _ = self.interrupt.recv() => return tracing::info!("interrupted: stopping"),
-                _ = self.quit.recv() => return tracing::info!("SIGQUIT: stopping"),
-                _ = self.user1.recv() => "SIGUSR1",
-                _ = self.user2.recv() => "SIGUSR2",
-                _ = self.alarm.recv() => "SIGALRM",
-                _ = self.virtual_alarm.recv() => "SIGVTALRM",
-            };
+            let received = self.0.next().await;
+            let name = &received.name;
+            if received.stops {
+                return tracing::info!(signal = name, "{name}: stopping");
+            }
             tracing::warn!(
                 signal = name,
                 "{name} has no meaning for refreshd and is ignored; SIGHUP reloads, SIGTERM stops"

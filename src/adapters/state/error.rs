@@ -89,6 +89,17 @@ pub enum StateError {
         /// Why not.
         source: std::io::Error,
     },
+    /// Traces of grants beside it cannot be read: a spent token could be sent.
+    #[error(
+        "cannot read {}, since no file descriptor is left; nothing was sent: raise LimitNOFILE= of the unit, or ulimit -n",
+        path.display()
+    )]
+    Descriptors {
+        /// The file, or the directory of the token files.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
     /// A configuration that may not be all there does not name portals whose grants are alive.
     #[error("{} portals whose grants are alive are not named any more", living.len())]
     Unnamed {

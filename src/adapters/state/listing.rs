@@ -25,7 +25,8 @@ pub(super) const PAST_DUE: &str = "SELECT renew_at, issued_at, expires_at, refre
 pub struct Census {
     /// Each kind that occurs.
     pub kinds: Vec<(Kind, u64)>,
-    /// Configured portals whose token is overdue, as [`Window::overdue_at`] has it, or expired where the grant is lost.
+    /// Configured portals whose token is overdue, as [`Window::overdue_at`] has it, or not known to be good where the grant is lost
+    /// or older than its traces.
     pub overdue: u64,
 }
 
@@ -198,6 +199,18 @@ fn count_lost_and_expired(connection: &Connection, now: Timestamp) -> Result<u64
         .map_err(|source| StateError::sql("count portals", source))
 }
 
+/// Those whose grant is older than its traces and whose readers have no known token. Others have a window.
+fn count_old_without_token(connection: &Connection) -> Result<u64, StateError> {
+    let count = "SELECT count(*) FROM portal WHERE kind <> 'fresh' AND kind = ?1 AND configured = 1 \
+        AND refresh_token IS NOT NULL AND expires_at IS NULL";
+    let count = connection.prepare_cached(count).and_then(|mut count| {
+        count.query_row([Kind::OldState.as_str()], |row| row.get::<_, i64>(0))
+    });
+    count
+        .map(|count| u64::try_from(count).unwrap_or_default())
+        .map_err(|source| StateError::sql("count portals", source))
+}
+
 pub(super) fn census(connection: &Connection, now: Timestamp) -> Result<Census, StateError> {
     let sql = |source| StateError::sql("count portals", source);
     // Fresh is what is left: there is no index of the many, only of the few that are something else.
@@ -227,6 +240,7 @@ pub(super) fn census(connection: &Connection, now: Timestamp) -> Result<Census, 
     if fresh > 0 {
         kinds.push((Kind::Fresh, fresh));
     }
+    let is_old = kinds.iter().any(|(kind, _)| *kind == Kind::OldState);
     // The index knows them as portals without a grant.
     let lost = count_lost(connection)?;
     if lost > 0 {
@@ -251,6 +265,9 @@ pub(super) fn census(connection: &Connection, now: Timestamp) -> Result<Census, 
     }
     if lost > 0 {
         overdue += count_lost_and_expired(connection, now)?;
+    }
+    if is_old {
+        overdue += count_old_without_token(connection)?;
     }
     Ok(Census { kinds, overdue })
 }

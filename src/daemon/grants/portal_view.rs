@@ -206,6 +206,8 @@ impl PortalView {
         let overdue = grant
             .and_then(|grant| overdue_at(grant, OVERDUE_SHARE))
             .is_some_and(|at| at <= now);
+        // Its readers have no known token.
+        let overdue = overdue || grant.is_some() && kind == Kind::OldState && access.is_none();
         Self {
             portal: portal.name.to_string(),
             provider: app

@@ -243,7 +243,8 @@ impl PublisherThread {
         let (sender, found) = mpsc::channel();
         let name = portal.clone();
         let inspect = move |files: &TokenFiles| {
-            let _ = sender.send(traces(files, &name));
+            // Without a descriptor nothing is known.
+            let _ = traces(files, &name).map(|found| sender.send(found));
             Ok(None)
         };
         self.files.run(Some(portal), inspect).ok()?;

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use crate::adapters::generations::{Generations, RecordedGenerations};
+use crate::adapters::generations::RecordedGenerations;
 use crate::adapters::state::Offered;
 use crate::config::Config;
 use crate::daemon::context::Context;
@@ -140,11 +140,13 @@ async fn read_file(
         return Ok(());
     }
     if has_no_living_grant(&stored) {
-        let read = || Generations::beside(&config.paths.state).read();
-        let status =
-            rollback::check_new_portal(shared, &config, &stored, noted.get_or_insert_with(read))
-                .await
-                .map_err(|error| error_chain(&error))?;
+        let noted = match noted {
+            Some(noted) => noted,
+            None => noted.insert(rollback::recorded(&config).map_err(|error| error_chain(&error))?),
+        };
+        let status = rollback::check_new_portal(shared, &config, &stored, noted)
+            .await
+            .map_err(|error| error_chain(&error))?;
         match status {
             NewPortal::New => {}
             NewPortal::Quarantined => {

@@ -62,14 +62,7 @@ pub async fn quarantine_rolled_back(
         );
     }
     let mut generations = Generations::beside(path);
-    let evidence = Evidence::of(&generations);
-    if let Some(damage) = &evidence.damage {
-        tracing::warn!(
-            "{}.generations is damaged ({damage}): if the state was restored from an old backup, that is not noticed for \
-             every portal. It is written anew from the state",
-            path.display()
-        );
-    }
+    let evidence = Evidence::of(path)?;
     let Quarantined {
         noted,
         old,
@@ -84,6 +77,12 @@ pub async fn quarantine_rolled_back(
     if !lost.is_empty() {
         let damage = evidence.damage.as_deref();
         conditions.begin(Condition::Lost, reason_lost(path, &lost, damage));
+    } else if let Some(damage) = &evidence.damage {
+        tracing::warn!(
+            "{}.generations is damaged ({damage}): if the state was restored from an old backup, that is not noticed for \
+             every portal. It is written anew from the state",
+            path.display()
+        );
     }
     if (noted != evidence.noted || evidence.damage.is_some() || generations.is_cut_off())
         && let Err(error) = generations.replace(&noted)
@@ -108,7 +107,7 @@ pub async fn quarantine_in_snapshot(
     now: Timestamp,
 ) -> Result<(), StateError> {
     state.quarantine_unnamed().await?;
-    let evidence = Evidence::of(&Generations::beside(&config.paths.state));
+    let evidence = Evidence::of(&config.paths.state)?;
     quarantine_all(state, files, config, &evidence, now)
         .await
         .map(|_| ())
@@ -122,12 +121,24 @@ struct Evidence {
 }
 
 impl Evidence {
-    fn of(generations: &Generations) -> Self {
-        Self {
-            noted: generations.read(),
-            damage: generations.damage(),
-        }
+    fn of(state: &Path) -> Result<Self, StateError> {
+        let read = Generations::beside(state).evidence();
+        let (noted, damage) = read.map_err(unreadable_traces(state))?;
+        Ok(Self { noted, damage })
     }
+}
+
+/// The recorded generations.
+///
+/// # Errors
+/// [`StateError::Descriptors`].
+pub fn recorded(config: &Config) -> Result<RecordedGenerations, StateError> {
+    Evidence::of(&config.paths.state).map(|evidence| evidence.noted)
+}
+
+fn unreadable_traces(of: &Path) -> impl FnOnce(std::io::Error) -> StateError {
+    let path = of.to_owned();
+    |source| StateError::Descriptors { path, source }
 }
 
 /// Quarantined portals.
@@ -181,7 +192,9 @@ async fn quarantine_all(
                 orphans.remove(&portal.name);
             }
             if portal.unreadable.is_none() && portal.grant.is_none() {
-                let traces = (known, traces(files, &portal.name));
+                let found = traces(files, &portal.name)
+                    .map_err(unreadable_traces(&config.paths.token_dir))?;
+                let traces = (known, found);
                 if let Some(newest) = quarantine_lost(state, config, &portal, traces, now).await? {
                     noted.insert(portal.name.clone(), newest);
                     lost.lost.push(portal.name);
@@ -209,7 +222,8 @@ async fn quarantine_all(
             has_old |= matches!(grant.standing.phase, Phase::OldState { .. });
             let trace = Trace {
                 noted: known,
-                published: published(files, &name),
+                published: published(files, &name)
+                    .map_err(unreadable_traces(&config.paths.token_dir))?,
             };
             let mut generation = grant.generation;
             if let Some(held) = quarantined(&grant, trace, now) {
@@ -237,7 +251,7 @@ async fn quarantine_all(
         }
     }
     *has_orphans =
-        !has_grants && (!orphans.is_empty() || has_files_of_unknown(state, files).await?);
+        !has_grants && (!orphans.is_empty() || has_files_of_unknown(state, files, config).await?);
     if has_old || *has_orphans || !lost.is_empty() {
         let mut doubted = quarantine_doubted(state, config).await?;
         lost.doubted.append(&mut doubted);
@@ -246,8 +260,13 @@ async fn quarantine_all(
 }
 
 /// Whether there are token files of portals that the state does not know.
-async fn has_files_of_unknown(state: &State, files: &TokenFiles) -> Result<bool, StateError> {
+async fn has_files_of_unknown(
+    state: &State,
+    files: &TokenFiles,
+    config: &Config,
+) -> Result<bool, StateError> {
     for portal in published_portals(files) {
+        let portal = portal.map_err(unreadable_traces(&config.paths.token_dir))?;
         if state.portal(portal).await?.is_none() {
             return Ok(true);
         }
@@ -335,7 +354,7 @@ async fn is_doubtful(shared: &Context) -> Result<bool, StateError> {
 /// # Errors
 /// [`StateError`].
 pub async fn check_new_portals(shared: &Context, config: &Config) -> Result<(), StateError> {
-    let noted = Generations::beside(&config.paths.state).read();
+    let noted = recorded(config)?;
     let (mut pages, mut any_quarantined) = (shared.state.portals(), false);
     while let Some(page) = pages.next().await? {
         for portal in page.portals.iter().filter(|portal| is_new(portal)) {

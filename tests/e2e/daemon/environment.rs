@@ -235,15 +235,22 @@ fn without_the_threads_that_it_needs_it_does_not_start_and_says_so() {
     let rig = Rig::new(["acme"]);
     let program = program(&rig);
     let name = program.get_program().to_str().expect("a path").to_owned();
-    for most in [1, 4, 12] {
+    let limits = [1, 4, 12].map(|most| (most, "run"));
+    for (most, what) in limits
+        .into_iter()
+        .chain([4, 8, 11].map(|most| (most, "renew")))
+    {
         let mut limited = Command::new("prlimit");
         limited.args([
             &format!("--nproc={most}"),
             &name,
-            "run",
+            what,
             "--config",
             "/nowhere.toml",
         ]);
+        if what == "renew" {
+            limited.arg("acme");
+        }
         limited
             .env("PATH", "/usr/bin:/bin")
             .current_dir("/")
@@ -259,6 +266,34 @@ fn without_the_threads_that_it_needs_it_does_not_start_and_says_so() {
         );
     }
     remove(&program);
+}
+
+#[test]
+fn without_the_descriptors_that_it_needs_it_sends_nothing_and_says_so() {
+    let mut rig = Rig::new(["acme"]);
+    rig.grant("acme");
+    rig.write_config();
+    for arguments in [
+        &["run"] as &[_],
+        &["renew", "acme"],
+        &["status"],
+        &["check"],
+    ] {
+        for most in [6, 20, 30] {
+            let command = rig.command(arguments.iter().copied());
+            let mut limited = Command::new("/bin/sh");
+            let limit = format!("ulimit -n {most}; exec \"$@\"");
+            limited.env_clear().args(["-c", &limit, "sh"]);
+            limited.arg(command.get_program()).args(command.get_args());
+            let ran = crate::common::Ran::to_its_end(&mut limited);
+            assert_eq!(ran.code, Some(69), "{ran:?}");
+            assert!(
+                ran.stderr.contains("file descriptors") && ran.stderr.contains("ulimit -n"),
+                "it names the limit to raise: {ran:?}"
+            );
+        }
+    }
+    assert_eq!(rig.requests("acme"), 0);
 }
 
 #[test]

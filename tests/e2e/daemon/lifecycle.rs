@@ -136,28 +136,39 @@ fn sigterm_waits_for_a_reply_under_way_and_its_pair_is_kept() {
 }
 
 #[test]
-fn signals_without_a_meaning_are_ignored_and_sigquit_stops_in_good_order() {
-    let mut rig = Rig::new(["acme"]);
-    rig.grant("acme");
-    rig.fail(
-        "acme",
-        Fault::Slow {
-            by: Duration::from_secs(2),
-        },
-        1,
-    );
-    let mut daemon = rig.start();
-    eventually("a request under way", SOON, || rig.renewals("acme") == 1);
-    for name in ["USR1", "USR2", "ALRM", "VTALRM"] {
-        daemon.signal(name);
-        daemon.wait_for("a warning", |event| {
-            event["level"] == "WARN" && event["signal"] == format!("SIG{name}")
-        });
+fn signals_without_a_meaning_are_ignored_and_those_that_ask_for_an_end_stop_in_good_order() {
+    let names = ["USR1", "USR2", "ALRM", "VTALRM", "PROF", "XCPU", "IO"];
+    let named = names.map(|name| (name.to_owned(), format!("SIG{name}")));
+    // A shell knows it by its number.
+    let numbered = [("16".to_owned(), "SIGSTKFLT".to_owned())];
+    // All of the real-time signals but the one that stops a container.
+    let real_time = (34..=64)
+        .filter(|number| *number != 37)
+        .map(|number| (number.to_string(), format!("SIGRTMIN+{}", number - 34)));
+    let meaningless: Vec<_> = named.into_iter().chain(numbered).chain(real_time).collect();
+    for stop in ["QUIT", "PWR", "37"] {
+        let mut rig = Rig::new(["acme"]);
+        rig.grant("acme");
+        rig.fail(
+            "acme",
+            Fault::Slow {
+                by: Duration::from_secs(2),
+            },
+            1,
+        );
+        let mut daemon = rig.start();
+        eventually("a request under way", SOON, || rig.renewals("acme") == 1);
+        for (signal, name) in &meaningless {
+            daemon.signal(signal);
+            daemon.wait_for("a warning", |event| {
+                event["level"] == "WARN" && event["signal"] == *name
+            });
+        }
+        daemon.signal(stop);
+        assert_eq!(daemon.wait_exit(SOON), 0, "{stop}");
+        assert_eq!(daemon.outcomes("acme"), ["renewed"]);
+        rig.no_violations();
     }
-    daemon.signal("QUIT");
-    assert_eq!(daemon.wait_exit(SOON), 0);
-    assert_eq!(daemon.outcomes("acme"), ["renewed"]);
-    rig.no_violations();
 }
 
 #[test]

@@ -116,6 +116,53 @@ fn nothing_is_sent_and_with_the_right_state_everything_goes_on() {
 }
 
 #[test]
+fn check_says_before_a_start_that_the_state_is_lost() {
+    let rig = renewed();
+    let state = without_state(&rig);
+    for _ in 0..2 {
+        let ran = rig.run(["check"]);
+        // The daemon starts with it.
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        assert!(
+            ran.stderr
+                .contains("nothing will be sent for 2 portals: acme, globex.")
+                && !ran.stderr.contains("no problems;"),
+            "{ran:?}"
+        );
+        // Once more with the empty state that a start leaves.
+        rig.start().stop();
+    }
+    without_state(&rig);
+    for (file, bytes) in state {
+        rig.secret_bytes(file, &bytes);
+    }
+    let ran = rig.run(["check"]);
+    assert!(
+        ran.code == Some(0)
+            && ran.stderr.contains("no problems;")
+            && !ran.stderr.contains("nothing will be sent"),
+        "{ran:?}"
+    );
+}
+
+#[test]
+fn a_record_that_is_a_link_at_a_first_start_is_told_in_one_word() {
+    let mut rig = Rig::new(["acme"]);
+    rig.grant("acme");
+    std::os::unix::fs::symlink("elsewhere", rig.path("state.db.generations")).unwrap();
+    let daemon = rig.start();
+    let said = daemon.events(|event| event["message"].to_string().contains(".generations"));
+    assert!(
+        said.len() == 1
+            && is_step(&said[0], "old-state")
+            && said[0].to_string().contains("it is a symbolic link"),
+        "{said:?}"
+    );
+    daemon.stop();
+    assert_eq!(rig.requests("acme"), 0);
+}
+
+#[test]
 fn the_files_of_readers_alone_are_a_trace_and_so_is_the_record_alone() {
     let rig = renewed();
     without_state(&rig);

@@ -79,6 +79,12 @@ fn notices(notes: bool, json: bool, files: bool) {
         action.contains("refreshd authorize acme") && action.contains("refreshd renew acme"),
         "{told}"
     );
+    if !json {
+        // No token is known that readers have.
+        let (code, why) = rig.http("/readyz");
+        assert!(code == 503 && why.contains("1 portal is overdue"), "{why}");
+        assert_eq!(rig.get_json("/v1/portals/acme")["overdue"], true);
+    }
     let waits = |rig: &Rig| {
         rig.requests("acme") == sent
             && rig.token_json("acme") == published

@@ -168,3 +168,30 @@ fn what_lies_in_place_of_the_socket_is_left_and_commands_say_so() {
     assert_eq!(daemon.wait_exit(SOON), 0);
     assert_eq!(fs::read_to_string(&socket).unwrap(), "mine");
 }
+
+#[test]
+fn a_listener_that_is_no_refreshd_is_not_called_the_daemon() {
+    let rig = Rig::new(["acme"]);
+    rig.write_config();
+    let socket = rig.path("control.sock");
+    for answers in [false, true] {
+        let listener = UnixListener::bind(&socket).unwrap();
+        let listening = listener.try_clone().unwrap();
+        if answers {
+            // It ends each connection at once.
+            std::thread::Builder::new()
+                .spawn(move || listening.incoming().for_each(drop))
+                .unwrap();
+        }
+        let ran = rig.run(["status"]);
+        assert_eq!(ran.code, Some(69), "{ran:?}");
+        let process = format!("(process {}, ", std::process::id());
+        assert!(
+            ran.stderr.contains("another process listens")
+                && ran.stderr.contains(&process)
+                && !ran.stderr.contains("the daemon ("),
+            "{ran:?}"
+        );
+        fs::remove_file(&socket).unwrap();
+    }
+}

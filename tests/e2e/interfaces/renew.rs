@@ -1,6 +1,6 @@
 //! `refreshd renew`: one, several, all; and when it does not send, or does not get.
 
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use refreshd_fake_server::{At, Fault};
@@ -171,7 +171,14 @@ fn without_a_daemon_it_renews_by_itself() {
 
 #[test]
 fn without_a_daemon_a_signal_waits_for_the_request_that_was_sent_and_nothing_more_is_sent() {
-    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
+    let ignored = ["USR1", "USR2", "ALRM", "VTALRM", "PROF", "IO", "40"];
+    for (signal, code) in [
+        (Signal::INT, 130),
+        (Signal::TERM, 143),
+        (Signal::HUP, 129),
+        (Signal::QUIT, 131),
+        (Signal::POWER, 158),
+    ] {
         let mut rig = calm(["acme", "globex"]);
         let slow = Fault::Slow {
             by: Duration::from_secs(2),
@@ -184,12 +191,23 @@ fn without_a_daemon_a_signal_waits_for_the_request_that_was_sent_and_nothing_mor
         let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = command.spawn().unwrap();
         eventually("a request", SOON, || rig.sandbox.total_requests() == 1);
+        for ignored in ignored {
+            let kill = format!("kill -{ignored} {}", child.id());
+            let sent = Command::new("/bin/sh").args(["-c", &kill]).status();
+            assert!(sent.unwrap().success(), "{kill}");
+        }
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
         kill_process(pid, signal).unwrap();
         let ended = child.wait_with_output().unwrap();
         let stderr = String::from_utf8_lossy(&ended.stderr);
         assert_eq!(ended.status.code(), Some(code), "{stderr}");
-        contains(&stderr, &["interrupted; waiting for the request"]);
+        contains(
+            &stderr,
+            &[
+                "interrupted; waiting for the request",
+                "SIGUSR1 has no meaning for refreshd and is ignored",
+            ],
+        );
         assert_eq!(rig.sandbox.total_requests(), 1, "{stderr}");
         // The pair of the reply is stored: it is used, and the next renewal of each portal succeeds.
         assert_eq!(rig.run(["token", "acme"]).code, Some(0));

@@ -112,6 +112,34 @@ fn what_cannot_be_had_is_75_with_the_reason() {
     rig.no_violations();
 }
 
+#[test]
+fn a_result_that_cannot_be_written_is_74_and_one_that_nobody_reads_is_none() {
+    let (rig, daemon) = fresh(["acme"]);
+    for arguments in [
+        &["token", "acme"] as &[_],
+        &["status", "--json"],
+        &["status", "--watch"],
+        &["provider", "list"],
+        &["--help"],
+    ] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full");
+        let mut command = rig.command(arguments.iter().copied());
+        let ran = command.stdout(full.unwrap()).output().unwrap();
+        let stderr = String::from_utf8_lossy(&ran.stderr);
+        assert_eq!(ran.status.code(), Some(74), "{arguments:?}: {stderr}");
+        contains(&stderr, &["standard output", "No space left on device"]);
+
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = rig.command(arguments.iter().copied());
+        let ran = command.stdout(writer).output().unwrap();
+        assert_eq!(ran.status.code(), Some(0), "{arguments:?}: {ran:?}");
+        assert!(ran.stderr.is_empty(), "{ran:?}");
+    }
+    daemon.stop();
+    rig.no_violations();
+}
+
 /// A new grant at the server, as a bare refresh token.
 fn bare(rig: &Rig, portal: &str) -> String {
     let reply: Value = serde_json::from_str(&rig.install(portal)).expect("JSON");
