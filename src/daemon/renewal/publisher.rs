@@ -244,7 +244,9 @@ impl PublisherThread {
         let name = portal.clone();
         let inspect = move |files: &TokenFiles| {
             // Without a descriptor nothing is known.
-            let _ = traces(files, &name).map(|found| sender.send(found));
+            if let Ok(found) = traces(files, &name) {
+                let _ = sender.send(found);
+            }
             Ok(None)
         };
         self.files.run(Some(portal), inspect).ok()?;
