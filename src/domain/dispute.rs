@@ -30,6 +30,13 @@ pub struct Dispute {
     pub is_accepted: bool,
 }
 
+/// Recommended action at a dead grant while an install that replaces it is tried.
+pub const HINT_TRIED: &str = "nothing yet: the install of another user, which waited for a decision, is tried in its place; if it is not \
+     taken, authorize the app again: refreshd authorize {portal}";
+/// Recommended action at a dead grant where a person has to decide about an install.
+pub const HINT_WAITS: &str = "the install of another user waits for a decision and may take its place: refreshd install list, then refreshd \
+     install accept {portal}; or authorize the app again: refreshd authorize {portal}";
+
 /// Whether an install by another user needs an operator's decision. Administrators open apps that other administrators
 /// installed, and employees can forge events: if the portal's answer settles it, no decision is needed.
 #[must_use]

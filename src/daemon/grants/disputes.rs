@@ -7,17 +7,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::adapters::state::OpenDispute;
 use crate::daemon::context::Context;
+use crate::daemon::grants::candidate_offer::offer_claimant;
 use crate::daemon::grants::driver::Driver;
 use crate::daemon::grants::error::OperationError;
-use crate::daemon::grants::import::{ImportOutcome, proof, store_candidate};
+use crate::daemon::grants::import::{ImportOutcome, proof};
 use crate::daemon::grants::lookup::find;
-use crate::domain::candidate::Origin;
 use crate::domain::dispute::Dispute;
-use crate::domain::import::ImportedGrant;
 use crate::domain::install::EventKind;
 use crate::domain::portal::Portal;
-use refreshd_secrets::Fingerprint;
-use refreshd_token_client::token::{Credential, Tokens, Validity};
 
 /// A disputed install as commands show it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -128,55 +125,6 @@ pub async fn accept(
         portal.name, dispute.user, dispute.holder.as_deref().unwrap_or("unknown")
     );
     proof(shared, &portal, fingerprint, by).await
-}
-
-/// Offers the grant of a disputed install as the portal's candidate; returns the fingerprint of its refresh token.
-///
-/// # Errors
-/// [`OperationError`]; it waits on then.
-pub(crate) async fn offer_claimant(
-    shared: &Context,
-    portal: &Portal,
-    waiting: OpenDispute,
-) -> Result<Fingerprint, OperationError> {
-    let OpenDispute {
-        newcomer: dispute,
-        member_id,
-        refresh,
-        details,
-        server,
-    } = waiting;
-    let now = shared.clock.now();
-    // First, since the outcome of its proof may be recorded after a crash.
-    if !shared
-        .state
-        .accept_claimant(portal.name.clone(), dispute.user.clone(), now)
-        .await?
-    {
-        let reason = "it was decided about meanwhile; see: refreshd install list".to_owned();
-        return Err(OperationError::NotNow {
-            portal: portal.name.clone(),
-            reason,
-        });
-    }
-    let fingerprint = refresh.fingerprint();
-    let credential = Credential::Refresh(refresh);
-    let tokens = Tokens {
-        access: None,
-        credential,
-        details,
-        validity: Validity::default(),
-    };
-    let imported = ImportedGrant {
-        tokens,
-        identity: Some(member_id),
-        server,
-        client_id: None,
-        host: None,
-    };
-    store_candidate(shared, portal, imported, Origin::Install, true).await?;
-    shared.conditions.changed.notify_one();
-    Ok(fingerprint)
 }
 
 /// Refuses a disputed install; further installs of that user are not reported.

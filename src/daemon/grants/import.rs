@@ -8,23 +8,19 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use tokio::sync::Notify;
 
-use crate::adapters::state::{Offer, Offered};
+use crate::adapters::state::Offered;
 use crate::config::Config;
 use crate::daemon::context::Context;
+use crate::daemon::grants::candidate_offer::store_candidate;
 use crate::daemon::grants::driver::Driver;
 use crate::daemon::grants::error::OperationError;
 use crate::daemon::grants::lookup::{app_of, find};
 use crate::daemon::grants::operations::{self, RenewalResult};
-use crate::daemon::grants::store::{
-    GrantSource, StoreRequest, check_identity, check_not_held, held_by_error, new_grant,
-    spent_error, store_grant,
-};
+use crate::daemon::grants::store::{GrantSource, StoreRequest, store_grant};
 use crate::daemon::renewal::state_health;
 use crate::daemon::waiters::RenewalReport;
-use crate::domain::candidate::{ImportResult, Origin, replace_hint};
-use crate::domain::identity::ExpectedIdentity;
+use crate::domain::candidate::{ImportResult, Origin};
 use crate::domain::import::{ImportError, ImportedGrant, parse};
-use crate::domain::name::PortalName;
 use crate::domain::portal::{Kind, Portal};
 use refreshd_secrets::{AccessToken, Fingerprint, RefreshToken};
 use refreshd_time::human;
@@ -238,90 +234,6 @@ pub(crate) fn known_secret(
     } else {
         None
     }
-}
-
-/// Stores a candidate, after its claimed identity was compared with the portal's.
-///
-/// # Errors
-/// [`OperationError`]; nothing is stored then.
-pub(crate) async fn store_candidate(
-    shared: &Context,
-    portal: &Portal,
-    imported: ImportedGrant,
-    origin: Origin,
-    replace: bool,
-) -> Result<Offered, OperationError> {
-    let config = shared.config();
-    let app = app_of(&config, portal)?;
-    let name = &portal.name;
-    let known = ExpectedIdentity::of(portal, &app.profile);
-    let known = if replace { known.pinned_only() } else { known };
-    check_not_held(shared, name, &imported).await?;
-    check_identity(portal, known, &imported, &|another| {
-        format!("; {}", replace_hint(another, name.as_str()))
-    })?;
-    let fingerprint = imported
-        .tokens
-        .credential
-        .refresh()
-        .map(RefreshToken::fingerprint);
-    let grant = new_grant(portal, app, imported, false, shared.clock.now())?;
-    let offered = shared
-        .state
-        .offer(Offer {
-            grant,
-            origin,
-            replaces: replace,
-        })
-        .await?;
-    match &offered {
-        Offered::Stored => {
-            if portal.candidate.is_some() {
-                let others = |(of, which): &(PortalName, Option<Fingerprint>)| {
-                    of == name && *which != fingerprint
-                };
-                shared
-                    .proofs
-                    .notify_matching(others, &ImportResult::SetAside);
-                tracing::warn!(
-                    portal = %name,
-                    "{name}: an earlier candidate grant was not verified yet and is dropped for this one"
-                );
-            }
-            tracing::info!(
-                portal = %name, origin = origin.as_str(),
-                "{name}: a candidate grant is stored; it replaces the present grant once it is verified"
-            );
-        }
-        Offered::Known | Offered::Same => {}
-        Offered::Busy => {
-            let reason =
-                "another candidate grant is being verified; try again in a moment".to_owned();
-            return Err(OperationError::NotNow {
-                portal: name.clone(),
-                reason,
-            });
-        }
-        Offered::Waiting(since) => {
-            let reason = format!(
-                "another candidate grant was received at {since} and is not verified yet; nothing was accepted. See: refreshd status \
-                 {name}. To drop that one for this one: refreshd import {name} --replace"
-            );
-            return Err(OperationError::NotNow {
-                portal: name.clone(),
-                reason,
-            });
-        }
-        Offered::HeldBy(other) => return Err(held_by_error(name, other)),
-        Offered::Spent => return Err(spent_error(name)),
-        Offered::Unknown => {
-            return Err(OperationError::UnknownPortal {
-                name: name.to_string(),
-                suggestion: None,
-            });
-        }
-    }
-    Ok(offered)
 }
 
 /// Has a stored candidate proved, and waits for the outcome.

@@ -4,6 +4,7 @@
 //! Must not print, and must not know HTTP or exit codes.
 
 pub mod authorize;
+pub(crate) mod candidate_offer;
 pub mod disputes;
 pub mod driver;
 pub mod error;

@@ -17,6 +17,7 @@ use crate::adapters::state::{
 use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
 use crate::daemon::context::Context;
 use crate::daemon::renewal::carry::{Slot, UnsavedCopy};
+use crate::daemon::renewal::disputed_install;
 use crate::daemon::renewal::execute::{
     AttemptResult, ClaimedGrant, announce_client, send_renewal, usable_app,
 };
@@ -60,6 +61,7 @@ pub async fn run(shared: Arc<Context>, stop: CancellationToken) {
         while let Some(done) = exchanges.try_join_next() {
             end(done);
         }
+        disputed_install::offer_over_dead(&shared).await;
         let now = shared.clock.now();
         let free = MAX_CONCURRENT.saturating_sub(exchanges.len());
         // Queried first, so that nothing is written if nothing is due.

@@ -1,48 +1,43 @@
-//! The install that waits at a portal whose grant turns out to be dead. When it came the grant was taken for alive, so a
+//! Installs that wait at portals whose grant turned out to be dead. When one came the grant was taken for alive, so a
 //! person was asked; over a dead grant an installation that the authorization server has verified needs no decision.
 //!
-//! Must not touch the portal's grant: the install is a candidate, as if a person had accepted it.
+//! Must not touch a portal's grant: the install is a candidate, as if a person had accepted it.
 
 use crate::adapters::state::OpenDispute;
 use crate::daemon::context::Context;
-use crate::daemon::grants::disputes::offer_claimant;
+use crate::daemon::grants::candidate_offer::offer_claimant;
 use crate::daemon::grants::lookup::find;
 use crate::domain::error_chain::error_chain;
-use crate::domain::name::PortalName;
+use crate::domain::portal::{Kind, Portal};
 
-/// Recommended action while it is tried.
-pub(crate) const HINT_TRIED: &str = "nothing yet: the install of another user, which waited for a decision, is tried in its place; if it is not \
-     taken, authorize the app again: refreshd authorize {portal}";
-/// Recommended action where a person has to decide.
-pub(crate) const HINT_WAITS: &str = "the install of another user waits for a decision and may take its place: refreshd install list, then refreshd \
-     install accept {portal}; or authorize the app again: refreshd authorize {portal}";
-
-/// The install that waits at a portal, if there is one.
-pub(crate) async fn of(shared: &Context, name: &PortalName) -> Option<OpenDispute> {
-    match shared.state.dispute_of(name.clone()).await {
-        Ok(waiting) => waiting.filter(|waiting| !waiting.newcomer.is_accepted),
-        // It waits on, and is looked for at the next attempt.
-        Err(error) => {
-            tracing::warn!(portal = %name, error = %error_chain(&error), "{name}: cannot look for an install that waits");
-            None
+/// Offers each of them as its portal's candidate.
+pub(crate) async fn offer_over_dead(shared: &Context) {
+    // If the state cannot be read now, the next round looks again.
+    let waiting = shared.state.open_disputes().await.unwrap_or_default();
+    for dispute in waiting {
+        if dispute.is_accepted || !dispute.replaces_dead() {
+            continue;
+        }
+        let Ok(portal) = find(shared, dispute.portal.as_str()).await else {
+            continue;
+        };
+        if portal.kind() == Kind::NeedsAuthorization
+            && portal.candidate.is_none()
+            && let Ok(Some(waiting)) = shared.state.dispute_of(portal.name.clone()).await
+        {
+            offer(shared, &portal, waiting).await;
         }
     }
 }
 
-/// Offers it as the portal's candidate.
-pub(crate) async fn offer(shared: &Context, name: &PortalName, waiting: OpenDispute) {
-    let user = waiting.newcomer.user.clone();
-    let offered = match find(shared, name.as_str()).await {
-        Ok(portal) => offer_claimant(shared, &portal, waiting).await,
-        Err(error) => Err(error),
-    };
-    match offered {
+async fn offer(shared: &Context, portal: &Portal, waiting: OpenDispute) {
+    let (name, user) = (&portal.name, waiting.newcomer.user.clone());
+    match offer_claimant(shared, portal, waiting).await {
         Ok(_) => {
             tracing::warn!(
                 portal = %name, user,
                 "{name}: its grant is dead; the install of user {user}, which waited for a decision, is tried in its place"
             );
-            shared.candidates.notify_one();
         }
         // It waits on for a person.
         Err(error) => {

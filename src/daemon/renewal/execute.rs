@@ -12,7 +12,6 @@ use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
 use crate::daemon::context::Context;
 use crate::daemon::renewal::carry::{Slot, UnsavedCopy};
 use crate::daemon::renewal::client_secret;
-use crate::daemon::renewal::disputed_install;
 use crate::daemon::renewal::doubtful_pair;
 use crate::daemon::renewal::persist::until_durable;
 use crate::daemon::renewal::publisher::KnownState;
@@ -23,6 +22,7 @@ use crate::domain::client::ClientAnswer;
 use crate::domain::conclusion::{
     ClaimedRenewal, Conclusion, Effect, RenewalOutcome, client_notice, conclude,
 };
+use crate::domain::dispute;
 use crate::domain::escalation::EscalationNotice;
 use crate::domain::identity::{self, ClaimedIdentity, compare};
 use crate::domain::kept_reply::{ReplyTo, SentToken, UnreadableReply};
@@ -135,7 +135,7 @@ pub async fn exchange(shared: Arc<Context>, mut claimed: ClaimedGrant) -> Option
         .renew_every
         .map_or(profile.renew_every, RenewEvery::from);
     let mut offers_pair = false;
-    let mut claimant = None;
+    let mut is_contested = false;
     if attempt.is_dead_grant() {
         match unreadable_reply::pair_of_kept_reply(&shared, &claimed.name, &claimed.grant, app)
             .await
@@ -169,14 +169,15 @@ pub async fn exchange(shared: Arc<Context>, mut claimed: ClaimedGrant) -> Option
             }
         }
         if attempt.is_dead_grant()
-            && let Some(waiting) = disputed_install::of(&shared, &claimed.name).await
+            && let Ok(Some(waiting)) = shared.state.dispute_of(claimed.name.clone()).await
         {
-            if waiting.newcomer.replaces_dead() {
-                attempt.set_hint(disputed_install::HINT_TRIED);
-                claimant = Some(waiting);
+            // It is offered once the death is recorded; until then the grant counts as alive.
+            is_contested = waiting.newcomer.replaces_dead();
+            attempt.set_hint(if is_contested {
+                dispute::HINT_TRIED
             } else {
-                attempt.set_hint(disputed_install::HINT_WAITS);
-            }
+                dispute::HINT_WAITS
+            });
         }
     } else if unread.is_some() {
         attempt.set_hint(unreadable_reply::HINT_IN_DOUBT);
@@ -232,12 +233,9 @@ pub async fn exchange(shared: Arc<Context>, mut claimed: ClaimedGrant) -> Option
     };
     let context = (now, Slot::default());
     let mut ended = finish(&shared, &config, claimed, outcome, context).await;
-    if offers_pair {
+    if offers_pair || is_contested {
         // Recorded first: the candidate takes the place of a grant that no request is under way for.
         shared.candidates.notify_one();
-    }
-    if let Some(waiting) = claimant.filter(|_| !ended.report.set_aside) {
-        disputed_install::offer(&shared, &ended.portal, waiting).await;
     }
     // The outcome of the request may leave the grant's status unchanged: after `too_early`, and if the grant is dead
     // already.
