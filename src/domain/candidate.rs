@@ -114,7 +114,7 @@ pub enum ImportResult {
         act_at: Option<Timestamp>,
     },
     /// A newer pair came first.
-    SetAside,
+    Superseded,
 }
 
 /// Hint for a grant of another portal whose refresh token was spent in the attempt.

@@ -143,7 +143,7 @@ fn a_usual_renewal_is_published_and_logs_nothing() {
 #[test]
 fn nothing_follows_where_another_grant_came_first() {
     let (_, conclusion) = concluded(Phase::Fresh, renewed(), 26);
-    assert_eq!(conclusion.effects(&Recorded::SetAside), []);
+    assert_eq!(conclusion.effects(&Recorded::Superseded), []);
 }
 
 #[test]

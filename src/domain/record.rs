@@ -105,5 +105,5 @@ pub enum Recorded {
         told_before: Vec<String>,
     },
     /// An import, authorization or `forget` came first: the reply is kept aside and not used.
-    SetAside,
+    Superseded,
 }

@@ -101,7 +101,7 @@ pub enum CandidateOutcome {
 #[derive(Debug, PartialEq, Eq)]
 pub enum CandidateRecorded {
     /// It is the portal's grant now.
-    TakenIn {
+    Promoted {
         /// Its generation.
         generation: Generation,
         /// The app's standing flipped: its client is accepted again.
@@ -110,7 +110,7 @@ pub enum CandidateRecorded {
     /// Recorded, and the portal's grant is as it was.
     Kept,
     /// It was forgotten or replaced meanwhile: a pair is kept aside and not used.
-    SetAside,
+    Superseded,
 }
 
 impl State {
@@ -498,7 +498,7 @@ fn record(
         origin,
     }) = found
     else {
-        return Ok(CandidateRecorded::SetAside);
+        return Ok(CandidateRecorded::Superseded);
     };
     // Stored times move with a clock that was set back while the request was under way.
     let moved = claimed_at.millis().saturating_sub(claim.1.millis());
@@ -522,7 +522,7 @@ fn record(
                 aside
                     .map(|aside| store_superseded(connection, portal, now, &aside))
                     .transpose()?;
-                return Ok(CandidateRecorded::SetAside);
+                return Ok(CandidateRecorded::Superseded);
             };
             // It was tried: by hand it is not renewed again at once.
             let tried = "UPDATE portal SET claimed_at = ?2 WHERE name = ?1";
@@ -534,11 +534,11 @@ fn record(
                 .execute(remember, params![fingerprint, portal.as_str()])
                 .map_err(sql)?;
             if origin == Some(Origin::Install) {
-                disputes::settle(connection, portal, now)?;
+                disputes::close(connection, portal, now)?;
             }
             let client_changed =
                 clients::client_accepted(connection, app, portal, now).map_err(sql)?;
-            Ok(CandidateRecorded::TakenIn {
+            Ok(CandidateRecorded::Promoted {
                 generation,
                 client_changed,
             })

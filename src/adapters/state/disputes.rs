@@ -357,7 +357,7 @@ fn refuse(
 
 /// Makes a newcomer that was accepted, and whose grant is proved, the installation's own: its proof takes the place of the
 /// proof that was there.
-pub(super) fn settle(
+pub(super) fn close(
     connection: &Connection,
     portal: &PortalName,
     now: Timestamp,

@@ -275,7 +275,7 @@ pub struct InstalledGrant {
     /// Whose it is, by the authorization server.
     pub owner: TokenOwner,
     /// The grant.
-    pub intake: ImportedGrant,
+    pub imported: ImportedGrant,
     /// Proof that later events of this installation will carry; of events only.
     pub application_token: Option<ApplicationToken>,
     /// When the notice was sent, if it says so.

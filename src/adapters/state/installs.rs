@@ -203,7 +203,7 @@ fn keep(
         terms,
         occasion,
         owner,
-        intake,
+        imported,
         application_token,
         sent_at,
         unprovable,
@@ -271,7 +271,7 @@ fn keep(
         InstallDecision::Take => {}
     }
     // Also where it is the portal's newest: a request with it may be under way, and its outcome must find its claim.
-    let refresh = intake
+    let refresh = imported
         .tokens
         .credential
         .refresh()
@@ -294,7 +294,7 @@ fn keep(
         && let Some(phase) = held.phase
         && (may_live(phase) || !unprovable)
     {
-        let token_url = proving_url(terms, owner, intake);
+        let token_url = proving_url(terms, owner, imported);
         return Ok(InstallOutcome::Unproven {
             portal: name,
             token_url,
@@ -452,8 +452,8 @@ fn adopt(
 }
 
 /// Endpoint at which a grant proves itself: at the server that it names, if that is one of the profile's.
-fn proving_url(terms: &InstallContext, owner: &TokenOwner, intake: &ImportedGrant) -> String {
-    let named = intake
+fn proving_url(terms: &InstallContext, owner: &TokenOwner, imported: &ImportedGrant) -> String {
+    let named = imported
         .server
         .as_deref()
         .and_then(|server| terms.profile.renewal_url_on_host_of(server));
@@ -477,12 +477,12 @@ fn taking(
     let InstalledGrant {
         terms,
         owner,
-        intake,
+        imported,
         proven_by,
         now,
         ..
     } = install;
-    let ImportedGrant { tokens, server, .. } = intake;
+    let ImportedGrant { tokens, server, .. } = imported;
     let (config_url, every): (String, Option<String>) = connection
         .query_row(
             "SELECT config_url, settings ->> 'renew_every' AS renew_every FROM portal WHERE name = ?1",

@@ -81,7 +81,7 @@ pub(super) fn record(
         unread::keep(connection, portal, reply)?;
     }
     let Some((told_before, claimed_at)) = before else {
-        return Ok(Recorded::SetAside);
+        return Ok(Recorded::Superseded);
     };
     let moved = claimed_at.millis().saturating_sub(claim.1.millis());
     let meanwhile = told_before

@@ -30,7 +30,7 @@ pub fn outcome_json(renewal: &RenewalResult, view: &PortalView, reply: Option<&V
 
 pub(crate) const fn status_of(imported: &ImportOutcome) -> StatusCode {
     match imported.proof {
-        ImportResult::Imported | ImportResult::SetAside => StatusCode::OK,
+        ImportResult::Imported | ImportResult::Superseded => StatusCode::OK,
         ImportResult::Refused(_) => StatusCode::CONFLICT,
         ImportResult::Waits { .. } => StatusCode::ACCEPTED,
     }
@@ -48,7 +48,7 @@ pub fn imported_json(imported: &ImportOutcome, view: &PortalView) -> Value {
         ImportResult::Imported => ("renewed", None, None),
         ImportResult::Refused(why) => ("refused", Some(why), None),
         ImportResult::Waits { problem, act_at } => ("pending", Some(problem), *act_at),
-        ImportResult::SetAside => ("superseded", None, None),
+        ImportResult::Superseded => ("superseded", None, None),
     };
     json!({
         "portal": view.portal, "outcome": outcome, "generation": generation.0, "detail": detail,

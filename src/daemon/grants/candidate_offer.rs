@@ -59,7 +59,7 @@ pub(crate) async fn store_candidate(
                 };
                 shared
                     .proofs
-                    .notify_matching(others, &ImportResult::SetAside);
+                    .notify_matching(others, &ImportResult::Superseded);
                 tracing::warn!(
                     portal = %name,
                     "{name}: an earlier candidate grant was not verified yet and is dropped for this one"

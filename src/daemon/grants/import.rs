@@ -350,7 +350,7 @@ async fn by_report(
     Ok(match report {
         RenewalReport {
             set_aside: true, ..
-        } => ImportResult::SetAside,
+        } => ImportResult::Superseded,
         RenewalReport { failure: None, .. } => ImportResult::Imported,
         RenewalReport {
             failure: Some((Class::NeedsAuthorization | Class::Gone, problem)),

@@ -120,9 +120,9 @@ impl Worker {
             },
             binding: install.terms.binding,
             member_id: install.owner.member_id.clone(),
-            refresh: install.intake.tokens.credential.refresh()?.clone(),
-            details: install.intake.tokens.details.clone(),
-            server: install.intake.server.clone(),
+            refresh: install.imported.tokens.credential.refresh()?.clone(),
+            details: install.imported.tokens.details.clone(),
+            server: install.imported.server.clone(),
             application_token: install.application_token.clone(),
             now,
         };

@@ -333,7 +333,7 @@ impl Worker {
             terms,
             occasion,
             owner,
-            intake: imported,
+            imported,
             application_token: presented.application_token,
             sent_at: presented.sent_at,
             unprovable: false,
@@ -349,7 +349,7 @@ impl Worker {
                 let installation = NewInstallation {
                     app,
                     owner: &install.owner,
-                    imported: &install.intake,
+                    imported: &install.imported,
                 };
                 let imported = match self.verify(installation, &portal, &token_url).await {
                     Ok(imported) => imported,
@@ -381,7 +381,7 @@ impl Worker {
                 let now = self.shared.clock.now();
                 let member_id = install.owner.member_id.clone();
                 let kept = self.store(InstalledGrant {
-                    intake: imported,
+                    imported,
                     proven_by: Some(presented.refresh.fingerprint()),
                     now,
                     ..install

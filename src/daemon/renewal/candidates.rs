@@ -336,12 +336,12 @@ pub(crate) async fn finish(
     })
     .await;
     let proof = match recorded {
-        CandidateRecorded::SetAside => ImportResult::SetAside,
-        CandidateRecorded::Kept | CandidateRecorded::TakenIn { .. } => proof,
+        CandidateRecorded::Superseded => ImportResult::Superseded,
+        CandidateRecorded::Kept | CandidateRecorded::Promoted { .. } => proof,
     };
     match (&recorded, &proof) {
         (
-            CandidateRecorded::TakenIn {
+            CandidateRecorded::Promoted {
                 generation,
                 client_changed,
             },
@@ -388,7 +388,7 @@ pub(crate) async fn finish(
                 "{name}: a candidate grant cannot be verified now, the one before goes on: {problem}"
             );
         }
-        (CandidateRecorded::SetAside, _) => {
+        (CandidateRecorded::Superseded, _) => {
             tracing::warn!(
                 portal = %name,
                 "{name}: a late reply was set aside: the candidate was replaced or forgotten while its request was under way"

@@ -636,7 +636,7 @@ async fn finish(
     }
     let (generation, set_aside) = match recorded {
         Recorded::Done { generation, .. } => (generation, false),
-        Recorded::SetAside => (sent_generation, true),
+        Recorded::Superseded => (sent_generation, true),
     };
     let Conclusion { grant, problem, .. } = conclusion;
     let failure = problem.map(|problem| (problem.class, problem.text()));

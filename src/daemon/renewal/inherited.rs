@@ -351,7 +351,7 @@ async fn record(
     let recorded = until_durable(shared, &record.portal, Some(held), write).await;
     log_stored(
         &record.portal,
-        if recorded == Recorded::SetAside {
+        if recorded == Recorded::Superseded {
             PUT_ASIDE
         } else {
             "is in the state now"

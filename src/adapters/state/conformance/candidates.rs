@@ -100,7 +100,7 @@ pub async fn the_grant_is_untouched_until_the_proof_is_recorded<E: Engine>() {
     let taken = record(&rig, &candidate, 61, proved("c1-next", 61)).await;
     assert_eq!(
         taken,
-        CandidateRecorded::TakenIn {
+        CandidateRecorded::Promoted {
             generation: Generation(2),
             client_changed: false
         }
@@ -165,7 +165,7 @@ pub async fn what_is_newer_wins_and_a_late_pair_is_kept_aside<E: Engine>() {
     rig.take("acme", "authorized", HOUR).await;
     assert_eq!(
         record(&rig, &candidate, 1, proved("late", 1)).await,
-        CandidateRecorded::SetAside
+        CandidateRecorded::Superseded
     );
     assert_eq!(refresh_of(&rig.grant("acme").await), "authorized");
     assert_eq!(
@@ -194,7 +194,7 @@ pub async fn what_is_newer_wins_and_a_late_pair_is_kept_aside<E: Engine>() {
     assert!(rig.state.forget(name("acme")).await.unwrap());
     assert_eq!(
         record(&rig, &candidate, 5, proved("late", 5)).await,
-        CandidateRecorded::SetAside
+        CandidateRecorded::Superseded
     );
     assert!(
         rig.portal("acme").await.grant.is_none() && rig.portal("acme").await.candidate.is_none()

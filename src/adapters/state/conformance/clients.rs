@@ -40,7 +40,7 @@ fn ruled(recorded: &Recorded) -> (Option<ClientDecision>, bool) {
             client_changed,
             ..
         } => (*ruling, *client_changed),
-        Recorded::SetAside => panic!("set aside"),
+        Recorded::Superseded => panic!("set aside"),
     }
 }
 

@@ -47,7 +47,7 @@ fn install(
             endpoint: format!("https://{host}/rest/"),
             status: None,
         },
-        intake: ImportedGrant {
+        imported: ImportedGrant {
             tokens: tokens(refresh, secs, secs + HOUR),
             identity: None,
             server: None,
@@ -107,7 +107,7 @@ impl<E: Engine> Rig<E> {
         match self.state.install(install.clone()).await.unwrap() {
             InstallOutcome::Unproven { .. } => {
                 let proven_by = install
-                    .intake
+                    .imported
                     .tokens
                     .credential
                     .refresh()
@@ -625,7 +625,7 @@ pub async fn what_would_replace_a_living_grant_proves_itself_first_and_counts_as
     );
     assert_eq!(refresh_of(&rig.grant("acme.example").await), "r1");
     let proven = InstalledGrant {
-        intake: opened("acme.example", INSTALLER, "r3").intake,
+        imported: opened("acme.example", INSTALLER, "r3").imported,
         proven_by: RefreshToken::new("r2").map(|token| token.fingerprint()),
         ..newcomer.clone()
     };

@@ -36,7 +36,7 @@ async fn squatted<E: Engine>() -> Rig<E> {
         endpoint: format!("https://{PORTAL}/rest/"),
         status: None,
     };
-    let intake = ImportedGrant {
+    let imported = ImportedGrant {
         tokens: tokens("e1", 0, HOUR),
         identity: None,
         server: None,
@@ -47,7 +47,7 @@ async fn squatted<E: Engine>() -> Rig<E> {
         terms,
         occasion: EventKind::Installed,
         owner,
-        intake,
+        imported,
         application_token: ApplicationToken::new("planted"),
         sent_at: Some(at(0)),
         unprovable: false,

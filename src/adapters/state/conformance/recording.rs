@@ -66,7 +66,7 @@ pub async fn a_reply_that_comes_after_an_import_is_kept_aside<E: Engine>() {
     let second = rig.claim_only(0).await;
     assert_eq!(
         rig.record(&claimed, 1, renewed("late", 1)).await,
-        Recorded::SetAside
+        Recorded::Superseded
     );
     assert_eq!(refresh_of(&rig.grant("acme").await), "imported");
     assert_eq!(
@@ -75,7 +75,7 @@ pub async fn a_reply_that_comes_after_an_import_is_kept_aside<E: Engine>() {
     );
     assert_eq!(
         rig.record(&claimed, 1, retrying(5)).await,
-        Recorded::SetAside
+        Recorded::Superseded
     );
     assert_eq!(rig.grant("acme").await.standing.phase, Phase::Fresh);
     assert_eq!(
@@ -84,7 +84,7 @@ pub async fn a_reply_that_comes_after_an_import_is_kept_aside<E: Engine>() {
     );
     assert_eq!(
         rig.record(&second, 2, renewed("twice", 2)).await,
-        Recorded::SetAside
+        Recorded::Superseded
     );
 }
 
@@ -94,7 +94,7 @@ pub async fn a_reply_that_comes_after_a_forget_is_kept_aside<E: Engine>() {
     rig.state.forget(name("acme")).await.unwrap();
     assert_eq!(
         rig.record(&claimed, 1, renewed("late", 1)).await,
-        Recorded::SetAside
+        Recorded::Superseded
     );
     assert!(
         rig.portal("acme").await.grant.is_none(),
@@ -147,7 +147,10 @@ pub async fn somebody_elses_pair_is_kept_aside_and_not_used<E: Engine>() {
     assert_eq!(rig.aside(), std::slice::from_ref(&kept));
     assert_eq!(refresh_of(&rig.grant("acme").await), "acme");
     assert_eq!(rig.portal("acme").await.kind(), Kind::NeedsAuthorization);
-    assert_eq!(rig.record(&claimed, 1, foreign()).await, Recorded::SetAside);
+    assert_eq!(
+        rig.record(&claimed, 1, foreign()).await,
+        Recorded::Superseded
+    );
     assert_eq!(rig.aside(), [kept.clone(), kept], "a pair was lost");
 }
 
