@@ -178,19 +178,19 @@ async fn import(
         binding,
         ..
     } = portal;
-    let standing = GrantStatus {
+    let status = GrantStatus {
         phase: Phase::Fresh,
         renew_at: Some(act_at),
         next_attempt_at: Some(act_at),
     };
-    let seen = standing.clone();
+    let seen = status.clone();
     let grant = NewGrant {
         portal: name.clone(),
         tokens,
         identity,
         bound_to: binding,
         token_url,
-        standing,
+        status,
         proven: None,
         now,
     };

@@ -390,7 +390,7 @@ fn settles(grant: &Grant, profile: &Profile, verdict: Verdict, again: Verdict, s
         Transition::Renewed(renewed) => {
             let Renewed {
                 tokens,
-                standing,
+                status,
                 identity: _,
                 token_url,
                 renamed_from: _,
@@ -398,9 +398,9 @@ fn settles(grant: &Grant, profile: &Profile, verdict: Verdict, again: Verdict, s
             let refresh = tokens.credential.refresh().expect("a refresh token");
             assert_eq!(refresh.expose(), brought.as_deref().unwrap_or(REFRESH));
             let access = tokens.access.expect("a renewal brings an access token");
-            let renew_at = standing.renew_at.expect("the next renewal is planned");
+            let renew_at = status.renew_at.expect("the next renewal is planned");
             assert!(renew_at > SENT_AT, "{renew_at}");
-            if standing.phase == Phase::Fresh {
+            if status.phase == Phase::Fresh {
                 // One that was there before has lived since before.
                 let same = access.token.expose() == ACCESS;
                 assert!((same || access.issued_at == SENT_AT) && access.issued_at <= SENT_AT);
@@ -411,43 +411,40 @@ fn settles(grant: &Grant, profile: &Profile, verdict: Verdict, again: Verdict, s
                 );
             } else {
                 assert!(
-                    matches!(standing.phase, Phase::Retrying { .. }),
+                    matches!(status.phase, Phase::Retrying { .. }),
                     "{:?}",
-                    standing.phase
+                    status.phase
                 );
                 assert!(access.expires_at <= SENT_AT, "it had ended when it came");
-                stands(&standing);
+                stands(&status);
             }
             assert!(token_url.is_none_or(|url| profile.renewal_urls().any(|known| known == url)));
         }
-        Transition::Kept(standing) => stands(&standing),
-        Transition::Foreign { standing, granted } => {
+        Transition::Kept(status) => stands(&status),
+        Transition::Foreign { status, granted } => {
             assert_ne!(granted.identity, grant.identity);
-            stands(&standing);
+            stands(&status);
         }
     }
 }
 
-fn stands(standing: &GrantStatus) {
-    if let Some(problem) = standing.phase.problem() {
+fn stands(status: &GrantStatus) {
+    if let Some(problem) = status.phase.problem() {
         is_fit_for_a_log(problem);
     }
     assert!(
-        standing.next_attempt_at.is_none_or(|at| at >= NOW),
-        "nothing is sent in the past: {standing:?}"
+        status.next_attempt_at.is_none_or(|at| at >= NOW),
+        "nothing is sent in the past: {status:?}"
     );
     // A dead grant is asked about again for some days.
     let may_stop = matches!(
-        standing.phase,
+        status.phase,
         Phase::NeedsAuthorization { .. } | Phase::Gone { .. }
     );
+    assert!(status.next_attempt_at.is_some() || may_stop, "{status:?}");
     assert!(
-        standing.next_attempt_at.is_some() || may_stop,
-        "{standing:?}"
-    );
-    assert!(
-        standing.next_attempt_at.is_none() || !matches!(standing.phase, Phase::Gone { .. }),
-        "{standing:?}"
+        status.next_attempt_at.is_none() || !matches!(status.phase, Phase::Gone { .. }),
+        "{status:?}"
     );
 }
 
@@ -488,7 +485,7 @@ fn grant(choice: u8) -> Grant {
             details: Details::default(),
             validity: Validity::default(),
         },
-        standing: GrantStatus {
+        status: GrantStatus {
             phase,
             renew_at: Some(SENT_AT),
             next_attempt_at: Some(SENT_AT),

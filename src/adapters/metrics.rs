@@ -409,7 +409,7 @@ impl Snapshot<'_> {
             let access = grant.tokens.access.as_ref();
             set(&expiry, access.map(|access| access.expires_at));
             set(&issued, access.map(|access| access.issued_at));
-            set(&due, grant.standing.renew_at);
+            set(&due, grant.status.renew_at);
             set(&refresh, refresh_end_of(grant).map(|end| end.at));
             set(&overdue, overdue_at(grant, OVERDUE_SHARE));
         }

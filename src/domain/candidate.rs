@@ -60,10 +60,10 @@ impl From<Renewed> for TokenPair {
 /// Derives the verdict on a candidate from the outcome of its renewal.
 #[must_use]
 pub fn judge(transition: Transition) -> CandidateVerdict {
-    let standing = match transition {
+    let status = match transition {
         Transition::Renewed(renewed) => return CandidateVerdict::Proved(renewed),
-        Transition::Foreign { standing, granted } => {
-            let why = standing
+        Transition::Foreign { status, granted } => {
+            let why = status
                 .phase
                 .problem()
                 .map(Problem::text)
@@ -83,9 +83,9 @@ pub fn judge(transition: Transition) -> CandidateVerdict {
                 },
             };
         }
-        Transition::Kept(standing) => standing,
+        Transition::Kept(status) => status,
     };
-    match &standing.phase {
+    match &status.phase {
         Phase::NeedsAuthorization { problem, .. } | Phase::Gone { problem, .. } => {
             CandidateVerdict::Refused(problem.clone())
         }
@@ -95,7 +95,7 @@ pub fn judge(transition: Transition) -> CandidateVerdict {
         {
             CandidateVerdict::Refused(problem.clone())
         }
-        _ => CandidateVerdict::Waits(standing),
+        _ => CandidateVerdict::Waits(status),
     }
 }
 

@@ -37,7 +37,7 @@ pub fn fate(
     if grant.claim.is_some_and(|(id, _)| id == claim) {
         return Fate::Record;
     }
-    if matches!(grant.standing.phase, Phase::OldState { .. }) {
+    if matches!(grant.status.phase, Phase::OldState { .. }) {
         return Fate::Wait;
     }
     let now = SentToken::of(grant);
@@ -76,7 +76,7 @@ mod tests {
                 details,
                 validity,
             },
-            standing: GrantStatus {
+            status: GrantStatus {
                 phase: Phase::Fresh,
                 renew_at: None,
                 next_attempt_at: None,
@@ -117,7 +117,7 @@ mod tests {
         }
         let mut restored = grant(7, "older", None);
         let problem = Problem::new(Class::NeedsAuthorization, String::new());
-        restored.standing.phase = Phase::OldState {
+        restored.status.phase = Phase::OldState {
             since: Timestamp::default(),
             problem,
         };

@@ -111,7 +111,7 @@ pub fn conclude(
         client_answer,
         bought_by,
     } = outcome;
-    let phase_before = grant.standing.phase.clone();
+    let phase_before = grant.status.phase.clone();
     let notice_before = grant.tokens.validity.notice.clone();
     let end_before = refresh_end_of(&grant).map(|end| end.at);
     let mut keep_notified = KeepNotified::All;
@@ -120,9 +120,9 @@ pub fn conclude(
     let outcome = match transition {
         Transition::Renewed(renewed) => {
             grant.tokens = renewed.tokens.clone();
-            grant.standing = renewed.standing.clone();
+            grant.status = renewed.status.clone();
             // A token that was expired on arrival resolves nothing; nor does a renewal extend every expiry.
-            if matches!(grant.standing.phase, Phase::Fresh) {
+            if matches!(grant.status.phase, Phase::Fresh) {
                 grant.notified = still_notified(&grant, now);
                 let is_unmoved = refresh_end_of(&grant).map(|end| end.at) == end_before;
                 keep_notified = if is_unmoved {
@@ -135,16 +135,16 @@ pub fn conclude(
             without_refresh = unread;
             RecordOutcome::Renewed(renewed)
         }
-        Transition::Kept(standing) => {
-            grant.standing = standing.clone();
+        Transition::Kept(status) => {
+            grant.status = status.clone();
             match unread {
-                Some(reply) => RecordOutcome::Unread(standing, reply),
-                None => RecordOutcome::Kept(standing),
+                Some(reply) => RecordOutcome::Unread(status, reply),
+                None => RecordOutcome::Kept(status),
             }
         }
-        Transition::Foreign { standing, granted } => {
-            grant.standing = standing.clone();
-            RecordOutcome::Foreign(standing, granted)
+        Transition::Foreign { status, granted } => {
+            grant.status = status.clone();
+            RecordOutcome::Foreign(status, granted)
         }
     };
     let client = match client_answer {
@@ -152,14 +152,14 @@ pub fn conclude(
         Some(ClientAnswer::Works) => ClientVerdict::Accepted,
         Some(ClientAnswer::GrantRefused) => ClientVerdict::GrantRefused,
         Some(ClientAnswer::Refused) => {
-            ClientVerdict::Refused(grant.standing.next_attempt_at.unwrap_or(now))
+            ClientVerdict::Refused(grant.status.next_attempt_at.unwrap_or(now))
         }
     };
     let reset_steps = reset_notified(
         &mut grant.notified,
         ladder,
         &phase_before,
-        &grant.standing.phase,
+        &grant.status.phase,
     );
     let about = HintContext::of(&name, Some(&settings));
     let Evaluation {
@@ -175,7 +175,7 @@ pub fn conclude(
         evaluate_at = Some(now);
     }
     let conclusion = Conclusion {
-        problem: grant.standing.phase.problem().cloned(),
+        problem: grant.status.phase.problem().cloned(),
         name: name.clone(),
         app: settings.app.clone(),
         phase_before,
@@ -229,7 +229,7 @@ impl Conclusion {
         if *ruling == Some(ClientDecision::AskAnother) || tries_another {
             effects.push(Effect::WakeScheduler);
         }
-        let phase = &self.grant.standing.phase;
+        let phase = &self.grant.status.phase;
         if self.is_renewed {
             effects.push(Effect::Publish(*generation));
         } else if matches!(phase, Phase::Gone { .. }) {
@@ -282,7 +282,7 @@ pub fn conclude_interrupted(
     ladder: &[Step],
     now: Timestamp,
 ) -> (RenewalRecord, Option<EscalationNotice>) {
-    grant.standing = interrupted_status(grant, profile, claim.1, now);
+    grant.status = interrupted_status(grant, profile, claim.1, now);
     let evaluation = evaluate(ladder, HintContext::of(&name, settings), grant, now);
     let record = RenewalRecord {
         portal: name,
@@ -290,7 +290,7 @@ pub fn conclude_interrupted(
             .map(|settings| settings.app.clone())
             .unwrap_or_default(),
         claim,
-        outcome: RecordOutcome::Kept(grant.standing.clone()),
+        outcome: RecordOutcome::Kept(grant.status.clone()),
         notified: evaluation.notified,
         keep_notified: KeepNotified::All,
         evaluate_at: evaluation.next,

@@ -65,7 +65,7 @@ fn claimed(phase: Phase) -> ClaimedRenewal {
         grant: Grant {
             generation: Generation(7),
             tokens: tokens(0),
-            standing: status(phase, 25),
+            status: status(phase, 25),
             renewed_at: at(0),
             bound_to: binding("a", "b"),
             token_url: String::new(),
@@ -90,7 +90,7 @@ fn outcome(transition: Transition, client_answer: Option<ClientAnswer>) -> Renew
 fn renewed() -> RenewalOutcome {
     let renewed = Renewed {
         tokens: tokens(26),
-        standing: status(Phase::Fresh, 51),
+        status: status(Phase::Fresh, 51),
         identity: None,
         token_url: None,
         renamed_from: None,

@@ -132,7 +132,7 @@ pub fn evaluate(
 ) -> Evaluation {
     let mut notified = grant.notified.clone();
     let mut next = None;
-    let person = grant.standing.phase.escalates_to_person()
+    let person = grant.status.phase.escalates_to_person()
         && ladder.iter().any(|step| step.when == Trigger::NeedsPerson);
     let mut loudest: Option<(&Step, Severity)> = None;
     for step in ladder {
@@ -210,7 +210,7 @@ fn evaluate_refresh_end(
 /// The refresh token's own end, if relevant: not of a dead grant, nor of a client that needs no refresh token.
 #[must_use]
 pub fn refresh_end_of(grant: &Grant) -> Option<&RefreshEnd> {
-    if grant.standing.phase.is_dead() {
+    if grant.status.phase.is_dead() {
         return None;
     }
     grant.tokens.credential.refresh()?;
@@ -311,11 +311,11 @@ impl Window {
     pub fn of(grant: &Grant) -> Option<Self> {
         let access = grant.tokens.access.as_ref()?;
         Some(Self {
-            due: grant.standing.renew_at?,
+            due: grant.status.renew_at?,
             issued_at: access.issued_at,
             expires_at: access.expires_at,
             refresh_ends_at: grant.tokens.validity.refresh.map(|end| end.at),
-            since: grant.standing.phase.since(),
+            since: grant.status.phase.since(),
         })
     }
 
@@ -359,10 +359,10 @@ fn deadline(grant: &Grant) -> Option<Timestamp> {
 
 pub(super) fn reached_at(when: Trigger, grant: &Grant, now: Timestamp) -> Option<Timestamp> {
     let access = grant.tokens.access.as_ref();
-    let since = grant.standing.phase.since();
+    let since = grant.status.phase.since();
     match when {
         Trigger::Failed => since,
-        Trigger::NeedsPerson if grant.standing.phase.escalates_to_person() => since.or(Some(now)),
+        Trigger::NeedsPerson if grant.status.phase.escalates_to_person() => since.or(Some(now)),
         Trigger::NeedsPerson => None,
         Trigger::Overdue(share) => overdue_at(grant, share),
         Trigger::Remaining(part) => {
@@ -386,14 +386,14 @@ pub(super) fn reached_at(when: Trigger, grant: &Grant, now: Timestamp) -> Option
 /// An unknown response, and a grant in doubt with a deferred replay, are at least a warning.
 pub(super) fn severity_of(step: &Step, grant: &Grant, now: Timestamp) -> Severity {
     let unknown = grant
-        .standing
+        .status
         .phase
         .problem()
         .is_some_and(|problem| problem.class == Class::Unknown);
     let put_off = retry_delay(grant, now).is_some();
     // The server's `Retry-After` exceeds the token's lifetime: only a person can do something about it.
     let must_wait = grant
-        .standing
+        .status
         .phase
         .problem()
         .is_some_and(|problem| problem.asked_to_wait.is_some());
@@ -406,7 +406,7 @@ pub(super) fn severity_of(step: &Step, grant: &Grant, now: Timestamp) -> Severit
 
 /// Deferral of the replay of a grant in doubt; `None` if it is immediate.
 fn retry_delay(grant: &Grant, now: Timestamp) -> Option<Duration> {
-    let Phase::InDoubt { attempt: 1, .. } = grant.standing.phase else {
+    let Phase::InDoubt { attempt: 1, .. } = grant.status.phase else {
         return None;
     };
     let least = grant
@@ -417,14 +417,14 @@ fn retry_delay(grant: &Grant, now: Timestamp) -> Option<Duration> {
             (access.lifetime() / 10).min(MIN_RETRY_DELAY)
         });
     grant
-        .standing
+        .status
         .next_attempt_at
         .map(|at| at.until(now))
         .filter(|wait| *wait > least)
 }
 
 pub(super) fn reason(grant: &Grant, now: Timestamp) -> String {
-    match &grant.standing.phase {
+    match &grant.status.phase {
         Phase::Fresh if grant.claim.is_some() => {
             "the renewal is overdue, and its request is under way".to_owned()
         }
@@ -506,8 +506,8 @@ pub fn action_now(about: HintContext<'_>, grant: &Grant, now: Timestamp) -> Stri
             human(wait)
         ),
         None => {
-            let action = action(about, &grant.standing.phase);
-            match (&grant.standing.phase, grant.standing.next_attempt_at) {
+            let action = action(about, &grant.status.phase);
+            match (&grant.status.phase, grant.status.next_attempt_at) {
                 (Phase::NeedsAuthorization { .. }, Some(at)) => {
                     format!("{action}; the server is asked again by itself at {at}")
                 }
@@ -520,7 +520,7 @@ pub fn action_now(about: HintContext<'_>, grant: &Grant, now: Timestamp) -> Stri
 /// As [`action_now`], for a text that is shown long after: without the time of the next attempt, which passes.
 #[must_use]
 pub fn lasting_action(about: HintContext<'_>, grant: &Grant, now: Timestamp) -> String {
-    match (&grant.standing.phase, grant.standing.next_attempt_at) {
+    match (&grant.status.phase, grant.status.next_attempt_at) {
         (phase @ Phase::NeedsAuthorization { .. }, Some(_))
             if retry_delay(grant, now).is_none() =>
         {

@@ -38,7 +38,7 @@ fn grant(phase: Phase) -> Grant {
             details: Details::default(),
             validity: Validity::default(),
         },
-        standing: GrantStatus {
+        status: GrantStatus {
             phase,
             renew_at: Some(at(20)),
             next_attempt_at: Some(at(20)),
@@ -177,13 +177,13 @@ fn what_the_provider_says_of_a_code_comes_before_what_its_class_says() {
         problem: problem(Some("wait")),
     };
     let mut doubt = grant(doubt);
-    doubt.standing.next_attempt_at = Some(at(50));
+    doubt.status.next_attempt_at = Some(at(50));
     assert!(
         notice_of(&doubt).action.contains("within 30m"),
         "{}",
         notice_of(&doubt).action
     );
-    doubt.standing.next_attempt_at = Some(at(20));
+    doubt.status.next_attempt_at = Some(at(20));
     assert_eq!(notice_of(&doubt).action, "wait");
 }
 
@@ -203,7 +203,7 @@ fn an_unknown_answer_is_a_warning_at_once() {
 #[test]
 fn a_late_renewal_age_is_no_failure() {
     let mut late = grant(Phase::Fresh);
-    late.standing.renew_at = Some(at(52));
+    late.status.renew_at = Some(at(52));
     let ladder = default_steps();
     assert_eq!(
         evaluate(&ladder, acme(), &late, at(52)).notice,
@@ -236,7 +236,7 @@ fn nothing_told_means_nothing_to_resolve() {
 #[test]
 fn a_renewal_that_is_possible_only_after_the_expiry_is_not_overdue_when_it_is_due() {
     let mut late = grant(Phase::Fresh);
-    late.standing.renew_at = Some(at(60) + Duration::from_secs(20));
+    late.status.renew_at = Some(at(60) + Duration::from_secs(20));
     let overdue = overdue_at(&late, OVERDUE_SHARE).unwrap();
     assert_eq!(
         overdue.since(at(60)),
@@ -268,7 +268,7 @@ fn a_token_that_had_ended_when_it_came_is_a_warning_first_and_no_token_after_fiv
     for (minutes, step) in [(23, "overdue"), (25, "expired")] {
         let access = ended.tokens.access.as_mut().unwrap();
         (access.issued_at, access.expires_at) = (at(minutes), at(minutes));
-        ended.standing.renew_at = Some(at(minutes - 2));
+        ended.status.renew_at = Some(at(minutes - 2));
         let evaluation = evaluated(&ended, at(minutes));
         assert_eq!(
             evaluation.notice.map(|notice| notice.step).as_deref(),
@@ -288,7 +288,7 @@ fn a_refresh_token_that_no_renewal_prolongs_is_told_in_steps_that_a_renewal_does
         motion: Motion::Fixed,
     };
     grant.tokens.validity.refresh = Some(end);
-    grant.standing.renew_at = Some(at(50));
+    grant.status.renew_at = Some(at(50));
     let mut notices = Vec::new();
     for minute in 0..40 {
         let evaluation = evaluate(&default_steps(), acme(), &grant, at(minute));

@@ -77,7 +77,7 @@ pub fn of_portal(portal: &Portal, context: FindingContext<'_>) -> Option<Finding
     // For an imported grant that was not renewed yet, the notified steps of the previous grant are neither new nor resolved.
     let is_so = |step: &&Step| reached_at(step.when, grant, now).is_some_and(|at| at <= now);
     let person = ladder.iter().any(|step| step.when == Trigger::NeedsPerson)
-        && grant.standing.phase.escalates_to_person();
+        && grant.status.phase.escalates_to_person();
     let reached: Vec<_> = ladder
         .iter()
         .filter(|step| notified(step) && is_so(step))
@@ -106,7 +106,7 @@ pub fn of_portal(portal: &Portal, context: FindingContext<'_>) -> Option<Finding
         } else {
             match portal
                 .waits()
-                .filter(|_| !grant.standing.phase.needs_person())
+                .filter(|_| !grant.status.phase.needs_person())
             {
                 Some(waits) => format!("{}; it {waits}", reason(grant, now)),
                 None => reason(grant, now),
@@ -131,10 +131,10 @@ pub fn of_portal(portal: &Portal, context: FindingContext<'_>) -> Option<Finding
             )
         },
         since: grant
-            .standing
+            .status
             .phase
             .since()
-            .or(grant.standing.renew_at)
+            .or(grant.status.renew_at)
             .unwrap_or(now)
             .min(now),
         expires_at: access.map(|access| access.expires_at),
@@ -149,7 +149,7 @@ pub fn of_portal(portal: &Portal, context: FindingContext<'_>) -> Option<Finding
 
 /// Whether a refusal is attributed to the app's client: it is refused for all, or no other portal has succeeded since.
 fn is_client_refusal(grant: &Grant, app: &str, refused: &BTreeMap<String, Timestamp>) -> bool {
-    let problem = grant.standing.phase.problem();
+    let problem = grant.status.phase.problem();
     problem.is_some_and(|problem| {
         problem.class == Class::ClientRejected
             && (refused.contains_key(app) || problem.works_for.is_none())
@@ -281,7 +281,7 @@ pub fn blank(portal: Option<&PortalName>, now: Timestamp) -> Finding {
 
 /// The class of the failure; for a grant in doubt, the class of its replay's failure.
 fn cause(grant: &Grant) -> &'static str {
-    match &grant.standing.phase {
+    match &grant.status.phase {
         Phase::InDoubt { problem, .. } => problem.class.as_str(),
         phase => phase.kind().as_str(),
     }
@@ -306,7 +306,7 @@ fn group(
             always: cause.is_none(),
         })
     };
-    let phase = &grant.standing.phase;
+    let phase = &grant.status.phase;
     let class = phase.problem().map(|problem| problem.class);
     // While one portal probes a refused client, the others wait, and are overdue for that reason only.
     let waits = refused.contains_key(app) && !phase.needs_person();

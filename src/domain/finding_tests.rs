@@ -48,7 +48,7 @@ fn portal(app: &str, phase: Phase, notified: &[&str]) -> Portal {
             details: Details::default(),
             validity: Validity::default(),
         },
-        standing: GrantStatus {
+        status: GrantStatus {
             phase,
             renew_at: Some(at(20)),
             next_attempt_at: Some(at(20)),
@@ -137,7 +137,7 @@ fn what_was_told_and_is_so_are_the_steps_that_count() {
 fn of_a_dead_grant_no_time_is_told_that_will_have_passed() {
     let mut portal = portal("crm", dead(), &["person"]);
     let next = at(70);
-    portal.grant.as_mut().unwrap().standing.next_attempt_at = Some(next);
+    portal.grant.as_mut().unwrap().status.next_attempt_at = Some(next);
     let action = inspect(&portal, &[], 61).unwrap().action;
     assert!(
         action.contains("asked again by itself") && !action.contains(&next.to_string()),
@@ -171,7 +171,7 @@ fn what_only_a_person_can_mend_is_that_alone_and_says_what() {
 fn a_grant_that_was_handed_over_is_no_news_and_not_the_end() {
     let notified = ["failed", "person", "overdue", "late", "expiring", "expired"];
     let mut fresh = portal("crm", Phase::Fresh, &notified);
-    fresh.grant.as_mut().unwrap().standing.renew_at = Some(at(5));
+    fresh.grant.as_mut().unwrap().status.renew_at = Some(at(5));
     let finding = inspect(&fresh, &[], 5).unwrap();
     assert_eq!(
         (finding.key.as_str(), steps(&finding)),

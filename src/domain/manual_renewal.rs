@@ -29,7 +29,7 @@ pub fn manual_renewal(grant: &Grant, now: Timestamp) -> ManualRenewal {
     let pause = access.map_or(MANUAL_RETRY_AFTER, |access| {
         spacing(access.lifetime()).min(MANUAL_RETRY_AFTER)
     });
-    match (&grant.standing.phase, access) {
+    match (&grant.status.phase, access) {
         (Phase::Fresh, Some(access)) if now < access.issued_at + spacing(access.lifetime()) => {
             ManualRenewal::FreshUntil(access.issued_at + spacing(access.lifetime()))
         }

@@ -271,7 +271,7 @@ pub struct Grant {
     /// The newest pair.
     pub tokens: Tokens,
     /// Phase and schedule.
-    pub standing: GrantStatus,
+    pub status: GrantStatus,
     /// Time of the newest pair.
     pub renewed_at: Timestamp,
     /// The client and authority that may receive the refresh token.
@@ -355,7 +355,7 @@ impl Portal {
             (Some(_), None) if self.lost.is_some() => Kind::OldState,
             (Some(_), None) => Kind::AwaitingAuthorization,
             (Some(_), Some(grant)) if self.binding != Some(grant.bound_to) => Kind::ClientChanged,
-            (Some(_), Some(grant)) => grant.standing.phase.kind(),
+            (Some(_), Some(grant)) => grant.status.phase.kind(),
         }
     }
 
@@ -366,7 +366,7 @@ impl Portal {
             phase: Phase::ClientRejected { since, problem, .. },
             next_attempt_at: Some(retry_at),
             ..
-        } = &self.grant.as_ref()?.standing
+        } = &self.grant.as_ref()?.status
         else {
             return None;
         };
@@ -389,8 +389,8 @@ impl Portal {
         let act_at = self
             .grant
             .as_ref()
-            .filter(|grant| grant.claim.is_none() && !grant.standing.phase.is_dead())?
-            .standing
+            .filter(|grant| grant.claim.is_none() && !grant.status.phase.is_dead())?
+            .status
             .next_attempt_at?;
         if act_at > refused.retry_at {
             return None;

@@ -97,7 +97,7 @@ pub enum Recorded {
     Done {
         /// The grant's generation now.
         generation: Generation,
-        /// The app's standing flipped.
+        /// The app's status flipped.
         client_changed: bool,
         /// Whose the refusal of the client is, if there was one.
         ruling: Option<ClientDecision>,

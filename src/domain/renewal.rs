@@ -186,7 +186,7 @@ pub enum Transition {
     /// The server issued another owner's pair: store it as superseded, publish nothing.
     Foreign {
         /// Status of the grant.
-        standing: GrantStatus,
+        status: GrantStatus,
         /// The issued pair.
         granted: Box<GrantedTokens>,
     },
@@ -198,7 +198,7 @@ pub struct Renewed {
     /// The new pair.
     pub tokens: Tokens,
     /// Fresh, with the next renewal; or retrying, if the token was expired on arrival.
-    pub standing: GrantStatus,
+    pub status: GrantStatus,
     /// Identity of the owner.
     pub identity: Option<String>,
     /// Token endpoint of the next renewal, if the server named another one. `None` leaves it to the state: a configuration
@@ -361,12 +361,12 @@ fn accept(
             problem,
             while_in_doubt: false,
         };
-        let standing = GrantStatus {
+        let status = GrantStatus {
             phase,
-            renew_at: grant.standing.renew_at,
+            renew_at: grant.status.renew_at,
             next_attempt_at: None,
         };
-        return Transition::Foreign { standing, granted };
+        return Transition::Foreign { status, granted };
     }
     let notice = granted.notice();
     let GrantedTokens {
@@ -394,7 +394,7 @@ fn accept(
         notice,
     };
     let access = Access {
-        issued_at: issued_at(&grant.standing.phase, rules.profile.grace, times.sent_at),
+        issued_at: issued_at(&grant.status.phase, rules.profile.grace, times.sent_at),
         expires_at: times.sent_at,
         token: access,
         token_type,
@@ -402,8 +402,8 @@ fn accept(
     let ended = lives.access == TokenLife::Ended;
     let (access, renew_at) =
         valid_access(portal, grant, rules.every, (access, lives.span()), times);
-    let standing = match renew_at.filter(|_| !ended) {
-        None => expired_status(&grant.standing.phase, lives.assumed, times.now),
+    let status = match renew_at.filter(|_| !ended) {
+        None => expired_status(&grant.status.phase, lives.assumed, times.now),
         Some(at) => {
             let life = (times.sent_at, access.lifetime());
             let at = validity
@@ -433,7 +433,7 @@ fn accept(
             details,
             validity,
         },
-        standing,
+        status,
         identity: identity.or_else(|| grant.identity.clone()),
         token_url,
         renamed_from,
@@ -554,7 +554,7 @@ fn last_attempt_at(grant: &Grant, now: Timestamp) -> Option<Timestamp> {
     }
     let access = grant.tokens.access.as_ref()?;
     let made = grant
-        .standing
+        .status
         .phase
         .problem()
         .is_some_and(|problem| problem.asked_to_wait.is_some());
@@ -585,11 +585,11 @@ fn after_refusal(
         problem.class = Class::Transient;
     }
     let class = problem.class;
-    let before = &grant.standing.phase;
+    let before = &grant.status.phase;
     let was_in_doubt = matches!(before, Phase::InDoubt { .. });
     let since = before.since().unwrap_or(now);
     let attempt = before.attempt().saturating_add(1);
-    let renew_at = grant.standing.renew_at;
+    let renew_at = grant.status.renew_at;
     let stopped = |phase| GrantStatus {
         phase,
         renew_at,

@@ -37,7 +37,7 @@ fn grant(phase: Phase) -> Grant {
             },
             validity: Validity::default(),
         },
-        standing: GrantStatus {
+        status: GrantStatus {
             phase,
             renew_at: Some(at(1400)),
             next_attempt_at: Some(at(1400)),
@@ -109,7 +109,7 @@ fn kept(grant: &Grant, class: Class, now: Timestamp) -> GrantStatus {
         assumed: false,
     };
     match after(grant, Attempt::Answered(Verdict::Refused(refusal)), now) {
-        Transition::Kept(standing) => standing,
+        Transition::Kept(status) => status,
         other => panic!("{other:?}"),
     }
 }
@@ -121,7 +121,7 @@ fn a_new_pair_counts_from_when_the_request_left() {
     assert_eq!((access.issued_at, access.expires_at), (at(1400), at(5000)));
     assert_eq!(refresh_of(&renewed), "new-refresh");
     let due = renewed
-        .standing
+        .status
         .next_attempt_at
         .unwrap()
         .since(at(1400))
@@ -148,12 +148,12 @@ fn another_portals_pair_is_kept_aside() {
         Attempt::Answered(Verdict::Granted(Box::new(foreign))),
         at(1402),
     );
-    let Transition::Foreign { standing, granted } = transition else {
+    let Transition::Foreign { status, granted } = transition else {
         panic!("{transition:?}")
     };
     assert!(
-        matches!(standing.phase, Phase::NeedsAuthorization { .. })
-            && standing.next_attempt_at.is_none()
+        matches!(status.phase, Phase::NeedsAuthorization { .. })
+            && status.next_attempt_at.is_none()
     );
     assert_eq!(granted.refresh.unwrap().expose(), "theirs");
 }
@@ -228,10 +228,10 @@ fn what_only_a_person_can_mend_stops_or_slows_the_sending() {
         (Class::Blocked, Some(3600)),
         (Class::ClientRejected, Some(300)),
     ] {
-        let standing = kept(&fresh, class, at(1402));
-        assert!(standing.phase.needs_person(), "{class:?}");
+        let status = kept(&fresh, class, at(1402));
+        assert!(status.phase.needs_person(), "{class:?}");
         assert_eq!(
-            standing.next_attempt_at,
+            status.next_attempt_at,
             wait.map(|wait| at(1402 + wait)),
             "{class:?}"
         );
@@ -332,17 +332,17 @@ fn a_late_replay_leaves_people_the_life_of_the_access_token() {
         times,
         0.5,
     );
-    let Transition::Kept(standing) = transition else {
+    let Transition::Kept(status) = transition else {
         panic!("{transition:?}")
     };
-    assert_eq!(standing.next_attempt_at, Some(at(3240)));
+    assert_eq!(status.next_attempt_at, Some(at(3240)));
 }
 
 #[test]
 fn too_early_waits_for_the_end_of_the_token_without_an_incident() {
-    let standing = kept(&grant(Phase::Fresh), Class::TooEarly, at(1402));
-    assert_eq!(standing.phase, Phase::Fresh);
-    assert_eq!(standing.next_attempt_at, Some(at(3600)));
+    let status = kept(&grant(Phase::Fresh), Class::TooEarly, at(1402));
+    assert_eq!(status.phase, Phase::Fresh);
+    assert_eq!(status.next_attempt_at, Some(at(3600)));
 }
 
 #[test]
@@ -357,10 +357,10 @@ fn retry_after_is_honoured() {
         Attempt::Answered(Verdict::Refused(refusal)),
         at(1402),
     );
-    let Transition::Kept(standing) = transition else {
+    let Transition::Kept(status) = transition else {
         panic!("{transition:?}")
     };
-    assert_eq!(standing.next_attempt_at, Some(at(1522)));
+    assert_eq!(status.next_attempt_at, Some(at(1522)));
 }
 
 #[test]
@@ -412,7 +412,7 @@ fn where_nothing_can_be_lost_nothing_is_in_doubt() {
             },
             0.5,
         ) {
-            Transition::Kept(standing) => standing.phase.kind().as_str(),
+            Transition::Kept(status) => status.phase.kind().as_str(),
             other => panic!("{other:?}"),
         }
     };
@@ -457,7 +457,7 @@ fn a_late_replay_is_not_put_off_beyond_the_servers_grace() {
             },
             0.5,
         ) {
-            Transition::Kept(standing) => standing.next_attempt_at.unwrap(),
+            Transition::Kept(status) => status.next_attempt_at.unwrap(),
             other => panic!("{other:?}"),
         }
     };
@@ -488,12 +488,12 @@ fn the_life_of_a_pair_that_comes_again_counts_from_the_request_whose_reply_was_l
         };
         let mut lost = grant(Phase::Fresh);
         for (sent_at, now) in [(1400, 1430), (1435, 1465)] {
-            let Transition::Kept(standing) =
+            let Transition::Kept(status) =
                 transition(&lost, Attempt::InDoubt("no reply".into()), sent_at, now)
             else {
                 panic!("it is in doubt")
             };
-            lost.standing = standing;
+            lost.status = status;
         }
         let attempt = Attempt::Answered(Verdict::Granted(Box::new(granted(Some("new-refresh")))));
         match transition(&lost, attempt, answered, answered + 1) {
@@ -501,7 +501,7 @@ fn the_life_of_a_pair_that_comes_again_counts_from_the_request_whose_reply_was_l
                 let access = renewed.tokens.access.unwrap();
                 assert_eq!(access.lifetime(), HOUR);
                 assert!(
-                    renewed.standing.renew_at.unwrap()
+                    renewed.status.renew_at.unwrap()
                         <= access.issued_at + Duration::from_secs(1500)
                 );
                 access.issued_at
@@ -627,14 +627,14 @@ fn a_dead_grant_is_asked_about_again_for_a_week_and_stays_dead_meanwhile() {
     let mut grant = grant(Phase::Fresh);
     let mut asked = Vec::new();
     loop {
-        grant.standing = kept(&grant, Class::NeedsAuthorization, now);
+        grant.status = kept(&grant, Class::NeedsAuthorization, now);
         assert_eq!(
-            grant.standing.phase.since(),
+            grant.status.phase.since(),
             Some(at(1450)),
             "it is one problem, however often it is seen"
         );
-        assert!(grant.standing.phase.needs_person());
-        let Some(next) = grant.standing.next_attempt_at else {
+        assert!(grant.status.phase.needs_person());
+        let Some(next) = grant.status.next_attempt_at else {
             break;
         };
         asked.push(next.since(at(1450)).as_secs());
@@ -670,10 +670,10 @@ fn a_server_that_asks_for_peace_gets_it_from_a_dead_grant_too() {
         Attempt::Answered(Verdict::Refused(refusal)),
         at(1402),
     );
-    let Transition::Kept(standing) = transition else {
+    let Transition::Kept(status) = transition else {
         panic!("{transition:?}")
     };
-    assert_eq!(standing.next_attempt_at, Some(at(1402 + 7200)));
+    assert_eq!(status.next_attempt_at, Some(at(1402 + 7200)));
 }
 
 #[test]
@@ -704,10 +704,10 @@ fn where_reuse_revokes_and_where_the_token_is_spent_a_dead_grant_is_left_alone()
         (dead_since(1000, false), Class::Transient),
     ] {
         let transition = apply_outcome(&acme(), &grant(phase), rules, refusal(class), times, 0.5);
-        let Transition::Kept(standing) = transition else {
+        let Transition::Kept(status) = transition else {
             panic!("{transition:?}")
         };
-        assert_eq!(standing.next_attempt_at, None, "{class:?}");
+        assert_eq!(status.next_attempt_at, None, "{class:?}");
     }
     let old = Phase::OldState {
         since: at(0),
@@ -721,16 +721,16 @@ fn where_reuse_revokes_and_where_the_token_is_spent_a_dead_grant_is_left_alone()
 
 #[test]
 fn a_refused_client_is_tried_once_more_before_readers_are_without_a_token() {
-    let mut standing = kept(&grant(Phase::Fresh), Class::ClientRejected, at(1500));
+    let mut status = kept(&grant(Phase::Fresh), Class::ClientRejected, at(1500));
     let mut tries = Vec::new();
     while tries.last().is_none_or(|last| *last < at(3600)) {
-        let next = standing.next_attempt_at.unwrap();
+        let next = status.next_attempt_at.unwrap();
         tries.push(next);
         let before = Grant {
-            standing: standing.clone(),
+            status: status.clone(),
             ..grant(Phase::Fresh)
         };
-        standing = kept(&before, Class::ClientRejected, next);
+        status = kept(&before, Class::ClientRejected, next);
     }
     // After 5, 10 and 20 minutes, and shortly before the expiry.
     let times = [1800, 2400, 3312, 4512];
@@ -747,14 +747,14 @@ fn an_answer_that_says_nothing_of_a_dead_grant_leaves_it_dead() {
         Class::ClientRejected,
         Class::Blocked,
     ] {
-        let standing = kept(&grant(dead_since(1450, false)), class, at(1480));
+        let status = kept(&grant(dead_since(1450, false)), class, at(1480));
         let Phase::NeedsAuthorization {
             since,
             problem,
             while_in_doubt: false,
-        } = &standing.phase
+        } = &status.phase
         else {
-            panic!("{class:?}: {standing:?}")
+            panic!("{class:?}: {status:?}")
         };
         assert_eq!(
             (*since, problem.detail.as_str()),
@@ -762,7 +762,7 @@ fn an_answer_that_says_nothing_of_a_dead_grant_leaves_it_dead() {
             "{class:?}"
         );
         assert!(
-            standing
+            status
                 .next_attempt_at
                 .is_some_and(|at| at > Timestamp::default()),
             "{class:?}"
@@ -775,7 +775,7 @@ fn an_answer_that_says_nothing_of_a_dead_grant_leaves_it_dead() {
 #[test]
 fn a_reply_about_a_dead_grant_that_was_lost_is_asked_for_at_once_and_once() {
     let lost = |phase| match after(&grant(phase), Attempt::InDoubt("reset".into()), at(1480)) {
-        Transition::Kept(standing) => standing,
+        Transition::Kept(status) => status,
         other => panic!("{other:?}"),
     };
     let first = lost(dead_since(1450, false));
@@ -791,7 +791,7 @@ fn after_retry_after(grant: &Grant, secs: u64, now: Timestamp) -> GrantStatus {
         assumed: false,
     };
     match after(grant, Attempt::Answered(Verdict::Refused(refusal)), now) {
-        Transition::Kept(standing) => standing,
+        Transition::Kept(status) => status,
         other => panic!("{other:?}"),
     }
 }
@@ -878,7 +878,7 @@ fn lives(access: TokenLife) -> TokenLives {
 fn again(grant: &Grant, renewed: &Renewed) -> Grant {
     Grant {
         tokens: renewed.tokens.clone(),
-        standing: renewed.standing.clone(),
+        status: renewed.status.clone(),
         renewed_at: renewed.tokens.access.as_ref().unwrap().issued_at,
         ..grant.clone()
     }
@@ -926,9 +926,9 @@ fn a_token_that_had_ended_when_it_came_is_kept_and_asked_for_again_ever_more_slo
             attempt: counted,
             since,
             problem,
-        } = &renewed.standing.phase
+        } = &renewed.status.phase
         else {
-            panic!("{:?}", renewed.standing)
+            panic!("{:?}", renewed.status)
         };
         assert_eq!((*counted, *since), (attempt, at(1400)));
         assert_eq!(
@@ -939,7 +939,7 @@ fn a_token_that_had_ended_when_it_came_is_kept_and_asked_for_again_ever_more_slo
             )
         );
         let wait = renewed
-            .standing
+            .status
             .next_attempt_at
             .unwrap()
             .since(at(now))
@@ -960,7 +960,7 @@ fn a_token_that_had_ended_when_it_came_is_kept_and_asked_for_again_ever_more_slo
         "{after:?}"
     );
     let good = renewed_at(&grant, granted(Some("r")), now);
-    assert_eq!(good.standing.phase, Phase::Fresh);
+    assert_eq!(good.status.phase, Phase::Fresh);
 }
 
 #[test]
@@ -986,10 +986,10 @@ fn the_same_access_token_never_lives_longer_than_it_was_said_to() {
         let access = renewed.tokens.access.clone().unwrap();
         assert_eq!(access.expires_at, at(ends), "{life:?} at {now}");
         assert_eq!(
-            (access.issued_at, renewed.standing.phase.clone()),
+            (access.issued_at, renewed.status.phase.clone()),
             (at(0), Phase::Fresh)
         );
-        let next = renewed.standing.next_attempt_at.unwrap();
+        let next = renewed.status.next_attempt_at.unwrap();
         assert!(
             next >= at(now) + Duration::from_secs(1) && next <= at(ends + 1),
             "{life:?} at {now}: {next:?}"
@@ -1000,9 +1000,9 @@ fn the_same_access_token_never_lives_longer_than_it_was_said_to() {
     let renewed = renewed_at(&grant, same(said(3600)), 12);
     assert_eq!(renewed.tokens.access.clone().unwrap().expires_at, at(11));
     assert!(
-        matches!(renewed.standing.phase, Phase::Retrying { .. }),
+        matches!(renewed.status.phase, Phase::Retrying { .. }),
         "{:?}",
-        renewed.standing
+        renewed.status
     );
     // Another token is one.
     assert_eq!(
@@ -1027,11 +1027,7 @@ fn a_server_that_repeats_its_token_is_asked_a_few_times_in_a_life() {
         &renewed_at(&grant(Phase::Fresh), same(3600), 0),
     );
     let mut asked = Vec::new();
-    while let Some(next) = grant
-        .standing
-        .next_attempt_at
-        .filter(|next| *next < at(3600))
-    {
+    while let Some(next) = grant.status.next_attempt_at.filter(|next| *next < at(3600)) {
         let now = next.secs() - at(0).secs();
         asked.push(now);
         let left = 3600 - u64::try_from(now).unwrap();
@@ -1044,7 +1040,7 @@ fn a_server_that_repeats_its_token_is_asked_a_few_times_in_a_life() {
         grant.renewed_at = next;
     }
     assert!((2..=6).contains(&asked.len()), "{asked:?}");
-    let last = grant.standing.next_attempt_at.unwrap();
+    let last = grant.status.next_attempt_at.unwrap();
     assert!(last <= at(3602), "and at once after its end: {last:?}");
 }
 
@@ -1061,7 +1057,7 @@ fn a_refresh_token_that_ends_first_is_renewed_before_with_a_margin() {
     // Twelve seconds of forty, and no earlier than usual if it expires later.
     let renewed = renewed_at(&grant(Phase::Fresh), reply(40, 12), 0);
     let due = renewed
-        .standing
+        .status
         .next_attempt_at
         .unwrap()
         .since(at(0))
@@ -1069,12 +1065,12 @@ fn a_refresh_token_that_ends_first_is_renewed_before_with_a_margin() {
     assert!((1_200..=10_800).contains(&due), "{due}");
     assert_eq!(renewed.tokens.validity.refresh.unwrap().at, at(12));
     let usual = renewed_at(&grant(Phase::Fresh), reply(3600, 86_400), 0)
-        .standing
+        .status
         .next_attempt_at;
     assert_eq!(
         usual,
         renewed_at(&grant(Phase::Fresh), granted(Some("r")), 0)
-            .standing
+            .status
             .next_attempt_at
     );
     // Once it is known that no renewal moves the end, there is one shortly before it, and none after.
@@ -1083,11 +1079,7 @@ fn a_refresh_token_that_ends_first_is_renewed_before_with_a_margin() {
         &renewed_at(&grant(Phase::Fresh), reply(40, 100), 0),
     );
     let mut asked = Vec::new();
-    while let Some(next) = grant
-        .standing
-        .next_attempt_at
-        .filter(|next| *next < at(100))
-    {
+    while let Some(next) = grant.status.next_attempt_at.filter(|next| *next < at(100)) {
         let left = at(100).since(next);
         asked.push(next.since(at(0)).as_secs());
         let granted = GrantedTokens {

@@ -60,7 +60,7 @@ pub struct RollbackCheck {
     /// Details published with it.
     pub details: Details,
     /// Phase and schedule.
-    pub standing: GrantStatus,
+    pub status: GrantStatus,
 }
 
 /// The newest generation known outside the state.
@@ -92,12 +92,12 @@ pub fn quarantined(grant: &Grant, trace: Trace, now: Timestamp) -> Option<Rollba
         grant.generation
     );
     let problem = Problem::new(Class::NeedsAuthorization, detail);
-    let standing = GrantStatus {
+    let status = GrantStatus {
         phase: Phase::OldState {
             since: now,
             problem,
         },
-        renew_at: grant.standing.renew_at,
+        renew_at: grant.status.renew_at,
         next_attempt_at: None,
     };
     let (access, details) = match published {
@@ -112,7 +112,7 @@ pub fn quarantined(grant: &Grant, trace: Trace, now: Timestamp) -> Option<Rollba
         generation,
         access,
         details,
-        standing,
+        status,
     })
 }
 
@@ -123,7 +123,7 @@ pub fn keeps_token_files(portal: &Portal) -> bool {
         .grant
         .as_ref()
         .map_or(portal.lost.is_some(), |grant| {
-            matches!(grant.standing.phase, Phase::OldState { .. }) && grant.tokens.access.is_none()
+            matches!(grant.status.phase, Phase::OldState { .. }) && grant.tokens.access.is_none()
         })
 }
 
@@ -160,7 +160,7 @@ mod tests {
                 details: Details::default(),
                 validity: Validity::default(),
             },
-            standing: GrantStatus {
+            status: GrantStatus {
                 phase: Phase::Fresh,
                 renew_at: Some(at(1400)),
                 next_attempt_at: Some(at(1400)),
@@ -189,8 +189,8 @@ mod tests {
         };
         let held = quarantined(&grant(30), trace, at(0) + Duration::from_secs(9))?;
         assert!(
-            matches!(held.standing.phase, Phase::OldState { .. })
-                && held.standing.next_attempt_at.is_none()
+            matches!(held.status.phase, Phase::OldState { .. })
+                && held.status.next_attempt_at.is_none()
         );
         Some((
             held.generation.0,

@@ -288,7 +288,7 @@ fn offer(connection: &Connection, offer: &Offer) -> Result<Offered, StateError> 
         identity,
         bound_to,
         token_url,
-        standing,
+        status,
         proven: _,
         now,
     } = grant;
@@ -356,7 +356,7 @@ fn offer(connection: &Connection, offer: &Offer) -> Result<Offered, StateError> 
     }
     let columns = Columns::moved(0)
         .tokens(tokens)?
-        .phase(&standing.phase)?
+        .phase(&status.phase)?
         .moment(":came_at", Some(*now))
         .moment(":act_at", Some(*now));
     let insert = format!(
@@ -510,7 +510,7 @@ fn record(
                 identity: renewed.identity.clone(),
                 bound_to: Fingerprint::from_bytes(bound_to),
                 token_url: renewed.token_url.clone().unwrap_or(token_url),
-                standing: renewed.standing.clone(),
+                status: renewed.status.clone(),
                 proven: Some(app.clone()),
                 now: *now,
             };
@@ -551,10 +551,10 @@ fn record(
             }
             Ok(CandidateRecorded::Kept)
         }
-        CandidateOutcome::Waits(standing) => {
+        CandidateOutcome::Waits(status) => {
             let columns = Columns::moved(moved)
-                .phase(&standing.phase)?
-                .moment(":act_at", standing.next_attempt_at);
+                .phase(&status.phase)?
+                .moment(":act_at", status.next_attempt_at);
             let update = format!(
                 "UPDATE candidate SET {}, claim = NULL WHERE portal = :portal AND claim = :claim",
                 columns.assignments()

@@ -166,7 +166,7 @@ struct PairForm {
     app: String,
     claim: (i64, i64),
     tokens: TokensForm,
-    standing: StandingForm,
+    status: StandingForm,
     identity: Option<String>,
     token_url: Option<String>,
     renamed_from: Option<String>,
@@ -177,7 +177,7 @@ struct PairForm {
 #[derive(Serialize, Deserialize)]
 struct GrantForm {
     tokens: TokensForm,
-    standing: StandingForm,
+    status: StandingForm,
     identity: Option<String>,
     bound_to: Digest,
     token_url: String,
@@ -394,7 +394,7 @@ impl PairForm {
     ) -> Self {
         let Renewed {
             tokens,
-            standing,
+            status,
             identity,
             token_url,
             renamed_from,
@@ -403,7 +403,7 @@ impl PairForm {
             app: app.to_owned(),
             claim: (claim.0.0, claim.1.millis()),
             tokens: TokensForm::of(tokens),
-            standing: StandingForm::of(standing),
+            status: StandingForm::of(status),
             identity: identity.clone(),
             token_url: token_url.clone(),
             renamed_from: renamed_from.clone(),
@@ -417,20 +417,20 @@ impl PairForm {
             app,
             claim,
             tokens,
-            standing,
+            status,
             identity,
             token_url,
             renamed_from,
             bought_by,
             now,
         } = self;
-        let (tokens, standing) = (tokens.read(), standing.read()?);
+        let (tokens, status) = (tokens.read(), status.read()?);
         Some(CarriedPair {
             app,
             claim: (ClaimId(claim.0), at(claim.1)),
             renewed: Box::new(Renewed {
                 tokens,
-                standing,
+                status,
                 identity,
                 token_url,
                 renamed_from,
@@ -449,13 +449,13 @@ impl GrantForm {
             identity,
             bound_to,
             token_url,
-            standing,
+            status,
             proven,
             now,
         } = grant;
         Self {
             tokens: TokensForm::of(tokens),
-            standing: StandingForm::of(standing),
+            status: StandingForm::of(status),
             identity: identity.clone(),
             bound_to: Digest::of(bound_to),
             token_url: token_url.clone(),
@@ -467,7 +467,7 @@ impl GrantForm {
     fn read(self, portal: &PortalName) -> Option<NewGrant> {
         let Self {
             tokens,
-            standing,
+            status,
             identity,
             bound_to,
             token_url,
@@ -480,7 +480,7 @@ impl GrantForm {
             identity,
             bound_to: bound_to.read()?,
             token_url,
-            standing: standing.read()?,
+            status: status.read()?,
             proven,
             now: at(now),
         })
@@ -575,12 +575,12 @@ impl TokensForm {
 }
 
 impl StandingForm {
-    fn of(standing: &GrantStatus) -> Self {
+    fn of(status: &GrantStatus) -> Self {
         let GrantStatus {
             phase,
             renew_at,
             next_attempt_at: act_at,
-        } = standing;
+        } = status;
         let doubtful = matches!(
             phase,
             Phase::NeedsAuthorization {

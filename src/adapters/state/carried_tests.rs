@@ -42,7 +42,7 @@ fn tokens() -> Tokens {
 fn renewed(phase: Phase) -> Renewed {
     Renewed {
         tokens: tokens(),
-        standing: GrantStatus {
+        status: GrantStatus {
             phase,
             renew_at: Some(time(1800)),
             next_attempt_at: None,
@@ -181,7 +181,7 @@ fn the_others_come_back_as_they_were() {
         identity: None,
         bound_to: Fingerprint::of(b"client"),
         token_url: "https://auth.example/token".to_owned(),
-        standing: renewed(Phase::Fresh).standing,
+        status: renewed(Phase::Fresh).status,
         proven: Some("crm".to_owned()),
         now: time(2),
     };

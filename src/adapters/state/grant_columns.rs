@@ -33,10 +33,10 @@ impl<'v> Columns<'v> {
     pub(super) fn grant(
         self,
         tokens: &'v Tokens,
-        standing: &GrantStatus,
+        status: &GrantStatus,
     ) -> Result<Self, StateError> {
         let validity = &tokens.validity;
-        self.tokens(tokens)?.validity(validity).status(standing)
+        self.tokens(tokens)?.validity(validity).status(status)
     }
 
     /// The credential and the access token.
@@ -77,12 +77,12 @@ impl<'v> Columns<'v> {
     }
 
     /// The phase, and when the grant is due.
-    pub(super) fn status(self, standing: &GrantStatus) -> Result<Self, StateError> {
+    pub(super) fn status(self, status: &GrantStatus) -> Result<Self, StateError> {
         let GrantStatus {
             phase,
             renew_at,
             next_attempt_at,
-        } = standing;
+        } = status;
         let columns = self.phase(phase)?.moment(":renew_at", *renew_at);
         Ok(columns.moment(":act_at", *next_attempt_at))
     }

@@ -34,7 +34,7 @@ pub struct NewGrant {
     /// Token endpoint of the first renewal.
     pub token_url: String,
     /// Its status: due at once, unless it was proven.
-    pub standing: GrantStatus,
+    pub status: GrantStatus,
     /// The app whose client the server has just let in: nothing is wrong with it, or with this grant, any more.
     pub proven: Option<String>,
     /// When it came.
@@ -148,13 +148,13 @@ pub(super) fn put(
         identity,
         bound_to,
         token_url,
-        standing,
+        status,
         proven,
         now,
     } = grant;
     let sql = |source| StateError::sql("store a grant", source);
     let columns = Columns::moved(moved)
-        .grant(tokens, standing)?
+        .grant(tokens, status)?
         .moment(":renewed_at", Some(*now))
         .moment(":climb_at", Some(*now));
     let update = format!(

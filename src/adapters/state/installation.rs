@@ -242,7 +242,7 @@ pub(super) fn request_renewal(
     for portal in portals {
         let Some(grant) = portal
             .grant
-            .filter(|grant| at_once || grant.standing.phase == Phase::Fresh)
+            .filter(|grant| at_once || grant.status.phase == Phase::Fresh)
         else {
             continue;
         };

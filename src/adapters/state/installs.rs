@@ -235,7 +235,7 @@ fn keep(
     let held = CurrentGrant {
         phase: grant
             .filter(|grant| grant.bound_to == terms.binding)
-            .map(|grant| &grant.standing.phase),
+            .map(|grant| &grant.status.phase),
         listed: is_listed,
         user: before.as_ref().and_then(|before| before.user.as_deref()),
         installer: known.installer.as_deref(),
@@ -495,7 +495,7 @@ fn taking(
     let named = server
         .as_deref()
         .and_then(|server| terms.profile.renewal_url_on_host_of(server));
-    let standing = match (&tokens.access, proven_by) {
+    let status = match (&tokens.access, proven_by) {
         (Some(_), Some(_)) => granted_status(name, tokens, every, *now),
         (access, _) => imported_status(name, access.as_ref(), every, *now),
     };
@@ -506,7 +506,7 @@ fn taking(
         bound_to: terms.binding,
         token_url: named.map_or(config_url, str::to_owned),
         proven: proven_by.map(|_| terms.app.clone()),
-        standing,
+        status,
         now: *now,
     })
 }

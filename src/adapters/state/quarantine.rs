@@ -148,11 +148,11 @@ fn quarantine_rolled_back(
         generation,
         access,
         details,
-        standing,
+        status,
     } = held;
     let columns = Columns::moved(0)
         .access(access.as_ref(), details)?
-        .status(standing)?;
+        .status(status)?;
     let update = format!(
         "UPDATE portal SET {}, generation = :generation, told = '[]', climb_at = 0, claim = NULL \
          WHERE name = :name AND generation = :from AND refresh_token IS NOT NULL",

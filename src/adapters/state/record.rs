@@ -98,14 +98,14 @@ pub(super) fn record(
             }
             generation
         }
-        RecordOutcome::Kept(standing)
-        | RecordOutcome::Unread(standing, _)
-        | RecordOutcome::Foreign(standing, _) => {
-            record_standing(connection, record, standing, &notified, moved)?
+        RecordOutcome::Kept(status)
+        | RecordOutcome::Unread(status, _)
+        | RecordOutcome::Foreign(status, _) => {
+            record_standing(connection, record, status, &notified, moved)?
         }
     };
     let at = now.shifted(moved);
-    let sql = |source| StateError::sql("record a client's standing", source);
+    let sql = |source| StateError::sql("record a client's status", source);
     let (client_changed, ruling) = match client {
         ClientVerdict::Unknown => (false, None),
         ClientVerdict::Accepted => (
@@ -176,12 +176,12 @@ fn superseded_of(outcome: &RecordOutcome, claim_holds: bool) -> Option<Supersede
 fn record_standing(
     connection: &Connection,
     record: &RenewalRecord,
-    standing: &GrantStatus,
+    status: &GrantStatus,
     notified: &str,
     moved: i64,
 ) -> Result<i64, StateError> {
     let columns = Columns::moved(moved)
-        .status(standing)?
+        .status(status)?
         .moment(":climb_at", record.evaluate_at);
     let update = format!(
         "UPDATE portal SET {}, told = :told, claim = NULL WHERE name = :name AND claim = :claim RETURNING generation",
@@ -208,13 +208,13 @@ fn record_pair(
 ) -> Result<i64, StateError> {
     let Renewed {
         tokens,
-        standing,
+        status,
         identity,
         token_url,
         renamed_from: _,
     } = renewed;
     let columns = Columns::moved(moved)
-        .grant(tokens, standing)?
+        .grant(tokens, status)?
         .moment(":renewed_at", Some(record.now))
         .moment(":climb_at", record.evaluate_at);
     let update = format!(

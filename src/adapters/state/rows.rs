@@ -183,7 +183,7 @@ impl PortalColumns {
                 details: json(row, self.details)?.unwrap_or_default(),
                 validity: self.validity(row)?,
             },
-            standing: GrantStatus {
+            status: GrantStatus {
                 phase: self.phase(row)?,
                 renew_at: time(row, self.renew_at)?,
                 next_attempt_at: time(row, self.act_at)?,

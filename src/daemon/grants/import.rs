@@ -363,9 +363,7 @@ async fn by_report(
             let portal = find(shared, portal.name.as_str()).await?;
             ImportResult::Waits {
                 problem,
-                act_at: portal
-                    .grant
-                    .and_then(|grant| grant.standing.next_attempt_at),
+                act_at: portal.grant.and_then(|grant| grant.status.next_attempt_at),
             }
         }
     })

@@ -263,7 +263,7 @@ async fn store_recovered(
     let before = portal
         .grant
         .as_ref()
-        .map(|grant| (grant.notified.clone(), grant.standing.phase.since()));
+        .map(|grant| (grant.notified.clone(), grant.status.phase.since()));
     let is_renewal = kept.reply.answers != ReplyTo::Authorization;
     let tokens = grant.tokens.clone();
     let generation = match shared.state.recover(grant, kept.sent, is_renewal).await? {
@@ -318,7 +318,7 @@ fn grant_from(
     let foreign =
         |got: &str, known: &str| format!("it is the grant of {got}, the portal's is of {known}");
     let bound_to = app.binding(domain);
-    let (tokens, identity, token_url, standing) = match (&portal.grant, kept.reply.answers) {
+    let (tokens, identity, token_url, status) = match (&portal.grant, kept.reply.answers) {
         (Some(grant), ReplyTo::Renewal(_) | ReplyTo::WithoutRefresh(_)) => {
             if grant.bound_to != bound_to {
                 return Err(
@@ -341,7 +341,7 @@ fn grant_from(
             ) {
                 Transition::Renewed(renewed) => {
                     let url = renewed.token_url.unwrap_or_else(|| grant.token_url.clone());
-                    (renewed.tokens, renewed.identity, url, renewed.standing)
+                    (renewed.tokens, renewed.identity, url, renewed.status)
                 }
                 Transition::Foreign { granted, .. } => {
                     let got = granted.identity.unwrap_or_default();
@@ -374,9 +374,9 @@ fn grant_from(
                 .access
                 .as_ref()
                 .ok_or("it has no access token")?;
-            let standing = granted_status(name, &imported.tokens, every, now);
+            let status = granted_status(name, &imported.tokens, every, now);
             let identity = imported.identity.clone().or_else(|| known.cloned());
-            (imported.tokens, identity, url, standing)
+            (imported.tokens, identity, url, status)
         }
     };
     let proven = Some(app.name.clone());
@@ -386,7 +386,7 @@ fn grant_from(
         identity,
         bound_to,
         token_url,
-        standing,
+        status,
         proven,
         now,
     })

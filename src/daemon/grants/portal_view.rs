@@ -178,7 +178,7 @@ impl PortalView {
         let grant = portal.grant.as_ref();
         let access = grant.and_then(|grant| grant.tokens.access.as_ref());
         let act_at = grant
-            .and_then(|grant| grant.standing.next_attempt_at)
+            .and_then(|grant| grant.status.next_attempt_at)
             .filter(|_| kind.sends());
         let app = portal
             .settings
@@ -231,7 +231,7 @@ impl PortalView {
             endpoint: grant.and_then(|grant| grant.tokens.details.endpoint.clone()),
             // The remedy is part of the action, with its placeholders filled in.
             last_error: grant
-                .and_then(|grant| grant.standing.phase.problem())
+                .and_then(|grant| grant.status.phase.problem())
                 .map(|problem| Problem {
                     remedy: None,
                     ..problem.clone()
@@ -369,7 +369,7 @@ pub fn action_for(portal: &Portal) -> String {
             portal
                 .grant
                 .as_ref()
-                .map_or(&Phase::Fresh, |grant| &grant.standing.phase),
+                .map_or(&Phase::Fresh, |grant| &grant.status.phase),
         ),
     }
 }

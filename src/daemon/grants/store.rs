@@ -122,7 +122,7 @@ pub async fn store_grant(
     let before = portal
         .grant
         .as_ref()
-        .map(|grant| (grant.notified.clone(), grant.standing.phase.since()));
+        .map(|grant| (grant.notified.clone(), grant.status.phase.since()));
     let grant = new_grant(&portal, app, imported, proven, now)?;
     let tokens = grant.tokens.clone();
     let sent = portal.grant.as_ref().map_or(
@@ -236,7 +236,7 @@ pub(crate) fn new_grant(
         })
         .or_else(|| portal.config_url.clone())
         .unwrap_or_else(|| app.profile.renewal_url_for(None, domain));
-    let standing = match &tokens.access {
+    let status = match &tokens.access {
         Some(_) if proven => granted_status(name, &tokens, every, now),
         access => imported_status(name, access.as_ref(), every, now),
     };
@@ -245,7 +245,7 @@ pub(crate) fn new_grant(
         identity: identity.or(pinned),
         bound_to: app.binding(domain),
         token_url,
-        standing,
+        status,
         tokens,
         proven: proven.then(|| app.name.clone()),
         now,

@@ -389,8 +389,7 @@ impl Worker {
                 let kept = kept.await;
                 if let (Ok(InstallOutcome::Stored { portal, .. }), Some(grant)) =
                     (&kept, before.and_then(|portal| portal.grant))
-                    && let Some(notice) =
-                        resolved(&grant.notified, grant.standing.phase.since(), now)
+                    && let Some(notice) = resolved(&grant.notified, grant.status.phase.since(), now)
                 {
                     log_escalation(EscalationSubject::Portal(portal), &notice);
                     self.shared.outboxes.wake.notify_one();

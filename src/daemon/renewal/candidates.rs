@@ -159,7 +159,7 @@ pub async fn prove(shared: Arc<Context>, candidate: Candidate) {
             since: now,
             problem,
         };
-        let standing = GrantStatus {
+        let status = GrantStatus {
             phase,
             renew_at: None,
             next_attempt_at: Some(now + UNUSABLE_RETRY_AFTER),
@@ -169,7 +169,7 @@ pub async fn prove(shared: Arc<Context>, candidate: Candidate) {
             FinishedCandidate::of(claimed),
             origin,
             None,
-            CandidateVerdict::Waits(standing),
+            CandidateVerdict::Waits(status),
             (now, Duration::ZERO),
             Slot::default(),
         )
@@ -310,17 +310,17 @@ pub(crate) async fn finish(
             let why = format!("{why}; {}", superseded_hint(name.as_str()));
             (CandidateOutcome::Another(pair), ImportResult::Refused(why))
         }
-        CandidateVerdict::Waits(standing) => {
-            let problem = standing
+        CandidateVerdict::Waits(status) => {
+            let problem = status
                 .phase
                 .problem()
                 .map(Problem::text)
                 .unwrap_or_default();
             let proof = ImportResult::Waits {
                 problem,
-                act_at: standing.next_attempt_at,
+                act_at: status.next_attempt_at,
             };
-            (CandidateOutcome::Waits(standing), proof)
+            (CandidateOutcome::Waits(status), proof)
         }
     };
     let record = Arc::new(RecordCandidate {
@@ -364,8 +364,8 @@ pub(crate) async fn finish(
                 announce_client(&app, None, ClientVerdict::Accepted);
             }
             let before = living.and_then(|living| living.grant.as_ref());
-            if let Some(notice) = before
-                .and_then(|grant| resolved(&grant.notified, grant.standing.phase.since(), now))
+            if let Some(notice) =
+                before.and_then(|grant| resolved(&grant.notified, grant.status.phase.since(), now))
             {
                 log_escalation(EscalationSubject::Portal(&name), &notice);
             }
@@ -437,13 +437,13 @@ pub async fn recover(shared: &Context) -> Result<(), StateError> {
         }
         let app = settings.map(|settings| settings.app).unwrap_or_default();
         let profile = config.apps.get(&app).map(|app| &*app.profile);
-        let standing = interrupted_status(&grant, profile, claim.1, now);
-        let again_at = standing.next_attempt_at.map(tracing::field::display);
+        let status = interrupted_status(&grant, profile, claim.1, now);
+        let again_at = status.next_attempt_at.map(tracing::field::display);
         tracing::warn!(
             portal = %name, again_at,
             "{name}: a candidate grant was being verified when refreshd ended; it is sent again"
         );
-        let outcome = CandidateOutcome::Waits(standing);
+        let outcome = CandidateOutcome::Waits(status);
         let record = RecordCandidate {
             portal: name.clone(),
             app,

@@ -82,14 +82,14 @@ async fn offer_one(
                 .map(str::to_owned)
         })
         .unwrap_or_else(|| grant.token_url.clone());
-    let standing = imported_status(name, imported.tokens.access.as_ref(), every, now);
+    let status = imported_status(name, imported.tokens.access.as_ref(), every, now);
     let grant = NewGrant {
         portal: name.clone(),
         tokens: imported.tokens,
         identity: imported.identity.or_else(|| grant.identity.clone()),
         bound_to: grant.bound_to,
         token_url,
-        standing,
+        status,
         proven: None,
         now,
     };

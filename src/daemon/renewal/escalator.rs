@@ -100,7 +100,7 @@ async fn evaluate_due(shared: &Context) -> Result<Duration, StateError> {
                 }
             };
             // A renewal that ends at this moment may have notified the same step.
-            let seen = (grant.standing.clone(), grant.notified.clone());
+            let seen = (grant.status.clone(), grant.notified.clone());
             let is_stored = shared
                 .state
                 .set_notified(
@@ -133,7 +133,7 @@ fn is_of_app(portal: &Portal) -> bool {
     let problem = portal
         .grant
         .as_ref()
-        .and_then(|grant| grant.standing.phase.problem());
+        .and_then(|grant| grant.status.phase.problem());
     portal.client_refused.is_some()
         && problem.is_some_and(|problem| problem.class == Class::ClientRejected)
 }

@@ -77,7 +77,7 @@ impl ClaimedGrant {
         } = portal;
         let grant = grant?;
         let claim = grant.claim?;
-        let problem = grant.standing.phase.problem();
+        let problem = grant.status.phase.problem();
         let client_refused = client_refused.is_some()
             || problem.is_some_and(|problem| problem.class == Class::ClientRejected);
         Some(Self {
@@ -116,7 +116,7 @@ pub async fn exchange(shared: Arc<Context>, mut claimed: ClaimedGrant) -> Option
     };
     if claimed.awaits_kept_pair {
         let why = "the pair of a kept reply is being tried; the token before it is spent";
-        claimed.grant.standing.next_attempt_at = Some(shared.clock.now() + KEPT_PAIR_WAIT);
+        claimed.grant.status.next_attempt_at = Some(shared.clock.now() + KEPT_PAIR_WAIT);
         return release(&shared, &config, claimed, why).await;
     }
     let profile = Arc::clone(&app.profile);
@@ -202,9 +202,9 @@ pub async fn exchange(shared: Arc<Context>, mut claimed: ClaimedGrant) -> Option
                 problem,
                 while_in_doubt: false,
             };
-            let renew_at = claimed.grant.standing.renew_at;
+            let renew_at = claimed.grant.status.renew_at;
             Transition::Foreign {
-                standing: GrantStatus {
+                status: GrantStatus {
                     phase,
                     renew_at,
                     next_attempt_at: None,
@@ -224,7 +224,7 @@ pub async fn exchange(shared: Arc<Context>, mut claimed: ClaimedGrant) -> Option
             )
         }
     };
-    let planned = claimed.grant.standing.renew_at;
+    let planned = claimed.grant.status.renew_at;
     let outcome = RenewalOutcome {
         transition,
         unread,
@@ -646,7 +646,7 @@ async fn finish(
         class: failure.as_ref().map(|(class, _)| *class),
         detail: failure.as_ref().map(|(_, detail)| detail.clone()),
         expires_at: grant.tokens.access.as_ref().map(|access| access.expires_at),
-        next: grant.standing.next_attempt_at,
+        next: grant.status.next_attempt_at,
         report: RenewalReport {
             failure,
             generation,
@@ -717,14 +717,14 @@ pub async fn release(
 ) -> Option<Timestamp> {
     let portal = claimed.name.clone();
     tracing::info!(%portal, "{portal}: not renewed: {why}");
-    let standing = claimed.grant.standing.clone();
+    let status = claimed.grant.status.clone();
     let now = shared.clock.now();
-    let act_at = standing
+    let act_at = status
         .next_attempt_at
         .map(|at| at.max(now + Duration::from_secs(1)));
     let unchanged = GrantStatus {
         next_attempt_at: act_at,
-        ..standing
+        ..status
     };
     let outcome = RenewalOutcome {
         transition: Transition::Kept(unchanged),

@@ -219,7 +219,7 @@ async fn quarantine_all(
                 continue;
             };
             has_grants |= grant.tokens.credential.refresh().is_some();
-            has_old |= matches!(grant.standing.phase, Phase::OldState { .. });
+            has_old |= matches!(grant.status.phase, Phase::OldState { .. });
             let trace = Trace {
                 noted: known,
                 published: published(files, &name)

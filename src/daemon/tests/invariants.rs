@@ -103,7 +103,7 @@ pub fn dead_for_a_reason(
     if excused {
         return Ok(true);
     }
-    let phase: &Phase = &grant.standing.phase;
+    let phase: &Phase = &grant.status.phase;
     Err(format!(
         "{name}: a grant was lost ({fate:?}, generation {}, {phase:?})",
         grant.generation.0
@@ -216,10 +216,7 @@ pub fn all_is_well(world: &World, name: &str, portal: &Portal) -> Result<(), Str
         .as_ref()
         .ok_or_else(|| format!("{name}: it has no grant at the end"))?;
     if portal.kind() != Kind::Fresh {
-        return Err(format!(
-            "{name}: at the end it is {:?}",
-            grant.standing.phase
-        ));
+        return Err(format!("{name}: at the end it is {:?}", grant.status.phase));
     }
     let fate = world.sandbox.fate(
         grant

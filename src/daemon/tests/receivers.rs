@@ -158,7 +158,7 @@ impl ReceivedAlerts {
         let since = portal
             .grant
             .as_ref()
-            .and_then(|grant| grant.standing.phase.since())
+            .and_then(|grant| grant.status.phase.since())
             .unwrap_or(wall);
         if !person
             || self.unavailable

@@ -16,7 +16,7 @@ use crate::common::{
 use crate::interfaces::{broken, calm, contains, fresh};
 
 /// What must not change: what the status says of the portal, and what readers have.
-fn standing(rig: &Rig, portal: &str) -> (Value, Value, Option<Value>) {
+fn status(rig: &Rig, portal: &str) -> (Value, Value, Option<Value>) {
     let view = rig.status(portal);
     (
         view["generation"].clone(),
@@ -88,7 +88,7 @@ fn a_refresh_token_that_was_exchanged_lately_is_not_sent_again() {
 #[test]
 fn what_cannot_be_a_refresh_token_is_refused_and_nothing_is_sent_or_changed() {
     let (rig, daemon) = fresh(["acme", "globex"]);
-    let (before, sent) = (standing(&rig, "acme"), rig.sandbox.total_requests());
+    let (before, sent) = (status(&rig, "acme"), rig.sandbox.total_requests());
     let access = |portal: &str| fs::read_to_string(rig.token_path(portal, "token")).unwrap();
     let machine = rustix::system::uname()
         .nodename()
@@ -168,7 +168,7 @@ fn what_cannot_be_a_refresh_token_is_refused_and_nothing_is_sent_or_changed() {
             );
         }
         assert_eq!(
-            (standing(&rig, "acme"), rig.sandbox.total_requests()),
+            (status(&rig, "acme"), rig.sandbox.total_requests()),
             (before.clone(), sent),
             "{with}"
         );
@@ -187,7 +187,7 @@ fn what_cannot_be_a_refresh_token_is_refused_and_nothing_is_sent_or_changed() {
 #[test]
 fn a_grant_that_is_refused_leaves_the_living_one_as_it_is_and_says_what_the_server_said() {
     let (rig, daemon) = fresh(["acme"]);
-    let before = standing(&rig, "acme");
+    let before = status(&rig, "acme");
     let ran = rig.import("acme", "5bad2d67006e9f06006b12e4");
     assert_eq!(ran.code, Some(65), "{ran:?}");
     contains(
@@ -197,7 +197,7 @@ fn a_grant_that_is_refused_leaves_the_living_one_as_it_is_and_says_what_the_serv
             "the grant that acme has stays as it is",
         ],
     );
-    assert_eq!(standing(&rig, "acme"), before);
+    assert_eq!(status(&rig, "acme"), before);
     assert_eq!(rig.status("acme")["candidate"], Value::Null);
     assert_eq!(rig.requests("acme"), 1, "the word was sent as nobody's");
     daemon.wait_for("a word in the log", |event| {
@@ -216,14 +216,14 @@ fn a_grant_that_is_refused_leaves_the_living_one_as_it_is_and_says_what_the_serv
         "the old one is whole"
     );
     daemon.stop();
-    let before = standing(&rig, "acme");
+    let before = status(&rig, "acme");
     let ran = rig.import("acme", "5bad2d67006e9f06006b12e5");
     assert_eq!(ran.code, Some(65), "{ran:?}");
     contains(
         &ran.stderr,
         &["refuses it: invalid_grant", "stays as it is"],
     );
-    assert_eq!(standing(&rig, "acme"), before);
+    assert_eq!(status(&rig, "acme"), before);
     rig.no_violations();
 }
 
@@ -269,7 +269,7 @@ fn a_grant_that_proves_itself_takes_the_place_of_the_living_one() {
 #[test]
 fn another_portals_grant_is_refused_with_both_names_and_replace_is_the_way() {
     let (rig, daemon) = fresh(["acme"]);
-    let before = standing(&rig, "acme");
+    let before = status(&rig, "acme");
     let member = rig.status("acme")["identity"].as_str().unwrap().to_owned();
     let sent = rig.sandbox.total_requests();
     let whole = rig.install("globex");
@@ -297,7 +297,7 @@ fn another_portals_grant_is_refused_with_both_names_and_replace_is_the_way() {
     let ran = rig.import("acme", &refresh_of(&rig.install("globex")));
     assert_eq!(ran.code, Some(65), "{ran:?}");
     contains(&ran.stderr, &[&other, &member]);
-    assert_eq!(standing(&rig, "acme"), before);
+    assert_eq!(status(&rig, "acme"), before);
     assert_eq!(rig.run(["renew", "acme"]).code, Some(0));
     // Nobody means that by accident.
     let text = rig.install("globex");
@@ -323,7 +323,7 @@ fn another_portals_pair_is_put_aside_and_imported_for_the_right_portal() {
     rig.grant("acme");
     let daemon = rig.start();
     rig.wait_for_generation("acme", 2);
-    let before = standing(&rig, "acme");
+    let before = status(&rig, "acme");
     let word = refresh_of(&rig.install("globex"));
     let ran = rig.import("acme", &word);
     assert_eq!(ran.code, Some(65), "{ran:?}");
@@ -342,7 +342,7 @@ fn another_portals_pair_is_put_aside_and_imported_for_the_right_portal() {
     let ran = rig.run(["import", "globex", "--aside-of", "acme"]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
     assert!(rig.has_working_token("globex"));
-    assert_eq!(standing(&rig, "acme"), before);
+    assert_eq!(status(&rig, "acme"), before);
     let ran = rig.run(["import", "globex", "--aside-of", "acme"]);
     assert_eq!(ran.code, Some(66), "it is taken out then: {ran:?}");
     // Where it is meant after all.
@@ -452,7 +452,7 @@ fn of_a_dead_grant_it_is_not_said_that_it_stays_in_force() {
 #[test]
 fn what_cannot_be_proved_now_waits_beside_the_living_grant() {
     let (rig, daemon) = fresh(["acme"]);
-    let before = standing(&rig, "acme");
+    let before = status(&rig, "acme");
     rig.fail("acme", broken(), u32::MAX);
     let text = rig.install("acme");
     let ran = rig.import("acme", &text);
@@ -465,7 +465,7 @@ fn what_cannot_be_proved_now_waits_beside_the_living_grant() {
             "tried again at",
         ],
     );
-    assert_eq!(standing(&rig, "acme"), before);
+    assert_eq!(status(&rig, "acme"), before);
     let candidate = rig.status("acme")["candidate"].clone();
     assert_eq!(
         (candidate["origin"].as_str(), candidate["phase"].as_str()),

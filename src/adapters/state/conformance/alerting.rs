@@ -126,7 +126,7 @@ pub async fn troubled_portals_come_page_by_page_and_a_refused_app_is_named<E: En
     let rig = Rig::<E>::with(&["a", "b", "c", "well"]).await;
     for portal in ["a", "b", "c"] {
         let grant = rig.grant(portal).await;
-        let (seen, told) = ((grant.standing, Vec::new()), vec!["failed".to_owned()]);
+        let (seen, told) = ((grant.status, Vec::new()), vec!["failed".to_owned()]);
         let notified = rig
             .state
             .set_notified(name(portal), grant.generation, seen, told, None);
@@ -150,13 +150,13 @@ pub async fn troubled_portals_come_page_by_page_and_a_refused_app_is_named<E: En
         since: at(7),
         problem: problem(Class::ClientRejected),
     };
-    let standing = GrantStatus {
+    let status = GrantStatus {
         phase,
         renew_at: Some(at(0)),
         next_attempt_at: Some(at(307)),
     };
     let refused = ClientVerdict::Refused(at(307));
-    rig.record_client(&claimed, 7, RecordOutcome::Kept(standing), refused)
+    rig.record_client(&claimed, 7, RecordOutcome::Kept(status), refused)
         .await;
     let refused = rig.state.refused_apps().await.unwrap();
     assert_eq!(

@@ -107,7 +107,7 @@ pub async fn the_grant_is_untouched_until_the_proof_is_recorded<E: Engine>() {
     );
     let grant = rig.grant("acme").await;
     assert_eq!(
-        (refresh_of(&grant), grant.generation, &grant.standing.phase),
+        (refresh_of(&grant), grant.generation, &grant.status.phase),
         ("c1-next", Generation(2), &Phase::Fresh)
     );
     assert!(rig.portal("acme").await.candidate.is_none());

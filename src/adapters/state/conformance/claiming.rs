@@ -136,18 +136,18 @@ pub async fn a_claim_survives_the_process_and_can_be_ended_by_the_next<E: Engine
         since: at(7),
         problem: problem(Class::InDoubt),
     };
-    let standing = GrantStatus {
+    let status = GrantStatus {
         phase: phase.clone(),
         renew_at: None,
         next_attempt_at: Some(at(20)),
     };
     assert_eq!(
-        rig.record(&orphan, 10, RecordOutcome::Kept(standing)).await,
+        rig.record(&orphan, 10, RecordOutcome::Kept(status)).await,
         generation(1)
     );
     assert_eq!(names(&rig.state.orphans().await.unwrap()), [""; 0]);
     let again = rig.claim_only(20).await;
-    assert_eq!(again.grant.unwrap().standing.phase, phase);
+    assert_eq!(again.grant.unwrap().status.phase, phase);
 }
 
 pub async fn one_portal_is_claimed_by_hand_whatever_its_time<E: Engine>() {
@@ -174,13 +174,13 @@ pub async fn one_portal_is_claimed_by_hand_whatever_its_time<E: Engine>() {
         problem: problem(Class::NeedsAuthorization),
         while_in_doubt: true,
     };
-    let standing = GrantStatus {
+    let status = GrantStatus {
         phase: stopped.clone(),
         renew_at: None,
         next_attempt_at: None,
     };
-    rig.record(&portal, 3, RecordOutcome::Kept(standing)).await;
-    assert_eq!(rig.grant("acme").await.standing.phase, stopped);
+    rig.record(&portal, 3, RecordOutcome::Kept(status)).await;
+    assert_eq!(rig.grant("acme").await.status.phase, stopped);
     for nobody in ["acme", "unknown"] {
         assert!(
             rig.state

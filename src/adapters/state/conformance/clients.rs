@@ -49,7 +49,7 @@ fn works_for(portal: &Portal) -> Option<u64> {
         .grant
         .as_ref()
         .unwrap()
-        .standing
+        .status
         .phase
         .problem()
         .unwrap()
@@ -259,7 +259,7 @@ pub async fn acceptance_releases_a_grant_in_doubt_too<E: Engine>() {
         since: at(0),
         problem: problem(Class::ClientRejected),
     };
-    let standing = GrantStatus {
+    let status = GrantStatus {
         phase,
         renew_at: Some(at(0)),
         next_attempt_at: Some(at(HOUR)),
@@ -267,7 +267,7 @@ pub async fn acceptance_releases_a_grant_in_doubt_too<E: Engine>() {
     rig.record_client(
         &only,
         0,
-        RecordOutcome::Kept(standing),
+        RecordOutcome::Kept(status),
         ClientVerdict::Refused(at(HOUR)),
     )
     .await;
@@ -446,7 +446,7 @@ pub async fn a_client_that_works_for_the_last_portal_that_is_asked_is_never_call
         let portal = rig.portal(portal).await;
         assert!(portal.client_refused.is_none());
         let is_own = portal.name != asked.name;
-        let problem = portal.grant.as_ref().unwrap().standing.phase.problem();
+        let problem = portal.grant.as_ref().unwrap().status.phase.problem();
         assert_eq!(
             problem.and_then(|problem| problem.works_for),
             is_own.then_some(1)

@@ -109,12 +109,12 @@ pub async fn another_age_moves_the_renewal<E: Engine>() {
     };
     let with_age = |secs| vec![aged("fresh", secs), aged("retries", secs)];
     assert_eq!(rig.follow(with_age(900)).await.changed, 2);
-    let standing = rig.grant("fresh").await.standing;
-    assert_eq!(standing.next_attempt_at, standing.renew_at);
-    let moved = standing.next_attempt_at.unwrap();
+    let status = rig.grant("fresh").await.status;
+    assert_eq!(status.next_attempt_at, status.renew_at);
+    let moved = status.next_attempt_at.unwrap();
     assert!((at(810)..=at(900)).contains(&moved), "{moved}");
     assert_eq!(
-        rig.grant("retries").await.standing.next_attempt_at,
+        rig.grant("retries").await.status.next_attempt_at,
         Some(at(700)),
         "a retry keeps its own time"
     );
@@ -127,9 +127,9 @@ pub async fn another_age_moves_the_renewal<E: Engine>() {
         .reconcile(with_age(1800), vec![], at(401))
         .await
         .unwrap();
-    let standing = rig.grant("fresh").await.standing;
-    assert_eq!(standing.next_attempt_at, Some(at(400)));
-    assert!(standing.renew_at > Some(at(1600)), "{standing:?}");
+    let status = rig.grant("fresh").await.status;
+    assert_eq!(status.next_attempt_at, Some(at(400)));
+    assert!(status.renew_at > Some(at(1600)), "{status:?}");
 }
 
 pub async fn an_endpoint_that_is_not_allowed_any_more_is_left<E: Engine>() {
@@ -204,7 +204,7 @@ pub async fn every_time_moves_with_the_clock<E: Engine>() {
         .set_notified(
             name("acme"),
             Generation(2),
-            (rig.grant("acme").await.standing, vec![]),
+            (rig.grant("acme").await.status, vec![]),
             vec![],
             Some(at(50)),
         )
@@ -218,12 +218,12 @@ pub async fn every_time_moves_with_the_clock<E: Engine>() {
         (at(-100), at(HOUR - 100), at(-100))
     );
     assert_eq!(
-        (grant.standing.renew_at, grant.standing.next_attempt_at),
+        (grant.status.renew_at, grant.status.next_attempt_at),
         (Some(at(1400)), Some(at(1400)))
     );
     assert_eq!(rig.state.next_escalation().await.unwrap(), Some(at(-50)));
     assert_eq!(
-        rig.grant("retries").await.standing.phase.since(),
+        rig.grant("retries").await.status.phase.since(),
         Some(at(-100))
     );
     assert_eq!(
@@ -254,10 +254,10 @@ pub async fn a_reply_that_comes_after_a_clock_step_is_dated_by_the_new_clock<E: 
         (at(-7200), at(HOUR - 7200), at(-7199))
     );
     assert_eq!(
-        (grant.standing.renew_at, grant.standing.next_attempt_at),
+        (grant.status.renew_at, grant.status.next_attempt_at),
         (Some(at(-5700)), Some(at(-5700)))
     );
-    let retries = rig.grant("retries").await.standing;
+    let retries = rig.grant("retries").await.status;
     assert_eq!(
         (retries.phase.since(), retries.next_attempt_at),
         (Some(at(-7200)), Some(at(-6900)))
@@ -291,7 +291,7 @@ pub async fn a_clock_set_back_between_two_runs_makes_every_fresh_grant_due<E: En
     let grant = rig.grant("acme").await;
     assert_eq!(grant.tokens.access.unwrap().expires_at, at(HOUR - 7200));
     assert_eq!(
-        rig.grant("retries").await.standing.next_attempt_at,
+        rig.grant("retries").await.status.next_attempt_at,
         Some(at(300 - 7200))
     );
     assert!(

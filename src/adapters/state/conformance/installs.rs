@@ -134,13 +134,12 @@ impl<E: Engine> Rig<E> {
             .await
             .unwrap()
             .unwrap();
-        let standing = GrantStatus {
+        let status = GrantStatus {
             phase,
             renew_at: None,
             next_attempt_at: act_at,
         };
-        self.record(&claimed, 0, RecordOutcome::Kept(standing))
-            .await;
+        self.record(&claimed, 0, RecordOutcome::Kept(status)).await;
     }
 
     pub async fn end(&self, removal: Uninstall) -> Uninstalled {
@@ -178,7 +177,7 @@ pub async fn an_install_makes_a_portal_that_is_due_at_once<E: Engine>() {
     assert_eq!(settings.identity.as_deref(), Some("acme"));
     let grant = portal.grant.unwrap();
     assert_eq!(
-        (grant.identity.as_deref(), grant.standing.next_attempt_at),
+        (grant.identity.as_deref(), grant.status.next_attempt_at),
         (Some("acme"), Some(at(0)))
     );
     assert_eq!(grant.token_url, profile().token_url);
@@ -300,12 +299,12 @@ pub async fn a_portal_of_the_configuration_is_resumed_in_place_and_left_alone_wh
                 problem: problem(Class::NeedsAuthorization),
                 while_in_doubt: false,
             };
-            let standing = GrantStatus {
+            let status = GrantStatus {
                 phase: dead,
                 renew_at: None,
                 next_attempt_at: None,
             };
-            rig.record(&claimed, 0, RecordOutcome::Kept(standing)).await;
+            rig.record(&claimed, 0, RecordOutcome::Kept(status)).await;
         }
         let taken = rig.keep(opened("acme.example", INSTALLER, "r1")).await;
         assert!(
@@ -434,7 +433,7 @@ pub async fn a_removal_needs_its_proof_and_comes_once<E: Engine>() {
     );
     // The first sender may have chosen the proof: a grant that may live is renewed, which shows the truth.
     assert_eq!(rig.end(removal("acme", "proof", 50, 55)).await, proven(&[]));
-    assert_eq!(rig.grant("acme.example").await.standing.phase, Phase::Fresh);
+    assert_eq!(rig.grant("acme.example").await.status.phase, Phase::Fresh);
     rig.make("acme.example", |problem| Phase::Retrying {
         attempt: 1,
         since: at(55),
@@ -454,14 +453,14 @@ pub async fn a_removal_needs_its_proof_and_comes_once<E: Engine>() {
     );
     let grant = rig.grant("acme.example").await;
     assert_eq!(
-        grant.standing.phase,
+        grant.status.phase,
         Phase::Gone {
             since: at(55),
             problem: problem(Class::Gone)
         }
     );
     assert_eq!(
-        (grant.standing.next_attempt_at, refresh_of(&grant)),
+        (grant.status.next_attempt_at, refresh_of(&grant)),
         (None, "r2")
     );
     assert_eq!(
@@ -636,9 +635,9 @@ pub async fn what_would_replace_a_living_grant_proves_itself_first_and_counts_as
     let grant = rig.grant("acme.example").await;
     assert_eq!(refresh_of(&grant), "r3");
     assert!(
-        grant.standing.next_attempt_at > Some(at(10)),
+        grant.status.next_attempt_at > Some(at(10)),
         "it was renewed by its proof: {:?}",
-        grant.standing
+        grant.status
     );
     assert_eq!(
         rig.state.install(newcomer).await.unwrap(),
@@ -681,7 +680,7 @@ pub async fn a_removal_that_nothing_proves_has_the_members_fresh_grants_renewed<
     assert_eq!(portal, &name("acme.example"));
     assert!(*when > at(50) && *when <= at(HOUR / 10 + 1), "{when:?}");
     assert_eq!(
-        rig.grant("acme.example").await.standing.next_attempt_at,
+        rig.grant("acme.example").await.status.next_attempt_at,
         Some(*when)
     );
     assert_eq!(

@@ -24,13 +24,13 @@ fn unread(portal: &Portal, body: &str) -> RecordOutcome {
         since: at(0),
         problem: problem(Class::InDoubt),
     };
-    let standing = GrantStatus {
+    let status = GrantStatus {
         phase,
         renew_at: Some(at(0)),
         next_attempt_at: Some(at(10)),
     };
     let reply = reply(portal.grant.as_ref().unwrap(), body);
-    RecordOutcome::Unread(standing, Box::new(reply))
+    RecordOutcome::Unread(status, Box::new(reply))
 }
 
 async fn bodies<E: Engine>(rig: &Rig<E>, portal: &str) -> Vec<String> {

@@ -297,7 +297,7 @@ pub fn grant(portal: &str, refresh: &str, expires: i64) -> NewGrant {
         identity: Some(format!("member of {portal}")),
         bound_to: binding("example", "client"),
         token_url: URL.to_owned(),
-        standing: GrantStatus {
+        status: GrantStatus {
             phase: Phase::Fresh,
             renew_at: Some(at(0)),
             next_attempt_at: Some(at(0)),
@@ -311,7 +311,7 @@ pub fn renewed(refresh: &str, secs: i64) -> RecordOutcome {
     let due = Some(at(secs + 1500));
     RecordOutcome::Renewed(Box::new(Renewed {
         tokens: tokens(refresh, secs, secs + HOUR),
-        standing: GrantStatus {
+        status: GrantStatus {
             phase: Phase::Fresh,
             renew_at: due,
             next_attempt_at: due,

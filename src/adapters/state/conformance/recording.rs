@@ -31,7 +31,7 @@ pub async fn a_new_pair_is_stored_whole_and_counted<E: Engine>() {
         (grant.generation, grant.renewed_at),
         (Generation(4), at(3000))
     );
-    assert_eq!(grant.standing.next_attempt_at, Some(at(4500)));
+    assert_eq!(grant.status.next_attempt_at, Some(at(4500)));
     assert_eq!(grant.tokens.details.scope, ["crm"]);
     assert_eq!(
         (grant.token_url.as_str(), grant.claim),
@@ -77,7 +77,7 @@ pub async fn a_reply_that_comes_after_an_import_is_kept_aside<E: Engine>() {
         rig.record(&claimed, 1, retrying(5)).await,
         Recorded::Superseded
     );
-    assert_eq!(rig.grant("acme").await.standing.phase, Phase::Fresh);
+    assert_eq!(rig.grant("acme").await.status.phase, Phase::Fresh);
     assert_eq!(
         rig.record(&second, 2, renewed("r3", 2)).await,
         generation(3)
@@ -159,8 +159,8 @@ pub async fn what_was_told_is_remembered_unless_the_grant_moved_on<E: Engine>() 
     let claimed = rig.claim_only(0).await;
     rig.record(&claimed, 0, retrying(10)).await;
     let seen = rig.grant("acme").await;
-    let notify = async |generation, standing: &GrantStatus, step: &str, next: Option<i64>| {
-        let seen = (standing.clone(), rig.grant("acme").await.notified);
+    let notify = async |generation, status: &GrantStatus, step: &str, next: Option<i64>| {
+        let seen = (status.clone(), rig.grant("acme").await.notified);
         rig.state
             .set_notified(
                 name("acme"),
@@ -172,8 +172,8 @@ pub async fn what_was_told_is_remembered_unless_the_grant_moved_on<E: Engine>() 
             .await
             .unwrap()
     };
-    assert!(notify(seen.generation, &seen.standing, "warning", Some(50)).await);
-    let late = (seen.standing.clone(), Vec::new());
+    assert!(notify(seen.generation, &seen.status, "warning", Some(50)).await);
+    let late = (seen.status.clone(), Vec::new());
     let again = rig
         .state
         .set_notified(
@@ -204,7 +204,7 @@ pub async fn what_was_told_is_remembered_unless_the_grant_moved_on<E: Engine>() 
             seen.generation,
             &GrantStatus {
                 phase: earlier,
-                ..seen.standing.clone()
+                ..seen.status.clone()
             },
             "x",
             None
@@ -213,7 +213,7 @@ pub async fn what_was_told_is_remembered_unless_the_grant_moved_on<E: Engine>() 
     );
     let fresh = GrantStatus {
         phase: Phase::Fresh,
-        ..seen.standing.clone()
+        ..seen.status.clone()
     };
     assert!(!notify(seen.generation, &fresh, "x", None).await);
     let claimed = rig.claim_only(10).await;
@@ -224,10 +224,10 @@ pub async fn what_was_told_is_remembered_unless_the_grant_moved_on<E: Engine>() 
         "the steps of a renewal replace the earlier ones"
     );
     assert!(
-        !notify(seen.generation, &now.standing, "x", None).await,
+        !notify(seen.generation, &now.status, "x", None).await,
         "notified of an older pair"
     );
-    assert!(notify(now.generation, &now.standing, "resolved", None).await);
+    assert!(notify(now.generation, &now.status, "resolved", None).await);
     assert_eq!(rig.grant("acme").await.notified, ["resolved"]);
     assert_eq!(rig.state.next_escalation().await.unwrap(), None);
 }
@@ -237,7 +237,7 @@ pub async fn what_is_told_of_the_end_while_a_renewal_is_under_way_stays_told<E: 
     let claimed = rig.claim_only(0).await;
     let grant = rig.grant("acme").await;
     let told = vec!["overdue".to_owned(), "refresh-month".to_owned()];
-    let seen = (grant.standing, Vec::new());
+    let seen = (grant.status, Vec::new());
     assert!(
         rig.state
             .set_notified(name("acme"), grant.generation, seen, told.clone(), None)
@@ -302,15 +302,15 @@ pub async fn a_pair_whose_token_had_ended_is_recorded_as_that<E: Engine>() {
     let RecordOutcome::Renewed(mut pair) = renewed("r2", 0) else {
         panic!("a pair")
     };
-    let RecordOutcome::Kept(standing) = retrying(7) else {
-        panic!("a standing")
+    let RecordOutcome::Kept(status) = retrying(7) else {
+        panic!("a status")
     };
-    pair.standing = standing.clone();
+    pair.status = status.clone();
     let claimed = rig.claim_only(0).await;
     assert_eq!(
         rig.record(&claimed, 1, RecordOutcome::Renewed(pair)).await,
         generation(2)
     );
     let now = rig.grant("acme").await;
-    assert_eq!((refresh_of(&now), now.standing.clone()), ("r2", standing));
+    assert_eq!((refresh_of(&now), now.status.clone()), ("r2", status));
 }

@@ -30,15 +30,11 @@ pub async fn an_old_grant_takes_over_what_was_published_and_is_not_sent<E: Engin
     );
     let grant = rig.grant("acme").await;
     assert!(
-        matches!(&grant.standing.phase, Phase::OldState { since, .. } if *since == at(9)),
+        matches!(&grant.status.phase, Phase::OldState { since, .. } if *since == at(9)),
         "{grant:?}"
     );
     assert_eq!(
-        (
-            grant.generation,
-            grant.claim,
-            grant.standing.next_attempt_at
-        ),
+        (grant.generation, grant.claim, grant.status.next_attempt_at),
         (Generation(7), None, None)
     );
     assert_eq!(

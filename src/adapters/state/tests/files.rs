@@ -294,7 +294,7 @@ async fn stays_readable(rig: Rig) {
     );
     assert_eq!((access.issued_at, access.expires_at), (at(0), at(HOUR)));
     assert_eq!(
-        (&acme.standing.phase, acme.standing.next_attempt_at),
+        (&acme.status.phase, acme.status.next_attempt_at),
         (&Phase::Fresh, Some(at(1500)))
     );
 
@@ -305,7 +305,7 @@ async fn stays_readable(rig: Rig) {
         problem: problem(Class::InDoubt),
     };
     assert_eq!(
-        (doubtful.standing.phase, doubtful.notified),
+        (doubtful.status.phase, doubtful.notified),
         (phase, vec!["warning".to_owned()])
     );
     assert_eq!(names(&rig.state.orphans().await.unwrap()), ["doubtful"]);
