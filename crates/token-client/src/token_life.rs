@@ -66,21 +66,22 @@ impl TokenLives {
         access_token: Option<&str>,
     ) -> Self {
         let unit = form.unit.seconds();
-        let reader = |longest| LifeParser {
+        let reader = |longest, assumed| LifeParser {
             body,
             now,
             unit,
             longest,
+            assumed,
             secrets,
         };
-        let access = reader(MAX_LIFE);
+        let access = reader(MAX_LIFE, assumed);
         let access = match access.read(&form.expires_in, &form.expires_at) {
             nothing @ (ParsedLife::Nothing | ParsedLife::Unreadable(_)) => {
                 access.elsewhere(TokenKind::Access, nothing, access_token)
             }
             found => found,
         };
-        let refresh = reader(MAX_REFRESH_LIFE);
+        let refresh = reader(MAX_REFRESH_LIFE, MAX_REFRESH_LIFE);
         let refresh = match refresh.read(&form.refresh_expires_in, &form.refresh_expires_at) {
             nothing @ (ParsedLife::Nothing | ParsedLife::Unreadable(_)) => {
                 refresh.elsewhere(TokenKind::Refresh, nothing, None)
@@ -173,6 +174,9 @@ struct LifeParser<'a> {
     /// Seconds per unit of a number.
     unit: f64,
     longest: Duration,
+    /// Lifetime without a readable one. It bounds an expiry beside an unreadable lifetime: a clock that is behind would make
+    /// the expiry too late, and nothing confirms it.
+    assumed: Duration,
     secrets: &'a [&'a str],
 }
 
@@ -190,6 +194,9 @@ impl LifeParser<'_> {
             (span, ParsedLife::Nothing) => span,
             (ParsedLife::Unreadable(text), ParsedLife::Unreadable(_)) => {
                 ParsedLife::Unreadable(text)
+            }
+            (ParsedLife::Unreadable(_), ParsedLife::End(at)) => {
+                ParsedLife::End(at.min(self.now + self.assumed))
             }
             (_, end) => end,
         }
@@ -239,6 +246,12 @@ impl LifeParser<'_> {
             is_plausible.then_some(ParsedLife::End(end))
         };
         match (shortest.map(ParsedLife::Span).or_else(in_token), nothing) {
+            (Some(ParsedLife::Span(secs)), ParsedLife::Unreadable(_)) => {
+                ParsedLife::Span(secs.min(self.assumed.as_secs_f64()))
+            }
+            (Some(ParsedLife::End(at)), ParsedLife::Unreadable(_)) => {
+                ParsedLife::End(at.min(self.now + self.assumed))
+            }
             (Some(found), _) => found,
             (None, ParsedLife::Nothing) => odd.unwrap_or(ParsedLife::Nothing),
             (None, nothing) => nothing,

@@ -256,6 +256,12 @@ fn a_profiles_unit_and_places_count() {
         both(r#"{"expires_in":"soon","expires_at":1795896020}"#),
         secs(20)
     );
+    for unconfirmed in [
+        r#"{"expires_in":1e30,"expires":1797710420}"#,
+        r#"{"expires_in":"soon","ttl":86400}"#,
+    ] {
+        assert_eq!(both(unconfirmed), secs(3600), "{unconfirmed}");
+    }
     assert_eq!(
         both(r#"{"expires_at":1700000000}"#),
         TokenLife::Ended,
