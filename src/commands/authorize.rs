@@ -39,7 +39,12 @@ pub(super) struct Arguments {
     /// The portal.
     portal: String,
     /// The code from the browser's address bar.
-    #[arg(long, value_name = "CODE", conflicts_with = "redirected_url")]
+    #[arg(
+        long,
+        value_name = "CODE",
+        allow_hyphen_values = true,
+        conflicts_with = "redirected_url"
+    )]
     code: Option<String>,
     /// The complete URL that the browser was redirected to.
     #[arg(long, value_name = "URL")]

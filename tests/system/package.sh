@@ -184,7 +184,7 @@ is_upgraded() {
     local pid generation since status=0
     pid=$(main_pid)
     since=$(now)
-    inside systemctl kill --signal=STOP sandbox.service
+    inside systemctl kill --kill-whom=main --signal=STOP sandbox.service
     eventually $patience "a request waits for its answer" under_way
     generation=$(generation_now)
     install_deb "$later" &
@@ -192,7 +192,7 @@ is_upgraded() {
     eventually 30 "the old daemon is asked to stop" is ActiveState deactivating
     check "it waits for the answer" is MainPID "$pid"
     check "and readers have their token" has_token acme
-    inside systemctl kill --signal=CONT sandbox.service
+    inside systemctl kill --kill-whom=main --signal=CONT sandbox.service
     wait "$upgrade" || status=$?
     upgrade=''
     check "dpkg is content" test "$status" = 0
@@ -259,11 +259,11 @@ is_not_removed_with_what_no_disk_took() {
     heading "$suite: removal while a pair is in memory alone"
     local pid generation
     pid=$(main_pid)
-    inside systemctl kill --signal=STOP sandbox.service
+    inside systemctl kill --kill-whom=main --signal=STOP sandbox.service
     eventually $patience "a request waits for its answer" under_way
     generation=$(generation_now)
     inside prlimit --pid "$pid" --fsize=4096:
-    inside systemctl kill --signal=CONT sandbox.service
+    inside systemctl kill --kill-whom=main --signal=CONT sandbox.service
     eventually 10 "systemd has a copy of the pair" keeps 1
     check "apt does not remove it" not told env DEBIAN_FRONTEND=noninteractive apt-get remove -y refreshd
     check "it says why" said 'not removed: the disk refuses token pairs, which are in memory alone (1)'

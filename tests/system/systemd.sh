@@ -195,11 +195,11 @@ carries_a_pair_over() {
     pid=$(main_pid)
     since=$(now)
     generation=$(generation portal-1 || echo 0)
-    inside systemctl kill --signal=STOP sandbox.service
+    inside systemctl kill --kill-whom=main --signal=STOP sandbox.service
     eventually $patience "a request is under way" under_way
     inside prlimit --pid "$pid" --fsize=4096:
     limited REFRESHD_RIG=1 LimitFSIZE=4096:infinity
-    inside systemctl kill --signal=CONT sandbox.service
+    inside systemctl kill --kill-whom=main --signal=CONT sandbox.service
     eventually 10 "the pair is in memory alone" metric_is tokens_unsaved '[12]'
     eventually 5 "systemd has a copy" keeps '[12]'
     check "the log says so" said_since "$since" 'the service manager'
