@@ -43,6 +43,14 @@ impl<K: Clone + Eq + Hash, T: Clone> Waiters<K, T> {
         receiver
     }
 
+    /// Whether a caller awaits this outcome.
+    #[must_use]
+    pub fn is_awaited(&self, what: &K) -> bool {
+        let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let queue = waiting.get(what);
+        queue.is_some_and(|queue| queue.iter().any(|waiter| !waiter.is_closed()))
+    }
+
     /// Notifies all callers that await this outcome.
     pub fn notify(&self, what: &K, report: &T) {
         let waiting = self

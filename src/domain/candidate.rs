@@ -20,7 +20,12 @@ pub enum CandidateVerdict {
     /// Successful: it replaces the portal's grant with this pair.
     Proved(Box<Renewed>),
     /// Rejected by the server: the candidate is deleted.
-    Refused(Problem),
+    Refused {
+        /// The response.
+        problem: Problem,
+        /// A reply was lost before, whose request may have spent the token.
+        while_in_doubt: bool,
+    },
     /// Another portal's grant: the candidate is deleted, and the pair is stored as superseded.
     Another {
         /// Description of the owner.
@@ -86,14 +91,26 @@ pub fn judge(transition: Transition) -> CandidateVerdict {
         Transition::Kept(status) => status,
     };
     match &status.phase {
-        Phase::NeedsAuthorization { problem, .. } | Phase::Gone { problem, .. } => {
-            CandidateVerdict::Refused(problem.clone())
-        }
+        Phase::NeedsAuthorization {
+            problem,
+            while_in_doubt,
+            ..
+        } => CandidateVerdict::Refused {
+            problem: problem.clone(),
+            while_in_doubt: *while_in_doubt,
+        },
+        Phase::Gone { problem, .. } => CandidateVerdict::Refused {
+            problem: problem.clone(),
+            while_in_doubt: false,
+        },
         // An unknown error code is a rejection here: a candidate has nothing to lose.
         Phase::Retrying { problem, .. }
             if problem.class == Class::Unknown && problem.code.is_some() =>
         {
-            CandidateVerdict::Refused(problem.clone())
+            CandidateVerdict::Refused {
+                problem: problem.clone(),
+                while_in_doubt: false,
+            }
         }
         _ => CandidateVerdict::Waits(status),
     }
@@ -105,7 +122,12 @@ pub enum ImportResult {
     /// Replaced the portal's grant.
     Imported,
     /// Rejected by the server, or its owner is another one than expected.
-    Refused(String),
+    Refused {
+        /// Reason.
+        why: String,
+        /// A reply was lost before: the refusal says nothing about the token.
+        while_in_doubt: bool,
+    },
     /// Not conclusive yet.
     Waits {
         /// Reason.

@@ -16,13 +16,14 @@ use super::grant_columns::{Columns, stored};
 use super::grant_store::{NewGrant, put};
 use super::handle::State;
 use super::holders::{holder, is_spent};
+use super::installation::{InstallRecord, record_grant};
 use super::rows::{CANDIDATE_COLUMNS, portal as read_portal};
 use super::superseded::{SupersededPair, store_superseded};
 use crate::domain::candidate::{Origin, TokenPair};
 use crate::domain::name::PortalName;
 use crate::domain::portal::{ClaimId, GrantStatus, Portal};
 use crate::domain::renewal::Renewed;
-use refreshd_secrets::{AccessToken, Fingerprint};
+use refreshd_secrets::{AccessToken, ApplicationToken, Fingerprint};
 use refreshd_time::Timestamp;
 use refreshd_token_client::token::Generation;
 
@@ -35,6 +36,8 @@ pub struct Offer {
     pub origin: Origin,
     /// True if the candidate may belong to another owner than the portal's grant.
     pub replaces: bool,
+    /// The install event that brought it; recorded with the proof.
+    pub event: Option<InstallRecord>,
 }
 
 /// Result of offering a candidate.
@@ -67,6 +70,8 @@ pub struct Candidate {
     pub origin: Origin,
     /// True if the candidate may belong to another owner than the portal's grant.
     pub replaces: bool,
+    /// User of the install event that brought it.
+    pub user: Option<String>,
 }
 
 /// Record of a claimed candidate.
@@ -209,19 +214,6 @@ impl State {
             .await
     }
 
-    /// Notes that the authorization server has refused a refresh token at this portal.
-    ///
-    /// # Errors
-    /// [`StateError`].
-    pub async fn remember_refused(
-        &self,
-        portal: PortalName,
-        fingerprint: Fingerprint,
-    ) -> Result<(), StateError> {
-        self.change(move |connection| remember_refused(connection, &portal, fingerprint.bytes()))
-            .await
-    }
-
     /// The portal whose access token this is, if any. Looks at every portal.
     ///
     /// # Errors
@@ -276,11 +268,44 @@ fn remember_refused(
         .map_err(sql)
 }
 
-fn offer(connection: &Connection, offer: &Offer) -> Result<Offered, StateError> {
+/// A portal's stored candidate.
+struct StoredCandidate {
+    fingerprint: [u8; 32],
+    is_claimed: bool,
+    origin: Option<Origin>,
+    came_at: Timestamp,
+    /// User of the install event that brought it.
+    user: Option<String>,
+}
+
+fn stored_candidate(
+    connection: &Connection,
+    portal: &PortalName,
+) -> Result<Option<StoredCandidate>, StateError> {
+    connection
+        .query_row(
+            "SELECT fingerprint, claim IS NOT NULL AS is_claimed, origin, came_at, user_id FROM candidate WHERE portal = ?1",
+            [portal.as_str()],
+            |row| {
+                Ok(StoredCandidate {
+                    fingerprint: row.get("fingerprint")?,
+                    is_claimed: row.get("is_claimed")?,
+                    origin: row.get::<_, String>("origin")?.parse().ok(),
+                    came_at: Timestamp::from_millis(row.get("came_at")?),
+                    user: row.get("user_id")?,
+                })
+            },
+        )
+        .optional()
+        .map_err(sql)
+}
+
+pub(super) fn offer(connection: &Connection, offer: &Offer) -> Result<Offered, StateError> {
     let Offer {
         grant,
         origin,
         replaces,
+        event,
     } = offer;
     let NewGrant {
         portal,
@@ -316,39 +341,30 @@ fn offer(connection: &Connection, offer: &Offer) -> Result<Offered, StateError> 
     if is_spent(connection, &fingerprint, portal).map_err(sql)? {
         return Ok(Offered::Spent);
     }
-    let before: Option<([u8; 32], bool, String, i64)> = connection
-        .query_row(
-            "SELECT fingerprint, claim IS NOT NULL AS is_claimed, origin, came_at FROM candidate WHERE portal = ?1",
-            [name],
-            |row| {
-                Ok((
-                    row.get("fingerprint")?,
-                    row.get("is_claimed")?,
-                    row.get("origin")?,
-                    row.get("came_at")?,
-                ))
-            },
-        )
-        .optional()
-        .map_err(sql)?;
-    match before {
-        // What a person asks for is tried now; a file is looked at every few seconds.
-        Some((same, ..)) if same == *fingerprint.bytes() => {
+    match stored_candidate(connection, portal)? {
+        // An operator's is tried now; a file is read every few seconds, and an event is processed again after a crash.
+        Some(before) if before.fingerprint == *fingerprint.bytes() => {
             let hurry = "UPDATE candidate SET act_at = min(coalesce(act_at, ?2), ?2), replaces = max(replaces, ?3) \
-                 WHERE portal = ?1 AND claim IS NULL";
+                 WHERE portal = ?1 AND claim IS NULL AND (?4 OR phase <> 'in-doubt')";
             if *origin != Origin::File {
                 connection
-                    .execute(hurry, params![name, now.millis(), replaces])
+                    .execute(
+                        hurry,
+                        params![name, now.millis(), replaces, event.is_none()],
+                    )
                     .map_err(sql)?;
             }
             return Ok(Offered::Known);
         }
-        Some((_, true, ..)) => return Ok(Offered::Busy),
-        // What a file holds now counts, not what it held before.
-        Some((_, false, from, came_at)) => {
-            let same_file = *origin == Origin::File && from.parse() == Ok(Origin::File);
-            if !replaces && !same_file {
-                return Ok(Offered::Waiting(Timestamp::from_millis(came_at)));
+        Some(before) if before.is_claimed => return Ok(Offered::Busy),
+        // The newest content of a file counts, and the newest event of a user.
+        Some(before) => {
+            let same_file = *origin == Origin::File && before.origin == Some(Origin::File);
+            let same_user = event
+                .as_ref()
+                .is_some_and(|event| before.user.as_ref() == Some(&event.user_id));
+            if !replaces && !same_file && !same_user {
+                return Ok(Offered::Waiting(before.came_at));
             }
             drop_candidate(connection, portal, *now)?;
         }
@@ -360,8 +376,9 @@ fn offer(connection: &Connection, offer: &Offer) -> Result<Offered, StateError> 
         .moment(":came_at", Some(*now))
         .moment(":act_at", Some(*now));
     let insert = format!(
-        "INSERT INTO candidate (portal, origin, replaces, identity, bound_to, token_url, {}) \
-         VALUES (:portal, :origin, :replaces, :identity, :bound_to, :token_url, {})",
+        "INSERT INTO candidate (portal, origin, replaces, identity, bound_to, token_url, user_id, member_id, occasion, \
+         application_token, sent_at, {}) VALUES (:portal, :origin, :replaces, :identity, :bound_to, :token_url, :user_id, \
+         :member_id, :occasion, :application_token, :sent_at, {})",
         columns.names(),
         columns.parameters()
     );
@@ -372,6 +389,11 @@ fn offer(connection: &Connection, offer: &Offer) -> Result<Offered, StateError> 
         ":identity": identity,
         ":bound_to": bound_to.bytes(),
         ":token_url": token_url,
+        ":user_id": event.as_ref().map(|event| &event.user_id),
+        ":member_id": event.as_ref().map(|event| &event.member_id),
+        ":occasion": event.as_ref().map(|event| event.occasion.as_str()),
+        ":application_token": event.as_ref().and_then(|event| Some(event.application_token.as_ref()?.expose())),
+        ":sent_at": event.as_ref().and_then(|event| Some(event.sent_at?.millis())),
     };
     connection
         .execute(&insert, &*columns.with(others))
@@ -387,7 +409,7 @@ fn select(
     limit: usize,
 ) -> Result<Vec<Candidate>, StateError> {
     let query = format!(
-        "SELECT {CANDIDATE_COLUMNS}, c.origin, c.replaces FROM candidate c JOIN portal p ON p.name = c.portal \
+        "SELECT {CANDIDATE_COLUMNS}, c.origin AS origin, c.replaces AS replaces, c.user_id AS event_user FROM candidate c JOIN portal p ON p.name = c.portal \
          WHERE {condition} AND ?1 >= 0 AND ?2 = ?2 ORDER BY c.act_at LIMIT ?3"
     );
     let candidate = |row: &Row<'_>| {
@@ -400,6 +422,7 @@ fn select(
             portal,
             origin,
             replaces: row.get("replaces")?,
+            user: row.get("event_user")?,
         })
     };
     let mut statement = connection.prepare_cached(&query).map_err(sql)?;
@@ -458,6 +481,30 @@ struct Found {
     bound_to: [u8; 32],
     token_url: String,
     origin: Option<Origin>,
+    event: Option<InstallRecord>,
+}
+
+/// The install event that brought a candidate, if one did.
+fn event_of(row: &Row<'_>) -> rusqlite::Result<Option<InstallRecord>> {
+    let (user_id, member_id, occasion): (Option<String>, Option<String>, Option<String>) = (
+        row.get("user_id")?,
+        row.get("member_id")?,
+        row.get("occasion")?,
+    );
+    let occasion = occasion.and_then(|occasion| occasion.parse().ok());
+    let (Some(user_id), Some(member_id), Some(occasion)) = (user_id, member_id, occasion) else {
+        return Ok(None);
+    };
+    let application_token: Option<String> = row.get("application_token")?;
+    Ok(Some(InstallRecord {
+        member_id,
+        user_id,
+        occasion,
+        application_token: application_token.as_deref().and_then(ApplicationToken::new),
+        sent_at: row
+            .get::<_, Option<i64>>("sent_at")?
+            .map(Timestamp::from_millis),
+    }))
 }
 
 fn record(
@@ -473,7 +520,8 @@ fn record(
     } = record;
     let found = connection
         .query_row(
-            "SELECT claimed_at, fingerprint, bound_to, token_url, origin FROM candidate WHERE portal = ?1 AND claim = ?2",
+            "SELECT claimed_at, fingerprint, bound_to, token_url, origin, user_id, member_id, occasion, application_token, \
+             sent_at FROM candidate WHERE portal = ?1 AND claim = ?2",
             params![portal.as_str(), claim.0.0],
             |row| {
                 Ok(Found {
@@ -482,6 +530,7 @@ fn record(
                     bound_to: row.get("bound_to")?,
                     token_url: row.get("token_url")?,
                     origin: row.get::<_, String>("origin")?.parse().ok(),
+                    event: event_of(row)?,
                 })
             },
         )
@@ -496,6 +545,7 @@ fn record(
         bound_to,
         token_url,
         origin,
+        event,
     }) = found
     else {
         return Ok(CandidateRecorded::Superseded);
@@ -533,8 +583,12 @@ fn record(
             connection
                 .execute(remember, params![fingerprint, portal.as_str()])
                 .map_err(sql)?;
-            if origin == Some(Origin::Install) {
-                disputes::close(connection, portal, now)?;
+            match (origin, event) {
+                (_, Some(event)) => {
+                    record_grant(connection, (portal, &bound_to), &event, false, now)?;
+                }
+                (Some(Origin::Install), None) => disputes::close(connection, portal, now)?,
+                (_, None) => {}
             }
             let client_changed =
                 clients::client_accepted(connection, app, portal, now).map_err(sql)?;

@@ -65,6 +65,30 @@ pub(super) fn is_spent(
     }))
 }
 
+/// Whether this refresh token was stored before: by another portal, even as a candidate, or as the grant of this one.
+pub(super) fn was_stored(
+    connection: &Connection,
+    fingerprint: &Fingerprint,
+    portal: &PortalName,
+) -> Result<bool, StateError> {
+    let sql = |source| StateError::sql("look for a refresh token", source);
+    if holder(connection, fingerprint, portal)
+        .map_err(sql)?
+        .is_some()
+    {
+        return Ok(true);
+    }
+    connection
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM seen WHERE fingerprint = ?1 AND portal = ?2) OR EXISTS (SELECT 1 FROM portal \
+             WHERE name = ?2 AND fingerprint = ?1 AND refresh_token IS NOT NULL)",
+        )
+        .and_then(|mut statement| {
+            statement.query_row(params![fingerprint.bytes(), portal.as_str()], |row| row.get(0))
+        })
+        .map_err(sql)
+}
+
 pub(super) fn holder_of_refresh_token(
     connection: &Connection,
     fingerprint: &Fingerprint,

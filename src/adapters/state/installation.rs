@@ -4,6 +4,7 @@
 
 use rusqlite::{Connection, OptionalExtension as _, named_params, params};
 
+use super::disputes;
 use super::error::StateError;
 use super::grant_columns::Columns;
 use super::listing;
@@ -96,30 +97,62 @@ pub(super) fn installation(
         .map_err(|source| StateError::sql("look for an installation", source))
 }
 
-/// Remembers what is known of the installation: with `taken`, that its grant was replaced now, and whether by the
-/// user who installed the app.
-pub(super) fn note(
+/// An install event, as it is recorded with the grant that it brought.
+#[derive(Clone, Debug)]
+pub struct InstallRecord {
+    /// The portal.
+    pub member_id: String,
+    /// Its user.
+    pub user_id: String,
+    /// Event or visit.
+    pub occasion: EventKind,
+    /// Token that authenticates later events of this installation; of events only.
+    pub application_token: Option<ApplicationToken>,
+    /// Time of the event, if it has one.
+    pub sent_at: Option<Timestamp>,
+}
+
+/// Effect of an event on its installation.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum GrantChange {
+    /// The grant stays as it was.
+    Unchanged,
+    /// The grant was replaced; `had_none`: there was none that worked.
+    Replaced { had_none: bool },
+}
+
+/// Records an installation's event.
+pub(super) fn record_event(
     connection: &Connection,
-    install: &InstalledGrant,
+    binding: &[u8; 32],
+    event: &InstallRecord,
     known: &Installation,
-    taken: Option<bool>,
+    change: GrantChange,
+    now: Timestamp,
 ) -> Result<(), StateError> {
-    let InstalledGrant {
-        terms,
-        owner,
+    let InstallRecord {
+        member_id,
+        user_id,
+        occasion,
         application_token,
         sent_at,
-        now,
-        ..
-    } = install;
+    } = event;
     let token = application_token
         .as_ref()
         .or(known.application_token.as_ref());
-    // By the sender's clock where it says so: a removal will be compared with it.
-    let at = taken.map(|_| sent_at.unwrap_or(*now).min(*now).millis());
+    // The sender's clock, if known: the time of a removal is compared with it.
+    let at = (change != GrantChange::Unchanged).then(|| sent_at.unwrap_or(now).min(now).millis());
     let installed_at = at.into_iter().chain(known.installed_at).max();
-    let installer = if taken == Some(true) {
-        Some(&owner.user_id)
+    let is_installer = match change {
+        GrantChange::Unchanged => false,
+        GrantChange::Replaced { had_none } => match occasion {
+            EventKind::Installed => true,
+            EventKind::Opened => had_none || known.installer.is_none(),
+            EventKind::SystemUser => false,
+        },
+    };
+    let installer = if is_installer {
+        Some(user_id)
     } else {
         known.installer.as_ref()
     };
@@ -129,8 +162,8 @@ pub(super) fn note(
              VALUES (:binding, :member_id, :application_token, :installed_at, :installer) ON CONFLICT (binding, member_id) \
              DO UPDATE SET application_token = :application_token, installed_at = :installed_at, installer = :installer",
             named_params! {
-                ":binding": terms.binding.bytes(),
-                ":member_id": owner.member_id,
+                ":binding": binding,
+                ":member_id": member_id,
                 ":application_token": token.map(|token| token.expose()),
                 ":installed_at": installed_at,
                 ":installer": installer,
@@ -138,6 +171,30 @@ pub(super) fn note(
         )
         .map(|_| ())
         .map_err(|source| StateError::sql("remember an installation", source))
+}
+
+/// Records the installation of a grant that was stored at a portal.
+pub(super) fn record_grant(
+    connection: &Connection,
+    (portal, binding): (&PortalName, &[u8; 32]),
+    event: &InstallRecord,
+    had_none: bool,
+    now: Timestamp,
+) -> Result<(), StateError> {
+    let InstallRecord {
+        member_id, user_id, ..
+    } = event;
+    connection
+        .execute(
+            "UPDATE portal SET user_id = ?2 WHERE name = ?1",
+            [portal.as_str(), user_id],
+        )
+        .map_err(|source| StateError::sql("keep an installed portal", source))?;
+    let known = installation(connection, Fingerprint::from_bytes(*binding), member_id)?;
+    let known = known.unwrap_or_default();
+    let change = GrantChange::Replaced { had_none };
+    record_event(connection, binding, event, &known, change, now)?;
+    disputes::drop_all(connection, portal)
 }
 
 pub(super) fn remove(
@@ -280,12 +337,34 @@ pub struct InstalledGrant {
     pub application_token: Option<ApplicationToken>,
     /// When the notice was sent, if it says so.
     pub sent_at: Option<Timestamp>,
-    /// It could not be proved, since the server cannot be asked now: good enough where no living grant is replaced.
-    pub unprovable: bool,
-    /// The refresh token that the notice brought, if the grant is what the authorization server has given for it.
-    pub proven_by: Option<Fingerprint>,
+    /// What to do if the portal has a grant already.
+    pub over: OverGrant,
     /// Now.
     pub now: Timestamp,
+}
+
+/// How an install is stored at a portal that has a grant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OverGrant {
+    /// Nothing is stored: the outcome is [`super::installs::InstallOutcome::Unproven`].
+    Report,
+    /// As a candidate, which replaces the grant once it is verified.
+    Candidate,
+    /// In the place of a grant that does not work, unverified: the server does not respond now.
+    Dead,
+}
+
+impl InstalledGrant {
+    /// The event, as it is recorded with its grant.
+    pub(super) fn event(&self) -> InstallRecord {
+        InstallRecord {
+            member_id: self.owner.member_id.clone(),
+            user_id: self.owner.user_id.clone(),
+            occasion: self.occasion,
+            application_token: self.application_token.clone(),
+            sent_at: self.sent_at,
+        }
+    }
 }
 
 /// A portal's row, and the user of its grant.

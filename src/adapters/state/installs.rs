@@ -3,19 +3,19 @@
 //! Must not believe a notice: the caller has asked the authorization server. What the configuration names is the
 //! configuration's, and only resumed.
 
-use rusqlite::{Connection, named_params, params};
+use rusqlite::{Connection, named_params};
 
-use super::candidates::is_refused;
-use super::disputes;
+use super::candidates::{self, Offer, Offered, is_refused};
 use super::error::StateError;
 use super::grant_store::{self, NewGrant, StoreOutcome};
 use super::handle::State;
-use super::holders::holder_of_refresh_token;
+use super::holders::was_stored;
 use super::installation::{
-    FoundPortal, InstalledGrant, Uninstall, Uninstalled, found, installation, note, remove,
-    request_renewal,
+    FoundPortal, GrantChange, InstalledGrant, OverGrant, Uninstall, Uninstalled, found,
+    installation, record_event, record_grant, remove, request_renewal,
 };
 use super::reconcile::reconcile_portal;
+use crate::domain::candidate::Origin;
 use crate::domain::import::ImportedGrant;
 use crate::domain::install::{
     CurrentGrant, EventKind, InstallContext, InstallDecision, OwnershipProof, Users, decide,
@@ -23,12 +23,11 @@ use crate::domain::install::{
 };
 use crate::domain::name::PortalName;
 use crate::domain::portal::{Grant, Kind, Phase};
-use crate::domain::renewal::{granted_status, imported_status};
+use crate::domain::renewal::imported_status;
 use crate::domain::settings::RenewSetting;
 use crate::domain::token_owner::TokenOwner;
 use refreshd_secrets::Fingerprint;
 use refreshd_time::Timestamp;
-use refreshd_token_client::host::region_of;
 use refreshd_token_client::token::Generation;
 
 /// Result of an install.
@@ -45,16 +44,16 @@ pub enum InstallOutcome {
     },
     /// The portal's grant lives.
     FreshAlready(PortalName),
-    /// The portal has a grant, which may be good although it was called dead: this one must prove itself first, and be
-    /// brought again then.
+    /// The portal has a grant, which may work although it was reported dead: this one must be verified as a candidate.
+    /// See [`OverGrant`].
     Unproven {
-        /// Whose place it would take.
+        /// The portal.
         portal: PortalName,
-        /// Token endpoint at which it proves itself.
-        token_url: String,
-        /// True if the portal's grant is in use: then nothing unproved takes its place, whatever the server does.
+        /// Whether its grant may work: then it is replaced by a verified one only.
         may_live: bool,
     },
+    /// It was offered as the portal's candidate.
+    Offered(Offered),
     /// The portal's grant is another user's.
     OtherUser {
         /// Whose.
@@ -206,8 +205,7 @@ fn keep(
         imported,
         application_token,
         sent_at,
-        unprovable,
-        proven_by,
+        over,
         now,
     } = install;
     if sent_at.is_some_and(|sent_at| is_stale(sent_at, *now)) {
@@ -247,7 +245,16 @@ fn keep(
         InstallDecision::FreshAlready => {
             // An event of the grant's own user proves as much as the grant; one of another user would let him end it later.
             if held.user == Some(owner.user_id.as_str()) {
-                note(connection, install, &known, None)?;
+                let binding = terms.binding.bytes();
+                let unchanged = GrantChange::Unchanged;
+                record_event(
+                    connection,
+                    binding,
+                    &install.event(),
+                    &known,
+                    unchanged,
+                    *now,
+                )?;
             }
             return Ok(InstallOutcome::FreshAlready(name));
         }
@@ -276,74 +283,58 @@ fn keep(
         .credential
         .refresh()
         .map(|refresh| refresh.fingerprint());
-    let seen = proven_by
-        .or(refresh)
-        .map(|presented| holder_of_refresh_token(connection, &presented))
-        .transpose()?;
-    if seen.flatten().is_some() {
-        return Ok(InstallOutcome::Replayed);
+    if let Some(refresh) = &refresh {
+        // Its own candidate is no replay: the event is processed again after a crash.
+        if was_stored(connection, refresh, &name)? {
+            return Ok(InstallOutcome::Replayed);
+        }
+        // The authorization server has refused it here: it is not sent again, however often it comes.
+        if is_refused(connection, &name, refresh)? {
+            return Ok(InstallOutcome::Replayed);
+        }
     }
-    // The authorization server has refused it here: it is not sent again, however often it comes.
-    if proven_by.is_none()
-        && let Some(refresh) = &refresh
-        && is_refused(connection, &name, refresh)?
-    {
-        return Ok(InstallOutcome::Replayed);
-    }
-    if proven_by.is_none()
-        && let Some(phase) = held.phase
-        && (may_live(phase) || !unprovable)
-    {
-        let token_url = proving_url(terms, owner, imported);
+    let unproven = held
+        .phase
+        .map(may_live)
+        .filter(|may_live| *may_live || *over != OverGrant::Dead);
+    if let (Some(may_live), OverGrant::Report | OverGrant::Dead) = (unproven, over) {
         return Ok(InstallOutcome::Unproven {
             portal: name,
-            token_url,
-            may_live: may_live(phase),
+            may_live,
         });
     }
     if !is_listed {
         adopt(connection, terms, owner, &name, *now)?;
     }
+    if unproven.is_some() {
+        let offer = Offer {
+            grant: new_grant(connection, install, &name)?,
+            origin: Origin::Install,
+            replaces: false,
+            event: Some(install.event()),
+        };
+        return candidates::offer(connection, &offer).map(InstallOutcome::Offered);
+    }
     let generation =
-        match grant_store::store_grant(connection, &taking(connection, install, &name)?)? {
+        match grant_store::store_grant(connection, &new_grant(connection, install, &name)?)? {
             StoreOutcome::Stored(generation) => generation,
             StoreOutcome::HeldBy(_) | StoreOutcome::Spent | StoreOutcome::Unknown => {
                 return Ok(InstallOutcome::Replayed);
             }
         };
-    if let Some(presented) = proven_by {
-        remember(connection, presented, &name)?;
-    }
-    connection
-        .execute(
-            "UPDATE portal SET user_id = ?2 WHERE name = ?1",
-            [name.as_str(), &owner.user_id],
-        )
-        .map_err(|source| StateError::sql("keep an installed portal", source))?;
-    let installer = matches!(occasion, EventKind::Installed)
-        || held.phase.is_none()
-        || known.installer.is_none();
-    let installer = installer && *occasion != EventKind::SystemUser;
-    note(connection, install, &known, Some(installer))?;
-    disputes::drop_all(connection, &name)?;
+    let had_none = held.phase.is_none();
+    record_grant(
+        connection,
+        (&name, terms.binding.bytes()),
+        &install.event(),
+        had_none,
+        *now,
+    )?;
     Ok(InstallOutcome::Stored {
         portal: name,
         generation,
         resumed: before.is_some(),
     })
-}
-
-/// Notes that this refresh token was brought for a portal: it is spent, and the notice that brought it is never taken again.
-fn remember(
-    connection: &Connection,
-    token: &Fingerprint,
-    portal: &PortalName,
-) -> Result<(), StateError> {
-    let remember = "INSERT OR REPLACE INTO seen (fingerprint, portal) VALUES (?1, ?2)";
-    connection
-        .execute(remember, params![token.bytes(), portal.as_str()])
-        .map(|_| ())
-        .map_err(|source| StateError::sql("keep an installed portal", source))
 }
 
 /// Portal for a grant.
@@ -451,25 +442,8 @@ fn adopt(
         .map_err(|source| StateError::sql("keep an installed portal", source))
 }
 
-/// Endpoint at which a grant proves itself: at the server that it names, if that is one of the profile's.
-fn proving_url(terms: &InstallContext, owner: &TokenOwner, imported: &ImportedGrant) -> String {
-    let named = imported
-        .server
-        .as_deref()
-        .and_then(|server| terms.profile.renewal_url_on_host_of(server));
-    named.map_or_else(
-        || {
-            terms
-                .profile
-                .renewal_url_for(region_of(&owner.host), Some(&owner.host))
-        },
-        str::to_owned,
-    )
-}
-
-/// The grant as `import` would bring it, due at once: one rotation proves it, and from then on only refreshd has it. One
-/// that was proven is as good as renewed.
-fn taking(
+/// The grant in the form of an import, due at once: one renewal verifies it, and from then on only refreshd has it.
+fn new_grant(
     connection: &Connection,
     install: &InstalledGrant,
     name: &PortalName,
@@ -478,7 +452,6 @@ fn taking(
         terms,
         owner,
         imported,
-        proven_by,
         now,
         ..
     } = install;
@@ -495,17 +468,14 @@ fn taking(
     let named = server
         .as_deref()
         .and_then(|server| terms.profile.renewal_url_on_host_of(server));
-    let status = match (&tokens.access, proven_by) {
-        (Some(_), Some(_)) => granted_status(name, tokens, every, *now),
-        (access, _) => imported_status(name, access.as_ref(), every, *now),
-    };
+    let status = imported_status(name, tokens.access.as_ref(), every, *now);
     Ok(NewGrant {
         portal: name.clone(),
         tokens: tokens.clone(),
         identity: Some(owner.member_id.clone()),
         bound_to: terms.binding,
         token_url: named.map_or(config_url, str::to_owned),
-        proven: proven_by.map(|_| terms.app.clone()),
+        proven: None,
         status,
         now: *now,
     })

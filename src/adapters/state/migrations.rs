@@ -116,7 +116,9 @@ CREATE TABLE candidate (
     refresh_token TEXT NOT NULL, fingerprint BLOB NOT NULL, access_token TEXT, token_type TEXT, issued_at INTEGER,
     expires_at INTEGER, details TEXT, identity TEXT, bound_to BLOB NOT NULL, token_url TEXT NOT NULL,
     phase TEXT NOT NULL, attempt INTEGER NOT NULL, since INTEGER, problem TEXT, doubtful INTEGER NOT NULL,
-    act_at INTEGER, claim INTEGER, claimed_at INTEGER
+    act_at INTEGER, claim INTEGER, claimed_at INTEGER,
+    -- of an install event: recorded as the installation once the candidate is verified
+    user_id TEXT, member_id TEXT, occasion TEXT, application_token TEXT, sent_at INTEGER
 ) STRICT;
 CREATE INDEX candidate_due ON candidate (act_at) WHERE act_at IS NOT NULL AND claim IS NULL;
 CREATE INDEX candidate_fingerprint ON candidate (fingerprint);

@@ -55,7 +55,7 @@ pub use file_names::{RESCUED, beside};
 pub use grant_store::{NewGrant, StoreOutcome};
 pub use handle::State;
 pub use install_events::{NewEvent, StoredEvent};
-pub use installation::{InstalledGrant, Uninstall, Uninstalled};
+pub use installation::{InstallRecord, InstalledGrant, OverGrant, Uninstall, Uninstalled};
 pub use installs::InstallOutcome;
 pub use listing::Census;
 pub use pages::{PortalCursor, PortalPage, PortalPages};

@@ -31,7 +31,7 @@ pub fn outcome_json(renewal: &RenewalResult, view: &PortalView, reply: Option<&V
 pub(crate) const fn status_of(imported: &ImportOutcome) -> StatusCode {
     match imported.proof {
         ImportResult::Imported | ImportResult::Superseded => StatusCode::OK,
-        ImportResult::Refused(_) => StatusCode::CONFLICT,
+        ImportResult::Refused { .. } => StatusCode::CONFLICT,
         ImportResult::Waits { .. } => StatusCode::ACCEPTED,
     }
 }
@@ -46,7 +46,7 @@ pub fn imported_json(imported: &ImportOutcome, view: &PortalView) -> Value {
     } = imported;
     let (outcome, detail, again_at) = match proof {
         ImportResult::Imported => ("renewed", None, None),
-        ImportResult::Refused(why) => ("refused", Some(why), None),
+        ImportResult::Refused { why, .. } => ("refused", Some(why), None),
         ImportResult::Waits { problem, act_at } => ("pending", Some(problem), *act_at),
         ImportResult::Superseded => ("superseded", None, None),
     };

@@ -49,6 +49,7 @@ pub(crate) async fn store_candidate(
             grant,
             origin,
             replaces: replace,
+            event: None,
         })
         .await?;
     match &offered {

@@ -355,7 +355,10 @@ async fn by_report(
         RenewalReport {
             failure: Some((Class::NeedsAuthorization | Class::Gone, problem)),
             ..
-        } => ImportResult::Refused(format!("the authorization server refuses it: {problem}")),
+        } => ImportResult::Refused {
+            why: format!("the authorization server refuses it: {problem}"),
+            while_in_doubt: false,
+        },
         RenewalReport {
             failure: Some((_, problem)),
             ..

@@ -12,18 +12,15 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::adapters::state::{InstallOutcome, InstalledGrant, StateError};
+use crate::adapters::state::{InstallOutcome, InstalledGrant, OverGrant, StateError};
 use crate::config::App;
-use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
 use crate::daemon::context::Context;
 use crate::daemon::install::fair_queue::{EventSender, FairQueue};
 use crate::daemon::install::job::InstallJob;
 use crate::daemon::install::queue_shares::QUEUE;
 use crate::daemon::install::result_log::{LogContext, log_results};
-use crate::daemon::install::verify::{NewInstallation, Unverified};
 use crate::daemon::install::worker::{EventResult, FIRST_WAIT, MAX_ATTEMPTS, QueueTurn, Worker};
 use crate::domain::error_chain::error_chain;
-use crate::domain::escalation::resolved;
 use crate::domain::import;
 use crate::domain::install::{EventKind, Outcome, OwnershipProof, is_stuck};
 use crate::domain::install_event::{InstallEvent, PresentedGrant};
@@ -336,65 +333,12 @@ impl Worker {
             imported,
             application_token: presented.application_token,
             sent_at: presented.sent_at,
-            unprovable: false,
-            proven_by: None,
+            over: OverGrant::Report,
             now,
         };
         match self.store(install.clone()).await {
-            Ok(InstallOutcome::Unproven {
-                portal,
-                token_url,
-                may_live,
-            }) => {
-                let installation = NewInstallation {
-                    app,
-                    owner: &install.owner,
-                    imported: &install.imported,
-                };
-                let imported = match self.verify(installation, &portal, &token_url).await {
-                    Ok(imported) => imported,
-                    Err(Unverified::Refused(ended)) if ended.0 == Outcome::Forged => {
-                        let refused = presented.refresh.fingerprint();
-                        if let Err(error) =
-                            self.shared.state.remember_refused(portal, refused).await
-                        {
-                            tracing::warn!(error = %error_chain(&error), "a refused install cannot be noted; if it comes again, it is tried again");
-                        }
-                        return ended;
-                    }
-                    // A server that does not respond proves nothing, and the present grant does not work.
-                    Err(Unverified::Unanswered(_)) if !may_live => {
-                        let member_id = install.owner.member_id.clone();
-                        let kept = self
-                            .store(InstalledGrant {
-                                unprovable: true,
-                                ..install
-                            })
-                            .await;
-                        return self.end(app, &member_id, kept).await;
-                    }
-                    Err(Unverified::Refused(ended) | Unverified::Unanswered(ended)) => {
-                        return ended;
-                    }
-                };
-                let before = self.shared.state.portal(portal).await.ok().flatten();
-                let now = self.shared.clock.now();
-                let member_id = install.owner.member_id.clone();
-                let kept = self.store(InstalledGrant {
-                    imported,
-                    proven_by: Some(presented.refresh.fingerprint()),
-                    now,
-                    ..install
-                });
-                let kept = kept.await;
-                if let (Ok(InstallOutcome::Stored { portal, .. }), Some(grant)) =
-                    (&kept, before.and_then(|portal| portal.grant))
-                    && let Some(notice) = resolved(&grant.notified, grant.status.phase.since(), now)
-                {
-                    log_escalation(EscalationSubject::Portal(portal), &notice);
-                    self.shared.outboxes.wake.notify_one();
-                }
-                self.end(app, &member_id, kept).await
+            Ok(InstallOutcome::Unproven { portal, may_live }) => {
+                self.verify(app, install, (portal, may_live)).await
             }
             Ok(found) => match self
                 .open_dispute(app, &install, &presented.access, &by, &found)
@@ -407,13 +351,16 @@ impl Worker {
         }
     }
 
-    async fn store(&self, install: InstalledGrant) -> Result<InstallOutcome, StateError> {
+    pub(crate) async fn store(
+        &self,
+        install: InstalledGrant,
+    ) -> Result<InstallOutcome, StateError> {
         self.until_durable(|| self.shared.state.install(install.clone()))
             .await
     }
 
     /// Outcome and log message of an install after the attempt to store its grant.
-    async fn end(
+    pub(crate) async fn end(
         &self,
         app: &App,
         member_id: &str,
@@ -457,6 +404,11 @@ impl Worker {
             Ok(InstallOutcome::Unproven { portal, .. }) => (
                 Outcome::NotStored,
                 format!("the grant of {portal} changed meanwhile; nothing was done to it"),
+            ),
+            // The worker waits for the others.
+            Ok(InstallOutcome::Offered(_)) => (
+                Outcome::Replayed,
+                "its refresh token came before".to_owned(),
             ),
             Ok(InstallOutcome::OtherUser {
                 portal,

@@ -1,227 +1,132 @@
-//! Verifies a grant before it replaces one that may still be valid: its refresh token is exchanged, and the resulting pair
-//! is used.
+//! Verifies a grant before it replaces one that may still work: it is offered as the portal's candidate, and the
+//! authorization server decides.
 //!
 //! Must not touch the present grant: on any failure, that one stays in force.
 
-use serde_json::Value;
+use std::time::Duration;
 
+use tokio::sync::oneshot;
+
+use crate::adapters::state::{InstallOutcome, InstalledGrant, Offered, OverGrant};
 use crate::config::App;
 use crate::daemon::install::worker::{EventResult, FIRST_WAIT, MAX_ATTEMPTS, Worker};
-use crate::daemon::renewal::unreadable_reply;
-use crate::domain::import::{ImportedGrant, from_granted};
+use crate::domain::candidate::ImportResult;
 use crate::domain::install::Outcome;
-use crate::domain::kept_reply::ReplyTo;
 use crate::domain::name::PortalName;
-use crate::domain::token_owner::TokenOwner;
-use refreshd_token_client::authorization_server::TokenResponse;
-use refreshd_token_client::problem::Problem;
-use refreshd_token_client::provider::Class;
-use refreshd_token_client::reply::{ErrorContext, Verdict};
-use refreshd_token_client::request::RequestKind;
+use refreshd_secrets::RefreshToken;
+use refreshd_time::human;
 
-/// A grant of an install event, and its verified owner.
-#[derive(Clone, Copy)]
-pub(crate) struct NewInstallation<'a> {
-    pub(crate) app: &'a App,
-    pub(crate) owner: &'a TokenOwner,
-    pub(crate) imported: &'a ImportedGrant,
-}
-
-/// Reason why a grant is not verified, and the outcome of its event.
-pub(crate) enum Unverified {
-    /// The server rejects it, or it is another portal's.
-    Refused(EventResult),
-    /// The server does not respond now.
-    Unanswered(EventResult),
-}
+/// Time for the state, beyond the request's timeout.
+const GRACE: Duration = Duration::from_secs(10);
 
 impl Worker {
-    /// Exchanges the new grant's refresh token at `token_url`, one of the profile's own.
-    ///
-    /// # Errors
-    /// Outcome of the event: rejected, or not verifiable now.
+    /// Offers the grant of an event as the portal's candidate, and waits for the outcome. If the server does not respond,
+    /// the grant replaces one that does not work, and waits as a candidate beside one that may.
     pub(crate) async fn verify(
         &self,
-        installation: NewInstallation<'_>,
-        portal: &PortalName,
-        token_url: &str,
-    ) -> Result<ImportedGrant, Unverified> {
-        let owner = installation.owner;
+        app: &App,
+        install: InstalledGrant,
+        (portal, may_live): (PortalName, bool),
+    ) -> EventResult {
+        let refresh = install.imported.tokens.credential.refresh();
+        let key = (portal.clone(), refresh.map(RefreshToken::fingerprint));
+        let member_id = install.owner.member_id.clone();
         let stays = |why: &str| format!("{why}; the grant of {portal} stays as it was");
-        let (mut wait, mut in_doubt) = (FIRST_WAIT, false);
+        let as_candidate = || InstalledGrant {
+            over: OverGrant::Candidate,
+            now: self.shared.clock.now(),
+            ..install.clone()
+        };
+        let mut wait = FIRST_WAIT;
         let mut attempt = 1;
-        loop {
-            let (why, sent) = match self.exchange(installation, portal, token_url).await {
-                Exchanged::Granted(proven)
-                    if proven
-                        .identity
-                        .as_ref()
-                        .is_some_and(|id| *id != owner.member_id) =>
-                {
-                    return Err(Unverified::Refused((
-                        Outcome::Forged,
-                        stays("its refresh token is of another portal"),
-                    )));
+        let why = loop {
+            let ended = self.shared.proofs.wait_for(&key);
+            let why = match self.store(as_candidate()).await {
+                Ok(InstallOutcome::Offered(Offered::Stored | Offered::Known)) => {
+                    self.shared.candidates.notify_one();
+                    match self.proof(ended).await {
+                        ImportResult::Imported => {
+                            return self.verified(app, &member_id, &portal).await;
+                        }
+                        ImportResult::Refused {
+                            why,
+                            while_in_doubt,
+                        } => {
+                            let outcome = if while_in_doubt {
+                                Outcome::Unverified
+                            } else {
+                                Outcome::Forged
+                            };
+                            return (
+                                outcome,
+                                stays(&format!("its refresh token was tried: {why}")),
+                            );
+                        }
+                        ImportResult::Superseded => {
+                            return (Outcome::Replayed, stays("a newer grant came first"));
+                        }
+                        ImportResult::Waits { problem, .. } => problem,
+                    }
                 }
-                // Its access token is one user's, and its refresh token may be another's.
-                Exchanged::Granted(proven) if !is_of_user(&proven, &owner.user_id) => {
-                    return Err(Unverified::Refused((
-                        Outcome::Forged,
-                        stays("its refresh token is of another user than its access token"),
-                    )));
+                Ok(InstallOutcome::Offered(Offered::Busy | Offered::Waiting(_))) => {
+                    "another candidate grant of it is not verified yet".to_owned()
                 }
-                Exchanged::Granted(proven) => return Ok(*proven),
-                // The server may have issued a pair that was lost: then this proves nothing about the grant.
-                Exchanged::Refused(problem) if in_doubt => {
-                    let why = format!(
-                        "its refresh token was refused after an answer was lost ({})",
-                        problem.text()
-                    );
-                    return Err(Unverified::Refused((Outcome::Unverified, stays(&why))));
-                }
-                Exchanged::Refused(problem) => {
-                    let why = format!(
-                        "the authorization server does not take its refresh token ({})",
-                        problem.text()
-                    );
-                    return Err(Unverified::Refused((Outcome::Forged, stays(&why))));
-                }
-                Exchanged::Later { why, sent } => (why, sent),
+                other => return self.end(app, &member_id, other).await,
             };
-            in_doubt |= sent;
+            // The event is processed again after the next start.
+            if self.stop.is_cancelled() {
+                return (Outcome::Unverified, stays(&why));
+            }
             if attempt >= MAX_ATTEMPTS || !self.pause(&mut wait).await {
-                let why = format!("its refresh token could not be tried ({why})");
-                return Err(Unverified::Unanswered((Outcome::Unverified, stays(&why))));
+                break why;
             }
             attempt += 1;
+        };
+        if may_live {
+            let why = format!("its refresh token could not be tried yet ({why})");
+            return (Outcome::Unverified, stays(&why));
         }
+        // A server that does not respond proves nothing, and the present grant does not work.
+        let unverified = InstalledGrant {
+            over: OverGrant::Dead,
+            now: self.shared.clock.now(),
+            ..install
+        };
+        let stored = self.store(unverified).await;
+        self.end(app, &member_id, stored).await
     }
 
-    async fn exchange(
-        &self,
-        installation: NewInstallation<'_>,
-        portal: &PortalName,
-        token_url: &str,
-    ) -> Exchanged {
-        let NewInstallation {
-            app,
-            owner,
-            imported,
-        } = installation;
-        let clock = self.shared.clock;
-        let (random, sent_at) = (clock.random_token(), clock.now());
-        let builder = app.request_builder(None, &imported.tokens.details.fields, &random);
-        let request = builder.request(token_url, RequestKind::Renewal(&imported.tokens.credential));
-        let timeout = self.shared.config().renewal.timeout;
-        let (reply, cut) = match self
-            .shared
-            .server
-            .exchange(&request, timeout, sent_at)
-            .await
-        {
-            TokenResponse::NotSent(why) => return Exchanged::Later { why, sent: false },
-            TokenResponse::InDoubt(why) => return Exchanged::Later { why, sent: true },
-            TokenResponse::Cut(reply, why) => (reply, Some(why)),
-            TokenResponse::Whole(reply) => (reply, None),
+    /// Waits for the outcome of the candidate's exchange, at most until the daemon stops: it is recorded then all the same.
+    async fn proof(&self, ended: oneshot::Receiver<ImportResult>) -> ImportResult {
+        let limit = self.shared.config().renewal.timeout + GRACE;
+        let ended = tokio::select! {
+            biased;
+            ended = self.shared.clock.within(limit, ended) => ended,
+            () = self.stop.cancelled() => None,
         };
-        let mut secrets: Vec<_> = imported
-            .tokens
-            .credential
-            .refresh()
-            .iter()
-            .map(|token| token.expose())
-            .collect();
-        secrets.extend(
-            imported
-                .tokens
-                .access
-                .as_ref()
-                .map(|access| access.token.expose()),
-        );
-        secrets.extend(app.client_secret.as_ref().map(|secret| secret.expose()));
-        let location = reply.location.clone();
-        let context = ErrorContext {
-            sent_to: token_url,
-            location: location.as_deref(),
-            ..ErrorContext::default()
-        };
-        let (verdict, unread) =
-            unreadable_reply::judge(&reply, &app.profile, &secrets, sent_at, context);
-        if unread {
-            let reply = unreadable_reply::of(reply, ReplyTo::Authorization, sent_at);
-            unreadable_reply::keep(&self.shared, portal, reply).await;
-        }
-        let granted = match (verdict, cut) {
-            (Verdict::Granted(granted), _) => granted,
-            (Verdict::Refused(_), Some(why)) => return Exchanged::Later { why, sent: true },
-            (Verdict::Refused(refusal), None) => return Exchanged::of(refusal.problem),
-        };
-        // A server that does not rotate returns no new refresh token.
-        let mut granted = *granted;
-        if granted.refresh.is_none() {
-            granted.refresh = imported.tokens.credential.refresh().cloned();
-        }
-        match from_granted(granted, sent_at) {
-            Some(mut proven) => {
-                let known = &imported.tokens.details;
-                for (field, value) in &known.fields {
-                    proven
-                        .tokens
-                        .details
-                        .fields
-                        .entry(field.clone())
-                        .or_insert_with(|| value.clone());
-                }
-                if proven.tokens.details.endpoint.is_none() {
-                    proven.tokens.details.endpoint = Some(owner.endpoint.clone());
-                }
-                proven.server = proven.server.or_else(|| imported.server.clone());
-                Exchanged::Granted(Box::new(proven))
+        ended.and_then(Result::ok).unwrap_or_else(|| {
+            let problem = format!("there is no outcome after {}", human(limit));
+            ImportResult::Waits {
+                problem,
+                act_at: None,
             }
-            None => Exchanged::Later {
-                why: "the reply has no refresh token".to_owned(),
-                sent: true,
-            },
-        }
+        })
     }
-}
 
-/// Whether the reply to the exchange names this user, or none.
-fn is_of_user(proven: &ImportedGrant, user: &str) -> bool {
-    match proven.tokens.details.fields.get("user_id") {
-        Some(Value::String(named)) => named == user,
-        Some(Value::Number(named)) => named.to_string() == user,
-        _ => true,
-    }
-}
-
-/// Result of an exchange.
-enum Exchanged {
-    Granted(Box<ImportedGrant>),
-    Refused(Problem),
-    /// A temporary failure; `sent`: the server may have processed the request.
-    Later {
-        why: String,
-        sent: bool,
-    },
-}
-
-impl Exchanged {
-    fn of(problem: Problem) -> Self {
-        match problem.class {
-            Class::NotSent | Class::Transient | Class::TooEarly => Self::Later {
-                why: problem.text(),
-                sent: false,
-            },
-            Class::InDoubt => Self::Later {
-                why: problem.text(),
-                sent: true,
-            },
-            Class::Unknown
-            | Class::ClientRejected
-            | Class::Blocked
-            | Class::NeedsAuthorization
-            | Class::Gone => Self::Refused(problem),
-        }
+    /// Outcome of an event whose grant has replaced the portal's.
+    async fn verified(&self, app: &App, member_id: &str, portal: &PortalName) -> EventResult {
+        self.forget_removals(app, member_id);
+        let generation = match self.shared.state.portal(portal.clone()).await {
+            Ok(Some(portal)) => portal.grant.map(|grant| grant.generation.0),
+            Ok(None) | Err(_) => None,
+        };
+        let generation = generation
+            .map(|generation| format!(" (generation {generation})"))
+            .unwrap_or_default();
+        let text = format!(
+            "{portal}: a portal of {} has a new grant by an install{generation}",
+            app.name
+        );
+        (Outcome::Resumed, text)
     }
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -39,13 +40,14 @@ use crate::domain::renewal::{
     AttemptTimes, RenewalRules, Renewed, apply_outcome, interrupted_status,
 };
 use refreshd_alerting::Severity;
+use refreshd_secrets::mask::short;
 use refreshd_secrets::{Fingerprint, RefreshToken};
 use refreshd_time::Timestamp;
 use refreshd_time::clock::MAX_SLEEP;
 use refreshd_token_client::problem::Problem;
 use refreshd_token_client::provider::{Class, Profile, host_of};
 use refreshd_token_client::renew_every::RenewEvery;
-use refreshd_token_client::token::Generation;
+use refreshd_token_client::token::{Generation, Tokens};
 
 /// Maximum number of concurrent exchanges.
 const MAX_CONCURRENT: usize = 8;
@@ -120,6 +122,7 @@ pub async fn prove(shared: Arc<Context>, candidate: Candidate) {
         mut portal,
         origin,
         replaces,
+        user,
     } = candidate;
     let config = shared.config();
     // The present grant: its owner cannot change while the candidate is stored.
@@ -212,7 +215,9 @@ pub async fn prove(shared: Arc<Context>, candidate: Candidate) {
         shared.clock.random_fraction(),
     );
     let verdict = match candidate::judge(transition) {
-        CandidateVerdict::Proved(renewed) => compared(&living, &profile, replaces, renewed),
+        CandidateVerdict::Proved(renewed) => {
+            compared(&living, &profile, (replaces, user.as_deref()), renewed)
+        }
         verdict => verdict,
     };
     let slot = Slot::default();
@@ -228,13 +233,22 @@ pub async fn prove(shared: Arc<Context>, candidate: Candidate) {
     .await;
 }
 
-/// Checks that the pair belongs to the portal before it replaces the portal's grant.
+/// Checks that the pair belongs to the portal before it replaces the portal's grant, and to the user whose install event
+/// brought it: an event may have one user's access token and another's refresh token.
 fn compared(
     living: &Portal,
     profile: &Profile,
-    replaces: bool,
+    (replaces, user): (bool, Option<&str>),
     renewed: Box<Renewed>,
 ) -> CandidateVerdict {
+    if let Some(user) = user
+        && let Some(got) = user_of(&renewed.tokens).filter(|got| got != user)
+    {
+        return CandidateVerdict::Another {
+            why: format!("its refresh token is of user {got}, and its access token of user {user}"),
+            pair: TokenPair::from(*renewed),
+        };
+    }
     let known = ExpectedIdentity::of(living, profile);
     let known = if replaces { known.pinned_only() } else { known };
     let host = renewed.tokens.details.endpoint.as_deref().and_then(host_of);
@@ -248,6 +262,15 @@ fn compared(
             why: another.to_string(),
             pair: TokenPair::from(*renewed),
         },
+    }
+}
+
+/// User that a reply names. An id is a number in some replies and a text in others.
+fn user_of(tokens: &Tokens) -> Option<String> {
+    match tokens.details.fields.get("user_id")? {
+        Value::String(user) => Some(short(user)),
+        Value::Number(user) => Some(user.to_string()),
+        _ => None,
     }
 }
 
@@ -302,13 +325,32 @@ pub(crate) async fn finish(
         CandidateVerdict::Proved(renewed) => {
             (CandidateOutcome::Proved(renewed), ImportResult::Imported)
         }
-        CandidateVerdict::Refused(problem) => {
-            let why = format!("the authorization server refuses it: {}", problem.text());
-            (CandidateOutcome::Refused, ImportResult::Refused(why))
+        CandidateVerdict::Refused {
+            problem,
+            while_in_doubt,
+        } => {
+            let after = if while_in_doubt {
+                ", after a reply was lost that may have been the renewal"
+            } else {
+                ""
+            };
+            let why = format!(
+                "the authorization server refuses it{after}: {}",
+                problem.text()
+            );
+            let refused = ImportResult::Refused {
+                why,
+                while_in_doubt,
+            };
+            (CandidateOutcome::Refused, refused)
         }
         CandidateVerdict::Another { why, pair } => {
             let why = format!("{why}; {}", superseded_hint(name.as_str()));
-            (CandidateOutcome::Another(pair), ImportResult::Refused(why))
+            let refused = ImportResult::Refused {
+                why,
+                while_in_doubt: false,
+            };
+            (CandidateOutcome::Another(pair), refused)
         }
         CandidateVerdict::Waits(status) => {
             let problem = status
@@ -323,6 +365,7 @@ pub(crate) async fn finish(
             (CandidateOutcome::Waits(status), proof)
         }
     };
+    let key = (name.clone(), fingerprint);
     let record = Arc::new(RecordCandidate {
         portal: name.clone(),
         app: app.clone(),
@@ -378,7 +421,10 @@ pub(crate) async fn finish(
             shared.escalation_wake.notify_one();
             shared.outboxes.wake.notify_one();
         }
-        (_, ImportResult::Refused(why)) => {
+        // Whoever waits for the proof of an install event reports it, at a bounded rate.
+        (_, ImportResult::Refused { .. })
+            if origin == Origin::Install && shared.proofs.is_awaited(&key) => {}
+        (_, ImportResult::Refused { why, .. }) => {
             log_escalation(EscalationSubject::Portal(&name), &refused(origin, why));
         }
         (_, ImportResult::Waits { problem, act_at }) => {
@@ -397,7 +443,7 @@ pub(crate) async fn finish(
         (CandidateRecorded::Kept, _) => {}
     }
     shared.candidates.notify_one();
-    shared.proofs.notify(&(name, fingerprint), &proof);
+    shared.proofs.notify(&key, &proof);
 }
 
 fn refused(origin: Origin, why: &str) -> EscalationNotice {

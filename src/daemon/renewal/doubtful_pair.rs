@@ -97,6 +97,7 @@ async fn offer_one(
         grant,
         origin: Origin::KeptReply,
         replaces: false,
+        event: None,
     };
     shared.state.offer(offer).await.map(Some)
 }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use refreshd_fake_server::{Fault, Reuse, Rules};
 
-use crate::common::{Daemon, EVERY, LIFE, Rig, SOON, eventually, is_step, says};
+use crate::common::installs::event_of;
+use crate::common::{Daemon, EVERY, LIFE, Rig, SOON, domain, eventually, is_step, says};
 
 /// A portal whose grant was renewed once, at a server of these rules.
 fn living(reuse: Reuse) -> (Rig, Daemon) {
@@ -59,7 +60,7 @@ fn a_candidate_that_is_refused_after_a_crash_goes_and_the_living_grant_stays() {
     let (rig, daemon) = living(Reuse::Strict);
     killed_in_the_middle(&rig, daemon);
     let daemon = rig.start();
-    rig.sandbox.allow_replay(&crate::common::domain("acme"));
+    rig.sandbox.allow_replay(&domain("acme"));
     daemon.wait_for("a word", |event| {
         is_step(event, "candidate-refused") && event["portal"] == "acme"
     });
@@ -214,6 +215,65 @@ fn a_renewal_of_the_living_grant_keeps_what_answered_a_candidate() {
     assert!(
         shown.code == Some(0) && shown.stdout.starts_with('{'),
         "{shown:?}"
+    );
+    daemon.stop();
+}
+
+/// An installed portal whose own user installs it again: the exchange is processed and never answered, and the daemon is
+/// killed then.
+fn reinstalled_and_killed(reuse: Reuse) -> (Rig, String) {
+    let rules = Rules {
+        reuse,
+        ..Rules::default()
+    };
+    let mut rig = Rig::with_rules([], rules);
+    rig.config.app().renew_every = Duration::from_secs(1500);
+    rig.take_installs("", "");
+    let daemon = rig.start();
+    let event = || event_of("ONAPPINSTALL", "auth", &rig.grant_of("acme", 1));
+    rig.post("", &event());
+    let portal = domain("acme");
+    rig.wait_for_generation(&portal, 2);
+    let renewals = rig.renewals("acme");
+    rig.fail("acme", Fault::Stall, 1);
+    rig.post("", &event());
+    eventually("a request that is never answered", SOON, || {
+        rig.renewals("acme") > renewals
+    });
+    assert_eq!(rig.status(&portal)["candidate"]["origin"], "install");
+    daemon.kill9();
+    assert_eq!(rig.generation(&portal), 2, "readers have what they had");
+    (rig, portal)
+}
+
+#[test]
+fn a_reinstall_whose_reply_was_lost_in_a_crash_replaces_the_grant() {
+    let (rig, portal) = reinstalled_and_killed(Reuse::Grace(Duration::from_secs(600)));
+    let daemon = rig.start();
+    rig.wait_for_generation(&portal, 3);
+    rig.wait_for_installs("resumed", 1.0);
+    assert!(rig.status(&portal)["candidate"].is_null());
+    assert!(rig.has_working_token(&portal));
+    daemon.stop();
+    rig.no_violations();
+}
+
+#[test]
+fn a_reinstall_that_is_refused_after_a_crash_leaves_the_grant() {
+    let (rig, portal) = reinstalled_and_killed(Reuse::Strict);
+    rig.sandbox.allow_replay(&portal);
+    let daemon = rig.start();
+    // A refusal after a lost reply says nothing about the event.
+    rig.wait_for_installs("unverified", 1.0);
+    daemon.wait_for("the outcome", |event| {
+        event["outcome"] == "unverified"
+            && says(event, "after a reply was lost")
+            && says(event, "stays as it was")
+    });
+    let status = rig.status(&portal);
+    assert!(
+        status["candidate"].is_null() && status["phase"] == "fresh" && rig.generation(&portal) == 2,
+        "{status}"
     );
     daemon.stop();
 }

@@ -261,7 +261,7 @@ fn a_refresh_token_of_another_user_than_the_access_token_replaces_nothing() {
     line(
         &daemon,
         "forged",
-        "is of another user than its access token",
+        "its refresh token is of user 5, and its access token of user 1",
     );
     let json = rig.token_json(ACME).expect("its file");
     assert_eq!(json["fields"]["user_id"], 1, "{json}");
@@ -330,7 +330,7 @@ fn a_grant_that_cannot_prove_itself_does_not_end_the_one_that_lives() {
     line(
         &daemon,
         "forged",
-        "the authorization server does not take its refresh token",
+        "its refresh token was tried: the authorization server refuses it",
     );
     always("untouched", Duration::from_millis(300), || {
         rig.generation(ACME) == 2

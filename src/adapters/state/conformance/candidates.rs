@@ -17,6 +17,7 @@ fn offer(portal: &str, refresh: &str) -> Offer {
         },
         origin: Origin::Import,
         replaces: false,
+        event: None,
     }
 }
 

@@ -7,7 +7,7 @@ use crate::domain::install::{
 };
 use crate::domain::token_format::TokenFormat;
 use crate::domain::token_owner::TokenOwner;
-use refreshd_secrets::{ApplicationToken, RefreshToken};
+use refreshd_secrets::ApplicationToken;
 use refreshd_token_client::samples::profile;
 
 const INSTALLER: &str = "1";
@@ -56,8 +56,7 @@ fn install(
         },
         application_token: None,
         sent_at: None,
-        unprovable: false,
-        proven_by: None,
+        over: OverGrant::Report,
         now: at(secs),
     }
 }
@@ -102,26 +101,78 @@ fn stored(portal: &str, generation: u64, resumed: bool) -> InstallOutcome {
 }
 
 impl<E: Engine> Rig<E> {
-    /// Keeps it; one that must prove itself first does, at a server that does not rotate.
+    /// Keeps it; one that must be verified first is, at a server that does not rotate.
     async fn keep(&self, install: InstalledGrant) -> InstallOutcome {
         match self.state.install(install.clone()).await.unwrap() {
-            InstallOutcome::Unproven { .. } => {
-                let proven_by = install
-                    .imported
-                    .tokens
-                    .credential
-                    .refresh()
-                    .map(RefreshToken::fingerprint);
-                self.state
-                    .install(InstalledGrant {
-                        proven_by,
-                        ..install
-                    })
-                    .await
-                    .unwrap()
+            InstallOutcome::Unproven { portal, .. } => {
+                let refresh = install.imported.tokens.credential.refresh();
+                let refresh = refresh.unwrap().expose().to_owned();
+                self.keep_verified(install, &portal, &refresh).await
             }
             kept => kept,
         }
+    }
+
+    /// Offers it as a candidate, which is verified: the server issues this refresh token.
+    async fn keep_verified(
+        &self,
+        install: InstalledGrant,
+        portal: &PortalName,
+        refresh: &str,
+    ) -> InstallOutcome {
+        let now = install.now;
+        let offered = self
+            .state
+            .install(InstalledGrant {
+                over: OverGrant::Candidate,
+                ..install
+            })
+            .await
+            .unwrap();
+        if offered != InstallOutcome::Offered(Offered::Stored) {
+            return offered;
+        }
+        self.verify_candidate(portal.clone(), refresh, now).await
+    }
+
+    /// Renews the candidate: the server issues this refresh token.
+    async fn verify_candidate(
+        &self,
+        portal: PortalName,
+        refresh: &str,
+        now: Timestamp,
+    ) -> InstallOutcome {
+        let mut renewed = match renewed(refresh, now.secs()) {
+            RecordOutcome::Renewed(renewed) => renewed,
+            other => panic!("{other:?}"),
+        };
+        renewed.identity = Some("acme".to_owned());
+        let outcome = CandidateOutcome::Proved(renewed);
+        match self.record_candidate(portal.clone(), outcome, now).await {
+            CandidateRecorded::Promoted { generation, .. } => InstallOutcome::Stored {
+                portal,
+                generation,
+                resumed: true,
+            },
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn record_candidate(
+        &self,
+        portal: PortalName,
+        outcome: CandidateOutcome,
+        now: Timestamp,
+    ) -> CandidateRecorded {
+        let candidate = self.state.claim_candidates(now, 1).await.unwrap().remove(0);
+        let record = RecordCandidate {
+            portal,
+            app: "crm".to_owned(),
+            claim: candidate.portal.grant.unwrap().claim.unwrap(),
+            outcome,
+            now,
+        };
+        self.state.record_candidate(Arc::new(record)).await.unwrap()
     }
 
     /// Has a renewal of the grant end in this phase.
@@ -505,11 +556,16 @@ pub async fn another_users_event_does_not_make_the_proof_of_a_portal_whose_grant
         stored("news", 2, true)
     );
     let refused = event("acme.example", INSTALLER, "r4", "proof", 10);
-    let fingerprint = RefreshToken::new("r4").unwrap().fingerprint();
-    rig.state
-        .remember_refused(name("news"), fingerprint)
-        .await
-        .unwrap();
+    let candidate = InstalledGrant {
+        over: OverGrant::Candidate,
+        ..refused.clone()
+    };
+    assert_eq!(
+        rig.state.install(candidate).await.unwrap(),
+        InstallOutcome::Offered(Offered::Stored)
+    );
+    rig.record_candidate(name("news"), CandidateOutcome::Refused, at(10))
+        .await;
     assert_eq!(rig.keep(refused).await, InstallOutcome::Replayed);
     assert_eq!(rig.end(removal("acme", "proof", 20, 20)).await, proven(&[]));
 }
@@ -609,29 +665,32 @@ pub async fn what_would_replace_a_living_grant_proves_itself_first_and_counts_as
     let rig = Rig::<E>::new().await;
     rig.keep(event("acme.example", INSTALLER, "r1", "proof", 0))
         .await;
-    let newcomer = event("acme.example", INSTALLER, "r2", "proof", 10);
-    let InstallOutcome::Unproven {
-        portal,
-        token_url,
-        may_live: _,
-    } = rig.state.install(newcomer.clone()).await.unwrap()
-    else {
-        panic!("stored unproven")
+    let newcomer = event("acme.example", INSTALLER, "r2", "other proof", 10);
+    let unproven = InstallOutcome::Unproven {
+        portal: name("acme.example"),
+        may_live: true,
     };
-    assert_eq!(
-        (portal, token_url),
-        (name("acme.example"), profile().token_url)
-    );
-    assert_eq!(refresh_of(&rig.grant("acme.example").await), "r1");
-    let proven = InstalledGrant {
-        imported: opened("acme.example", INSTALLER, "r3").imported,
-        proven_by: RefreshToken::new("r2").map(|token| token.fingerprint()),
+    assert_eq!(rig.state.install(newcomer.clone()).await.unwrap(), unproven);
+    let candidate = InstalledGrant {
+        over: OverGrant::Candidate,
         ..newcomer.clone()
     };
+    let offer = async || rig.state.install(candidate.clone()).await.unwrap();
+    assert_eq!(offer().await, InstallOutcome::Offered(Offered::Stored));
+    assert_eq!(refresh_of(&rig.grant("acme.example").await), "r1");
+    // After a crash the event is processed again.
+    assert_eq!(rig.state.install(newcomer.clone()).await.unwrap(), unproven);
+    assert_eq!(offer().await, InstallOutcome::Offered(Offered::Known));
+    let removed = rig.end(removal("acme", "other proof", 11, 11)).await;
     assert_eq!(
-        rig.state.install(proven).await.unwrap(),
-        stored("acme.example", 2, true)
+        removed,
+        Uninstalled::OtherToken,
+        "nothing of it is recorded before its proof"
     );
+    let outcome = rig
+        .verify_candidate(name("acme.example"), "r3", at(10))
+        .await;
+    assert_eq!(outcome, stored("acme.example", 2, true));
     let grant = rig.grant("acme.example").await;
     assert_eq!(refresh_of(&grant), "r3");
     assert!(
@@ -643,6 +702,8 @@ pub async fn what_would_replace_a_living_grant_proves_itself_first_and_counts_as
         rig.state.install(newcomer).await.unwrap(),
         InstallOutcome::Replayed
     );
+    let removed = rig.end(removal("acme", "other proof", 12, 12)).await;
+    assert_eq!(removed, proven(&[]), "its proof is the installation's now");
 }
 
 pub async fn a_removal_that_nothing_proves_has_the_members_fresh_grants_renewed<E: Engine>() {

@@ -50,8 +50,7 @@ async fn squatted<E: Engine>() -> Rig<E> {
         imported,
         application_token: ApplicationToken::new("planted"),
         sent_at: Some(at(0)),
-        unprovable: false,
-        proven_by: None,
+        over: OverGrant::Report,
         now: at(0),
     };
     assert!(matches!(
@@ -257,6 +256,7 @@ pub async fn the_proof_changes_with_the_grant_and_not_before<E: Engine>() {
             grant,
             origin: Origin::Install,
             replaces: true,
+            event: None,
         };
         assert_eq!(rig.state.offer(offer).await.unwrap(), Offered::Stored);
         assert!(is_accepted().await);
