@@ -54,11 +54,11 @@ pub async fn seed(place: &Place, url: &str, seed: &Seed) -> Result<Vec<PortalNam
         "portals and grants differ in number"
     );
     let now = Clock::system().now();
-    let act_at = match seed {
+    let next_attempt_at = match seed {
         Seed::Granted(_) => now,
         Seed::Fresh(_) => now + Duration::from_secs(1_200),
     };
-    store(place, &config, &texts, act_at, now).await?;
+    store(place, &config, &texts, next_attempt_at, now).await?;
     Ok(config
         .portals
         .into_iter()
@@ -110,7 +110,7 @@ async fn store(
     place: &Place,
     config: &Config,
     texts: &[String],
-    act_at: Timestamp,
+    next_attempt_at: Timestamp,
     now: Timestamp,
 ) -> Result<()> {
     let (state, writer, reader) = State::open(&place.state(), lock(&place.state())?)?;
@@ -133,7 +133,7 @@ async fn store(
                 state.clone(),
                 (*portal).clone(),
                 intake,
-                act_at,
+                next_attempt_at,
                 now,
             ));
         }
@@ -165,7 +165,7 @@ async fn import(
     state: State,
     portal: Configured,
     intake: ImportedGrant,
-    act_at: Timestamp,
+    next_attempt_at: Timestamp,
     now: Timestamp,
 ) -> Result<()> {
     let ImportedGrant {
@@ -180,8 +180,8 @@ async fn import(
     } = portal;
     let status = GrantStatus {
         phase: Phase::Fresh,
-        renew_at: Some(act_at),
-        next_attempt_at: Some(act_at),
+        renew_at: Some(next_attempt_at),
+        next_attempt_at: Some(next_attempt_at),
     };
     let seen = status.clone();
     let grant = NewGrant {

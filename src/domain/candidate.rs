@@ -133,7 +133,7 @@ pub enum ImportResult {
         /// Reason.
         problem: String,
         /// Time of the next attempt.
-        act_at: Option<Timestamp>,
+        next_attempt_at: Option<Timestamp>,
     },
     /// A newer pair came first.
     Superseded,

@@ -386,13 +386,13 @@ impl Portal {
             .as_ref()
             .map(|settings| settings.app.as_str())?;
         // A dead grant waits for a person, not for the client.
-        let act_at = self
+        let next_attempt_at = self
             .grant
             .as_ref()
             .filter(|grant| grant.claim.is_none() && !grant.status.phase.is_dead())?
             .status
             .next_attempt_at?;
-        if act_at > refused.retry_at {
+        if next_attempt_at > refused.retry_at {
             return None;
         }
         let app = app.strip_prefix(OWN_APP).unwrap_or(app);
@@ -452,7 +452,7 @@ pub struct PendingCandidate {
     /// Why it is not verified yet; `None` before its first attempt.
     pub problem: Option<Problem>,
     /// Time of the next attempt.
-    pub act_at: Option<Timestamp>,
+    pub next_attempt_at: Option<Timestamp>,
 }
 
 #[cfg(test)]

@@ -602,9 +602,9 @@ fn too_early_waits_for_the_providers_own_time() {
         ) {
             Transition::Kept(GrantStatus {
                 phase: Phase::Fresh,
-                next_attempt_at: act_at,
+                next_attempt_at,
                 ..
-            }) => act_at.unwrap(),
+            }) => next_attempt_at.unwrap(),
             other => panic!("{other:?}"),
         }
     };

@@ -231,7 +231,7 @@ impl State {
     }
 }
 
-const DUE: &str = "c.act_at <= ?1 AND c.claim IS NULL AND p.configured = 1 AND c.bound_to = p.binding AND ?2 = ''";
+const DUE: &str = "c.next_attempt_at <= ?1 AND c.claim IS NULL AND p.configured = 1 AND c.bound_to = p.binding AND ?2 = ''";
 const OF_PORTAL: &str =
     "?1 >= 0 AND c.portal = ?2 AND c.claim IS NULL AND p.configured = 1 AND c.bound_to = p.binding";
 
@@ -273,7 +273,7 @@ struct StoredCandidate {
     fingerprint: [u8; 32],
     is_claimed: bool,
     origin: Option<Origin>,
-    came_at: Timestamp,
+    received_at: Timestamp,
     /// User of the install event that brought it.
     user: Option<String>,
 }
@@ -284,14 +284,14 @@ fn stored_candidate(
 ) -> Result<Option<StoredCandidate>, StateError> {
     connection
         .query_row(
-            "SELECT fingerprint, claim IS NOT NULL AS is_claimed, origin, came_at, user_id FROM candidate WHERE portal = ?1",
+            "SELECT fingerprint, claim IS NOT NULL AS is_claimed, origin, received_at, user_id FROM candidate WHERE portal = ?1",
             [portal.as_str()],
             |row| {
                 Ok(StoredCandidate {
                     fingerprint: row.get("fingerprint")?,
                     is_claimed: row.get("is_claimed")?,
                     origin: row.get::<_, String>("origin")?.parse().ok(),
-                    came_at: Timestamp::from_millis(row.get("came_at")?),
+                    received_at: Timestamp::from_millis(row.get("received_at")?),
                     user: row.get("user_id")?,
                 })
             },
@@ -344,7 +344,7 @@ pub(super) fn offer(connection: &Connection, offer: &Offer) -> Result<Offered, S
     match stored_candidate(connection, portal)? {
         // An operator's is tried now; a file is read every few seconds, and an event is processed again after a crash.
         Some(before) if before.fingerprint == *fingerprint.bytes() => {
-            let hurry = "UPDATE candidate SET act_at = min(coalesce(act_at, ?2), ?2), replaces = max(replaces, ?3) \
+            let hurry = "UPDATE candidate SET next_attempt_at = min(coalesce(next_attempt_at, ?2), ?2), replaces = max(replaces, ?3) \
                  WHERE portal = ?1 AND claim IS NULL AND (?4 OR phase <> 'in-doubt')";
             if *origin != Origin::File {
                 connection
@@ -364,7 +364,7 @@ pub(super) fn offer(connection: &Connection, offer: &Offer) -> Result<Offered, S
                 .as_ref()
                 .is_some_and(|event| before.user.as_ref() == Some(&event.user_id));
             if !replaces && !same_file && !same_user {
-                return Ok(Offered::Waiting(before.came_at));
+                return Ok(Offered::Waiting(before.received_at));
             }
             drop_candidate(connection, portal, *now)?;
         }
@@ -373,8 +373,8 @@ pub(super) fn offer(connection: &Connection, offer: &Offer) -> Result<Offered, S
     let columns = Columns::moved(0)
         .tokens(tokens)?
         .phase(&status.phase)?
-        .moment(":came_at", Some(*now))
-        .moment(":act_at", Some(*now));
+        .moment(":received_at", Some(*now))
+        .moment(":next_attempt_at", Some(*now));
     let insert = format!(
         "INSERT INTO candidate (portal, origin, replaces, identity, bound_to, token_url, user_id, member_id, occasion, \
          application_token, sent_at, {}) VALUES (:portal, :origin, :replaces, :identity, :bound_to, :token_url, :user_id, \
@@ -410,7 +410,7 @@ fn select(
 ) -> Result<Vec<Candidate>, StateError> {
     let query = format!(
         "SELECT {CANDIDATE_COLUMNS}, c.origin AS origin, c.replaces AS replaces, c.user_id AS event_user FROM candidate c JOIN portal p ON p.name = c.portal \
-         WHERE {condition} AND ?1 >= 0 AND ?2 = ?2 ORDER BY c.act_at LIMIT ?3"
+         WHERE {condition} AND ?1 >= 0 AND ?2 = ?2 ORDER BY c.next_attempt_at LIMIT ?3"
     );
     let candidate = |row: &Row<'_>| {
         let portal = read_portal(row)?;
@@ -466,7 +466,7 @@ fn claim(
 }
 
 fn next(connection: &Connection) -> Result<Option<Timestamp>, StateError> {
-    let next = "SELECT min(c.act_at) FROM candidate c JOIN portal p ON p.name = c.portal WHERE c.act_at IS NOT NULL \
+    let next = "SELECT min(c.next_attempt_at) FROM candidate c JOIN portal p ON p.name = c.portal WHERE c.next_attempt_at IS NOT NULL \
         AND c.claim IS NULL AND p.configured = 1 AND c.bound_to = p.binding";
     let next: Option<i64> = connection
         .query_row(next, [], |row| row.get(0))
@@ -579,7 +579,8 @@ fn record(
             connection
                 .execute(tried, params![portal.as_str(), claimed_at.millis()])
                 .map_err(sql)?;
-            let remember = "INSERT OR REPLACE INTO seen (fingerprint, portal) VALUES (?1, ?2)";
+            let remember =
+                "INSERT OR REPLACE INTO imported_token (fingerprint, portal) VALUES (?1, ?2)";
             connection
                 .execute(remember, params![fingerprint, portal.as_str()])
                 .map_err(sql)?;
@@ -608,7 +609,7 @@ fn record(
         CandidateOutcome::Waits(status) => {
             let columns = Columns::moved(moved)
                 .phase(&status.phase)?
-                .moment(":act_at", status.next_attempt_at);
+                .moment(":next_attempt_at", status.next_attempt_at);
             let update = format!(
                 "UPDATE candidate SET {}, claim = NULL WHERE portal = :portal AND claim = :claim",
                 columns.assignments()

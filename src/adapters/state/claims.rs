@@ -153,20 +153,20 @@ pub(super) fn new_claim(connection: &Connection, now: Timestamp) -> rusqlite::Re
     Ok(ClaimId(before.map_or(least, after)))
 }
 
-const DUE: &str = "token_url = :token_url AND act_at IS NOT NULL AND claim IS NULL AND configured = 1 AND bound_to = binding";
+const DUE: &str = "token_url = :token_url AND next_attempt_at IS NOT NULL AND claim IS NULL AND configured = 1 AND bound_to = binding";
 
 /// Portals due at a token endpoint; the conditions are those of the index `portal_due`, or SQLite would not use it. The index
 /// alone answers: rows are read of what is claimed, not of all that is due.
 pub(super) fn due_query() -> String {
     format!(
-        "SELECT id FROM portal WHERE {DUE} AND act_at <= :now \
+        "SELECT id FROM portal WHERE {DUE} AND next_attempt_at <= :now \
          AND (:refused = '[]' OR app NOT IN (SELECT value FROM json_each(:refused))) ORDER BY expires_at LIMIT :limit"
     )
 }
 
 /// When something becomes due there that is not yet.
 pub(super) fn next_query() -> String {
-    format!("SELECT min(act_at) FROM portal WHERE {DUE} AND act_at > :now")
+    format!("SELECT min(next_attempt_at) FROM portal WHERE {DUE} AND next_attempt_at > :now")
 }
 
 pub(super) fn claim_due(
@@ -258,7 +258,7 @@ pub(super) fn claim_one(
     let claim = new_claim(connection, now).map_err(sql)?;
     let claimed = connection
         .execute(
-            "UPDATE portal SET claim = ?3, claimed_at = ?2 WHERE name = ?1 AND claim IS NULL AND act_at IS NOT NULL \
+            "UPDATE portal SET claim = ?3, claimed_at = ?2 WHERE name = ?1 AND claim IS NULL AND next_attempt_at IS NOT NULL \
              AND configured = 1 AND bound_to = binding",
             params![name.as_str(), now.millis(), claim.0],
         )
@@ -326,7 +326,7 @@ pub(super) fn request_renewal(
     };
     connection
         .execute(
-            "UPDATE portal SET act_at = min(coalesce(act_at, ?2), ?2) WHERE name = ?1",
+            "UPDATE portal SET next_attempt_at = min(coalesce(next_attempt_at, ?2), ?2) WHERE name = ?1",
             params![name.as_str(), from.millis()],
         )
         .map_err(sql)?;

@@ -28,15 +28,15 @@ const WORKS: &str = "refused_since IS NULL AND phase <> 'client-rejected'";
 const SERVED: &str = "refused_since IS NULL AND phase = 'fresh' AND expires_at > ?3";
 
 /// A portal that could be sent for now or later: the terms of the index `portal_due` but the endpoint.
-const USABLE: &str = "act_at IS NOT NULL AND configured = 1 AND bound_to = binding \
+const USABLE: &str = "next_attempt_at IS NOT NULL AND configured = 1 AND bound_to = binding \
     AND phase IN ('fresh', 'retrying', 'client-rejected')";
 
 /// When a portal may be sent for though it is not due: a fresh one a tenth of its life after its renewal, `?2` is now.
 /// One that the server renews only after its end waits for its own time, and so does one that failed.
-const ALLOWED_AT: &str = "CASE WHEN act_at <= :now THEN act_at \
+const ALLOWED_AT: &str = "CASE WHEN next_attempt_at <= :now THEN next_attempt_at \
     WHEN phase = 'fresh' AND renew_at <= expires_at THEN max(:now, issued_at + max(1000, (expires_at - issued_at) / 10)) \
     WHEN phase = 'client-rejected' THEN max(:now, coalesce(claimed_at, 0) + :pause) \
-    ELSE act_at END";
+    ELSE next_attempt_at END";
 
 /// The client was let in for a portal. True if it was refused for all before.
 pub(super) fn client_accepted(
@@ -60,22 +60,22 @@ pub(super) fn client_accepted(
         return Ok(false);
     };
     connection.execute(
-        "UPDATE app SET let_in_at = ?2, rejected_since = NULL, retry_at = NULL, question_since = NULL, probe = NULL, \
-         asked = NULL WHERE name = ?1",
+        "UPDATE app SET accepted_at = ?2, rejected_since = NULL, retry_at = NULL, question_since = NULL, probe = NULL, \
+         requested = NULL WHERE name = ?1",
         params![app, now.millis()],
     )?;
     // At least for the one that has just succeeded, wherever its grant stood before.
     let works_for = count(connection, app, "", SERVED, now.millis())?.max(1);
     connection.execute(
-        "UPDATE portal SET problem = json_set(problem, '$.works_for', ?2), climb_at = ?3 \
+        "UPDATE portal SET problem = json_set(problem, '$.works_for', ?2), escalate_at = ?3 \
          WHERE app = ?1 AND refused_since IS NOT NULL AND problem ->> 'class' = 'client-rejected'",
         params![app, works_for, now.millis()],
     )?;
     if rejected_since.is_some() {
         connection.execute(
             // By the class: a grant in doubt whose replay met the refusal waits for the client too.
-            "UPDATE portal SET act_at = ?2 WHERE app = ?1 AND problem ->> 'class' = 'client-rejected' \
-             AND act_at > ?2 AND claim IS NULL",
+            "UPDATE portal SET next_attempt_at = ?2 WHERE app = ?1 AND problem ->> 'class' = 'client-rejected' \
+             AND next_attempt_at > ?2 AND claim IS NULL",
             params![app, now.millis()],
         )?;
     }
@@ -106,12 +106,12 @@ pub(super) fn client_refused(
     let tried_at = tried_at.unwrap_or(now.millis()).min(now.millis());
     let known = connection
         .query_row(
-            "SELECT question_since, let_in_at, rejected_since FROM app WHERE name = ?1",
+            "SELECT question_since, accepted_at, rejected_since FROM app WHERE name = ?1",
             [app],
             |row| {
                 Ok((
                     row.get::<_, Option<i64>>("question_since")?,
-                    row.get::<_, Option<i64>>("let_in_at")?,
+                    row.get::<_, Option<i64>>("accepted_at")?,
                     row.get::<_, Option<i64>>("rejected_since")?,
                 ))
             },
@@ -156,7 +156,7 @@ pub(super) fn client_refused(
                 params![app, tried_at],
             )?;
             connection.execute(
-                "UPDATE portal SET climb_at = ?2 WHERE name = ?1",
+                "UPDATE portal SET escalate_at = ?2 WHERE name = ?1",
                 params![name, now.millis() + NOTIFIED_AFTER],
             )?;
             probe_another(connection, app, name, now)?;
@@ -189,7 +189,7 @@ pub(super) fn client_refused(
             )?;
             // Those whose telling was put off need not wait any longer.
             connection.execute(
-                "UPDATE portal SET climb_at = ?2 WHERE app = ?1 AND name <> ?3 AND refused_since IS NOT NULL AND climb_at > ?2",
+                "UPDATE portal SET escalate_at = ?2 WHERE app = ?1 AND name <> ?3 AND refused_since IS NOT NULL AND escalate_at > ?2",
                 params![app, now.millis(), name],
             )?;
             if rejected.is_none() {
@@ -204,7 +204,7 @@ pub(super) fn client_refused(
     }
 }
 
-/// A portal's grant was refused, which says little of the client: where it is in question, another portal is asked, and
+/// A portal's grant was refused, which says little of the client: where it is in question, another portal is tried, and
 /// where none is left that could succeed, the client is refused for all. Whether it is newly so.
 pub(super) fn grant_refused(
     connection: &Connection,
@@ -246,7 +246,7 @@ pub(super) fn grant_refused(
     }
     let retry_at: Option<i64> = connection.query_row(
         &format!(
-            "SELECT min(act_at) FROM portal WHERE app = ?1 AND name <> ?2 AND refused_since IS NOT NULL AND {USABLE}"
+            "SELECT min(next_attempt_at) FROM portal WHERE app = ?1 AND name <> ?2 AND refused_since IS NOT NULL AND {USABLE}"
         ),
         params![app, name],
         |row| row.get(0),
@@ -259,7 +259,7 @@ pub(super) fn grant_refused(
         params![app, now.millis(), retry_at],
     )?;
     connection.execute(
-        "UPDATE portal SET climb_at = ?2, problem = json_remove(problem, '$.works_for') \
+        "UPDATE portal SET escalate_at = ?2, problem = json_remove(problem, '$.works_for') \
          WHERE app = ?1 AND refused_since IS NOT NULL AND problem IS NOT NULL",
         params![app, now.millis()],
     )?;
@@ -290,7 +290,7 @@ fn probe_another(
     now: Timestamp,
 ) -> rusqlite::Result<()> {
     let query = format!(
-        "UPDATE portal SET act_at = min(act_at, ({ALLOWED_AT})) WHERE name = (SELECT name FROM portal \
+        "UPDATE portal SET next_attempt_at = min(next_attempt_at, ({ALLOWED_AT})) WHERE name = (SELECT name FROM portal \
          WHERE app = :app AND name <> :but AND claim IS NULL AND {USABLE} \
          ORDER BY refused_since IS NOT NULL, {ALLOWED_AT}, expires_at LIMIT 1)"
     );
@@ -321,8 +321,8 @@ fn candidate(
         "SELECT id, name, token_url, {ALLOWED_AT} AS allowed_at, name IS (SELECT refused_last FROM app WHERE name = :app) \
          AS is_last, name IS NOT (SELECT probe FROM app WHERE name = :app) AS is_new FROM portal \
          WHERE app = :app AND claim IS NULL AND ({USABLE} OR (phase = 'in-doubt' AND configured = 1 AND bound_to = binding \
-         AND act_at <= :now)) \
-         ORDER BY is_last, {ALLOWED_AT} > :now, is_new, refused_since IS NOT NULL, act_at > :now, expires_at LIMIT 1"
+         AND next_attempt_at <= :now)) \
+         ORDER BY is_last, {ALLOWED_AT} > :now, is_new, refused_since IS NOT NULL, next_attempt_at > :now, expires_at LIMIT 1"
     );
     connection
         .prepare_cached(&query)?
@@ -347,7 +347,7 @@ fn candidate(
 pub(super) struct ClientRefusal {
     /// The apps, as a JSON array.
     pub(super) apps: String,
-    /// The rows of the portals that try, and of those that an operator asked for.
+    /// The rows of the portals that try, and of those that an operator requested.
     pub(super) trying: Vec<i64>,
     /// When the next one may try.
     pub(super) next: Option<Timestamp>,
@@ -367,30 +367,32 @@ pub(super) fn try_refused(
     let mut apps = Vec::new();
     let rows: Vec<(String, i64, Option<String>)> = connection
         .prepare_cached(
-            "SELECT name, coalesce(retry_at, 0) AS retry_at, asked FROM app WHERE rejected_since IS NOT NULL",
+            "SELECT name, coalesce(retry_at, 0) AS retry_at, requested FROM app WHERE rejected_since IS NOT NULL",
         )?
         .query_map([], |row| {
-            Ok((row.get("name")?, row.get("retry_at")?, row.get("asked")?))
+            Ok((row.get("name")?, row.get("retry_at")?, row.get("requested")?))
         })?
         .collect::<Result<_, _>>()?;
     let later = |next: &mut Option<Timestamp>, at: i64| {
         let at = Timestamp::from_millis(at);
         *next = Some(next.map_or(at, |next| next.min(at)));
     };
-    for (app, retry_at, asked) in rows {
-        if let Some(asked) = asked {
+    for (app, retry_at, requested) in rows {
+        if let Some(requested) = requested {
             let mut left = Vec::new();
-            for (id, name, token_url, act_at) in requested_probe(connection, &app, &asked)? {
-                if act_at <= now.millis() && room(&token_url) {
+            for (id, name, token_url, next_attempt_at) in
+                requested_probe(connection, &app, &requested)?
+            {
+                if next_attempt_at <= now.millis() && room(&token_url) {
                     found.trying.push(id);
                 } else {
-                    later(&mut found.next, act_at.max(now.millis() + 1));
+                    later(&mut found.next, next_attempt_at.max(now.millis() + 1));
                     left.push(name);
                 }
             }
             let left = (!left.is_empty()).then(|| serde_json::Value::from(left).to_string());
             connection.execute(
-                "UPDATE app SET asked = ?2 WHERE name = ?1",
+                "UPDATE app SET requested = ?2 WHERE name = ?1",
                 params![app, left],
             )?;
         }
@@ -427,15 +429,15 @@ pub(super) fn try_refused(
 fn requested_probe(
     connection: &Connection,
     app: &str,
-    asked: &str,
+    requested: &str,
 ) -> rusqlite::Result<Vec<(i64, String, String, i64)>> {
     connection
         .prepare_cached(
-            "SELECT id, name, coalesce(token_url, '') AS token_url, act_at FROM portal WHERE app = ?1 AND act_at IS NOT NULL \
+            "SELECT id, name, coalesce(token_url, '') AS token_url, next_attempt_at FROM portal WHERE app = ?1 AND next_attempt_at IS NOT NULL \
              AND claim IS NULL AND configured = 1 AND bound_to = binding AND name IN (SELECT value FROM json_each(?2))",
         )?
-        .query_map(params![app, asked], |row| {
-            Ok((row.get("id")?, row.get("name")?, row.get("token_url")?, row.get("act_at")?))
+        .query_map(params![app, requested], |row| {
+            Ok((row.get("id")?, row.get("name")?, row.get("token_url")?, row.get("next_attempt_at")?))
         })?
         .collect()
 }
@@ -444,17 +446,17 @@ fn requested_probe(
 pub(super) fn request_probe(connection: &Connection, portal: &PortalName) -> rusqlite::Result<()> {
     connection
         .execute(
-            "UPDATE app SET asked = json_insert(coalesce(asked, '[]'), '$[#]', ?1) WHERE rejected_since IS NOT NULL \
+            "UPDATE app SET requested = json_insert(coalesce(requested, '[]'), '$[#]', ?1) WHERE rejected_since IS NOT NULL \
              AND name = (SELECT app FROM portal WHERE name = ?1)",
             [portal.as_str()],
         )
         .map(|_| ())
 }
 
-/// A client that is another than before is asked about anew.
+/// Forgets what was known of a client that has changed.
 pub(super) fn reset(connection: &Connection, app: &str) -> rusqlite::Result<()> {
     connection.execute(
-        "UPDATE app SET question_since = NULL, let_in_at = NULL WHERE name = ?1",
+        "UPDATE app SET question_since = NULL, accepted_at = NULL WHERE name = ?1",
         [app],
     )?;
     connection
@@ -473,7 +475,7 @@ pub(super) fn shift(connection: &Connection, by: i64) -> rusqlite::Result<()> {
     )?;
     connection
         .execute(
-            "UPDATE app SET retry_at = retry_at + ?1, question_since = question_since + ?1, let_in_at = let_in_at + ?1",
+            "UPDATE app SET retry_at = retry_at + ?1, question_since = question_since + ?1, accepted_at = accepted_at + ?1",
             [by],
         )
         .map(|_| ())

@@ -202,8 +202,8 @@ impl State {
 /// True if it has a grant or a candidate, or if that cannot be read.
 fn holds_anything(connection: &Connection) -> bool {
     let any = "SELECT EXISTS (SELECT 1 FROM portal WHERE refresh_token IS NOT NULL OR access_token IS NOT NULL) \
-               OR EXISTS (SELECT 1 FROM candidate) OR EXISTS (SELECT 1 FROM aside) OR EXISTS (SELECT 1 FROM unread_reply) \
-               OR EXISTS (SELECT 1 FROM install_notice) OR EXISTS (SELECT 1 FROM install_newcomer)";
+               OR EXISTS (SELECT 1 FROM candidate) OR EXISTS (SELECT 1 FROM superseded) OR EXISTS (SELECT 1 FROM unread_reply) \
+               OR EXISTS (SELECT 1 FROM install_event) OR EXISTS (SELECT 1 FROM install_dispute)";
     connection
         .query_row(any, [], |row| row.get(0))
         .unwrap_or(true)

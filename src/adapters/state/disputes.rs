@@ -120,7 +120,7 @@ impl State {
         now: Timestamp,
     ) -> Result<bool, StateError> {
         self.change(move |connection| {
-            let accept = "UPDATE install_newcomer SET accepted_at = ?3 WHERE portal = ?1 AND user_id = ?2 AND refused_at IS NULL";
+            let accept = "UPDATE install_dispute SET accepted_at = ?3 WHERE portal = ?1 AND user_id = ?2 AND refused_at IS NULL";
             let done = connection.execute(accept, params![portal.as_str(), user, now.millis()]);
             done.map(|rows| rows > 0).map_err(sql)
         })
@@ -152,11 +152,11 @@ fn select(
 ) -> Result<Vec<OpenDispute>, StateError> {
     let query = format!(
         "SELECT n.portal AS portal, n.app AS app, n.user_id AS user_id, n.holder AS holder, n.occasion AS occasion, \
-         n.is_admin AS is_admin, n.holder_is_admin AS holder_is_admin, n.came_at AS came_at, n.accepted_at IS NOT NULL \
+         n.is_admin AS is_admin, n.holder_is_admin AS holder_is_admin, n.received_at AS received_at, n.accepted_at IS NOT NULL \
          AND EXISTS (SELECT 1 FROM candidate c WHERE c.portal = n.portal AND c.origin = 'install') AS is_accepted, \
          n.member_id AS member_id, n.refresh_token AS refresh_token, n.details AS details, n.server AS server \
-         FROM install_newcomer n JOIN portal p ON p.name = n.portal WHERE {WAITING} AND (?1 IS NULL OR n.portal = ?1) \
-         ORDER BY n.portal, n.came_at"
+         FROM install_dispute n JOIN portal p ON p.name = n.portal WHERE {WAITING} AND (?1 IS NULL OR n.portal = ?1) \
+         ORDER BY n.portal, n.received_at"
     );
     let mut statement = connection.prepare_cached(&query).map_err(sql)?;
     let rows = statement
@@ -186,7 +186,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Option<OpenDispute>> {
             occasion,
             is_admin: row.get("is_admin")?,
             holder_is_admin: row.get("holder_is_admin")?,
-            since: Timestamp::from_millis(row.get("came_at")?),
+            since: Timestamp::from_millis(row.get("received_at")?),
             is_accepted: row.get("is_accepted")?,
         },
         member_id: row.get("member_id")?,
@@ -233,11 +233,11 @@ fn note(connection: &Connection, new: &NewDispute) -> Result<RecordedDispute, St
     if super::holders::holder_of_refresh_token(connection, &refresh.fingerprint())?.is_some() {
         return Ok(RecordedDispute::Moot);
     }
-    let of_before = "DELETE FROM install_newcomer WHERE portal = ?1 AND holder IS NOT ?2";
+    let of_before = "DELETE FROM install_dispute WHERE portal = ?1 AND holder IS NOT ?2";
     connection
         .execute(of_before, params![name, holder])
         .map_err(sql)?;
-    let refused = "SELECT EXISTS (SELECT 1 FROM install_newcomer WHERE portal = ?1 AND user_id = ?2 AND refused_at IS NOT NULL)";
+    let refused = "SELECT EXISTS (SELECT 1 FROM install_dispute WHERE portal = ?1 AND user_id = ?2 AND refused_at IS NOT NULL)";
     if connection
         .query_row(refused, params![name, user], |row| row.get(0))
         .map_err(sql)?
@@ -264,7 +264,7 @@ fn note(connection: &Connection, new: &NewDispute) -> Result<RecordedDispute, St
             };
             connection
                 .execute(
-                    "UPDATE install_newcomer SET occasion = :occasion, is_admin = coalesce(:is_admin, is_admin), \
+                    "UPDATE install_dispute SET occasion = :occasion, is_admin = coalesce(:is_admin, is_admin), \
                      holder_is_admin = coalesce(:holder_is_admin, holder_is_admin), refresh_token = :refresh_token, \
                      details = :details, server = :server, \
                      application_token = coalesce(:application_token, application_token) \
@@ -288,14 +288,14 @@ fn note(connection: &Connection, new: &NewDispute) -> Result<RecordedDispute, St
         Some(_) | None => false,
     };
     if !is_known {
-        let waiting = "DELETE FROM install_newcomer WHERE portal = ?1 AND refused_at IS NULL";
+        let waiting = "DELETE FROM install_dispute WHERE portal = ?1 AND refused_at IS NULL";
         connection.execute(waiting, params![name]).map_err(sql)?;
         connection
             .execute(
-                "INSERT INTO install_newcomer (portal, user_id, app, binding, member_id, holder, occasion, is_admin, \
-                 holder_is_admin, came_at, refresh_token, details, server, application_token) \
+                "INSERT INTO install_dispute (portal, user_id, app, binding, member_id, holder, occasion, is_admin, \
+                 holder_is_admin, received_at, refresh_token, details, server, application_token) \
                  VALUES (:portal, :user_id, :app, :binding, :member_id, :holder, :occasion, :is_admin, \
-                 :holder_is_admin, :came_at, :refresh_token, :details, :server, :application_token)",
+                 :holder_is_admin, :received_at, :refresh_token, :details, :server, :application_token)",
                 named_params! {
                     ":portal": name,
                     ":user_id": user,
@@ -306,7 +306,7 @@ fn note(connection: &Connection, new: &NewDispute) -> Result<RecordedDispute, St
                     ":occasion": occasion.as_str(),
                     ":is_admin": is_admin,
                     ":holder_is_admin": holder_is_admin,
-                    ":came_at": now.millis(),
+                    ":received_at": now.millis(),
                     ":refresh_token": refresh.expose(),
                     ":details": to_json(details)?,
                     ":server": server,
@@ -333,21 +333,21 @@ fn refuse(
     now: Timestamp,
 ) -> Result<bool, StateError> {
     let settled = "UPDATE installation SET disputed_at = NULL WHERE (binding, member_id) IN \
-         (SELECT binding, member_id FROM install_newcomer WHERE portal = ?1 AND user_id = ?2)";
+         (SELECT binding, member_id FROM install_dispute WHERE portal = ?1 AND user_id = ?2)";
     connection
         .execute(settled, [portal.as_str(), user])
         .map_err(sql)?;
     let refused = connection
         .execute(
-            "UPDATE install_newcomer SET refused_at = ?3, refresh_token = NULL, details = NULL, application_token = NULL, \
+            "UPDATE install_dispute SET refused_at = ?3, refresh_token = NULL, details = NULL, application_token = NULL, \
              accepted_at = NULL WHERE portal = ?1 AND user_id = ?2 AND refused_at IS NULL",
             params![portal.as_str(), user, now.millis()],
         )
         .map_err(sql)?;
     connection
         .execute(
-            "DELETE FROM install_newcomer WHERE portal = ?1 AND refused_at IS NOT NULL AND user_id NOT IN \
-             (SELECT user_id FROM install_newcomer WHERE portal = ?1 AND refused_at IS NOT NULL \
+            "DELETE FROM install_dispute WHERE portal = ?1 AND refused_at IS NOT NULL AND user_id NOT IN \
+             (SELECT user_id FROM install_dispute WHERE portal = ?1 AND refused_at IS NOT NULL \
              ORDER BY refused_at DESC LIMIT ?2)",
             params![portal.as_str(), MAX_REFUSED],
         )
@@ -365,7 +365,7 @@ pub(super) fn close(
     type Accepted = (String, [u8; 32], String, Option<String>);
     let accepted: Option<Accepted> = connection
         .query_row(
-            "SELECT user_id, binding, member_id, application_token FROM install_newcomer \
+            "SELECT user_id, binding, member_id, application_token FROM install_dispute \
              WHERE portal = ?1 AND accepted_at IS NOT NULL",
             [portal.as_str()],
             |row| {
@@ -409,7 +409,7 @@ pub(super) fn drop_accepted(
     connection: &Connection,
     portal: &PortalName,
 ) -> Result<(), StateError> {
-    let drop = "DELETE FROM install_newcomer WHERE portal = ?1 AND accepted_at IS NOT NULL";
+    let drop = "DELETE FROM install_dispute WHERE portal = ?1 AND accepted_at IS NOT NULL";
     connection
         .execute(drop, [portal.as_str()])
         .map(|_| ())
@@ -418,7 +418,7 @@ pub(super) fn drop_accepted(
 
 /// Drops every newcomer of a portal: its grant is another, or none.
 pub(super) fn drop_all(connection: &Connection, portal: &PortalName) -> Result<(), StateError> {
-    let drop = "DELETE FROM install_newcomer WHERE portal = ?1";
+    let drop = "DELETE FROM install_dispute WHERE portal = ?1";
     connection
         .execute(drop, [portal.as_str()])
         .map(|_| ())

@@ -84,12 +84,12 @@ impl<'v> Columns<'v> {
             next_attempt_at,
         } = status;
         let columns = self.phase(phase)?.moment(":renew_at", *renew_at);
-        Ok(columns.moment(":act_at", *next_attempt_at))
+        Ok(columns.moment(":next_attempt_at", *next_attempt_at))
     }
 
     /// The phase; every variant is taken apart whole, so that a new field cannot be forgotten.
     pub(super) fn phase(self, phase: &Phase) -> Result<Self, StateError> {
-        let (attempt, doubtful) = match phase {
+        let (attempt, while_in_doubt) = match phase {
             Phase::Retrying {
                 attempt,
                 since: _,
@@ -131,7 +131,7 @@ impl<'v> Columns<'v> {
             .owned(":attempt", Some(i64::from(attempt)))
             .moment(":since", phase.since())
             .owned(":problem", problem)
-            .owned(":doubtful", Some(doubtful)))
+            .owned(":while_in_doubt", Some(while_in_doubt)))
     }
 
     pub(super) fn moment(self, column: &'static str, at: Option<Timestamp>) -> Self {

@@ -127,7 +127,8 @@ pub(super) fn store_grant(
         clients::client_accepted(connection, app, portal, *now).map_err(sql)?;
     }
     if let Some(fingerprint) = &fingerprint {
-        let remember = "INSERT OR REPLACE INTO seen (fingerprint, portal) VALUES (?1, ?2)";
+        let remember =
+            "INSERT OR REPLACE INTO imported_token (fingerprint, portal) VALUES (?1, ?2)";
         connection
             .execute(remember, params![fingerprint.bytes(), portal.as_str()])
             .map_err(sql)?;
@@ -156,11 +157,11 @@ pub(super) fn put(
     let columns = Columns::moved(moved)
         .grant(tokens, status)?
         .moment(":renewed_at", Some(*now))
-        .moment(":climb_at", Some(*now));
+        .moment(":escalate_at", Some(*now));
     let update = format!(
         "UPDATE portal SET {}, generation = generation + 1, identity = :identity, bound_to = :bound_to, \
          token_url = :token_url, claim = NULL, claimed_at = NULL, user_id = NULL, lost = NULL, \
-         told = CASE WHEN :proven THEN '[]' ELSE told END \
+         notified = CASE WHEN :proven THEN '[]' ELSE notified END \
          WHERE name = :name AND configured = 1 RETURNING generation",
         columns.assignments()
     );
@@ -184,8 +185,8 @@ pub(super) fn forget(connection: &Connection, portal: &PortalName) -> Result<boo
         .execute(
             "UPDATE portal SET refresh_token = NULL, fingerprint = NULL, access_token = NULL, token_type = NULL, \
              issued_at = NULL, expires_at = NULL, details = NULL, identity = NULL, bound_to = NULL, token_url = NULL, \
-             renewed_at = NULL, phase = NULL, attempt = 0, since = NULL, problem = NULL, doubtful = 0, renew_at = NULL, \
-             act_at = NULL, told = '[]', climb_at = NULL, claim = NULL, claimed_at = NULL, user_id = NULL, lost = NULL, \
+             renewed_at = NULL, phase = NULL, attempt = 0, since = NULL, problem = NULL, while_in_doubt = 0, renew_at = NULL, \
+             next_attempt_at = NULL, notified = '[]', escalate_at = NULL, claim = NULL, claimed_at = NULL, user_id = NULL, lost = NULL, \
              refresh_expires_at = NULL, refresh_since = NULL, refresh_motion = NULL, notice = NULL, spent = NULL \
              WHERE name = ?1 AND (refresh_token IS NOT NULL OR lost IS NOT NULL)",
             [portal.as_str()],
@@ -193,7 +194,10 @@ pub(super) fn forget(connection: &Connection, portal: &PortalName) -> Result<boo
         .map_err(sql)?;
     let forgotten = forgotten + usize::from(forget_candidate(connection, portal)?);
     connection
-        .execute("DELETE FROM aside WHERE portal = ?1", [portal.as_str()])
+        .execute(
+            "DELETE FROM superseded WHERE portal = ?1",
+            [portal.as_str()],
+        )
         .map_err(sql)?;
     unread::discard(connection, portal)?;
     disputes::drop_all(connection, portal)?;

@@ -152,8 +152,8 @@ impl State {
 
 /// Rows that are inserted and deleted in one transaction are still written: SQLite does not compare.
 fn write_and_take_back(connection: &Connection) -> Result<(), StateError> {
-    let statements = "INSERT INTO aside (portal, at, why) VALUES ('', 0, 'trial'); \
-                      DELETE FROM aside WHERE id = last_insert_rowid()";
+    let statements = "INSERT INTO superseded (portal, at, why) VALUES ('', 0, 'trial'); \
+                      DELETE FROM superseded WHERE id = last_insert_rowid()";
     connection
         .execute_batch(statements)
         .map_err(|source| StateError::sql("write to the state", source))

@@ -25,7 +25,7 @@ impl State {
 /// Whose a refresh token is or was; the first term is the index `portal_fingerprint`'s, which knows four bytes of each.
 pub(super) const HOLDER: &str = "SELECT name FROM portal WHERE substr(fingerprint, 1, 4) = substr(?1, 1, 4) \
     AND fingerprint = ?1 AND name IS NOT ?2 AND refresh_token IS NOT NULL \
-    UNION ALL SELECT portal FROM seen WHERE fingerprint = ?1 AND portal IS NOT ?2 \
+    UNION ALL SELECT portal FROM imported_token WHERE fingerprint = ?1 AND portal IS NOT ?2 \
     UNION ALL SELECT portal FROM candidate WHERE fingerprint = ?1 AND portal IS NOT ?2 LIMIT 1";
 
 /// Another portal that holds this refresh token, or was given it once.
@@ -51,7 +51,7 @@ pub(super) fn is_spent(
 ) -> rusqlite::Result<bool> {
     let found: Option<(bool, Option<Vec<u8>>)> = connection
         .query_row(
-            "SELECT EXISTS (SELECT 1 FROM seen WHERE seen.portal = portal.name AND seen.fingerprint = ?1) AS is_seen, spent \
+            "SELECT EXISTS (SELECT 1 FROM imported_token WHERE imported_token.portal = portal.name AND imported_token.fingerprint = ?1) AS is_seen, spent \
              FROM portal WHERE name = ?2 AND refresh_token IS NOT NULL AND fingerprint <> ?1",
             params![fingerprint.bytes(), portal.as_str()],
             |row| Ok((row.get("is_seen")?, row.get("spent")?)),
@@ -80,7 +80,7 @@ pub(super) fn was_stored(
     }
     connection
         .prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM seen WHERE fingerprint = ?1 AND portal = ?2) OR EXISTS (SELECT 1 FROM portal \
+            "SELECT EXISTS (SELECT 1 FROM imported_token WHERE fingerprint = ?1 AND portal = ?2) OR EXISTS (SELECT 1 FROM portal \
              WHERE name = ?2 AND fingerprint = ?1 AND refresh_token IS NOT NULL)",
         )
         .and_then(|mut statement| {

@@ -58,7 +58,7 @@ impl State {
     pub async fn event_done(&self, row: i64) -> Result<(), StateError> {
         self.write
             .run(move |connection| {
-                let done = connection.prepare_cached("DELETE FROM install_notice WHERE id = ?1");
+                let done = connection.prepare_cached("DELETE FROM install_event WHERE id = ?1");
                 let done = done.and_then(|mut statement| statement.execute([row]));
                 done.map(|_| ())
                     .map_err(|source| StateError::sql("forget a notice of an install", source))
@@ -85,7 +85,7 @@ fn keep(connection: &Connection, notice: &NewEvent) -> Result<Option<i64>, State
         now,
     } = notice;
     let kept =
-        "SELECT count(*) AS count, coalesce(sum(length(body)), 0) AS bytes FROM install_notice";
+        "SELECT count(*) AS count, coalesce(sum(length(body)), 0) AS bytes FROM install_event";
     let mut kept = connection.prepare_cached(kept).map_err(sql)?;
     let (count, bytes): (i64, i64) = kept
         .query_row([], |row| Ok((row.get("count")?, row.get("bytes")?)))
@@ -95,7 +95,7 @@ fn keep(connection: &Connection, notice: &NewEvent) -> Result<Option<i64>, State
     }
     let mut insert = connection
         .prepare_cached(
-            "INSERT INTO install_notice (app, query, body, source, at) VALUES (:app, :query, :body, :source, :at)",
+            "INSERT INTO install_event (app, query, body, source, at) VALUES (:app, :query, :body, :source, :at)",
         )
         .map_err(sql)?;
     insert
@@ -113,7 +113,7 @@ fn keep(connection: &Connection, notice: &NewEvent) -> Result<Option<i64>, State
 fn waiting(connection: &Connection) -> Result<Vec<StoredEvent>, StateError> {
     let sql = |source| StateError::sql("look for notices of installs", source);
     let mut statement = connection
-        .prepare_cached("SELECT id, app, query, body, source FROM install_notice ORDER BY id")
+        .prepare_cached("SELECT id, app, query, body, source FROM install_event ORDER BY id")
         .map_err(sql)?;
     let read = |row: &rusqlite::Row<'_>| {
         Ok(StoredEvent {

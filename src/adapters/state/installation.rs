@@ -258,7 +258,7 @@ pub(super) fn remove(
     };
     let columns = Columns::moved(0).phase(&phase)?;
     let end = format!(
-        "UPDATE portal SET {}, act_at = NULL, claim = NULL, climb_at = :since WHERE name = :name \
+        "UPDATE portal SET {}, next_attempt_at = NULL, claim = NULL, escalate_at = :since WHERE name = :name \
          AND bound_to = :bound_to AND refresh_token IS NOT NULL AND phase IN ('needs-authorization', 'old-state')",
         columns.assignments()
     );
@@ -310,7 +310,7 @@ pub(super) fn request_renewal(
         };
         let changed = connection
             .execute(
-                "UPDATE portal SET act_at = min(act_at, ?2) WHERE name = ?1 AND claim IS NULL AND act_at IS NOT NULL \
+                "UPDATE portal SET next_attempt_at = min(next_attempt_at, ?2) WHERE name = ?1 AND claim IS NULL AND next_attempt_at IS NOT NULL \
                  AND configured = 1 AND bound_to = binding",
                 params![portal.name.as_str(), at.millis()],
             )

@@ -116,7 +116,7 @@ pub(super) fn page_query() -> String {
 }
 
 pub(super) fn escalation_query() -> String {
-    format!("SELECT {COLUMNS} FROM portal WHERE climb_at <= ?1 ORDER BY climb_at LIMIT ?2")
+    format!("SELECT {COLUMNS} FROM portal WHERE escalate_at <= ?1 ORDER BY escalate_at LIMIT ?2")
 }
 
 pub(super) fn escalations_due(
@@ -135,14 +135,16 @@ pub(super) fn escalations_due(
 
 pub(super) fn next_escalation(connection: &Connection) -> Result<Option<Timestamp>, StateError> {
     connection
-        .prepare_cached("SELECT min(climb_at) FROM portal WHERE climb_at IS NOT NULL")
+        .prepare_cached("SELECT min(escalate_at) FROM portal WHERE escalate_at IS NOT NULL")
         .and_then(|mut statement| statement.query_row([], |row| super::rows::time(row, 0)))
         .map_err(|source| StateError::sql("look for escalations", source))
 }
 
 /// Portals with an open notification.
 pub(super) fn troubled_query() -> String {
-    format!("SELECT {COLUMNS} FROM portal WHERE told <> '[]' AND name > ?1 ORDER BY name LIMIT ?2")
+    format!(
+        "SELECT {COLUMNS} FROM portal WHERE notified <> '[]' AND name > ?1 ORDER BY name LIMIT ?2"
+    )
 }
 
 /// Portals of the configuration whose grant the state has lost.

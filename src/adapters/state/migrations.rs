@@ -116,9 +116,7 @@ CREATE TABLE candidate (
     refresh_token TEXT NOT NULL, fingerprint BLOB NOT NULL, access_token TEXT, token_type TEXT, issued_at INTEGER,
     expires_at INTEGER, details TEXT, identity TEXT, bound_to BLOB NOT NULL, token_url TEXT NOT NULL,
     phase TEXT NOT NULL, attempt INTEGER NOT NULL, since INTEGER, problem TEXT, doubtful INTEGER NOT NULL,
-    act_at INTEGER, claim INTEGER, claimed_at INTEGER,
-    -- of an install event: recorded as the installation once the candidate is verified
-    user_id TEXT, member_id TEXT, occasion TEXT, application_token TEXT, sent_at INTEGER
+    act_at INTEGER, claim INTEGER, claimed_at INTEGER
 ) STRICT;
 CREATE INDEX candidate_due ON candidate (act_at) WHERE act_at IS NOT NULL AND claim IS NULL;
 CREATE INDEX candidate_fingerprint ON candidate (fingerprint);
@@ -180,4 +178,30 @@ CREATE TABLE install_newcomer (
 -- (end of installs)
 -- The refresh tokens that were exchanged last, the newest first: four bytes of the fingerprint of each, at most 32.
 ALTER TABLE portal ADD COLUMN spent BLOB;
+", "
+-- Names in the terms of docs/glossary.md.
+ALTER TABLE portal RENAME COLUMN act_at TO next_attempt_at;
+ALTER TABLE portal RENAME COLUMN told TO notified;
+ALTER TABLE portal RENAME COLUMN climb_at TO escalate_at;
+ALTER TABLE portal RENAME COLUMN doubtful TO while_in_doubt;
+ALTER TABLE candidate RENAME COLUMN act_at TO next_attempt_at;
+ALTER TABLE candidate RENAME COLUMN came_at TO received_at;
+ALTER TABLE candidate RENAME COLUMN doubtful TO while_in_doubt;
+ALTER TABLE app RENAME COLUMN let_in_at TO accepted_at;
+ALTER TABLE app RENAME COLUMN asked TO requested;
+ALTER TABLE install_newcomer RENAME COLUMN came_at TO received_at;
+ALTER TABLE install_newcomer RENAME TO install_dispute;
+ALTER TABLE install_notice RENAME TO install_event;
+ALTER TABLE aside RENAME TO superseded;
+ALTER TABLE seen RENAME TO imported_token;
+DROP INDEX portal_climb;
+CREATE INDEX portal_escalation ON portal (escalate_at) WHERE escalate_at IS NOT NULL;
+DROP INDEX portal_told;
+CREATE INDEX portal_notified ON portal (name) WHERE notified <> '[]';
+-- Of a candidate that an install event brought: recorded as the installation once it is verified.
+ALTER TABLE candidate ADD COLUMN user_id TEXT;
+ALTER TABLE candidate ADD COLUMN member_id TEXT;
+ALTER TABLE candidate ADD COLUMN occasion TEXT;
+ALTER TABLE candidate ADD COLUMN application_token TEXT;
+ALTER TABLE candidate ADD COLUMN sent_at INTEGER;
 "];

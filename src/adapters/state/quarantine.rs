@@ -130,7 +130,7 @@ fn quarantine_lost(
         .map_err(sql)?
         > 0;
     if let Some(spent) = spent.filter(|_| held) {
-        let remember = "INSERT OR IGNORE INTO seen (fingerprint, portal) VALUES (?1, ?2)";
+        let remember = "INSERT OR IGNORE INTO imported_token (fingerprint, portal) VALUES (?1, ?2)";
         connection
             .execute(remember, params![spent.bytes(), portal.as_str()])
             .map_err(sql)?;
@@ -154,7 +154,7 @@ fn quarantine_rolled_back(
         .access(access.as_ref(), details)?
         .status(status)?;
     let update = format!(
-        "UPDATE portal SET {}, generation = :generation, told = '[]', climb_at = 0, claim = NULL \
+        "UPDATE portal SET {}, generation = :generation, notified = '[]', escalate_at = 0, claim = NULL \
          WHERE name = :name AND generation = :from AND refresh_token IS NOT NULL",
         columns.assignments()
     );
@@ -182,7 +182,7 @@ pub(super) fn quarantine_unreadable(
     let held: bool = connection
         .query_row(held, arguments, |row| row.get(0))
         .map_err(sql)?;
-    let hold = "UPDATE portal SET phase = ?2, act_at = NULL, climb_at = NULL, claim = NULL, told = '[\"unreadable\"]', \
+    let hold = "UPDATE portal SET phase = ?2, next_attempt_at = NULL, escalate_at = NULL, claim = NULL, notified = '[\"unreadable\"]', \
         bound_to = CASE WHEN length(bound_to) = 32 THEN bound_to ELSE binding END WHERE name = ?1";
     connection.execute(hold, arguments).map_err(sql)?;
     Ok(!held)
@@ -202,8 +202,7 @@ fn quarantine_unnamed(connection: &Connection) -> Result<Vec<String>, StateError
     for row in rows {
         let (id, name) = row.map_err(sql)?;
         if PortalName::parse(&name).is_err() {
-            let hold =
-                "UPDATE portal SET act_at = NULL, climb_at = NULL, claim = NULL WHERE id = ?1";
+            let hold = "UPDATE portal SET next_attempt_at = NULL, escalate_at = NULL, claim = NULL WHERE id = ?1";
             connection.execute(hold, [id]).map_err(sql)?;
             unnamed.push(name.escape_debug().take(100).collect());
         }

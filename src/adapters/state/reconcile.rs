@@ -316,7 +316,7 @@ pub(super) fn reconcile_portal(
     };
     connection
         .execute(
-            "UPDATE portal SET climb_at = 0 WHERE name = ?1",
+            "UPDATE portal SET escalate_at = 0 WHERE name = ?1",
             [name.as_str()],
         )
         .map_err(sql)?;
@@ -326,7 +326,7 @@ pub(super) fn reconcile_portal(
         connection
             .execute(
                 // What is due already, as an import or by an operator's word, stays due.
-                "UPDATE portal SET renew_at = ?2, act_at = CASE WHEN act_at <= ?3 THEN act_at ELSE ?2 END \
+                "UPDATE portal SET renew_at = ?2, next_attempt_at = CASE WHEN next_attempt_at <= ?3 THEN next_attempt_at ELSE ?2 END \
                  WHERE name = ?1",
                 params![name.as_str(), renew_at.millis(), now.millis()],
             )
@@ -387,11 +387,11 @@ pub(super) fn reconcile_app(
     if before.is_some() {
         clients::reset(connection, name)?;
         connection.execute(
-            "UPDATE portal SET act_at = ?2 WHERE app = ?1 AND claim IS NULL AND act_at > ?2 AND phase <> 'fresh'",
+            "UPDATE portal SET next_attempt_at = ?2 WHERE app = ?1 AND claim IS NULL AND next_attempt_at > ?2 AND phase <> 'fresh'",
             params![name, now.millis()],
         )?;
         connection.execute(
-            "UPDATE candidate SET act_at = ?2 WHERE claim IS NULL AND act_at > ?2 \
+            "UPDATE candidate SET next_attempt_at = ?2 WHERE claim IS NULL AND next_attempt_at > ?2 \
              AND portal IN (SELECT name FROM portal WHERE app = ?1)",
             params![name, now.millis()],
         )?;
@@ -403,7 +403,7 @@ pub(super) fn reconcile_app(
 pub(super) fn reschedule_escalations(connection: &Connection, all: bool) -> Result<(), StateError> {
     connection
         .execute(
-            "UPDATE portal SET climb_at = 0 WHERE refresh_token IS NOT NULL AND (?1 OR phase <> 'fresh')",
+            "UPDATE portal SET escalate_at = 0 WHERE refresh_token IS NOT NULL AND (?1 OR phase <> 'fresh')",
             [all],
         )
         .map(|_| ())
@@ -415,7 +415,7 @@ pub(super) fn shift_times(connection: &Connection, by: i64) -> Result<(), StateE
     connection
         .execute(
             "UPDATE portal SET issued_at = issued_at + ?1, expires_at = expires_at + ?1, renewed_at = renewed_at + ?1, \
-             renew_at = renew_at + ?1, act_at = act_at + ?1, climb_at = climb_at + ?1, since = since + ?1, \
+             renew_at = renew_at + ?1, next_attempt_at = next_attempt_at + ?1, escalate_at = escalate_at + ?1, since = since + ?1, \
              claimed_at = claimed_at + ?1, refresh_expires_at = refresh_expires_at + ?1, refresh_since = refresh_since + ?1 \
              WHERE refresh_token IS NOT NULL",
             [by],
@@ -425,8 +425,8 @@ pub(super) fn shift_times(connection: &Connection, by: i64) -> Result<(), StateE
         .and_then(|_| connection.execute("UPDATE unread_reply SET at = at + ?1", [by]))
         .and_then(|_| {
             connection.execute(
-                "UPDATE candidate SET came_at = came_at + ?1, issued_at = issued_at + ?1, expires_at = expires_at + ?1, \
-                 since = since + ?1, act_at = act_at + ?1, claimed_at = claimed_at + ?1",
+                "UPDATE candidate SET received_at = received_at + ?1, issued_at = issued_at + ?1, expires_at = expires_at + ?1, \
+                 since = since + ?1, next_attempt_at = next_attempt_at + ?1, claimed_at = claimed_at + ?1",
                 [by],
             )
         })
@@ -458,8 +458,8 @@ pub(super) fn adjust_clock(
     shift_times(connection, step)?;
     connection
         .execute(
-            "UPDATE portal SET act_at = min(act_at, max(?1, coalesce(issued_at + (expires_at - issued_at) / 10, ?1))) \
-             WHERE refresh_token IS NOT NULL AND phase = 'fresh' AND act_at > ?1",
+            "UPDATE portal SET next_attempt_at = min(next_attempt_at, max(?1, coalesce(issued_at + (expires_at - issued_at) / 10, ?1))) \
+             WHERE refresh_token IS NOT NULL AND phase = 'fresh' AND next_attempt_at > ?1",
             [now.millis()],
         )
         .map_err(sql)?;

@@ -139,11 +139,11 @@ fn claimed_row(
     claim: ClaimId,
 ) -> Result<Option<(Vec<String>, Timestamp)>, StateError> {
     let found: Option<(String, i64)> = connection
-        .prepare_cached("SELECT told, claimed_at FROM portal WHERE name = ?1 AND claim = ?2")
+        .prepare_cached("SELECT notified, claimed_at FROM portal WHERE name = ?1 AND claim = ?2")
         .and_then(|mut statement| {
             statement
                 .query_row(params![portal.as_str(), claim.0], |row| {
-                    Ok((row.get("told")?, row.get("claimed_at")?))
+                    Ok((row.get("notified")?, row.get("claimed_at")?))
                 })
                 .optional()
         })
@@ -182,15 +182,15 @@ fn record_standing(
 ) -> Result<i64, StateError> {
     let columns = Columns::moved(moved)
         .status(status)?
-        .moment(":climb_at", record.evaluate_at);
+        .moment(":escalate_at", record.evaluate_at);
     let update = format!(
-        "UPDATE portal SET {}, told = :told, claim = NULL WHERE name = :name AND claim = :claim RETURNING generation",
+        "UPDATE portal SET {}, notified = :notified, claim = NULL WHERE name = :name AND claim = :claim RETURNING generation",
         columns.assignments()
     );
     let others = named_params! {
         ":name": record.portal.as_str(),
         ":claim": record.claim.0.0,
-        ":told": notified,
+        ":notified": notified,
     };
     connection
         .prepare_cached(&update)
@@ -216,10 +216,10 @@ fn record_pair(
     let columns = Columns::moved(moved)
         .grant(tokens, status)?
         .moment(":renewed_at", Some(record.now))
-        .moment(":climb_at", record.evaluate_at);
+        .moment(":escalate_at", record.evaluate_at);
     let update = format!(
         "UPDATE portal SET {}, generation = generation + 1, identity = :identity, \
-         token_url = coalesce(:token_url, token_url), told = :told, claim = NULL, bought_by = :bought_by, \
+         token_url = coalesce(:token_url, token_url), notified = :notified, claim = NULL, bought_by = :bought_by, \
          spent = CASE WHEN fingerprint IS :fingerprint THEN spent ELSE \
          substr(CAST(substr(fingerprint, 1, 4) || coalesce(spent, x'') AS BLOB), 1, 128) END \
          WHERE name = :name AND claim = :claim RETURNING generation",
@@ -230,7 +230,7 @@ fn record_pair(
         ":claim": record.claim.0.0,
         ":identity": identity,
         ":token_url": token_url,
-        ":told": notified,
+        ":notified": notified,
         ":bought_by": record.bought_by.as_ref().map(Fingerprint::bytes),
     };
     connection
@@ -253,8 +253,8 @@ pub(super) fn set_notified(
     let is_fresh = matches!(seen.phase, Phase::Fresh);
     connection
         .prepare_cached(
-            "UPDATE portal SET told = :told, climb_at = :climb_at WHERE name = :name AND generation = :generation \
-             AND phase = :phase AND (:is_fresh OR since IS :since) AND (told = :before OR NOT json_valid(told))",
+            "UPDATE portal SET notified = :notified, escalate_at = :escalate_at WHERE name = :name AND generation = :generation \
+             AND phase = :phase AND (:is_fresh OR since IS :since) AND (notified = :before OR NOT json_valid(notified))",
         )
         .and_then(|mut statement| {
             statement.execute(named_params! {
@@ -262,8 +262,8 @@ pub(super) fn set_notified(
                 ":generation": i64::try_from(generation.0).unwrap_or(i64::MAX),
                 ":phase": kind,
                 ":since": since,
-                ":told": json(notified),
-                ":climb_at": millis(next),
+                ":notified": json(notified),
+                ":escalate_at": millis(next),
                 ":is_fresh": is_fresh,
                 ":before": json(before),
             })

@@ -22,20 +22,20 @@ use refreshd_token_client::token::{Access, Credential, Generation, Tokens, Valid
 /// The columns of a portal's row, as expressions; [`PortalColumns`] finds them by these names.
 pub(super) const COLUMNS: &str = "name, configured, settings, binding, generation, refresh_token, access_token, \
     token_type, issued_at, expires_at, details, identity, bound_to, token_url, renewed_at, phase, attempt, since, \
-    problem, doubtful, renew_at, act_at, told, claim, claimed_at, config_url, refresh_expires_at, refresh_since, \
+    problem, while_in_doubt, renew_at, next_attempt_at, notified, claim, claimed_at, config_url, refresh_expires_at, refresh_since, \
     refresh_motion, notice, bought_by, lost, \
     (SELECT json_array(rejected_since, retry_at, probe) FROM app WHERE app.name = portal.app AND rejected_since IS NOT NULL) \
     AS client_refused, \
-    (SELECT json_array(c.origin, c.came_at, c.phase, c.problem, c.act_at) FROM candidate c WHERE c.portal = portal.name) \
+    (SELECT json_array(c.origin, c.received_at, c.phase, c.problem, c.next_attempt_at) FROM candidate c WHERE c.portal = portal.name) \
     AS candidate";
 
 /// The same of a candidate `c` of the portal `p`, read as if it were the portal's grant.
 pub(super) const CANDIDATE_COLUMNS: &str = "p.name AS name, p.configured AS configured, p.settings AS settings, \
     p.binding AS binding, 0 AS generation, c.refresh_token AS refresh_token, c.access_token AS access_token, \
     c.token_type AS token_type, c.issued_at AS issued_at, c.expires_at AS expires_at, c.details AS details, \
-    c.identity AS identity, c.bound_to AS bound_to, c.token_url AS token_url, c.came_at AS renewed_at, c.phase AS phase, \
-    c.attempt AS attempt, c.since AS since, c.problem AS problem, c.doubtful AS doubtful, NULL AS renew_at, \
-    c.act_at AS act_at, '[]' AS told, c.claim AS claim, c.claimed_at AS claimed_at, p.config_url AS config_url, \
+    c.identity AS identity, c.bound_to AS bound_to, c.token_url AS token_url, c.received_at AS renewed_at, c.phase AS phase, \
+    c.attempt AS attempt, c.since AS since, c.problem AS problem, c.while_in_doubt AS while_in_doubt, NULL AS renew_at, \
+    c.next_attempt_at AS next_attempt_at, '[]' AS notified, c.claim AS claim, c.claimed_at AS claimed_at, p.config_url AS config_url, \
     NULL AS refresh_expires_at, NULL AS refresh_since, NULL AS refresh_motion, NULL AS notice, NULL AS bought_by, \
     NULL AS lost, NULL AS client_refused, NULL AS candidate";
 
@@ -63,7 +63,7 @@ macro_rules! portal_columns {
 
 portal_columns! {
     name, configured, settings, binding, generation, refresh_token, access_token, token_type, issued_at, expires_at,
-    details, identity, bound_to, token_url, renewed_at, phase, attempt, since, problem, doubtful, renew_at, act_at, told,
+    details, identity, bound_to, token_url, renewed_at, phase, attempt, since, problem, while_in_doubt, renew_at, next_attempt_at, notified,
     claim, claimed_at, config_url, refresh_expires_at, refresh_since, refresh_motion, notice, bought_by, lost,
     client_refused, candidate,
 }
@@ -124,7 +124,9 @@ impl PortalColumns {
 
     fn pending(&self, row: &Row<'_>) -> rusqlite::Result<Option<PendingCandidate>> {
         type Row = (String, i64, String, Option<String>, Option<i64>);
-        let Some((origin, since, kind, problem, act_at)) = json::<Row>(row, self.candidate)? else {
+        let Some((origin, since, kind, problem, next_attempt_at)) =
+            json::<Row>(row, self.candidate)?
+        else {
             return Ok(None);
         };
         let missing = || missing(self.candidate);
@@ -136,7 +138,7 @@ impl PortalColumns {
             since: Timestamp::from_millis(since),
             kind: kind.parse().map_err(|_| missing())?,
             problem,
-            act_at: act_at.map(Timestamp::from_millis),
+            next_attempt_at: next_attempt_at.map(Timestamp::from_millis),
         }))
     }
 
@@ -186,7 +188,7 @@ impl PortalColumns {
             status: GrantStatus {
                 phase: self.phase(row)?,
                 renew_at: time(row, self.renew_at)?,
-                next_attempt_at: time(row, self.act_at)?,
+                next_attempt_at: time(row, self.next_attempt_at)?,
             },
             renewed_at: time(row, self.renewed_at)?.unwrap_or_default(),
             bound_to: fingerprint(row, self.bound_to)?.ok_or_else(|| missing(self.bound_to))?,
@@ -195,7 +197,7 @@ impl PortalColumns {
                 .unwrap_or_default(),
             identity: row.get(self.identity)?,
             // An alert may be sent twice.
-            notified: json(row, self.told).ok().flatten().unwrap_or_default(),
+            notified: json(row, self.notified).ok().flatten().unwrap_or_default(),
             claim: claim.map(ClaimId).zip(time(row, self.claimed_at)?),
             tried_at: time(row, self.claimed_at)?,
         }))
@@ -217,7 +219,7 @@ impl PortalColumns {
         let attempt: u32 = row.get(self.attempt)?;
         let since = time(row, self.since)?;
         let problem: Option<Problem> = json(row, self.problem)?;
-        let while_in_doubt = kind == Kind::NeedsAuthorization && row.get(self.doubtful)?;
+        let while_in_doubt = kind == Kind::NeedsAuthorization && row.get(self.while_in_doubt)?;
         phase_of(kind, attempt, since.zip(problem), while_in_doubt)
             .ok_or_else(|| missing(self.problem))
     }

@@ -41,7 +41,7 @@ impl State {
     ) -> Result<Option<StoreSuperseded>, StateError> {
         self.read
             .run(move |connection| {
-                let newest = "SELECT id, refresh_token, identity FROM aside WHERE portal = ?1 AND refresh_token IS NOT NULL \
+                let newest = "SELECT id, refresh_token, identity FROM superseded WHERE portal = ?1 AND refresh_token IS NOT NULL \
                      ORDER BY id DESC LIMIT 1";
                 let row = connection
                     .query_row(newest, [portal.as_str()], |row| {
@@ -68,7 +68,7 @@ impl State {
     pub async fn delete_superseded(&self, id: i64) -> Result<(), StateError> {
         self.change(move |connection| {
             connection
-                .execute("DELETE FROM aside WHERE id = ?1", params![id])
+                .execute("DELETE FROM superseded WHERE id = ?1", params![id])
                 .map(|_| ())
                 .map_err(sql)
         })
@@ -132,7 +132,7 @@ pub(super) fn store_superseded(
         ":refresh_token": refresh.map(|refresh| refresh.expose()),
         ":identity": identity,
     };
-    let insert = "INSERT INTO aside (portal, at, why, access_token, refresh_token, identity) \
+    let insert = "INSERT INTO superseded (portal, at, why, access_token, refresh_token, identity) \
         VALUES (:portal, :at, :why, :access_token, :refresh_token, :identity)";
     let kept = connection.execute(insert, columns);
     kept.map(|_| ())

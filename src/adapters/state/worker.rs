@@ -288,7 +288,10 @@ mod tests {
         move |connection| {
             let sql = |source| StateError::sql("insert", source);
             connection
-                .execute("INSERT INTO seen VALUES (?1, 'acme')", [[row as u8]])
+                .execute(
+                    "INSERT INTO imported_token VALUES (?1, 'acme')",
+                    [[row as u8]],
+                )
                 .map_err(sql)?;
             if fails {
                 Err(StateError::Unrepresentable)
@@ -329,7 +332,7 @@ mod tests {
         assert!(matches!(two, Err(StateError::Unrepresentable)));
         let rows = port.run(|connection| {
             let count = connection.query_row(
-                "SELECT group_concat(hex(fingerprint)) FROM seen",
+                "SELECT group_concat(hex(fingerprint)) FROM imported_token",
                 [],
                 |row| row.get(0),
             );

@@ -47,7 +47,10 @@ pub fn imported_json(imported: &ImportOutcome, view: &PortalView) -> Value {
     let (outcome, detail, again_at) = match proof {
         ImportResult::Imported => ("renewed", None, None),
         ImportResult::Refused { why, .. } => ("refused", Some(why), None),
-        ImportResult::Waits { problem, act_at } => ("pending", Some(problem), *act_at),
+        ImportResult::Waits {
+            problem,
+            next_attempt_at,
+        } => ("pending", Some(problem), *next_attempt_at),
         ImportResult::Superseded => ("superseded", None, None),
     };
     json!({

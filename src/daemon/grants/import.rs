@@ -300,7 +300,7 @@ async fn import_first(
         Some(Err(_)) | None if waits => ImportResult::Waits {
             problem: "the authorization server refuses the app's client; see refreshd status"
                 .to_owned(),
-            act_at: None,
+            next_attempt_at: None,
         },
         Some(Err(_)) | None => not_ended(limit),
     };
@@ -337,7 +337,7 @@ fn not_ended(limit: Duration) -> ImportResult {
     let problem = format!("there is no outcome after {}", human(limit));
     ImportResult::Waits {
         problem,
-        act_at: None,
+        next_attempt_at: None,
     }
 }
 
@@ -366,7 +366,7 @@ async fn by_report(
             let portal = find(shared, portal.name.as_str()).await?;
             ImportResult::Waits {
                 problem,
-                act_at: portal.grant.and_then(|grant| grant.status.next_attempt_at),
+                next_attempt_at: portal.grant.and_then(|grant| grant.status.next_attempt_at),
             }
         }
     })

@@ -133,14 +133,14 @@ impl CandidateView {
             since,
             kind,
             problem,
-            act_at,
+            next_attempt_at,
         } = pending;
         Self {
             origin: origin.as_str().to_owned(),
             since: since.to_string(),
             phase: *kind,
-            next_try: act_at.map(|at| at.to_string()),
-            next_try_in: act_at.map(|at| at.until(now).as_secs()),
+            next_try: next_attempt_at.map(|at| at.to_string()),
+            next_try_in: next_attempt_at.map(|at| at.until(now).as_secs()),
             last_error: problem.as_ref().map(|problem| Problem {
                 remedy: None,
                 ..problem.clone()
@@ -177,7 +177,7 @@ impl PortalView {
         let kind = portal.kind();
         let grant = portal.grant.as_ref();
         let access = grant.and_then(|grant| grant.tokens.access.as_ref());
-        let act_at = grant
+        let next_attempt_at = grant
             .and_then(|grant| grant.status.next_attempt_at)
             .filter(|_| kind.sends());
         let app = portal
@@ -187,7 +187,7 @@ impl PortalView {
         let seconds = |span: Duration| span.as_secs();
         let usable = access.is_some_and(|access| access.expires_at > now);
         let waits = portal.waits().filter(|_| kind.sends());
-        let kept_waiting = waits.is_some() && act_at.is_some_and(|at| at <= now);
+        let kept_waiting = waits.is_some() && next_attempt_at.is_some_and(|at| at <= now);
         let fresh = kind == Kind::Fresh && usable && !kept_waiting;
         let retry_at = portal
             .client_refused
@@ -195,7 +195,7 @@ impl PortalView {
             .map(|refused| refused.retry_at);
         // A dead grant awaits an operator, and is retried automatically only once its client may be used again.
         let is_held = waits.is_some() || kind == Kind::NeedsAuthorization;
-        let act_at = act_at.map(|at| {
+        let next_attempt_at = next_attempt_at.map(|at| {
             if is_held {
                 retry_at.map_or(at, |retry| at.max(retry))
             } else {
@@ -225,8 +225,8 @@ impl PortalView {
             refresh_end: end.map(|end| end.motion.as_str().to_owned()),
             renewed_at: grant.map(|grant| grant.renewed_at.to_string()),
             renewed_ago: grant.map(|grant| seconds(now.since(grant.renewed_at))),
-            next_renewal: act_at.map(|at| at.to_string()),
-            next_renewal_in: act_at.map(|at| seconds(at.until(now))),
+            next_renewal: next_attempt_at.map(|at| at.to_string()),
+            next_renewal_in: next_attempt_at.map(|at| seconds(at.until(now))),
             overdue: overdue && portal.settings.is_some(),
             endpoint: grant.and_then(|grant| grant.tokens.details.endpoint.clone()),
             // The remedy is part of the action, with its placeholders filled in.

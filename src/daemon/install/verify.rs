@@ -108,7 +108,7 @@ impl Worker {
             let problem = format!("there is no outcome after {}", human(limit));
             ImportResult::Waits {
                 problem,
-                act_at: None,
+                next_attempt_at: None,
             }
         })
     }

@@ -360,7 +360,7 @@ pub(crate) async fn finish(
                 .unwrap_or_default();
             let proof = ImportResult::Waits {
                 problem,
-                act_at: status.next_attempt_at,
+                next_attempt_at: status.next_attempt_at,
             };
             (CandidateOutcome::Waits(status), proof)
         }
@@ -427,8 +427,14 @@ pub(crate) async fn finish(
         (_, ImportResult::Refused { why, .. }) => {
             log_escalation(EscalationSubject::Portal(&name), &refused(origin, why));
         }
-        (_, ImportResult::Waits { problem, act_at }) => {
-            let next = act_at.map(tracing::field::display);
+        (
+            _,
+            ImportResult::Waits {
+                problem,
+                next_attempt_at,
+            },
+        ) => {
+            let next = next_attempt_at.map(tracing::field::display);
             tracing::warn!(
                 portal = %name, origin = origin.as_str(), next,
                 "{name}: a candidate grant cannot be verified now, the one before goes on: {problem}"

@@ -719,11 +719,11 @@ pub async fn release(
     tracing::info!(%portal, "{portal}: not renewed: {why}");
     let status = claimed.grant.status.clone();
     let now = shared.clock.now();
-    let act_at = status
+    let next_attempt_at = status
         .next_attempt_at
         .map(|at| at.max(now + Duration::from_secs(1)));
     let unchanged = GrantStatus {
-        next_attempt_at: act_at,
+        next_attempt_at,
         ..status
     };
     let outcome = RenewalOutcome {

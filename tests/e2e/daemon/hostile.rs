@@ -299,7 +299,9 @@ fn another_portals_pair_is_kept_aside_and_never_read() {
     rig.fail("acme", Fault::OtherMember, 1);
     rig.config.app().assumed_lifetime = HOUR;
     let state = Connection::open(rig.path("state.db")).unwrap();
-    state.execute("UPDATE portal SET act_at = 1", []).unwrap();
+    state
+        .execute("UPDATE portal SET next_attempt_at = 1", [])
+        .unwrap();
     drop(state);
     let before = rig.token_json("acme");
     let daemon = rig.start();
@@ -318,7 +320,7 @@ fn another_portals_pair_is_kept_aside_and_never_read() {
     daemon.stop();
     let state = Connection::open(rig.path("state.db")).unwrap();
     let (why, aside): (String, String) = state
-        .query_row("SELECT why, refresh_token FROM aside", [], |row| {
+        .query_row("SELECT why, refresh_token FROM superseded", [], |row| {
             Ok((row.get(0)?, row.get(1)?))
         })
         .unwrap();

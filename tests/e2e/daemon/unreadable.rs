@@ -18,7 +18,7 @@ const SPOILT: [(&str, &str); 4] = [
     ("phase", "phase = 'exalted'"),
     (
         "problem",
-        "phase = 'retrying', since = 1, problem = '[]', act_at = 1",
+        "phase = 'retrying', since = 1, problem = '[]', next_attempt_at = 1",
     ),
     ("bound", "bound_to = x'00'"),
 ];

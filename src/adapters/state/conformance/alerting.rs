@@ -126,10 +126,10 @@ pub async fn troubled_portals_come_page_by_page_and_a_refused_app_is_named<E: En
     let rig = Rig::<E>::with(&["a", "b", "c", "well"]).await;
     for portal in ["a", "b", "c"] {
         let grant = rig.grant(portal).await;
-        let (seen, told) = ((grant.status, Vec::new()), vec!["failed".to_owned()]);
+        let (seen, notified) = ((grant.status, Vec::new()), vec!["failed".to_owned()]);
         let notified = rig
             .state
-            .set_notified(name(portal), grant.generation, seen, told, None);
+            .set_notified(name(portal), grant.generation, seen, notified, None);
         assert!(notified.await.unwrap());
     }
     let pages = pages_of(rig.state.troubled().in_pages_of(2)).await;

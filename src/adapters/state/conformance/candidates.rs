@@ -132,7 +132,7 @@ pub async fn a_refused_candidate_goes_and_is_remembered_for_files<E: Engine>() {
         CandidateRecorded::Kept
     );
     assert_eq!(format!("{:?}", rig.grant("acme").await), before);
-    assert!(rig.portal("acme").await.candidate.is_none() && rig.aside().is_empty());
+    assert!(rig.portal("acme").await.candidate.is_none() && rig.superseded().is_empty());
     let fingerprint = RefreshToken::new("c1").unwrap().fingerprint();
     assert!(
         rig.state
@@ -153,7 +153,7 @@ pub async fn a_refused_candidate_goes_and_is_remembered_for_files<E: Engine>() {
     };
     record(&rig, &candidate, 3, CandidateOutcome::Another(pair)).await;
     assert_eq!(
-        rig.aside(),
+        rig.superseded(),
         [("acme".to_owned(), "foreign".to_owned(), "others".to_owned())]
     );
     assert_eq!(format!("{:?}", rig.grant("acme").await), before);
@@ -170,7 +170,7 @@ pub async fn what_is_newer_wins_and_a_late_pair_is_kept_aside<E: Engine>() {
     );
     assert_eq!(refresh_of(&rig.grant("acme").await), "authorized");
     assert_eq!(
-        rig.aside(),
+        rig.superseded(),
         [("acme".to_owned(), "late".to_owned(), "late".to_owned())]
     );
     // One in doubt is not thrown away by a newer one.
@@ -187,7 +187,7 @@ pub async fn what_is_newer_wins_and_a_late_pair_is_kept_aside<E: Engine>() {
     };
     assert_eq!(rig.state.offer(other).await.unwrap(), Offered::Stored);
     assert_eq!(
-        rig.aside()[1],
+        rig.superseded()[1],
         ("acme".to_owned(), "candidate".to_owned(), "c2".to_owned())
     );
     // `forget` takes one along, and its late pair belongs to no grant.

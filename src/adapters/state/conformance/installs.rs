@@ -178,7 +178,7 @@ impl<E: Engine> Rig<E> {
     /// Has a renewal of the grant end in this phase.
     async fn make(&self, portal: &str, phase: impl FnOnce(Problem) -> Phase) {
         let phase = phase(problem(Class::NeedsAuthorization));
-        let act_at = matches!(phase, Phase::Retrying { .. }).then(|| at(0));
+        let next_attempt_at = matches!(phase, Phase::Retrying { .. }).then(|| at(0));
         let claimed = self
             .state
             .claim_one(name(portal), at(0))
@@ -188,7 +188,7 @@ impl<E: Engine> Rig<E> {
         let status = GrantStatus {
             phase,
             renew_at: None,
-            next_attempt_at: act_at,
+            next_attempt_at,
         };
         self.record(&claimed, 0, RecordOutcome::Kept(status)).await;
     }

@@ -142,7 +142,7 @@ impl<E: Engine> Rig<E> {
     }
 
     /// Pairs that are kept unused: portal, reason, refresh token.
-    pub fn aside(&self) -> Vec<(String, String, String)> {
+    pub fn superseded(&self) -> Vec<(String, String, String)> {
         self.engine.superseded()
     }
 

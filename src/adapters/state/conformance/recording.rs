@@ -70,7 +70,7 @@ pub async fn a_reply_that_comes_after_an_import_is_kept_aside<E: Engine>() {
     );
     assert_eq!(refresh_of(&rig.grant("acme").await), "imported");
     assert_eq!(
-        rig.aside(),
+        rig.superseded(),
         [("acme".to_owned(), "late".to_owned(), "late".to_owned())]
     );
     assert_eq!(
@@ -101,11 +101,11 @@ pub async fn a_reply_that_comes_after_a_forget_is_kept_aside<E: Engine>() {
         "a late reply brought a forgotten grant back"
     );
     assert_eq!(
-        rig.aside(),
+        rig.superseded(),
         [("acme".to_owned(), "late".to_owned(), "late".to_owned())]
     );
     rig.state.forget(name("acme")).await.unwrap();
-    assert_eq!(rig.aside(), []);
+    assert_eq!(rig.superseded(), []);
 }
 
 pub async fn somebody_elses_pair_is_kept_aside_and_not_used<E: Engine>() {
@@ -144,14 +144,14 @@ pub async fn somebody_elses_pair_is_kept_aside_and_not_used<E: Engine>() {
         "foreign".to_owned(),
         "their refresh".to_owned(),
     );
-    assert_eq!(rig.aside(), std::slice::from_ref(&kept));
+    assert_eq!(rig.superseded(), std::slice::from_ref(&kept));
     assert_eq!(refresh_of(&rig.grant("acme").await), "acme");
     assert_eq!(rig.portal("acme").await.kind(), Kind::NeedsAuthorization);
     assert_eq!(
         rig.record(&claimed, 1, foreign()).await,
         Recorded::Superseded
     );
-    assert_eq!(rig.aside(), [kept.clone(), kept], "a pair was lost");
+    assert_eq!(rig.superseded(), [kept.clone(), kept], "a pair was lost");
 }
 
 pub async fn what_was_told_is_remembered_unless_the_grant_moved_on<E: Engine>() {
@@ -236,11 +236,11 @@ pub async fn what_is_told_of_the_end_while_a_renewal_is_under_way_stays_told<E: 
     let rig = Rig::<E>::with(&["acme"]).await;
     let claimed = rig.claim_only(0).await;
     let grant = rig.grant("acme").await;
-    let told = vec!["overdue".to_owned(), "refresh-month".to_owned()];
+    let notified = vec!["overdue".to_owned(), "refresh-month".to_owned()];
     let seen = (grant.status, Vec::new());
     assert!(
         rig.state
-            .set_notified(name("acme"), grant.generation, seen, told.clone(), None)
+            .set_notified(name("acme"), grant.generation, seen, notified.clone(), None)
             .await
             .unwrap()
     );
@@ -249,7 +249,7 @@ pub async fn what_is_told_of_the_end_while_a_renewal_is_under_way_stays_told<E: 
     };
     assert_eq!(
         (told_before, rig.grant("acme").await.notified),
-        (told, vec!["refresh-month".to_owned()])
+        (notified, vec!["refresh-month".to_owned()])
     );
 }
 

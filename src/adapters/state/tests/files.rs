@@ -21,6 +21,7 @@ const VERSIONS: [&str; SCHEMA_VERSION] = [
     include_str!("../../../../tests/fixtures/state-v4.sql"),
     include_str!("../../../../tests/fixtures/state-v5.sql"),
     include_str!("../../../../tests/fixtures/state-v6.sql"),
+    include_str!("../../../../tests/fixtures/state-v7.sql"),
 ];
 
 /// Every file of the folder with its bytes, but the lock, which is not the state's, SQLite's shared memory, and an
@@ -316,7 +317,7 @@ async fn stays_readable(rig: Rig) {
         .await
         .unwrap();
     assert_eq!(seen.as_deref(), Some("acme"));
-    assert_eq!(rig.aside().len(), 1);
+    assert_eq!(rig.superseded().len(), 1);
     let claimed = rig.claim_only(1500).await;
     assert_eq!(
         rig.record(&claimed, 1500, renewed("r3", 1500)).await,

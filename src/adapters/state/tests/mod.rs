@@ -62,7 +62,7 @@ impl Engine for Sqlite {
     fn superseded(&self) -> Vec<(String, String, String)> {
         let connection = schema::open_reader(&path_in(&self.folder)).unwrap();
         let mut statement = connection
-            .prepare("SELECT portal, why, refresh_token FROM aside ORDER BY id")
+            .prepare("SELECT portal, why, refresh_token FROM superseded ORDER BY id")
             .unwrap();
         let rows = statement
             .query_map([], |row| {
@@ -87,7 +87,7 @@ impl Engine for Sqlite {
                     Part::BoundTo => "bound_to = x'00'",
                     Part::Bindings => "bound_to = NULL, binding = NULL",
                     Part::Settings => "settings = '[]'",
-                    Part::Notified => "told = 'gossip'",
+                    Part::Notified => "notified = 'gossip'",
                 };
                 format!("UPDATE portal SET {how} WHERE name = '{portal}'")
             }

@@ -38,11 +38,11 @@ async fn what_runs_often_uses_an_index() {
     for (query, uses) in [
         (
             claims::due_query(),
-            "SEARCH portal USING INDEX portal_due (token_url=? AND act_at>? AND act_at<?)",
+            "SEARCH portal USING INDEX portal_due (token_url=? AND next_attempt_at>? AND next_attempt_at<?)",
         ),
         (
             claims::next_query(),
-            "SEARCH portal USING INDEX portal_due (token_url=? AND act_at>?)",
+            "SEARCH portal USING INDEX portal_due (token_url=? AND next_attempt_at>?)",
         ),
         (
             listing::KINDS.to_owned(),
@@ -58,11 +58,11 @@ async fn what_runs_often_uses_an_index() {
         ),
         (
             listing::troubled_query(),
-            "SEARCH portal USING INDEX portal_told (name>?)",
+            "SEARCH portal USING INDEX portal_notified (name>?)",
         ),
         (
             listing::escalation_query(),
-            "SEARCH portal USING INDEX portal_climb (climb_at<?)",
+            "SEARCH portal USING INDEX portal_escalation (escalate_at<?)",
         ),
         (
             holders::HOLDER.to_owned(),
