@@ -240,7 +240,7 @@ impl Metrics {
 
     /// All metrics as text. `portals` get series of their own.
     #[must_use]
-    pub fn render(&self, snapshot: &Snapshot<'_>) -> String {
+    pub fn render(&self, snapshot: &MetricsSnapshot<'_>) -> String {
         let mut out = String::new();
         // Writing to a String cannot fail.
         let _ = encode_registry(&mut out, &self.registry);
@@ -272,7 +272,7 @@ fn labels(provider: &str, result: Option<Class>) -> RenewalLabels {
 }
 
 /// Values of the state at a scrape.
-pub struct Snapshot<'a> {
+pub struct MetricsSnapshot<'a> {
     /// Number of portals by kind; `None` while the state cannot be read.
     pub census: Option<&'a Census>,
     /// Portals with a series of their own.
@@ -293,7 +293,7 @@ pub struct Snapshot<'a> {
     pub log_lines_dropped: u64,
 }
 
-impl Snapshot<'_> {
+impl MetricsSnapshot<'_> {
     fn registry(&self) -> Registry {
         let mut registry = Registry::with_prefix("refreshd");
         let gauge = |registry: &mut Registry, name: &str, help: &str, value: u64| {

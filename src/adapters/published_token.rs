@@ -23,7 +23,7 @@ use refreshd_token_client::token::{Access, Details, Generation};
 
 /// The relevant fields of `token.json`.
 #[derive(Deserialize)]
-struct TokenJson {
+struct PublishedJson {
     portal: String,
     token_type: String,
     access_token: String,
@@ -119,7 +119,7 @@ pub fn published(
 }
 
 fn parse(text: &[u8], portal: &PortalName) -> Option<PublishedGeneration> {
-    let TokenJson {
+    let PublishedJson {
         portal: of,
         token_type,
         access_token,

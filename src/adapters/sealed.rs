@@ -12,7 +12,7 @@ pub const MAX_LENGTH: usize = 1 << 20;
 
 /// Why a file is not read.
 #[derive(Debug, thiserror::Error)]
-pub enum Unreadable {
+pub enum SealedFileError {
     /// The file is not sealed, or the kernel does not support seals.
     #[error("it is no memory that was sealed")]
     NotSealed,
@@ -50,20 +50,20 @@ pub fn seal(name: &str, bytes: &[u8]) -> io::Result<File> {
 /// Reads a sealed file.
 ///
 /// # Errors
-/// [`Unreadable`].
-pub fn read(file: File) -> Result<Vec<u8>, Unreadable> {
-    let sealed = fcntl_get_seals(&file).map_err(|_| Unreadable::NotSealed)?;
+/// [`SealedFileError`].
+pub fn read(file: File) -> Result<Vec<u8>, SealedFileError> {
+    let sealed = fcntl_get_seals(&file).map_err(|_| SealedFileError::NotSealed)?;
     if !sealed.contains(seals()) {
-        return Err(Unreadable::NotSealed);
+        return Err(SealedFileError::NotSealed);
     }
-    let length = file.metadata().map_err(Unreadable::Read)?.len();
+    let length = file.metadata().map_err(SealedFileError::Read)?.len();
     if length > MAX_LENGTH as u64 {
-        return Err(Unreadable::TooLong(length));
+        return Err(SealedFileError::TooLong(length));
     }
     let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
     file.take(MAX_LENGTH as u64)
         .read_to_end(&mut bytes)
-        .map_err(Unreadable::Read)?;
+        .map_err(SealedFileError::Read)?;
     Ok(bytes)
 }
 
@@ -86,10 +86,10 @@ mod tests {
         let open = File::from(
             memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap(),
         );
-        assert!(matches!(read(open), Err(Unreadable::NotSealed)));
+        assert!(matches!(read(open), Err(SealedFileError::NotSealed)));
         assert!(matches!(
             read(tempfile::tempfile().unwrap()),
-            Err(Unreadable::NotSealed)
+            Err(SealedFileError::NotSealed)
         ));
         let long = File::from(
             memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap(),
@@ -97,7 +97,7 @@ mod tests {
         long.set_len(MAX_LENGTH as u64 + 1).unwrap();
         fcntl_add_seals(&long, seals()).unwrap();
         assert!(
-            matches!(read(long), Err(Unreadable::TooLong(length)) if length == MAX_LENGTH as u64 + 1)
+            matches!(read(long), Err(SealedFileError::TooLong(length)) if length == MAX_LENGTH as u64 + 1)
         );
     }
 }

@@ -41,10 +41,10 @@ pub(super) enum ImportInput {
 
 /// Client of the API of a daemon, or of this process.
 pub(super) struct Client {
-    transport: Transport,
+    transport: Connection,
 }
 
-enum Transport {
+enum Connection {
     /// The control socket of a running daemon.
     Socket {
         http: reqwest::Client,
@@ -56,7 +56,7 @@ enum Transport {
 }
 
 #[derive(Deserialize)]
-struct PortalPage {
+struct PortalPageView {
     portals: Vec<PortalView>,
     #[serde(default)]
     next: Option<String>,
@@ -64,7 +64,7 @@ struct PortalPage {
 
 /// Result of `forget`.
 #[derive(Deserialize)]
-pub(super) struct Forgotten {
+pub(super) struct ForgottenView {
     /// Whether there was a grant.
     pub(super) forgotten: bool,
     /// Token files that could not be removed, and why.
@@ -112,27 +112,27 @@ impl Client {
             )
         })?;
         Ok(Self {
-            transport: Transport::Socket { http, pid },
+            transport: Connection::Socket { http, pid },
         })
     }
 
     /// Client of the API in this process.
     pub(super) fn in_process(api: InProcess) -> Self {
         Self {
-            transport: Transport::InProcess(Box::new(api)),
+            transport: Connection::InProcess(Box::new(api)),
         }
     }
 
     /// Whether it is connected to a daemon.
     pub(super) const fn is_daemon(&self) -> bool {
-        matches!(self.transport, Transport::Socket { .. })
+        matches!(self.transport, Connection::Socket { .. })
     }
 
     /// Finishes requests in progress, and closes the state of this process.
     pub(super) async fn close(self) {
         match self.transport {
-            Transport::Socket { .. } => {}
-            Transport::InProcess(api) => {
+            Connection::Socket { .. } => {}
+            Connection::InProcess(api) => {
                 let _in_progress = InProgress::finish();
                 api.close().await;
             }
@@ -166,7 +166,7 @@ impl Client {
             || "/v1/portals".to_owned(),
             |after| format!("/v1/portals?after={after}"),
         );
-        let PortalPage { portals, next } = parse(&self.ask(Method::GET, &path, None).await?)?;
+        let PortalPageView { portals, next } = parse(&self.ask(Method::GET, &path, None).await?)?;
         Ok((portals, next))
     }
 
@@ -386,7 +386,7 @@ impl Client {
         &self,
         portal: &str,
         revoke: bool,
-    ) -> Result<Forgotten, CommandError> {
+    ) -> Result<ForgottenView, CommandError> {
         let path = path(
             portal,
             if revoke {
@@ -484,7 +484,7 @@ impl Client {
         body: Vec<u8>,
     ) -> Result<(StatusCode, Vec<u8>), CommandError> {
         match &self.transport {
-            Transport::Socket { http, pid } => {
+            Connection::Socket { http, pid } => {
                 // A token may have to be renewed first.
                 let is_read = method == Method::GET && !path.contains("/token?");
                 let request = http.request(method, address(path)).body(body);
@@ -513,7 +513,7 @@ impl Client {
                     None => Err(silent(*pid, is_read)),
                 }
             }
-            Transport::InProcess(api) => {
+            Connection::InProcess(api) => {
                 let _in_progress = InProgress::begin()?;
                 let answered = api.request(method, path, body).await;
                 answered.map_err(|why| CommandError::new(Exit::Unavailable, why))

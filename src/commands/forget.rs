@@ -3,7 +3,7 @@
 
 use clap::Args;
 
-use super::client::{Client, Forgotten};
+use super::client::{Client, ForgottenView};
 use super::common::Common;
 use super::connect::connect_to_state;
 use super::exit::{CommandError, Exit};
@@ -29,7 +29,7 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
     let client = connect_to_state(common).await?;
     let forgotten = forget(&client, arguments).await;
     client.close().await;
-    let Forgotten { forgotten, left } = forgotten?;
+    let ForgottenView { forgotten, left } = forgotten?;
     let grant = match forgotten {
         true if arguments.revoke => "the grant is revoked and forgotten",
         true => "the grant is forgotten",
@@ -52,7 +52,7 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
 }
 
 /// Deletes the grant, if confirmed.
-async fn forget(client: &Client, arguments: &Arguments) -> Result<Forgotten, CommandError> {
+async fn forget(client: &Client, arguments: &Arguments) -> Result<ForgottenView, CommandError> {
     let portal = &arguments.portal;
     // No confirmation for an unknown portal.
     client.list(Some(portal)).await?;

@@ -19,7 +19,7 @@ pub(super) enum Alphabet {
 
 /// Damage of a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Damage {
+pub(super) struct SecretDamage {
     /// Description and remedy, after the words "the secret".
     pub(super) what: &'static str,
     /// No server can have issued it, so it must not be sent.
@@ -55,10 +55,10 @@ const NAMES: [&str; 10] = [
 ];
 
 /// The first damage. Surrounding white space, such as a final line feed, is not part of a secret.
-pub(super) fn damage(text: &str, alphabet: Alphabet) -> Option<Damage> {
+pub(super) fn damage(text: &str, alphabet: Alphabet) -> Option<SecretDamage> {
     let secret = text.trim();
     let found = |what| {
-        Some(Damage {
+        Some(SecretDamage {
             what,
             hopeless: false,
         })
@@ -66,7 +66,7 @@ pub(super) fn damage(text: &str, alphabet: Alphabet) -> Option<Damage> {
     let inner = |c: char| c.is_control() && !matches!(c, '\n' | '\r' | '\t');
     if alphabet != Alphabet::Header && secret.contains(inner) {
         let what = "holds a NUL or another control character, which no secret does: write it anew as plain text (UTF-8)";
-        return Some(Damage {
+        return Some(SecretDamage {
             what,
             hopeless: true,
         });

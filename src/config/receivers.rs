@@ -26,10 +26,10 @@ const ROUTING_KEY_LENGTH: usize = 32;
 const HEARTBEAT_INTERVAL_LIMITS: (Duration, Duration) =
     (Duration::from_secs(15), Duration::from_secs(24 * 3600));
 
-type ReadResult = Result<ChannelConfig, Reported>;
+type ChannelResult = Result<ChannelConfig, Reported>;
 
 /// Reads the settings of a receiver.
-type ReadChannel = fn(Table<'_>, &Environment, &mut Diagnostics) -> ReadResult;
+type ReadChannel = fn(Table<'_>, &Environment, &mut Diagnostics) -> ChannelResult;
 
 /// The keys of a kind of channel.
 pub(super) struct ChannelKeys {
@@ -97,7 +97,7 @@ pub(super) const fn keys_of(kind: ChannelKind) -> ChannelKeys {
     }
 }
 
-fn webhook(table: Table<'_>, environment: &Environment, report: &mut Diagnostics) -> ReadResult {
+fn webhook(table: Table<'_>, environment: &Environment, report: &mut Diagnostics) -> ChannelResult {
     let template = webhook_template::template(table, report);
     let (url, authorization) = address_and_authorization(table, environment, report)?;
     Ok(ChannelConfig::Webhook {
@@ -111,12 +111,16 @@ fn alertmanager(
     table: Table<'_>,
     environment: &Environment,
     report: &mut Diagnostics,
-) -> ReadResult {
+) -> ChannelResult {
     let (url, authorization) = address_and_authorization(table, environment, report)?;
     Ok(ChannelConfig::Alertmanager { url, authorization })
 }
 
-fn pagerduty(table: Table<'_>, environment: &Environment, report: &mut Diagnostics) -> ReadResult {
+fn pagerduty(
+    table: Table<'_>,
+    environment: &Environment,
+    report: &mut Diagnostics,
+) -> ChannelResult {
     let key = ROUTING_KEY.required_of_channel(table, environment, report);
     let own = address_or(PAGERDUTY, table, environment, report);
     let (routing_key, (url, is_own)) = (key?, own?);
@@ -131,13 +135,17 @@ fn pagerduty(table: Table<'_>, environment: &Environment, report: &mut Diagnosti
     Ok(ChannelConfig::PagerDuty { url, routing_key })
 }
 
-fn slack(table: Table<'_>, environment: &Environment, report: &mut Diagnostics) -> ReadResult {
+fn slack(table: Table<'_>, environment: &Environment, report: &mut Diagnostics) -> ChannelResult {
     Ok(ChannelConfig::Slack {
         url: address(table, environment, report)?,
     })
 }
 
-fn telegram(table: Table<'_>, environment: &Environment, report: &mut Diagnostics) -> ReadResult {
+fn telegram(
+    table: Table<'_>,
+    environment: &Environment,
+    report: &mut Diagnostics,
+) -> ChannelResult {
     let token = BOT_TOKEN
         .required_of_channel(table, environment, report)
         .and_then(|token| {
@@ -162,11 +170,11 @@ fn telegram(table: Table<'_>, environment: &Environment, report: &mut Diagnostic
     })
 }
 
-fn email(table: Table<'_>, environment: &Environment, report: &mut Diagnostics) -> ReadResult {
+fn email(table: Table<'_>, environment: &Environment, report: &mut Diagnostics) -> ChannelResult {
     mail::mail(table, environment, report).map(ChannelConfig::Email)
 }
 
-fn command(table: Table<'_>, _: &Environment, report: &mut Diagnostics) -> ReadResult {
+fn command(table: Table<'_>, _: &Environment, report: &mut Diagnostics) -> ChannelResult {
     let place = table.place_of("command").unwrap_or(table.place);
     if !table.has("command") {
         report.missing(table.place, format!("`command` is missing {table}"));
@@ -205,7 +213,11 @@ fn command(table: Table<'_>, _: &Environment, report: &mut Diagnostics) -> ReadR
     Ok(ChannelConfig::Command { command, directory })
 }
 
-fn heartbeat(table: Table<'_>, environment: &Environment, report: &mut Diagnostics) -> ReadResult {
+fn heartbeat(
+    table: Table<'_>,
+    environment: &Environment,
+    report: &mut Diagnostics,
+) -> ChannelResult {
     let every = if table.has("every") {
         duration(table, report, "every", "1m", HEARTBEAT_INTERVAL_LIMITS).ok_or(Reported)
     } else {

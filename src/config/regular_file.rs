@@ -11,7 +11,7 @@ use super::problem::os_reason;
 
 /// Why a file could not be read.
 #[derive(Debug)]
-pub(super) enum Unreadable {
+pub(super) enum FileReadError {
     /// An error of the operating system.
     Refused(io::Error),
     /// A directory, a pipe, a device or a socket.
@@ -20,7 +20,7 @@ pub(super) enum Unreadable {
     TooLarge(u64),
 }
 
-impl Unreadable {
+impl FileReadError {
     /// The reason, to follow the name of the file.
     pub(super) fn reason(&self) -> String {
         match self {
@@ -34,25 +34,25 @@ impl Unreadable {
 /// Reads a regular file of at most `limit` bytes, and its metadata.
 ///
 /// # Errors
-/// [`Unreadable`].
-pub(super) fn read(path: &Path, limit: u64) -> Result<(Vec<u8>, Metadata), Unreadable> {
+/// [`FileReadError`].
+pub(super) fn read(path: &Path, limit: u64) -> Result<(Vec<u8>, Metadata), FileReadError> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let opened =
-        open(path, flags, Mode::empty()).map_err(|error| Unreadable::Refused(error.into()))?;
+        open(path, flags, Mode::empty()).map_err(|error| FileReadError::Refused(error.into()))?;
     let file = File::from(opened);
-    let about = file.metadata().map_err(Unreadable::Refused)?;
+    let about = file.metadata().map_err(FileReadError::Refused)?;
     if !about.is_file() {
-        return Err(Unreadable::NotRegular);
+        return Err(FileReadError::NotRegular);
     }
     if about.len() > limit {
-        return Err(Unreadable::TooLarge(limit));
+        return Err(FileReadError::TooLarge(limit));
     }
     let mut bytes = Vec::new();
     file.take(limit + 1)
         .read_to_end(&mut bytes)
-        .map_err(Unreadable::Refused)?;
+        .map_err(FileReadError::Refused)?;
     if bytes.len() as u64 > limit {
-        Err(Unreadable::TooLarge(limit))
+        Err(FileReadError::TooLarge(limit))
     } else {
         Ok((bytes, about))
     }

@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::damage::{Alphabet, Damage, damage};
+use super::damage::{Alphabet, SecretDamage, damage};
 use super::environment::Environment;
 use super::problem::{shown, shown_path};
-use super::regular_file::{self, Unreadable};
+use super::regular_file::{self, FileReadError};
 use super::source::{Diagnostics, SourceLocation};
 use super::table::{Table, TextValue};
 use refreshd_secrets::{ChannelSecret, ClientSecret};
@@ -103,14 +103,14 @@ impl SecretKeys {
         };
         match secret {
             Ok(secret) => match damage(secret.expose_secret(), self.alphabet) {
-                Some(Damage {
+                Some(SecretDamage {
                     what,
                     hopeless: true,
                 }) => {
                     report.problem(text.place, format!("`{key}`: the secret {what}"));
                     FoundSecret::Faulty
                 }
-                Some(Damage {
+                Some(SecretDamage {
                     what,
                     hopeless: false,
                 }) => {
@@ -229,7 +229,7 @@ impl SecretSource {
         let secret = read_file(&self.path, self.guarded)
             .map_err(|unusable| format!("its file {unusable}"))?;
         let damage = damage(secret.expose_secret(), CLIENT_SECRET.alphabet);
-        if let Some(Damage {
+        if let Some(SecretDamage {
             what,
             hopeless: true,
         }) = damage
@@ -391,16 +391,16 @@ enum UnusableSecret {
 fn read_file(path: &Path, guarded: bool) -> Result<SecretString, UnusableSecret> {
     let (bytes, about) = regular_file::read(path, MAX_SECRET_BYTES).map_err(|why| {
         let kind = match &why {
-            Unreadable::Refused(error) => Some(error.kind()),
-            Unreadable::NotRegular | Unreadable::TooLarge(_) => None,
+            FileReadError::Refused(error) => Some(error.kind()),
+            FileReadError::NotRegular | FileReadError::TooLarge(_) => None,
         };
         let denied = kind == Some(std::io::ErrorKind::PermissionDenied);
         let hint = match &why {
-            Unreadable::Refused(_) if denied => {
+            FileReadError::Refused(_) if denied => {
                 "; the user that the daemon runs as must be able to read it"
             }
-            Unreadable::TooLarge(_) => ", which no secret is",
-            Unreadable::Refused(_) | Unreadable::NotRegular => "",
+            FileReadError::TooLarge(_) => ", which no secret is",
+            FileReadError::Refused(_) | FileReadError::NotRegular => "",
         };
         let reason = format!("{}{hint}", why.reason());
         let missing = kind == Some(std::io::ErrorKind::NotFound);

@@ -84,17 +84,17 @@ pub(super) fn renew_every(table: Table<'_>, report: &mut Diagnostics) -> Option<
 }
 
 /// An enum whose variants have words in a configuration.
-pub(super) trait Words: Copy + Into<&'static str> + FromStr + VariantArray {}
+pub(super) trait VariantNames: Copy + Into<&'static str> + FromStr + VariantArray {}
 
-impl<T: Copy + Into<&'static str> + FromStr + VariantArray> Words for T {}
+impl<T: Copy + Into<&'static str> + FromStr + VariantArray> VariantNames for T {}
 
 /// The words of an enum, in the order of its variants.
-pub(super) fn words<T: Words>() -> impl Iterator<Item = &'static str> + Clone {
+pub(super) fn words<T: VariantNames>() -> impl Iterator<Item = &'static str> + Clone {
     T::VARIANTS.iter().map(|variant| (*variant).into())
 }
 
 /// One of an enum's words.
-pub(super) fn one_of<T: Words>(
+pub(super) fn one_of<T: VariantNames>(
     report: &mut Diagnostics,
     key: &str,
     text: TextValue<'_>,
@@ -122,7 +122,11 @@ pub(super) fn report_unknown<'w>(
 }
 
 /// A key with one of an enum's words.
-pub(super) fn choice<T: Words>(table: Table<'_>, report: &mut Diagnostics, key: &str) -> Option<T> {
+pub(super) fn choice<T: VariantNames>(
+    table: Table<'_>,
+    report: &mut Diagnostics,
+    key: &str,
+) -> Option<T> {
     let text = table.text(report, key)?;
     one_of(report, key, text)
 }

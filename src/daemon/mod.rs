@@ -76,7 +76,7 @@ pub async fn run(
     let (paths, own_paths) = (config.paths.clone(), config.paths.clone());
     let listen = config.http.as_ref().map(|http| http.listen);
     let installs = config.install.as_ref().map(|install| install.listen);
-    let mut signals = Signals::listen().map_err(RunError::Signals)?;
+    let mut signals = DaemonSignals::listen().map_err(RunError::Signals)?;
     // In a task: otherwise a disk that hangs would block the signals. Nothing is sent before the loops run.
     let mut starting = JoinSet::new();
     let backends = Backends::machine()?;
@@ -237,7 +237,7 @@ async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static s
 /// Waits for a reason to stop; `Some` is a task that should not have ended.
 async fn supervise(
     (tasks, watched): (&mut JoinSet<&'static str>, &mut JoinSet<&'static str>),
-    mut signals: Signals,
+    mut signals: DaemonSignals,
     reloader: &Arc<Reloader>,
     shared: &Arc<Context>,
     stop: &CancellationToken,
@@ -307,7 +307,7 @@ async fn drain(tasks: &mut JoinSet<&'static str>, shared: &Context, limit: Durat
     true
 }
 
-struct Signals {
+struct DaemonSignals {
     stop: StopSignals,
     hangup: Signal,
 }
@@ -315,7 +315,7 @@ struct Signals {
 /// Signals that end the daemon, and those that must not.
 struct StopSignals(signals::Signals);
 
-impl Signals {
+impl DaemonSignals {
     fn listen() -> std::io::Result<Self> {
         Ok(Self {
             stop: StopSignals(signals::Signals::listen()?),

@@ -8,7 +8,7 @@ use refreshd_secrets::Fingerprint;
 
 /// Decision on a carried pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub enum CopyDecision {
     /// The claim of its renewal is still open: record the pair as the outcome.
     Record,
     /// The grant is unchanged since the request, but its claim was ended or is another one: restore the claim, then record the
@@ -30,28 +30,32 @@ pub fn fate(
     lost: bool,
     (claim, sent): (ClaimId, SentToken),
     pair: Option<Fingerprint>,
-) -> Fate {
+) -> CopyDecision {
     let Some(grant) = grant else {
-        return if lost { Fate::Wait } else { Fate::Aside };
+        return if lost {
+            CopyDecision::Wait
+        } else {
+            CopyDecision::Aside
+        };
     };
     if grant.claim.is_some_and(|(id, _)| id == claim) {
-        return Fate::Record;
+        return CopyDecision::Record;
     }
     if matches!(grant.status.phase, Phase::OldState { .. }) {
-        return Fate::Wait;
+        return CopyDecision::Wait;
     }
     let now = SentToken::of(grant);
     if now == sent {
-        return Fate::ClaimAgain;
+        return CopyDecision::ClaimAgain;
     }
     if now.token.is_some() && now.token == pair {
-        return Fate::Known;
+        return CopyDecision::Known;
     }
     // Generations never decrease: a lower one is of another state.
     if now.generation < sent.generation {
-        Fate::Wait
+        CopyDecision::Wait
     } else {
-        Fate::Aside
+        CopyDecision::Aside
     }
 }
 
@@ -103,14 +107,14 @@ mod tests {
         };
         let of = |grant: Option<&Grant>, lost| fate(grant, lost, (ClaimId(41), sent), token("got"));
         let cases = [
-            (grant(7, "sent", Some(41)), Fate::Record),
-            (grant(7, "sent", None), Fate::ClaimAgain),
-            (grant(7, "sent", Some(42)), Fate::ClaimAgain),
-            (grant(8, "got", None), Fate::Known),
-            (grant(8, "imported", None), Fate::Aside),
-            (grant(7, "another", None), Fate::Aside),
-            (grant(9, "sent", None), Fate::Aside),
-            (grant(6, "older", None), Fate::Wait),
+            (grant(7, "sent", Some(41)), CopyDecision::Record),
+            (grant(7, "sent", None), CopyDecision::ClaimAgain),
+            (grant(7, "sent", Some(42)), CopyDecision::ClaimAgain),
+            (grant(8, "got", None), CopyDecision::Known),
+            (grant(8, "imported", None), CopyDecision::Aside),
+            (grant(7, "another", None), CopyDecision::Aside),
+            (grant(9, "sent", None), CopyDecision::Aside),
+            (grant(6, "older", None), CopyDecision::Wait),
         ];
         for (grant, fate) in &cases {
             assert_eq!(of(Some(grant), false), *fate, "{grant:?}");
@@ -123,10 +127,14 @@ mod tests {
         };
         assert_eq!(
             of(Some(&restored), false),
-            Fate::Wait,
+            CopyDecision::Wait,
             "the right state may come back"
         );
-        assert_eq!(of(None, false), Fate::Aside, "it was forgotten");
-        assert_eq!(of(None, true), Fate::Wait, "its state is not mounted");
+        assert_eq!(of(None, false), CopyDecision::Aside, "it was forgotten");
+        assert_eq!(
+            of(None, true),
+            CopyDecision::Wait,
+            "its state is not mounted"
+        );
     }
 }

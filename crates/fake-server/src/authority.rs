@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::faults::{Fault, Faults};
-use super::form::{RequestForm, TokenRequest};
+use super::form::{ReceivedTokenRequest, RequestForm};
 use super::ledger::{Ledger, PairIndex, SpentToken, USER_ID};
 use super::response::{DeliveryFault, End, FakeResponse, ReplyContent, Ticket};
 use super::rules::{Reuse, Rules};
@@ -21,7 +21,7 @@ const CODE_MEMORY: Duration = Duration::from_secs(3600);
 
 /// State of the server.
 #[derive(Debug)]
-pub struct AuthorizationServer {
+pub struct FakeAuthority {
     pub(super) rules: Rules,
     pub(super) faults: Faults,
     pub(super) ledger: Ledger,
@@ -58,7 +58,7 @@ struct Code {
 
 /// Credential of a request, as far as the server knows it.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum PresentedCredential {
+pub(super) enum CheckedCredential {
     Refresh(PairIndex),
     /// A code of this portal.
     Code(usize),
@@ -74,7 +74,7 @@ struct IssuedGrant {
 /// HTTP status, `error`, `error_description`.
 type TokenError = (u16, &'static str, String);
 
-impl AuthorizationServer {
+impl FakeAuthority {
     /// A server without clients and portals. Tokens depend on `seed` alone.
     #[must_use]
     pub fn new(rules: Rules, seed: u64) -> Self {
@@ -96,14 +96,14 @@ impl AuthorizationServer {
     }
 
     /// Answers a token request. The caller sends the response and returns its ticket to [`Self::finish`].
-    pub fn token(&mut self, request: &TokenRequest<'_>, now: Timestamp) -> FakeResponse {
+    pub fn token(&mut self, request: &ReceivedTokenRequest<'_>, now: Timestamp) -> FakeResponse {
         self.total_requests += 1;
         let form = RequestForm::read(request, self.rules.method);
         let presented = self.presented(&form);
         let portal = match presented {
-            PresentedCredential::Refresh(place) => Some(self.ledger.grants[place.grant].portal),
-            PresentedCredential::Code(portal) => Some(portal),
-            PresentedCredential::Nothing => None,
+            CheckedCredential::Refresh(place) => Some(self.ledger.grants[place.grant].portal),
+            CheckedCredential::Code(portal) => Some(portal),
+            CheckedCredential::Nothing => None,
         };
         if let Some(portal) = portal {
             self.ledger.portals[portal].requests += 1;
@@ -148,16 +148,16 @@ impl AuthorizationServer {
         text
     }
 
-    fn presented(&self, form: &RequestForm) -> PresentedCredential {
+    fn presented(&self, form: &RequestForm) -> CheckedCredential {
         if let Some(place) = form
             .get("refresh_token")
             .and_then(|token| self.ledger.refresh(token))
         {
-            return PresentedCredential::Refresh(place);
+            return CheckedCredential::Refresh(place);
         }
         let code = form.get("code").and_then(|code| self.codes.get(code));
-        code.map_or(PresentedCredential::Nothing, |code| {
-            PresentedCredential::Code(code.portal)
+        code.map_or(CheckedCredential::Nothing, |code| {
+            CheckedCredential::Code(code.portal)
         })
     }
 
@@ -173,7 +173,7 @@ impl AuthorizationServer {
     fn processed(
         &mut self,
         form: &RequestForm,
-        presented: PresentedCredential,
+        presented: CheckedCredential,
         fault: Option<&Fault>,
         mut ticket: Ticket,
         now: Timestamp,
@@ -209,7 +209,7 @@ impl AuthorizationServer {
     fn process(
         &mut self,
         form: &RequestForm,
-        presented: PresentedCredential,
+        presented: CheckedCredential,
         fault: Option<&Fault>,
         now: Timestamp,
     ) -> Result<IssuedGrant, TokenError> {
@@ -238,10 +238,8 @@ impl AuthorizationServer {
             "refresh_token" => {
                 needed("refresh_token")?;
                 match presented {
-                    PresentedCredential::Refresh(place) => self.renew(place, client_id, fault, now),
-                    PresentedCredential::Code(_) | PresentedCredential::Nothing => {
-                        Err(invalid_grant())
-                    }
+                    CheckedCredential::Refresh(place) => self.renew(place, client_id, fault, now),
+                    CheckedCredential::Code(_) | CheckedCredential::Nothing => Err(invalid_grant()),
                 }
             }
             "authorization_code" => self.exchange(needed("code")?, client_id, now),
@@ -411,7 +409,7 @@ fn invalid_grant() -> TokenError {
     (400, "invalid_grant", "Invalid grant".to_owned())
 }
 
-impl AuthorizationServer {
+impl FakeAuthority {
     /// Ends a request. [`End::Written`] is reported before the last byte is sent, so that the client cannot be faster;
     /// if that byte then cannot be sent, [`Self::unwritten`] reverts it.
     pub fn finish(&mut self, ticket: Ticket, end: End, now: Timestamp) {

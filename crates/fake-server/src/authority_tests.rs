@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::{
-    At, AuthorizationServer, DeliveryFault, End, FakeResponse, Fault, Reuse, Rules, TokenRequest,
+    At, DeliveryFault, End, FakeAuthority, FakeResponse, Fault, ReceivedTokenRequest, Reuse, Rules,
 };
 use refreshd_time::Timestamp;
 use refreshd_token_client::provider::Method;
@@ -15,13 +15,13 @@ pub(super) const APP: &str = "local.1.2";
 
 /// A server with one client, driven without a network.
 pub(super) struct Bench {
-    pub(super) authority: AuthorizationServer,
+    pub(super) authority: FakeAuthority,
     pub(super) now: Timestamp,
 }
 
 impl Bench {
     pub(super) fn new(rules: Rules) -> Self {
-        let mut authority = AuthorizationServer::new(rules, 1);
+        let mut authority = FakeAuthority::new(rules, 1);
         for client_id in [APP, "local.other"] {
             let client = super::authority::RegisteredClient {
                 secret: "s3cret".into(),
@@ -46,7 +46,7 @@ impl Bench {
     /// Sends a form and leaves the response in progress.
     pub(super) fn send(&mut self, body: &str) -> FakeResponse {
         let content_type = Some("application/x-www-form-urlencoded");
-        let request = TokenRequest {
+        let request = ReceivedTokenRequest {
             method: "POST",
             content_type,
             query: "",
@@ -343,7 +343,7 @@ fn with_get_everything_is_in_the_query() {
         ..Rules::default()
     });
     let query = renewal(&refresh(&bench.install()));
-    let request = TokenRequest {
+    let request = ReceivedTokenRequest {
         method: "GET",
         content_type: None,
         query: &query,

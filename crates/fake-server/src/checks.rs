@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::authority::{AuthorizationServer, PresentedCredential};
+use super::authority::{CheckedCredential, FakeAuthority};
 use super::form::RequestForm;
 use super::ledger::{InFlight, PairIndex};
 use super::response::{End, ReplyContent, Ticket};
@@ -21,16 +21,16 @@ const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(20);
 /// The token endpoint; also the path of a redirect to another host.
 pub(super) const TOKEN_PATH: &str = "/oauth/token/";
 
-impl AuthorizationServer {
+impl FakeAuthority {
     /// Checks the credential and counts the request as in flight; returns its grant.
     pub(super) fn start_request(
         &mut self,
-        presented: PresentedCredential,
+        presented: CheckedCredential,
         form: &RequestForm,
         faulty: bool,
         now: Timestamp,
     ) -> Option<usize> {
-        let PresentedCredential::Refresh(place) = presented else {
+        let CheckedCredential::Refresh(place) = presented else {
             return None;
         };
         self.check_client(place, form);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::authority_tests::{ACME, APP, Bench, get, object, refresh, renewal};
-use super::{End, Fault, Reuse, Rules, TokenRequest};
+use super::{End, Fault, ReceivedTokenRequest, Reuse, Rules};
 
 const SPENT: &str = "a spent refresh token was presented again although its reply had arrived";
 const AT_ONCE: &str = "two requests of one grant were in flight at once";
@@ -228,7 +228,7 @@ fn parameters_in_the_wrong_place_are_noticed_with_the_portal() {
     let token = refresh(&bench.install());
     let (query, body) = (format!("refresh_token={token}"), renewal(&token));
     let content_type = Some("application/x-www-form-urlencoded");
-    let request = TokenRequest {
+    let request = ReceivedTokenRequest {
         method: "POST",
         content_type,
         query: &query,

@@ -82,7 +82,7 @@ impl Drop for PendingReply {
 }
 
 /// Body of a reply.
-pub(super) struct ReplyBody {
+pub(super) struct FaultyBody {
     shape: Shape,
     pending: Option<PendingReply>,
 }
@@ -107,7 +107,7 @@ enum Shape {
     },
 }
 
-impl ReplyBody {
+impl FaultyBody {
     /// A body without a fault.
     pub(super) fn whole(body: Vec<u8>, mut pending: Option<PendingReply>) -> Self {
         if body.is_empty()
@@ -162,7 +162,7 @@ impl ReplyBody {
     }
 }
 
-impl Body for ReplyBody {
+impl Body for FaultyBody {
     type Data = Bytes;
     type Error = Cut;
 
@@ -323,7 +323,7 @@ mod tests {
 
     use super::*;
     use crate::authority_tests::{APP, Bench, refresh, renewal};
-    use crate::{Rules, TokenRequest};
+    use crate::{ReceivedTokenRequest, Rules};
     use refreshd_time::clock::Clock;
 
     #[tokio::test]
@@ -333,7 +333,7 @@ mod tests {
             *sandbox.lock() = Bench::new(Rules::default()).authority;
             let form = renewal(&refresh(&sandbox.install("acme.bitrix24.com", APP)));
             let content_type = Some("application/x-www-form-urlencoded");
-            let request = TokenRequest {
+            let request = ReceivedTokenRequest {
                 method: "POST",
                 content_type,
                 query: "",

@@ -20,7 +20,7 @@ const KNOWN: [&str; 8] = [
 
 /// A token request as received.
 #[derive(Clone, Copy, Debug)]
-pub struct TokenRequest<'a> {
+pub struct ReceivedTokenRequest<'a> {
     /// The HTTP method, upper case.
     pub method: &'a str,
     /// `Content-Type`, if there is one.
@@ -43,7 +43,7 @@ pub(super) struct RequestForm {
 
 impl RequestForm {
     /// Parses a request to a server that demands `method`.
-    pub(super) fn read(request: &TokenRequest<'_>, method: Method) -> Self {
+    pub(super) fn read(request: &ReceivedTokenRequest<'_>, method: Method) -> Self {
         let mut form = Self::default();
         let wanted = match method {
             Method::Post => "POST",
@@ -164,7 +164,7 @@ mod tests {
     const FORM: Option<&str> = Some("application/x-www-form-urlencoded; charset=UTF-8");
 
     fn post(query: &str, body: &str) -> RequestForm {
-        let request = TokenRequest {
+        let request = ReceivedTokenRequest {
             method: "POST",
             content_type: FORM,
             query,
@@ -229,7 +229,7 @@ mod tests {
     fn another_content_type_is_wrong_and_another_method_is_refused() {
         let read = |method, content_type, by| {
             let form = RequestForm::read(
-                &TokenRequest {
+                &ReceivedTokenRequest {
                     method,
                     content_type,
                     query: "a=1",

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::authority::{self, AuthorizationServer};
+use super::authority::{self, FakeAuthority};
 use super::faults::{At, Fault};
-use super::form::TokenRequest;
-use super::ledger::{Access, Fate};
+use super::form::ReceivedTokenRequest;
+use super::ledger::{IssuedAccess, TokenState};
 use super::response::{End, FakeResponse, Ticket};
 use super::rules::Rules;
 use refreshd_time::clock::Clock;
@@ -16,7 +16,7 @@ use refreshd_time::clock::Clock;
 /// Handle to a fake server; clones share the server.
 #[derive(Clone, Debug)]
 pub struct FakeServer {
-    pub(super) authority: Arc<Mutex<AuthorizationServer>>,
+    pub(super) authority: Arc<Mutex<FakeAuthority>>,
     pub(super) clock: Clock,
 }
 
@@ -26,7 +26,7 @@ impl FakeServer {
     pub fn new(clock: Clock, rules: Rules) -> Self {
         let seed = clock.random_fraction().to_bits() ^ clock.now().millis().unsigned_abs();
         Self {
-            authority: Arc::new(Mutex::new(AuthorizationServer::new(rules, seed))),
+            authority: Arc::new(Mutex::new(FakeAuthority::new(rules, seed))),
             clock,
         }
     }
@@ -39,12 +39,12 @@ impl FakeServer {
     /// Answers a token request without a network. The caller sends the response and returns its ticket to
     /// [`Self::finish`].
     #[must_use]
-    pub fn token(&self, request: &TokenRequest<'_>) -> FakeResponse {
+    pub fn token(&self, request: &ReceivedTokenRequest<'_>) -> FakeResponse {
         let now = self.clock.now();
         self.lock().token(request, now)
     }
 
-    /// Ends a request; see [`AuthorizationServer::finish`].
+    /// Ends a request; see [`FakeAuthority::finish`].
     pub fn finish(&self, ticket: Ticket, end: End) {
         let now = self.clock.now();
         self.lock().finish(ticket, end, now);
@@ -155,7 +155,7 @@ impl FakeServer {
 
     /// State of an access token; `None` if it was never issued, or over 1000 renewals ago.
     #[must_use]
-    pub fn knows_access(&self, token: &str) -> Option<Access> {
+    pub fn knows_access(&self, token: &str) -> Option<IssuedAccess> {
         self.lock().ledger.access(token)
     }
 
@@ -171,19 +171,19 @@ impl FakeServer {
 
     /// State of an issued refresh token.
     #[must_use]
-    pub fn fate(&self, refresh: &str) -> Fate {
+    pub fn fate(&self, refresh: &str) -> TokenState {
         let authority = self.lock();
         let Some(place) = authority.ledger.refresh(refresh) else {
-            return Fate::Unknown;
+            return TokenState::Unknown;
         };
         let grant = &authority.ledger.grants[place.grant];
         match grant.spent(place.number) {
-            Some(spent) if spent.delivered => Fate::Spent,
-            Some(_) => Fate::SpentUndelivered,
+            Some(spent) if spent.delivered => TokenState::Spent,
+            Some(_) => TokenState::SpentUndelivered,
             None if grant.revoked || !authority.ledger.portals[grant.portal].installed => {
-                Fate::Revoked
+                TokenState::Revoked
             }
-            None => Fate::Good,
+            None => TokenState::Good,
         }
     }
 
@@ -230,7 +230,7 @@ impl FakeServer {
     }
 
     /// Must not be held across an `await`. A panic elsewhere leaves the state consistent: each step is complete.
-    pub(super) fn lock(&self) -> MutexGuard<'_, AuthorizationServer> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, FakeAuthority> {
         self.authority
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

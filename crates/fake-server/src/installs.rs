@@ -4,7 +4,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::authority::AuthorizationServer;
+use super::authority::FakeAuthority;
 use super::form::pairs;
 use super::ledger::USER_ID;
 use super::response::ReplyContent;
@@ -15,7 +15,7 @@ pub(super) const APP_INFO_PATH: &str = "/rest/app.info";
 /// Endpoint of a portal for whether the user of a token is an administrator.
 pub(super) const USER_ADMIN_PATH: &str = "/rest/user.admin";
 
-impl AuthorizationServer {
+impl FakeAuthority {
     /// Issues a new grant and returns its token reply.
     pub fn install(&mut self, domain: &str, client_id: &str, now: Timestamp) -> Map<String, Value> {
         self.install_as(domain, client_id, USER_ID, now)

@@ -91,7 +91,7 @@ struct Issued {
 
 /// State of a refresh token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum TokenState {
     /// Valid.
     Good,
     /// Spent, and the reply with the next pair was sent completely.
@@ -106,7 +106,7 @@ pub enum Fate {
 
 /// State of an access token.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Access {
+pub struct IssuedAccess {
     /// Host of its portal, by the newest name.
     pub domain: String,
     /// Expiry.
@@ -269,12 +269,12 @@ impl Ledger {
         self.refreshes.get(token).copied()
     }
 
-    pub(super) fn access(&self, token: &str) -> Option<Access> {
+    pub(super) fn access(&self, token: &str) -> Option<IssuedAccess> {
         let issued = self.accesses.get(token)?;
         let grant = &self.grants[issued.grant];
         let portal = &self.portals[grant.portal];
         let newest = grant.pair(grant.newest())?;
-        Some(Access {
+        Some(IssuedAccess {
             domain: portal.domain.clone(),
             expires_at: issued.expires_at,
             current: &*newest.access == token,

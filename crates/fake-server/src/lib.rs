@@ -28,15 +28,15 @@ mod response;
 mod rules;
 mod server;
 
-pub use authority::AuthorizationServer;
+pub use authority::FakeAuthority;
 pub use faults::{At, Fault, Wrap};
-pub use form::TokenRequest;
+pub use form::ReceivedTokenRequest;
 pub use handle::FakeServer;
-pub use ledger::{Access, Fate};
+pub use ledger::{IssuedAccess, TokenState};
 pub use response::{DeliveryFault, End, FakeResponse, ReplyContent, Ticket};
 pub use rules::{Reuse, Rules};
 
-impl AuthorizationServer {
+impl FakeAuthority {
     fn portal(&self, domain: &str) -> Option<&ledger::FakePortal> {
         self.ledger
             .portal(domain)

@@ -2,7 +2,7 @@
 //!
 //! Must not redirect anywhere but to the client's registered address.
 
-use super::authority::AuthorizationServer;
+use super::authority::FakeAuthority;
 use super::form::{encoded, pairs};
 use super::response::ReplyContent;
 use refreshd_time::Timestamp;
@@ -10,7 +10,7 @@ use refreshd_time::Timestamp;
 /// The authorization endpoint.
 pub(super) const AUTHORIZE_PATH: &str = "/oauth/authorize/";
 
-impl AuthorizationServer {
+impl FakeAuthority {
     /// Answers `GET /oauth/authorize/`. The portal is `domain` in the query, or the requested host.
     pub(super) fn authorization_page(
         &mut self,

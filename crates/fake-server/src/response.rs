@@ -57,7 +57,7 @@ pub struct FakeResponse {
     pub ticket: Ticket,
 }
 
-/// A request in progress: [`super::AuthorizationServer::finish`] ends it.
+/// A request in progress: [`super::FakeAuthority::finish`] ends it.
 #[derive(Clone, Copy, Debug)]
 pub struct Ticket {
     pub(super) id: u64,

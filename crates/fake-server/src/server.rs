@@ -18,8 +18,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::checks::TOKEN_PATH;
-use super::faulty_stream::{ConnectionState, Cut, FaultyStream, PendingReply, ReplyBody, wait_for};
-use super::form::TokenRequest;
+use super::faulty_stream::{
+    ConnectionState, Cut, FaultyBody, FaultyStream, PendingReply, wait_for,
+};
+use super::form::ReceivedTokenRequest;
 use super::handle::FakeServer;
 use super::installs::{APP_INFO_PATH, USER_ADMIN_PATH};
 use super::pages::AUTHORIZE_PATH;
@@ -74,7 +76,7 @@ async fn answer(
     sandbox: FakeServer,
     line: Arc<ConnectionState>,
     request: Request<Incoming>,
-) -> Result<Response<ReplyBody>, Cut> {
+) -> Result<Response<FaultyBody>, Cut> {
     let reply = match (request.method(), request.uri().path()) {
         (_, TOKEN_PATH) => return token(sandbox, line, request).await,
         (_, APP_INFO_PATH) => {
@@ -116,25 +118,25 @@ async fn answer(
             ReplyContent::text(404, "not found\n")
         }
     };
-    Ok(response(reply, |body| ReplyBody::whole(body, None)))
+    Ok(response(reply, |body| FaultyBody::whole(body, None)))
 }
 
 async fn token(
     sandbox: FakeServer,
     line: Arc<ConnectionState>,
     request: Request<Incoming>,
-) -> Result<Response<ReplyBody>, Cut> {
+) -> Result<Response<FaultyBody>, Cut> {
     let (head, body) = request.into_parts();
     let body = match Limited::new(body, MAX_BODY_BYTES).collect().await {
         Ok(body) => body.to_bytes(),
         Err(error) if error.is::<http_body_util::LengthLimitError>() => {
             return Ok(response(ReplyContent::text(413, "too long\n"), |body| {
-                ReplyBody::whole(body, None)
+                FaultyBody::whole(body, None)
             }));
         }
         Err(_) => return Err(Cut),
     };
-    let request = TokenRequest {
+    let request = ReceivedTokenRequest {
         method: head.method.as_str(),
         content_type: text(&head.headers, header::CONTENT_TYPE),
         query: head.uri.query().unwrap_or_default(),
@@ -163,7 +165,7 @@ async fn token(
         | DeliveryFault::Huge(_) => {}
     }
     Ok(response(reply, |body| {
-        ReplyBody::new(body, delivery, &sandbox, pending)
+        FaultyBody::new(body, delivery, &sandbox, pending)
     }))
 }
 
@@ -171,7 +173,7 @@ fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
-fn response(reply: ReplyContent, body: impl FnOnce(Vec<u8>) -> ReplyBody) -> Response<ReplyBody> {
+fn response(reply: ReplyContent, body: impl FnOnce(Vec<u8>) -> FaultyBody) -> Response<FaultyBody> {
     let mut response = Response::new(body(reply.body));
     *response.status_mut() =
         StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

@@ -317,7 +317,7 @@ pub(super) fn is_something_else(name: &str) -> bool {
 
 /// Words around a value that count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Words {
+pub(super) enum TextScope {
     /// Names of the value, and statements of a failure.
     All,
     /// Names that mark the value as something else: `old =`, `<request>`.
@@ -325,7 +325,7 @@ pub(super) enum Words {
 }
 
 /// Returns whether the text around JSON values denies that they are a pair. A form has no surroundings.
-pub(super) fn is_refused_by_text(text: &[u8], exact: &[&str], counts: Words) -> bool {
+pub(super) fn is_refused_by_text(text: &[u8], exact: &[&str], counts: TextScope) -> bool {
     // Maximum number of bytes parsed, as a multiple of the text's length: failed values are read again.
     const MAX_STEPS: usize = 16;
     const MAX_OPEN: usize = 200;
@@ -400,7 +400,7 @@ pub(super) fn is_refused_by_text(text: &[u8], exact: &[&str], counts: Words) -> 
         }
         let text = without_notices(line);
         if values
-            && counts == Words::All
+            && counts == TextScope::All
             && (is_denial(&text)
                 || statement(&text) == Statement::Failure
                     && (names_subject(&text) || is_status_line(line)))

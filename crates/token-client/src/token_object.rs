@@ -23,7 +23,7 @@ use super::provider::Profile;
 use super::quirks::JsonPath;
 use super::reply_error::error_of;
 use super::surroundings::{
-    Words, is_about_the_request, is_refused_by_members, is_refused_by_text, is_something_else,
+    TextScope, is_about_the_request, is_refused_by_members, is_refused_by_text, is_something_else,
 };
 use refreshd_time::date::instant;
 
@@ -413,9 +413,9 @@ impl<'a> EnvelopeReader<'a> {
     /// Returns whether the words around the JSON of a text deny that it is a pair.
     fn is_refused_around(&self, text: &[u8]) -> bool {
         let counts = if self.judges {
-            Words::All
+            TextScope::All
         } else {
-            Words::Names
+            TextScope::Names
         };
         is_refused_by_text(text, &self.exact, counts)
     }

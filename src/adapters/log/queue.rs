@@ -38,13 +38,13 @@ pub(super) trait Sink: Send {
     /// Writes one line; a rejected line is lost.
     ///
     /// # Errors
-    /// [`Lost`]; the next line may succeed.
-    fn deliver(&mut self, line: &[u8]) -> Result<(), Lost>;
+    /// [`LineLost`]; the next line may succeed.
+    fn deliver(&mut self, line: &[u8]) -> Result<(), LineLost>;
 }
 
 /// A line that could not be written.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Lost;
+pub(super) struct LineLost;
 
 /// The queue. Cheap to clone.
 #[derive(Clone, Default)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use super::queue::{Lost, Sink};
+use super::queue::{LineLost, Sink};
 
 /// The journal's socket for its native protocol.
 const JOURNAL: &str = "/run/systemd/journal/socket";
@@ -24,14 +24,14 @@ pub(super) struct StandardError {
 }
 
 impl Sink for StandardError {
-    fn deliver(&mut self, line: &[u8]) -> Result<(), Lost> {
+    fn deliver(&mut self, line: &[u8]) -> Result<(), LineLost> {
         if self.is_cut_off {
-            write(b"\n").map_err(|_| Lost)?;
+            write(b"\n").map_err(|_| LineLost)?;
             self.is_cut_off = false;
         }
         write(line).map_err(|begun| {
             self.is_cut_off = begun;
-            Lost
+            LineLost
         })
     }
 }
@@ -68,11 +68,11 @@ impl Journal {
 }
 
 impl Sink for Journal {
-    fn deliver(&mut self, line: &[u8]) -> Result<(), Lost> {
+    fn deliver(&mut self, line: &[u8]) -> Result<(), LineLost> {
         // The journal may restart: the address is resolved for each datagram.
         while let Err(error) = self.0.send_to(line, JOURNAL) {
             if error.kind() != ErrorKind::Interrupted {
-                return Err(Lost);
+                return Err(LineLost);
             }
         }
         Ok(())

@@ -475,7 +475,7 @@ fn next(connection: &Connection) -> Result<Option<Timestamp>, StateError> {
 }
 
 /// Columns of a claimed candidate.
-struct Found {
+struct ClaimedRow {
     claimed_at: Timestamp,
     fingerprint: [u8; 32],
     bound_to: [u8; 32],
@@ -524,7 +524,7 @@ fn record(
              sent_at FROM candidate WHERE portal = ?1 AND claim = ?2",
             params![portal.as_str(), claim.0.0],
             |row| {
-                Ok(Found {
+                Ok(ClaimedRow {
                     claimed_at: Timestamp::from_millis(row.get("claimed_at")?),
                     fingerprint: row.get("fingerprint")?,
                     bound_to: row.get("bound_to")?,
@@ -539,7 +539,7 @@ fn record(
     if let Some(aside) = superseded_of(outcome, found.is_some()) {
         store_superseded(connection, portal, *now, &aside)?;
     }
-    let Some(Found {
+    let Some(ClaimedRow {
         claimed_at,
         fingerprint,
         bound_to,

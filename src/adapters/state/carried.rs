@@ -85,7 +85,7 @@ pub enum Load {
 
 /// Why bytes are not understood.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Damage {
+pub enum CopyDamage {
     /// Another program wrote them.
     #[error("it is not refreshd's")]
     Foreign,
@@ -118,30 +118,30 @@ impl Carried {
     /// Reads the bytes.
     ///
     /// # Errors
-    /// [`Damage`].
-    pub fn decode(bytes: &[u8]) -> Result<Self, Damage> {
+    /// [`CopyDamage`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, CopyDamage> {
         let end = bytes
             .iter()
             .position(|byte| *byte == b'\n')
-            .ok_or(Damage::Foreign)?;
+            .ok_or(CopyDamage::Foreign)?;
         let (head, json) = (&bytes[..end], &bytes[end + 1..]);
-        let head = std::str::from_utf8(head).map_err(|_| Damage::Foreign)?;
+        let head = std::str::from_utf8(head).map_err(|_| CopyDamage::Foreign)?;
         let mut words = head.split(' ');
         let (magic, format, sum) = (words.next(), words.next(), words.next());
         let format = format
             .and_then(|format| format.parse().ok())
             .filter(|_| magic == Some(MAGIC));
-        match format.ok_or(Damage::Foreign)? {
+        match format.ok_or(CopyDamage::Foreign)? {
             FORMAT => {}
-            other => return Err(Damage::Format(other)),
+            other => return Err(CopyDamage::Format(other)),
         }
         let right = STANDARD.encode(Fingerprint::of(json).bytes());
         if sum != Some(right.as_str()) || words.next().is_some() {
-            return Err(Damage::Checksum);
+            return Err(CopyDamage::Checksum);
         }
         // serde_json's own error may quote a value.
-        let form: Form = serde_json::from_slice(json).map_err(|_| Damage::Unclear)?;
-        form.read().ok_or(Damage::Unclear)
+        let form: Form = serde_json::from_slice(json).map_err(|_| CopyDamage::Unclear)?;
+        form.read().ok_or(CopyDamage::Unclear)
     }
 }
 

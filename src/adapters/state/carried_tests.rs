@@ -254,7 +254,7 @@ fn what_is_cut_or_too_long_is_void() {
     }
     let mut long = good;
     long.push(b' ');
-    assert_eq!(Carried::decode(&long).unwrap_err(), Damage::Checksum);
+    assert_eq!(Carried::decode(&long).unwrap_err(), CopyDamage::Checksum);
 }
 
 #[test]
@@ -263,7 +263,7 @@ fn another_version_is_told_from_damage_and_from_what_is_not_ours() {
     let other = good.replacen("refreshd-unsaved 1 ", "refreshd-unsaved 2 ", 1);
     assert_eq!(
         Carried::decode(other.as_bytes()).unwrap_err(),
-        Damage::Format(2)
+        CopyDamage::Format(2)
     );
     for foreign in [
         "",
@@ -274,7 +274,7 @@ fn another_version_is_told_from_damage_and_from_what_is_not_ours() {
     ] {
         assert_eq!(
             Carried::decode(foreign.as_bytes()).unwrap_err(),
-            Damage::Foreign,
+            CopyDamage::Foreign,
             "{foreign:?}"
         );
     }
@@ -283,6 +283,6 @@ fn another_version_is_told_from_damage_and_from_what_is_not_ours() {
     let nonsense = format!("{MAGIC} {FORMAT} {sum}\n{nonsense}");
     assert_eq!(
         Carried::decode(nonsense.as_bytes()).unwrap_err(),
-        Damage::Unclear
+        CopyDamage::Unclear
     );
 }

@@ -46,7 +46,7 @@ pub use app_fingerprint::AppFingerprint;
 pub use candidates::{
     Candidate, CandidateOutcome, CandidateRecorded, Offer, Offered, RecordCandidate,
 };
-pub use carried::{Carried, CarriedPair, Damage, Load, Unsaved};
+pub use carried::{Carried, CarriedPair, CopyDamage, Load, Unsaved};
 pub use claims::{Claims, RenewalRequest};
 pub use displaced::Displaced;
 pub use disputes::{NewDispute, OpenDispute, RecordedDispute};
@@ -60,7 +60,7 @@ pub use installs::InstallOutcome;
 pub use listing::Census;
 pub use pages::{PortalCursor, PortalPage, PortalPages};
 pub use read_connection::ReadConnection;
-pub use reconcile::{Reconciled, Unnamed};
+pub use reconcile::{PortalChanges, Unnamed};
 pub use recover::RecoverOutcome;
 pub use schema::{
     Header, Lock, SCHEMA_VERSION, Tenure, check_files, close_to_others, inspect, lock, lock_as,

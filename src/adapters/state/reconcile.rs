@@ -19,7 +19,7 @@ use refreshd_time::Timestamp;
 
 /// Result of following the configuration.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Reconciled {
+pub struct PortalChanges {
     /// Portals the state had not known.
     pub added: usize,
     /// Portals whose settings changed.
@@ -49,7 +49,7 @@ impl State {
         portals: Vec<Configured>,
         apps: Vec<AppFingerprint>,
         now: Timestamp,
-    ) -> Result<Reconciled, StateError> {
+    ) -> Result<PortalChanges, StateError> {
         self.reconcile_with(portals, apps, Unnamed::Go, now).await
     }
 
@@ -63,7 +63,7 @@ impl State {
         apps: Vec<AppFingerprint>,
         unnamed: Unnamed,
         now: Timestamp,
-    ) -> Result<Reconciled, StateError> {
+    ) -> Result<PortalChanges, StateError> {
         self.write
             .run(move |connection| reconcile(connection, &portals, &apps, unnamed, now))
             .await
@@ -127,9 +127,9 @@ pub(super) fn reconcile(
     apps: &[AppFingerprint],
     unnamed: Unnamed,
     now: Timestamp,
-) -> Result<Reconciled, StateError> {
+) -> Result<PortalChanges, StateError> {
     let sql = |source| StateError::sql("follow the configuration", source);
-    let mut done = Reconciled::default();
+    let mut done = PortalChanges::default();
     let mut named = HashSet::with_capacity(portals.len());
     for configured in portals {
         named.insert(configured.name.as_str());
@@ -201,7 +201,7 @@ pub(super) fn reconcile(
     Ok(done)
 }
 
-impl Reconciled {
+impl PortalChanges {
     const fn count(&mut self, followed: &Reconciliation) {
         match followed {
             Reconciliation::Added => self.added += 1,
@@ -257,8 +257,8 @@ pub(super) fn reconcile_portal(
         true,
         by,
     );
-    type Columns = (String, String, String, [u8; 32], bool, Option<String>);
-    let stored: Option<Option<Columns>> = connection
+    type ConfiguredColumns = (String, String, String, [u8; 32], bool, Option<String>);
+    let stored: Option<Option<ConfiguredColumns>> = connection
         .prepare_cached(
             "SELECT settings, every, config_url, binding, configured, installed_by FROM portal WHERE name = ?1",
         )

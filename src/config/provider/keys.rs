@@ -8,7 +8,9 @@ use toml::Value;
 
 use super::super::source::Diagnostics;
 use super::super::table::{Table, TextValue};
-use super::super::values::{Words, check_age, choice, duration, host, one_of, renew_every, set};
+use super::super::values::{
+    VariantNames, check_age, choice, duration, host, one_of, renew_every, set,
+};
 use super::super::values::{url, url_path};
 use super::error_rules::rows;
 use super::wire_format::{
@@ -61,7 +63,7 @@ impl<'t> KeyReader<'t, '_> {
         host(self.report, self.key, text)
     }
 
-    fn choice<T: Words>(&mut self) -> Option<T> {
+    fn choice<T: VariantNames>(&mut self) -> Option<T> {
         choice(self.table, self.report, self.key)
     }
 

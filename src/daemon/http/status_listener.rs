@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::adapters::exposition::ExpositionFormat;
 use crate::adapters::log;
-use crate::adapters::metrics::Snapshot;
+use crate::adapters::metrics::MetricsSnapshot;
 use crate::adapters::state::{Census, StateError};
 use crate::daemon::alerts::Condition;
 use crate::daemon::context::Context;
@@ -160,7 +160,7 @@ async fn render_metrics(shared: &Context) -> String {
     let outbox = shared
         .outboxes
         .waiting(config.channels.iter().map(|channel| channel.name.as_str()));
-    let snapshot = Snapshot {
+    let snapshot = MetricsSnapshot {
         census: census.as_ref(),
         portals: &portals,
         incidents: &incidents,

@@ -19,13 +19,13 @@ pub(crate) struct QueueShares(Mutex<HashMap<String, AppShare>>);
 
 #[derive(Debug, Default)]
 struct AppShare {
-    all: Load,
-    unknown: Load,
-    senders: HashMap<EventSender, Load>,
+    all: QueueUse,
+    unknown: QueueUse,
+    senders: HashMap<EventSender, QueueUse>,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct Load {
+struct QueueUse {
     count: usize,
     bytes: usize,
 }
@@ -53,7 +53,7 @@ impl QueueShares {
         {
             let mut of_apps = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             let of_app = of_apps.entry(owner.app.clone()).or_default();
-            let share = Load {
+            let share = QueueUse {
                 count: QUEUE,
                 bytes: BYTES,
             }
@@ -92,7 +92,7 @@ impl QueueShares {
 }
 
 impl AppShare {
-    fn change(&mut self, owner: &ShareOf, change: impl Fn(&mut Load)) {
+    fn change(&mut self, owner: &ShareOf, change: impl Fn(&mut QueueUse)) {
         change(&mut self.all);
         if !owner.is_known {
             change(&mut self.unknown);
@@ -105,7 +105,7 @@ impl AppShare {
     }
 }
 
-impl Load {
+impl QueueUse {
     const fn part(self, part: usize, of: usize) -> Self {
         Self {
             count: self.count * part / of,
@@ -183,7 +183,7 @@ mod tests {
                 .is_some()
         );
         drop(unknown);
-        assert_eq!(shares.0.lock().unwrap()["crm"].all, Load::default());
+        assert_eq!(shares.0.lock().unwrap()["crm"].all, QueueUse::default());
         assert!(shares.0.lock().unwrap()["crm"].senders.is_empty());
     }
 

@@ -64,11 +64,11 @@ pub struct Carry {
     keeps: FdStore,
     copies: AtomicUsize,
     inherited: usize,
-    found: Mutex<Vec<Found>>,
+    found: Mutex<Vec<FoundCopy>>,
 }
 
 /// A copy that was found and is not stored yet.
-pub(crate) struct Found {
+pub(crate) struct FoundCopy {
     pub(crate) slot: Slot,
     pub(crate) carried: Carried,
     pub(crate) how: StoreMethod,
@@ -194,7 +194,7 @@ impl Carry {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .iter()
-            .any(|Found { carried, .. }| {
+            .any(|FoundCopy { carried, .. }| {
                 let claim_of_copy = match &carried.load {
                     Load::Renewal(pair, _) | Load::Candidate(pair) => Some(pair.claim.0),
                     Load::Grant(..) | Load::Reply(_) | Load::Aside(..) => None,
@@ -203,14 +203,14 @@ impl Carry {
             })
     }
 
-    pub(crate) fn add(&self, found: Found) {
+    pub(crate) fn add(&self, found: FoundCopy) {
         self.found
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(found);
     }
 
-    pub(crate) fn take(&self) -> Vec<Found> {
+    pub(crate) fn take(&self) -> Vec<FoundCopy> {
         std::mem::take(&mut *self.found.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

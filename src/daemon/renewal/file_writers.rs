@@ -22,8 +22,8 @@ pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 type Subject = Option<PortalName>;
 /// Device and inode of the directory of all token files, if requested.
 type Identity = Option<(u64, u64)>;
-type Answer = Result<Identity, FileError>;
-type Job = Box<dyn FnOnce(&TokenFiles) -> Answer + Send>;
+type WriteResult = Result<Identity, FileError>;
+type WriteJob = Box<dyn FnOnce(&TokenFiles) -> WriteResult + Send>;
 
 /// Runs jobs on the token files.
 pub(crate) struct FileWriters {
@@ -33,7 +33,7 @@ pub(crate) struct FileWriters {
 }
 
 struct ThreadPool {
-    writers: Vec<Sender<(Subject, Job)>>,
+    writers: Vec<Sender<(Subject, WriteJob)>>,
     /// Numbers of the idle threads.
     free: Vec<usize>,
     done: Receiver<Done>,
@@ -43,14 +43,14 @@ struct ThreadPool {
 struct Done {
     writer: usize,
     subject: Subject,
-    answer: Answer,
+    answer: WriteResult,
 }
 
 /// One of the threads.
 pub(crate) struct FileWriterThread {
     number: usize,
     files: Arc<TokenFiles>,
-    jobs: Receiver<(Subject, Job)>,
+    jobs: Receiver<(Subject, WriteJob)>,
     done: Sender<Done>,
 }
 
@@ -104,8 +104,8 @@ impl FileWriters {
     pub(crate) fn run(
         &mut self,
         portal: Option<&PortalName>,
-        job: impl FnOnce(&TokenFiles) -> Answer + Send + 'static,
-    ) -> Answer {
+        job: impl FnOnce(&TokenFiles) -> WriteResult + Send + 'static,
+    ) -> WriteResult {
         let Some(pool) = &mut self.pool else {
             return job(&self.files);
         };
@@ -195,7 +195,7 @@ mod tests {
     }
 
     /// Makes a call that hangs until the sender is dropped.
-    fn hang(writers: &mut FileWriters, portal: &PortalName) -> (Sender<()>, Answer) {
+    fn hang(writers: &mut FileWriters, portal: &PortalName) -> (Sender<()>, WriteResult) {
         let (release, held) = mpsc::channel::<()>();
         let answer = writers.run(Some(portal), move |_| {
             let _ = held.recv();
@@ -204,7 +204,7 @@ mod tests {
         (release, answer)
     }
 
-    fn words(answer: &Answer) -> String {
+    fn words(answer: &WriteResult) -> String {
         crate::domain::error_chain::error_chain(answer.as_ref().unwrap_err())
     }
 

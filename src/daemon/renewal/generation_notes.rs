@@ -24,7 +24,7 @@ const FINAL_WAIT: Duration = Duration::from_secs(2);
 type Notes = BTreeMap<PortalName, Option<Generation>>;
 
 /// Job for the record.
-enum Job {
+enum NoteJob {
     /// Append these.
     Note(Notes),
     /// Check that the file is still at its path.
@@ -34,7 +34,7 @@ enum Job {
 }
 
 /// Result of a job.
-enum Answer {
+enum NoteResult {
     Noted(Result<(), FileError>),
     /// How the file was changed by another program, if it was.
     Checked(Option<&'static str>),
@@ -56,8 +56,8 @@ pub(crate) struct GenerationNotes {
 enum NoteExecutor {
     InPlace(Box<Generations>),
     Thread {
-        jobs: Sender<Job>,
-        done: Receiver<Answer>,
+        jobs: Sender<NoteJob>,
+        done: Receiver<NoteResult>,
         busy_since: Option<Tick>,
     },
 }
@@ -65,8 +65,8 @@ enum NoteExecutor {
 /// The thread's part.
 pub(crate) struct GenerationNotesThread {
     generations: Generations,
-    jobs: Receiver<Job>,
-    done: Sender<Answer>,
+    jobs: Receiver<NoteJob>,
+    done: Sender<NoteResult>,
 }
 
 impl GenerationNotes {
@@ -156,15 +156,15 @@ impl GenerationNotes {
     }
 
     /// The next job.
-    fn next(&mut self) -> Option<Job> {
+    fn next(&mut self) -> Option<NoteJob> {
         if let Some(all) = self.rewrite.take() {
-            return Some(Job::Rewrite(all));
+            return Some(NoteJob::Rewrite(all));
         }
         if std::mem::take(&mut self.is_check_due) {
-            return Some(Job::Check);
+            return Some(NoteJob::Check);
         }
         let waiting = std::mem::take(&mut self.waiting);
-        (!waiting.is_empty()).then_some(Job::Note(waiting))
+        (!waiting.is_empty()).then_some(NoteJob::Note(waiting))
     }
 
     /// Submits pending jobs once the thread has finished the one before, and waits up to `timeout` for each result.
@@ -213,15 +213,15 @@ impl GenerationNotes {
         }
     }
 
-    fn apply(&mut self, answer: Answer) {
+    fn apply(&mut self, answer: NoteResult) {
         if let NoteExecutor::Thread { busy_since, .. } = &mut self.executor {
             *busy_since = None;
         }
         match answer {
-            Answer::Noted(Ok(())) => self.is_logged = false,
-            Answer::Noted(Err(error)) => self.log(&error_chain(&error)),
-            Answer::Checked(displaced) => self.displaced = displaced,
-            Answer::Rewritten(written) => {
+            NoteResult::Noted(Ok(())) => self.is_logged = false,
+            NoteResult::Noted(Err(error)) => self.log(&error_chain(&error)),
+            NoteResult::Checked(displaced) => self.displaced = displaced,
+            NoteResult::Rewritten(written) => {
                 let what = self.displaced.take().unwrap_or("removed");
                 match written {
                     Ok(()) => tracing::warn!(
@@ -262,11 +262,11 @@ impl GenerationNotesThread {
     }
 }
 
-fn execute(generations: &mut Generations, job: Job) -> Answer {
+fn execute(generations: &mut Generations, job: NoteJob) -> NoteResult {
     match job {
-        Job::Note(notes) => Answer::Noted(record(generations, notes)),
-        Job::Check => Answer::Checked(generations.displaced()),
-        Job::Rewrite(all) => {
+        NoteJob::Note(notes) => NoteResult::Noted(record(generations, notes)),
+        NoteJob::Check => NoteResult::Checked(generations.displaced()),
+        NoteJob::Rewrite(all) => {
             // The file may be the record of a volume that was mounted: its lines are traces too.
             let there = generations.read();
             let mut noted = generations.read_open();
@@ -285,7 +285,7 @@ fn execute(generations: &mut Generations, job: Job) -> Answer {
                     None => drop(noted.remove(&name)),
                 }
             }
-            Answer::Rewritten(generations.replace(&noted))
+            NoteResult::Rewritten(generations.replace(&noted))
         }
     }
 }

@@ -8,17 +8,17 @@ use std::sync::Arc;
 
 use crate::adapters::sealed;
 use crate::adapters::state::{
-    Candidate, Carried, CarriedPair, Damage, Load, RecoverOutcome, StateError, Unsaved,
+    Candidate, Carried, CarriedPair, CopyDamage, Load, RecoverOutcome, StateError, Unsaved,
 };
 use crate::adapters::systemd::{self, Inherited};
 use crate::daemon::context::Context;
 use crate::daemon::renewal::candidates::{self, FinishedCandidate};
-use crate::daemon::renewal::carry::{Carry, Found, PREFIX, Slot, StoreMethod, UnsavedCopy};
+use crate::daemon::renewal::carry::{Carry, FoundCopy, PREFIX, Slot, StoreMethod, UnsavedCopy};
 use crate::daemon::renewal::execute::{self, ClaimedGrant};
 use crate::daemon::renewal::persist::until_durable;
 use crate::daemon::renewal::publisher::KnownState;
 use crate::domain::candidate::{CandidateVerdict, Origin, TokenPair};
-use crate::domain::carried::{Fate, fate};
+use crate::domain::carried::{CopyDecision, fate};
 use crate::domain::error_chain::error_chain;
 use crate::domain::kept_reply::SentToken;
 use crate::domain::name::PortalName;
@@ -84,7 +84,7 @@ pub async fn restore(shared: &Context) -> Result<(), StateError> {
             }
             Load::Grant(..) | Load::Reply(_) | Load::Aside(..) => StoreMethod::AsItIs,
         };
-        shared.carry.add(Found { slot, carried, how });
+        shared.carry.add(FoundCopy { slot, carried, how });
     }
     Ok(())
 }
@@ -104,7 +104,7 @@ fn decode(carry: &Carry, Inherited { name, file }: Inherited) -> Option<(Slot, C
     };
     match Carried::decode(bytes.expose()) {
         Ok(carried) => Some((Slot::At(name), carried)),
-        Err(error @ Damage::Format(_)) => {
+        Err(error @ CopyDamage::Format(_)) => {
             tracing::error!(
                 name,
                 "the service manager has kept {name}, and {error}; it is left there: start the version that wrote it, or authorize \
@@ -164,12 +164,14 @@ async fn judge(
         .map(RefreshToken::fingerprint);
     let generation = sent.generation;
     Ok(match fate(grant, lost, (pair.claim.0, sent), refresh) {
-        Fate::Record | Fate::ClaimAgain if claimed.contains(name) => Judgement::Store(None),
-        Fate::Record => {
+        CopyDecision::Record | CopyDecision::ClaimAgain if claimed.contains(name) => {
+            Judgement::Store(None)
+        }
+        CopyDecision::Record => {
             claimed.insert(name.clone());
             Judgement::Store(portal)
         }
-        Fate::ClaimAgain => {
+        CopyDecision::ClaimAgain => {
             shared.state.claim_again(name.clone(), pair.claim).await?;
             if let Some(grant) = portal.as_mut().and_then(|portal| portal.grant.as_mut()) {
                 grant.claim = Some(pair.claim);
@@ -177,11 +179,11 @@ async fn judge(
             claimed.insert(name.clone());
             Judgement::Store(portal)
         }
-        Fate::Known => {
+        CopyDecision::Known => {
             tracing::info!(portal = %name, "{name}: the pair that the service manager has kept is in the state already");
             Judgement::Void
         }
-        Fate::Wait => {
+        CopyDecision::Wait => {
             tracing::error!(
                 portal = %name, %generation,
                 "{name}: the service manager has kept the pair that follows generation {generation}, and the state is older or \
@@ -190,7 +192,7 @@ async fn judge(
             );
             Judgement::Leave
         }
-        Fate::Aside => {
+        CopyDecision::Aside => {
             tracing::warn!(
                 portal = %name, %generation,
                 "{name}: the pair that the service manager has kept follows generation {generation}; the grant was replaced or \
@@ -217,13 +219,13 @@ pub async fn store(shared: &Context) {
 }
 
 /// Copies that are not stored yet: each is to be passed to [`store_one`].
-pub(crate) fn unstored(shared: &Context) -> Vec<Found> {
+pub(crate) fn unstored(shared: &Context) -> Vec<FoundCopy> {
     shared.carry.take()
 }
 
 /// Stores one copy, with retries until it is durable. Returns when its portal is due next.
-pub(crate) async fn store_one(shared: Arc<Context>, found: Found) -> Option<Timestamp> {
-    let Found { slot, carried, how } = found;
+pub(crate) async fn store_one(shared: Arc<Context>, found: FoundCopy) -> Option<Timestamp> {
+    let FoundCopy { slot, carried, how } = found;
     match (carried, how) {
         (
             Carried {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::adapters::state::{PortalCursor, ReadConnection};
 use crate::daemon::tests::world::World;
 use crate::domain::portal::{Kind, Phase, Portal};
-use refreshd_fake_server::{Fate, Reuse};
+use refreshd_fake_server::{Reuse, TokenState};
 use refreshd_time::Timestamp;
 
 /// Time for which server, portal and file may differ: a request, its record and its publication.
@@ -96,9 +96,9 @@ pub fn dead_for_a_reason(
     );
     let grace = matches!(reuse, Reuse::Grace(_));
     let excused = match fate {
-        Fate::SpentUndelivered => !grace || record.condemned,
-        Fate::Spent => (!grace && record.cut_off) || record.condemned,
-        Fate::Revoked | Fate::Good | Fate::Unknown => record.condemned,
+        TokenState::SpentUndelivered => !grace || record.condemned,
+        TokenState::Spent => (!grace && record.cut_off) || record.condemned,
+        TokenState::Revoked | TokenState::Good | TokenState::Unknown => record.condemned,
     };
     if excused {
         return Ok(true);
@@ -126,7 +126,7 @@ pub fn is_alive(world: &World, portal: &Portal) -> bool {
             .refresh()
             .map_or("", |token| token.expose())
     });
-    refresh.is_some_and(|refresh| world.sandbox.fate(refresh) == Fate::Good)
+    refresh.is_some_and(|refresh| world.sandbox.fate(refresh) == TokenState::Good)
 }
 
 /// Checks that nothing was published before it was durable. Most effective when the daemon has just been killed.
@@ -225,7 +225,7 @@ pub fn all_is_well(world: &World, name: &str, portal: &Portal) -> Result<(), Str
             .refresh()
             .map_or("", |token| token.expose()),
     );
-    if fate != Fate::Good {
+    if fate != TokenState::Good {
         return Err(format!(
             "{name}: the refresh token in the state is {fate:?} at the server"
         ));

@@ -36,10 +36,10 @@ const HELD: Duration = Duration::from_secs(65 * 60);
 /// The received notifications, and the conditions of their delivery.
 #[derive(Default)]
 pub struct ReceivedAlerts {
-    received: Vec<Notification>,
+    received: Vec<SentNotification>,
     seen: usize,
     process: u64,
-    newest: BTreeMap<String, Notification>,
+    newest: BTreeMap<String, SentNotification>,
     unavailable: bool,
     /// Time since which nothing prevented notifications.
     fair_since: Timestamp,
@@ -59,7 +59,7 @@ pub struct ReceivedAlerts {
 
 /// A received message.
 #[derive(Clone, Debug)]
-struct Notification {
+struct SentNotification {
     at: Timestamp,
     process: u64,
     message: Message,
@@ -167,7 +167,7 @@ impl ReceivedAlerts {
         {
             return Ok(());
         }
-        let known = |notification: &Notification| {
+        let known = |notification: &SentNotification| {
             let Message {
                 key,
                 event,
@@ -223,8 +223,8 @@ impl ReceivedAlerts {
 
 /// Checks whether one message may follow another of the same incident.
 fn check(
-    last: &Notification,
-    notification: &Notification,
+    last: &SentNotification,
+    notification: &SentNotification,
     clock_moved_at: Timestamp,
 ) -> Result<(), String> {
     let (before, after) = (&last.message, &notification.message);
@@ -306,7 +306,7 @@ impl NotifierBackend for SimulatedReceivers {
                 let mut alerts = world.alerts.lock().unwrap();
                 let process = alerts.process;
                 let unkept = !world.is_disk_fair() || at.since(alerts.disk_fair_since) < SOON;
-                alerts.received.push(Notification {
+                alerts.received.push(SentNotification {
                     at,
                     process,
                     message,

@@ -14,7 +14,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 
 use crate::adapters::state::{Disk, DiskFuture, StateError};
-use refreshd_fake_server::{DeliveryFault, End, FakeServer, Rules, TokenRequest};
+use refreshd_fake_server::{DeliveryFault, End, FakeServer, ReceivedTokenRequest, Rules};
 use refreshd_time::Timestamp;
 use refreshd_time::clock::{Clock, Tick, WallClock};
 use refreshd_token_client::authorization_server::{
@@ -77,7 +77,7 @@ pub enum DiskCondition {
 }
 
 #[derive(Debug)]
-struct Conditions {
+struct NetworkConditions {
     network: Network,
     disk: DiskCondition,
 }
@@ -143,7 +143,7 @@ pub struct World {
     pub kill_switch: KillSwitch,
     pub alerts: crate::daemon::tests::receivers::SharedAlerts,
     clock: &'static SimulatedClock,
-    conditions: Mutex<Conditions>,
+    conditions: Mutex<NetworkConditions>,
     chance: Mutex<fastrand::Rng>,
     under_way: Mutex<JoinSet<()>>,
 }
@@ -169,7 +169,7 @@ impl World {
             kill_switch: KillSwitch::default(),
             alerts: Mutex::default(),
             clock,
-            conditions: Mutex::new(Conditions {
+            conditions: Mutex::new(NetworkConditions {
                 network: Network::Fair,
                 disk: DiskCondition::Fair,
             }),
@@ -228,7 +228,7 @@ impl World {
             .headers()
             .get("content-type")
             .and_then(|value| value.to_str().ok());
-        let answer = self.sandbox.token(&TokenRequest {
+        let answer = self.sandbox.token(&ReceivedTokenRequest {
             method: request.method().as_str(),
             content_type,
             query: request.url().query().unwrap_or_default(),

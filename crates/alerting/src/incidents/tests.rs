@@ -66,13 +66,13 @@ fn finding(portal: &str, reached: Vec<ReachedStep>, group: &str) -> Finding {
 
 /// Incidents with the channels `ops` and `pager`.
 #[derive(Default)]
-struct Watch {
+struct IncidentRun {
     incidents: Incidents,
     silenced: BTreeSet<String>,
     next: Option<Timestamp>,
 }
 
-impl Watch {
+impl IncidentRun {
     /// Reconciles these findings; the notifications as `EVENT SEVERITY SUBJECT -> CHANNELS`.
     fn step(&mut self, seconds: i64, findings: impl IntoIterator<Item = Finding>) -> Vec<String> {
         let mut reconciler = Reconciler::new(&self.incidents, 10, at(seconds));
@@ -126,7 +126,7 @@ const NOTHING: [&str; 0] = [];
 
 #[test]
 fn an_outage_of_one_portal_is_told_step_by_step_and_its_end_once() {
-    let mut watch = Watch::default();
+    let mut watch = IncidentRun::default();
     let acme = |last| [finding("acme", up_to(last), "server/oauth")];
     assert_eq!(
         watch.step(0, acme("failed")),
@@ -159,14 +159,14 @@ fn an_outage_of_one_portal_is_told_step_by_step_and_its_end_once() {
 
 #[test]
 fn a_failure_that_is_only_logged_ends_without_a_word() {
-    let mut watch = Watch::default();
+    let mut watch = IncidentRun::default();
     watch.step(0, [finding("acme", up_to("failed"), "server/oauth")]);
     assert_eq!(watch.step(60, []), NOTHING);
 }
 
 #[test]
 fn a_dead_grant_is_told_once_and_again_after_one_two_four_hours() {
-    let mut watch = Watch::default();
+    let mut watch = IncidentRun::default();
     let acme = || [finding("acme", dead(), "app/crm/needs-authorization")];
     let mut sent = Vec::new();
     for minute in 0..40 * 60 {
@@ -184,7 +184,7 @@ fn a_dead_grant_is_told_once_and_again_after_one_two_four_hours() {
 
 #[test]
 fn another_thing_to_do_is_news() {
-    let mut watch = Watch::default();
+    let mut watch = IncidentRun::default();
     let blocked = vec![reached("person@blocked", Severity::Critical)];
     watch.step(0, [finding("acme", blocked, "app/crm/blocked")]);
     let sent = watch.step(
@@ -196,7 +196,7 @@ fn another_thing_to_do_is_news() {
 
 #[test]
 fn two_hundred_portals_that_fail_together_are_one_message_a_step() {
-    let mut watch = Watch::default();
+    let mut watch = IncidentRun::default();
     let all = |last| {
         (0..200).map(move |n| finding(&format!("portal-{n:03}"), up_to(last), "server/oauth"))
     };
@@ -225,7 +225,7 @@ fn two_hundred_portals_that_fail_together_are_one_message_a_step() {
 
 #[test]
 fn those_that_were_told_of_by_themselves_are_not_told_of_again_when_many_follow() {
-    let mut watch = Watch::default();
+    let mut watch = IncidentRun::default();
     let all = |count: usize, last| {
         (0..count)
             .map(move |n| finding(&format!("portal-{n:02}"), up_to(last), "server/oauth"))
@@ -250,7 +250,7 @@ fn those_that_were_told_of_by_themselves_are_not_told_of_again_when_many_follow(
 
 #[test]
 fn when_few_are_left_they_are_told_of_by_themselves() {
-    let mut watch = Watch::default();
+    let mut watch = IncidentRun::default();
     let all = |count: usize| {
         (0..count).map(|n| {
             finding(
@@ -275,7 +275,7 @@ fn when_few_are_left_they_are_told_of_by_themselves() {
 
 #[test]
 fn an_outage_that_ends_for_one_portal_after_the_other_ends_once() {
-    let mut watch = Watch::default();
+    let mut watch = IncidentRun::default();
     let left = |count: usize| {
         (0..count).map(|n| finding(&format!("portal-{n:03}"), up_to("overdue"), "server/oauth"))
     };
@@ -295,7 +295,7 @@ fn an_outage_that_ends_for_one_portal_after_the_other_ends_once() {
 
 #[test]
 fn what_is_the_apps_fault_is_one_incident_from_the_first_portal_on() {
-    let mut watch = Watch::default();
+    let mut watch = IncidentRun::default();
     let rejected = || vec![reached("person@client-rejected", Severity::Critical)];
     let mut first = finding("acme", rejected(), "app/crm");
     first.group.as_mut().unwrap().subject = MessageSubject::App("crm".into());
@@ -310,7 +310,7 @@ fn what_is_the_apps_fault_is_one_incident_from_the_first_portal_on() {
 
 #[test]
 fn a_portal_that_flaps_pages_once() {
-    let mut watch = Watch::default();
+    let mut watch = IncidentRun::default();
     let acme = || [finding("acme", dead(), "app/crm/needs-authorization")];
     assert_eq!(watch.step(0, acme()), ["opened critical acme -> ops pager"]);
     assert_eq!(watch.step(60, []), ["resolved critical acme -> ops pager"]);
@@ -322,7 +322,7 @@ fn a_portal_that_flaps_pages_once() {
 
 #[test]
 fn what_comes_back_and_stays_is_told_again_after_a_while_and_says_how_often() {
-    let mut watch = Watch::default();
+    let mut watch = IncidentRun::default();
     let acme = || [finding("acme", dead(), "app/crm/needs-authorization")];
     watch.step(0, acme());
     watch.step(60, []);
@@ -348,7 +348,7 @@ fn what_comes_back_and_stays_is_told_again_after_a_while_and_says_how_often() {
 
 #[test]
 fn what_comes_back_worse_is_told_at_once() {
-    let mut watch = Watch::default();
+    let mut watch = IncidentRun::default();
     watch.step(0, [finding("acme", up_to("overdue"), "server/oauth")]);
     watch.step(60, []);
     assert_eq!(
@@ -365,7 +365,7 @@ fn what_comes_back_worse_is_told_at_once() {
 /// Found by a simulated month: the first failure of the second outage had the final severity of the first outage.
 #[test]
 fn what_comes_back_is_as_loud_as_it_is_and_not_as_it_was() {
-    let mut watch = Watch::default();
+    let mut watch = IncidentRun::default();
     let acme = |last| [finding("acme", up_to(last), "server/oauth")];
     watch.step(0, acme("expired"));
     assert_eq!(watch.step(60, []), ["resolved critical acme -> ops pager"]);
@@ -390,7 +390,7 @@ fn what_comes_back_is_as_loud_as_it_is_and_not_as_it_was() {
 
 #[test]
 fn what_comes_back_hours_later_is_another_problem() {
-    let mut watch = Watch::default();
+    let mut watch = IncidentRun::default();
     let acme = || [finding("acme", dead(), "app/crm/needs-authorization")];
     watch.step(0, acme());
     watch.step(60, []);
@@ -408,7 +408,7 @@ fn what_comes_back_hours_later_is_another_problem() {
 
 #[test]
 fn what_is_silenced_is_told_afterwards_if_it_lasts_and_its_end_all_the_same() {
-    let mut watch = Watch::default();
+    let mut watch = IncidentRun::default();
     let acme = |last| [finding("acme", up_to(last), "server/oauth")];
     watch.step(0, acme("overdue"));
     watch.silenced.insert("acme".into());
@@ -431,7 +431,7 @@ fn what_is_silenced_is_told_afterwards_if_it_lasts_and_its_end_all_the_same() {
 
 #[test]
 fn what_somebody_has_taken_on_is_not_repeated_until_it_gets_worse() {
-    let mut watch = Watch::default();
+    let mut watch = IncidentRun::default();
     let acme = |last| [finding("acme", up_to(last), "server/oauth")];
     watch.step(0, acme("overdue"));
     let incident = watch.incidents.get_mut("portal/acme").unwrap();
@@ -453,7 +453,7 @@ fn what_somebody_has_taken_on_is_not_repeated_until_it_gets_worse() {
 
 #[test]
 fn a_step_with_a_list_is_told_to_those_alone_and_the_end_to_all_who_were_told() {
-    let mut watch = Watch::default();
+    let mut watch = IncidentRun::default();
     let to = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect());
     let quiet = ReachedStep {
         notify: to(&[]),
@@ -474,7 +474,7 @@ fn a_step_with_a_list_is_told_to_those_alone_and_the_end_to_all_who_were_told() 
 
 #[test]
 fn a_broken_channel_is_told_to_the_others() {
-    let mut watch = Watch::default();
+    let mut watch = IncidentRun::default();
     let broken = Finding {
         key: "channel/ops".into(),
         subject: MessageSubject::Channel("ops".into()),
@@ -490,7 +490,7 @@ fn a_broken_channel_is_told_to_the_others() {
 
 #[test]
 fn a_clock_that_was_set_back_does_not_silence_what_lasts() {
-    let mut watch = Watch::default();
+    let mut watch = IncidentRun::default();
     let acme = || [finding("acme", dead(), "app/crm/needs-authorization")];
     watch.step(1_000_000, acme());
     watch.step(0, acme());
@@ -504,7 +504,7 @@ fn a_clock_that_was_set_back_does_not_silence_what_lasts() {
 /// flapping.
 #[test]
 fn an_end_that_lies_ahead_is_no_recent_one() {
-    let mut watch = Watch::default();
+    let mut watch = IncidentRun::default();
     let acme = || [finding("acme", dead(), "app/crm/needs-authorization")];
     watch.step(1_000_000, acme());
     watch.step(1_000_060, []);
@@ -513,7 +513,7 @@ fn an_end_that_lies_ahead_is_no_recent_one() {
 
 #[test]
 fn each_message_of_an_incident_has_a_number_and_its_severities() {
-    let mut watch = Watch::default();
+    let mut watch = IncidentRun::default();
     watch.step(0, [finding("acme", up_to("overdue"), "server/oauth")]);
     watch.step(60, [finding("acme", up_to("late"), "server/oauth")]);
     watch.step(120, []);
@@ -527,7 +527,7 @@ fn each_message_of_an_incident_has_a_number_and_its_severities() {
 
 #[test]
 fn a_refusal_that_turns_out_to_be_the_clients_ends_the_portals_own_incident() {
-    let mut watch = Watch::default();
+    let mut watch = IncidentRun::default();
     let own = || finding("acme", dead(), "app/crm/client-rejected");
     assert_eq!(
         watch.step(0, [own()]),

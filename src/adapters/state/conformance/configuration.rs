@@ -7,11 +7,11 @@ pub async fn a_dropped_portal_keeps_its_grant_and_is_left_alone<E: Engine>() {
     rig.configure(&["acme", "other", "empty"]).await;
     assert_eq!(
         rig.configure(&["acme", "other", "empty"]).await,
-        Reconciled::default()
+        PortalChanges::default()
     );
     assert_eq!(
         rig.configure(&["other"]).await,
-        Reconciled {
+        PortalChanges {
             added: 0,
             changed: 0,
             dropped: 2
@@ -34,7 +34,7 @@ pub async fn a_dropped_portal_keeps_its_grant_and_is_left_alone<E: Engine>() {
     assert_eq!(rig.take("acme", "r2", HOUR).await, StoreOutcome::Unknown);
     assert_eq!(
         rig.configure(&["acme", "other"]).await,
-        Reconciled {
+        PortalChanges {
             added: 0,
             changed: 1,
             dropped: 0

@@ -202,7 +202,7 @@ impl<E: Engine> Rig<E> {
         &self,
         portals: &[&str],
         terms: Option<InstallContext>,
-    ) -> Reconciled {
+    ) -> PortalChanges {
         let portals = portals.iter().map(|name| configured(name)).collect();
         let apps = vec![AppFingerprint {
             install: terms,
@@ -257,16 +257,16 @@ pub async fn it_stays_through_a_restart_and_follows_its_apps_table<E: Engine>() 
     let same = rig
         .follow_with_installs(&[], Some(terms("{domain}", Users::Installer)))
         .await;
-    assert_eq!(same, Reconciled::default());
+    assert_eq!(same, PortalChanges::default());
     let mut other = terms("{domain}", Users::Installer);
     other.rule.formats = vec![TokenFormat::Raw];
     other.rule.renew_every = Some(RenewSetting::AgeMillis(60_000));
     let changed = rig.follow_with_installs(&[], Some(other)).await;
     assert_eq!(
         changed,
-        Reconciled {
+        PortalChanges {
             changed: 1,
-            ..Reconciled::default()
+            ..PortalChanges::default()
         }
     );
     assert_eq!(

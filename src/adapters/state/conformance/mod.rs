@@ -146,12 +146,12 @@ impl<E: Engine> Rig<E> {
         self.engine.superseded()
     }
 
-    pub async fn configure(&self, names: &[&str]) -> Reconciled {
+    pub async fn configure(&self, names: &[&str]) -> PortalChanges {
         self.follow(names.iter().map(|name| configured(name)).collect())
             .await
     }
 
-    pub async fn follow(&self, portals: Vec<Configured>) -> Reconciled {
+    pub async fn follow(&self, portals: Vec<Configured>) -> PortalChanges {
         self.state
             .reconcile(portals, vec![app("crm", "1")], at(0))
             .await

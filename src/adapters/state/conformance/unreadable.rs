@@ -136,7 +136,7 @@ pub async fn an_unknown_phase_does_not_stop_the_following_of_configuration_and_c
     }
     assert_eq!(
         rig.follow(portals).await,
-        Reconciled {
+        PortalChanges {
             added: 0,
             changed: SPOILT.len(),
             dropped: 2

@@ -274,7 +274,7 @@ async fn stays_readable(rig: Rig) {
         .await;
     assert_eq!(
         done,
-        Reconciled::default(),
+        PortalChanges::default(),
         "its settings are read as they were written"
     );
     let census = rig.state.census(at(0)).await.unwrap();
