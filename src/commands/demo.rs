@@ -94,7 +94,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
     let Loaded { config, .. } = read()
         .map_err(|problems| CommandError::new(Exit::Configuration, in_configuration(&problems)))?;
     let socket = config.paths.control_socket.clone();
-    let handle = log::start_for_command("info")
+    let handle = log::start_for_command("info,refreshd::renewal=debug")
         .map_err(|error| CommandError::new(Exit::Unavailable, error_chain(&error)))?;
 
     banner(dir, &server_address, &http_address);

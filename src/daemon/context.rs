@@ -14,6 +14,7 @@ use crate::daemon::alerts::Conditions;
 use crate::daemon::grants::pending_authorizations::Authorizations;
 use crate::daemon::health::Health;
 use crate::daemon::install::Refusals;
+use crate::daemon::log_limits::LogLimits;
 use crate::daemon::renewal::carry::Carry;
 use crate::daemon::renewal::publisher::Publisher;
 use crate::daemon::waiters::{RenewalReport, Waiters};
@@ -61,6 +62,8 @@ pub struct Context {
     undiscovered: Mutex<BTreeMap<String, String>>,
     /// Log of rejected install events.
     pub refusals: Refusals,
+    /// Log of renewals and escalations.
+    pub log_limits: LogLimits,
     /// Wakes the renewer.
     pub due: Notify,
     /// Wakes the task that proves candidates.
@@ -123,6 +126,7 @@ impl Context {
             authorizations: Authorizations::default(),
             undiscovered: Mutex::default(),
             refusals: Refusals::default(),
+            log_limits: LogLimits::new(clock.now()),
             due: Notify::new(),
             candidates: Notify::new(),
             escalation_wake: Notify::new(),

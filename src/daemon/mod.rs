@@ -12,14 +12,15 @@ pub mod grants;
 mod health;
 mod http;
 mod install;
+mod log_limits;
 mod renewal;
 mod startup;
+mod summary;
 mod waiters;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use strum::VariantArray as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -42,10 +43,8 @@ pub use waiters::RenewalReport;
 use crate::adapters::directory::Trust;
 use crate::adapters::log::LogHandle;
 use crate::adapters::signals;
-use crate::adapters::state::StateError;
 use crate::adapters::systemd;
 use crate::config::Config;
-use crate::domain::portal::Kind;
 use api::socket::{self, ControlSocket};
 use context::Context;
 use grants::kept_replies;
@@ -147,7 +146,7 @@ pub async fn run(
             status_listener::run(Arc::clone(&shared), listener, end.clone()),
         ));
     }
-    let summary = summary(&shared).await?;
+    let summary = summary::portals(&shared).await?;
     systemd::ready(&summary);
     tracing::info!(
         pid = std::process::id(),
@@ -171,6 +170,10 @@ pub async fn run(
     stop.cancel();
     systemd::stopping("finishing what was sent");
     let drained = drain(&mut tasks, &shared, limit).await;
+    let _ = shared
+        .clock
+        .within(STOP_STEP * 2, summary::log_due(&shared, true))
+        .await;
     // The metrics stay available until all tasks have ended.
     end.cancel();
     let _ = shared
@@ -360,31 +363,14 @@ async fn housekeeping(shared: Arc<Context>, stop: CancellationToken, every: Dura
         incomplete::tend(&shared).await;
         shared.waiters.tidy();
         shared.proofs.tidy();
+        summary::log_due(&shared, false).await;
         systemd::resend_pending();
         if systemd::has_notify_socket()
-            && let Ok(summary) = summary(&shared).await
+            && let Ok(summary) = summary::portals(&shared).await
         {
             systemd::status(&summary);
         }
     }
-}
-
-/// One line for `systemctl status`.
-async fn summary(shared: &Context) -> Result<String, StateError> {
-    let census = shared.state.census(shared.clock.now()).await?;
-    let total = census.total();
-    let others = Kind::VARIANTS
-        .iter()
-        .copied()
-        .filter(|kind| *kind != Kind::Fresh && census.of(*kind) > 0);
-    let mut text = format!("{} of {total} portals fresh", census.of(Kind::Fresh));
-    for kind in others {
-        text.push_str(&format!(", {} {}", census.of(kind), kind.as_str()));
-    }
-    if census.overdue > 0 {
-        text.push_str(&format!(", {} overdue", census.overdue));
-    }
-    Ok(text)
 }
 
 #[cfg(test)]

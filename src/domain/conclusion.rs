@@ -65,6 +65,17 @@ pub struct Conclusion {
     now: Timestamp,
 }
 
+/// How much a renewal differs from the one before: what is expected and what is repeated needs no line in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// A fresh grant was renewed.
+    Routine,
+    /// The same failure as before.
+    Repeated,
+    /// The first renewal, the first failure, another failure, or a renewal after failures.
+    Changed,
+}
+
 /// One thing to do after a record was stored.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
@@ -206,6 +217,18 @@ pub fn conclude(
 }
 
 impl Conclusion {
+    /// See [`News`]. `sent` is the generation whose token was sent.
+    #[must_use]
+    pub fn news(&self, sent: Generation) -> News {
+        let is_fresh = matches!(self.phase_before, Phase::Fresh);
+        let code = |problem: &Problem| (problem.class, problem.code.clone());
+        match (&self.problem, self.phase_before.problem()) {
+            (None, _) if is_fresh && sent > Generation(1) => News::Routine,
+            (Some(now), Some(before)) if code(now) == code(before) => News::Repeated,
+            (None | Some(_), _) => News::Changed,
+        }
+    }
+
     /// The portal.
     #[must_use]
     pub const fn portal(&self) -> &PortalName {

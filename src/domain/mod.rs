@@ -25,6 +25,7 @@ pub mod install;
 pub mod install_event;
 pub mod install_form;
 pub mod kept_reply;
+pub mod line_budget;
 pub mod log_format;
 pub mod manual_renewal;
 pub mod name;

@@ -59,7 +59,7 @@ impl Config {
             include: Vec::new(),
             http,
             http_hosts: Vec::new(),
-            level: "info",
+            level: "info,refreshd::renewal=debug",
             timeout,
             rate: None,
             apps,

@@ -70,6 +70,14 @@ impl State {
         self.read.run(next_escalation).await
     }
 
+    /// The fresh portal that is renewed next, and its planned time.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn next_renewal(&self) -> Result<Option<(Timestamp, String)>, StateError> {
+        self.read.run(next_renewal).await
+    }
+
     /// One portal.
     ///
     /// # Errors
@@ -131,6 +139,22 @@ pub(super) fn escalations_due(
         &mut statement,
         params![now.millis(), i64::try_from(limit).unwrap_or(i64::MAX)],
     )
+}
+
+fn next_renewal(connection: &Connection) -> Result<Option<(Timestamp, String)>, StateError> {
+    connection
+        .prepare_cached(
+            "SELECT name, renew_at FROM portal WHERE configured = 1 AND refresh_token IS NOT NULL AND phase = 'fresh' \
+             AND bound_to = binding AND renew_at IS NOT NULL ORDER BY renew_at LIMIT 1",
+        )
+        .and_then(|mut statement| {
+            let read = |row: &rusqlite::Row<'_>| {
+                let at = Timestamp::from_millis(row.get("renew_at")?);
+                Ok((at, row.get("name")?))
+            };
+            statement.query_row([], read).optional()
+        })
+        .map_err(|source| StateError::sql("look for the next renewal", source))
 }
 
 pub(super) fn next_escalation(connection: &Connection) -> Result<Option<Timestamp>, StateError> {

@@ -4,6 +4,7 @@
 
 use crate::adapters::log::{CRITICAL, ESCALATION};
 use crate::domain::escalation::EscalationNotice;
+use crate::domain::line_budget::FoldedLines;
 use crate::domain::name::PortalName;
 use refreshd_alerting::Severity;
 use refreshd_time::human;
@@ -19,6 +20,32 @@ pub enum EscalationSubject<'a> {
     Channel(&'a str),
     /// This daemon itself.
     Daemon,
+}
+
+/// Logs one line for the same escalation of many portals.
+pub(crate) fn log_folded_escalations(folded: &FoldedLines<(String, Severity)>) {
+    let FoldedLines { kind, count, names } = folded;
+    let (step, severity) = kind;
+    let names = names.join(", ");
+    macro_rules! log {
+        ($level:expr, $name:expr) => {
+            tracing::event!(
+                name: $name,
+                target: ESCALATION,
+                $level,
+                severity = severity.as_str(),
+                step = step.as_str(),
+                count,
+                "{count} more portals: {step} ({names}). To do: see refreshd status"
+            )
+        };
+    }
+    match severity {
+        Severity::Notice => log!(tracing::Level::INFO, "escalation"),
+        Severity::Warning => log!(tracing::Level::WARN, "escalation"),
+        Severity::Error => log!(tracing::Level::ERROR, "escalation"),
+        Severity::Critical => log!(tracing::Level::ERROR, CRITICAL),
+    }
 }
 
 /// Logs an escalation, with the fields documented for `refreshd.escalation`.

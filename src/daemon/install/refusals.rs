@@ -2,12 +2,12 @@
 //!
 //! Must not store more than a few reasons: strangers choose what is sent.
 
-use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::domain::install::Outcome;
-use refreshd_time::clock::{Clock, Tick};
+use crate::domain::line_budget::LineBudget;
+use refreshd_time::clock::Clock;
 
 /// Maximum number of lines for one reason in a minute.
 const LINES: u32 = 4;
@@ -15,24 +15,24 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// Maximum number of distinct reasons; all others of an app are counted as one.
 const REASONS: usize = 32;
 
-/// Rejections of the last minute, by app and reason.
-#[derive(Debug, Default)]
-pub struct Refusals(Mutex<BTreeMap<(String, String), LoggedRefusal>>);
+/// App, outcome and reason.
+type RefusalKind = (String, &'static str, String);
 
+/// Rejections of the last minute.
 #[derive(Debug)]
-struct LoggedRefusal {
-    since: Tick,
-    lines: u32,
-    /// Rejections without a line since then.
-    unlogged: u64,
-    outcome: Outcome,
+pub struct Refusals(Mutex<LineBudget<RefusalKind>>);
+
+impl Default for Refusals {
+    fn default() -> Self {
+        Self(Mutex::new(LineBudget::new(LINES, MINUTE, REASONS)))
+    }
 }
 
 /// A line that summarises several rejections.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct FoldedRefusals {
     pub(crate) app: String,
-    pub(crate) outcome: Outcome,
+    pub(crate) outcome: &'static str,
     pub(crate) reason: String,
     pub(crate) count: u64,
 }
@@ -44,47 +44,24 @@ impl Refusals {
         clock: Clock,
         (app, outcome, reason): (&str, Outcome, &str),
     ) -> bool {
+        let kind = |reason: &str| (app.to_owned(), outcome.as_str(), reason.to_owned());
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut key = (app.to_owned(), reason.to_owned());
-        if known.len() >= REASONS && !known.contains_key(&key) {
-            key.1 = "several reasons".to_owned();
-        }
-        let logged = known.entry(key).or_insert_with(|| LoggedRefusal {
-            since: clock.tick(),
-            lines: 0,
-            unlogged: 0,
-            outcome,
-        });
-        if logged.lines < LINES {
-            logged.lines += 1;
-            return true;
-        }
-        logged.unlogged += 1;
-        false
+        known.has_line(kind(reason), || kind("several reasons"), app, clock.now())
     }
 
     /// Summaries that are due: of the elapsed minutes, or of all.
     pub(crate) fn due(&self, clock: Clock, all: bool) -> Vec<FoldedRefusals> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut due = Vec::new();
-        known.retain(|(app, reason), logged| {
-            if !all && clock.elapsed(logged.since) < MINUTE {
-                return true;
+        let due = known.due(clock.now(), all).into_iter();
+        due.map(|folded| {
+            let (app, outcome, reason) = folded.kind;
+            FoldedRefusals {
+                app,
+                outcome,
+                reason,
+                count: folded.count,
             }
-            if logged.unlogged > 0 {
-                let (app, reason) = (app.clone(), reason.clone());
-                due.push(FoldedRefusals {
-                    app,
-                    outcome: logged.outcome,
-                    reason,
-                    count: logged.unlogged,
-                });
-            }
-            // A flood that goes on gets one line a minute.
-            let goes_on = logged.unlogged > 0;
-            (logged.since, logged.lines, logged.unlogged) = (clock.tick(), LINES, 0);
-            goes_on
-        });
-        due
+        })
+        .collect()
     }
 }

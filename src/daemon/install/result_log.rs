@@ -83,7 +83,6 @@ pub(crate) fn log_results(shared: &Context, all: bool) {
         count,
     } in shared.refusals.due(shared.clock, all)
     {
-        let word = outcome.as_str();
-        tracing::warn!(target: "refreshd::install", app, outcome = word, count, "{count} more notices of {app} were refused ({word}): {reason}");
+        tracing::warn!(target: "refreshd::install", app, outcome, count, "{count} more notices of {app} were refused ({outcome}): {reason}");
     }
 }

@@ -9,7 +9,6 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::adapters::state::StateError;
-use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
 use crate::daemon::context::Context;
 use crate::daemon::grants::unreadable_state::report_unreadable;
 use crate::domain::error_chain::error_chain;
@@ -114,7 +113,7 @@ async fn evaluate_due(shared: &Context) -> Result<Duration, StateError> {
             if let Some(notice) = evaluation.notice.filter(|_| is_stored) {
                 // The rejection of a client was logged for its app.
                 if !is_of_app(portal) {
-                    log_escalation(EscalationSubject::Portal(&portal.name), &notice);
+                    shared.log_limits.escalation(&portal.name, &notice, now);
                 }
                 shared.outboxes.wake.notify_one();
             }

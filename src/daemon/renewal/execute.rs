@@ -10,6 +10,7 @@ use crate::adapters::state::{CarriedPair, Unsaved};
 use crate::config::{App, Config};
 use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
 use crate::daemon::context::Context;
+use crate::daemon::log_limits::RenewalLine;
 use crate::daemon::renewal::carry::{Slot, UnsavedCopy};
 use crate::daemon::renewal::client_secret;
 use crate::daemon::renewal::doubtful_pair;
@@ -20,7 +21,7 @@ use crate::daemon::waiters::RenewalReport;
 use crate::domain::candidate::Origin;
 use crate::domain::client::ClientAnswer;
 use crate::domain::conclusion::{
-    ClaimedRenewal, Conclusion, Effect, RenewalOutcome, client_notice, conclude,
+    ClaimedRenewal, Conclusion, Effect, News, RenewalOutcome, client_notice, conclude,
 };
 use crate::domain::dispute;
 use crate::domain::escalation::EscalationNotice;
@@ -261,7 +262,7 @@ pub async fn exchange(shared: Arc<Context>, mut claimed: ClaimedGrant) -> Option
             );
         }
     }
-    ended.log(took);
+    ended.log(&shared, took);
     if without_refresh && ended.class.is_none() && !ended.report.set_aside {
         let portal = &ended.portal;
         tracing::warn!(
@@ -302,7 +303,7 @@ pub(crate) async fn carried(
     if !ended.report.set_aside {
         tracing::info!(%portal, "{portal}: the pair that the service manager has kept since the last process is in the state now");
     }
-    ended.log(took);
+    ended.log(shared, took);
     shared.waiters.notify(portal, &ended.report);
     ended.next
 }
@@ -563,12 +564,13 @@ struct FinishedRenewal {
     detail: Option<String>,
     expires_at: Option<Timestamp>,
     next: Option<Timestamp>,
+    news: News,
     report: RenewalReport,
 }
 
 impl FinishedRenewal {
     /// Logs one event for each renewal, with its documented fields.
-    fn log(&self, took: Duration) {
+    fn log(&self, shared: &Context, took: Duration) {
         let Self {
             portal,
             url: _,
@@ -576,31 +578,29 @@ impl FinishedRenewal {
             detail,
             expires_at,
             next,
+            news,
             report,
         } = self;
-        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        let outcome = class.map_or("renewed", Class::as_str);
-        let (expires_at, next) = (
-            expires_at.map(tracing::field::display),
-            next.map(tracing::field::display),
-        );
         if report.set_aside {
+            let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+            let outcome = class.map_or("renewed", Class::as_str);
             tracing::warn!(
                 %portal, outcome, took_ms,
                 "{portal}: a late reply was set aside: the grant was replaced or forgotten while the request was under way"
             );
-        } else {
-            let generation = report.generation.0;
-            // The journal shows the message alone.
-            let suffix = detail
-                .as_ref()
-                .map(|detail| format!(", {detail}"))
-                .unwrap_or_default();
-            tracing::info!(
-                %portal, generation, outcome, took_ms, expires_at, next_renewal = next, detail,
-                "{portal}: {outcome}{suffix}"
-            );
+            return;
         }
+        let line = RenewalLine {
+            portal,
+            class: *class,
+            detail: detail.as_deref(),
+            generation: report.generation,
+            expires_at: *expires_at,
+            next: *next,
+            took,
+            news: *news,
+        };
+        shared.log_limits.renewal(&line, shared.clock.now());
     }
 }
 
@@ -638,6 +638,7 @@ async fn finish(
         Recorded::Done { generation, .. } => (generation, false),
         Recorded::Superseded => (sent_generation, true),
     };
+    let news = conclusion.news(sent_generation);
     let Conclusion { grant, problem, .. } = conclusion;
     let failure = problem.map(|problem| (problem.class, problem.text()));
     FinishedRenewal {
@@ -647,6 +648,7 @@ async fn finish(
         detail: failure.as_ref().map(|(_, detail)| detail.clone()),
         expires_at: grant.tokens.access.as_ref().map(|access| access.expires_at),
         next: grant.status.next_attempt_at,
+        news,
         report: RenewalReport {
             failure,
             generation,
@@ -669,7 +671,11 @@ async fn carry_out(shared: &Context, settings: &Settings, conclusion: &Conclusio
             publish(KnownState::pair(Some(settings), generation, tokens)).await;
         }
         Effect::Unpublish => publish(KnownState::NoGrant).await,
-        Effect::LogPortal(notice) => log_escalation(EscalationSubject::Portal(name), &notice),
+        Effect::LogPortal(notice) => {
+            shared
+                .log_limits
+                .escalation(name, &notice, shared.clock.now());
+        }
         Effect::LogApp(notice) => log_escalation(EscalationSubject::App(&settings.app), &notice),
         Effect::WarnTokens(notice) => {
             tracing::warn!(portal = %name, notice, "{name}: {notice}");

@@ -5,7 +5,6 @@
 use std::sync::Arc;
 
 use crate::adapters::state::StateError;
-use crate::daemon::alerts::escalation_log::{EscalationSubject, log_escalation};
 use crate::daemon::context::Context;
 use crate::domain::conclusion::conclude_interrupted;
 use refreshd_time::clock::CLOCK_STEP_MILLIS;
@@ -73,7 +72,7 @@ async fn resolve_orphans(shared: &Context, log: bool) -> Result<(), StateError> 
             "{name}: a renewal was under way when refreshd ended; the same refresh token is sent again"
         );
         if let Some(notice) = notice {
-            log_escalation(EscalationSubject::Portal(&name), &notice);
+            shared.log_limits.escalation(&name, &notice, now);
         }
     }
     Ok(())

@@ -13,6 +13,7 @@ mod faults;
 mod hostile;
 mod hung;
 mod incomplete;
+mod journal;
 mod lifecycle;
 mod lost_state;
 mod neighbours;
