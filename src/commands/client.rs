@@ -13,6 +13,7 @@ use super::interruption::InProgress;
 use super::terminal;
 use crate::daemon::Begun;
 use crate::daemon::ErrorCode;
+use crate::daemon::HealthView;
 use crate::daemon::InProcess;
 use crate::daemon::KeptReplyView;
 use crate::daemon::alerts::alert_views::AlertsView;
@@ -422,6 +423,11 @@ impl Client {
     /// Open incidents, silences and queued notifications.
     pub(super) async fn alerts(&self) -> Result<AlertsView, CommandError> {
         parse(&self.ask(Method::GET, "/v1/alerts", None).await?)
+    }
+
+    /// Health of the daemon.
+    pub(super) async fn health(&self) -> Result<HealthView, CommandError> {
+        parse(&self.ask(Method::GET, "/v1/health", None).await?)
     }
 
     /// Acknowledges an incident, or those of a portal; returns how many.

@@ -15,6 +15,7 @@ mod connect;
 mod demo;
 mod exit;
 mod forget;
+mod health;
 mod import;
 mod install;
 mod interruption;
@@ -82,6 +83,8 @@ enum Command {
     Check(check::Arguments),
     /// Show the portals: phase, time left, next renewal, what is wrong.
     Status(status::Arguments),
+    /// Check that the daemon works.
+    Health(health::Arguments),
     /// Print a portal's access token; renew it first if needed.
     Token(token::Arguments),
     /// Renew portals now.
@@ -209,6 +212,7 @@ pub fn main() -> Exit {
             Command::Run => Box::pin(run::run(&common)).await,
             Command::Check(arguments) => check::run(&common, &arguments).await,
             Command::Status(arguments) => status::run(&common, &arguments).await,
+            Command::Health(arguments) => health::run(&common, &arguments).await,
             Command::Token(arguments) => token::run(&common, &arguments).await,
             Command::Renew(arguments) => renew::run(&common, &arguments).await,
             Command::Authorize(arguments) => authorize::run(&common, &arguments).await,

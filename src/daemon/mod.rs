@@ -13,6 +13,7 @@ mod health;
 mod http;
 mod install;
 mod log_limits;
+mod readiness;
 mod renewal;
 mod startup;
 mod summary;
@@ -26,6 +27,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 pub use api::error::ErrorCode;
+pub use api::health::HealthView;
 pub use api::in_process::InProcess;
 pub use api::socket::BindError;
 pub use error::RunError;

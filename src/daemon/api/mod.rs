@@ -7,6 +7,7 @@ mod alerts;
 mod authorization;
 mod control;
 pub mod error;
+pub mod health;
 pub mod in_process;
 mod installs;
 mod outcomes;

@@ -26,6 +26,7 @@ use crate::daemon::http::document;
 use crate::daemon::http::host_header::is_allowed_host;
 use crate::daemon::http::server::{PeerExtensions, Reservation, Server, busy, serve};
 use crate::daemon::http::status_page;
+use crate::daemon::readiness;
 use crate::domain::error_chain::error_chain;
 use crate::domain::portal::Portal;
 use refreshd_token_client::provider::host_of;
@@ -187,54 +188,9 @@ async fn live(Extract(shared): Extract<Arc<Context>>) -> Response {
 }
 
 async fn ready(Extract(shared): Extract<Arc<Context>>) -> Response {
-    let problems = readiness_problems(&shared).await;
+    let problems = readiness::problems(&shared).await;
     if problems.is_empty() {
         return "ready\n".into_response();
     }
     (StatusCode::SERVICE_UNAVAILABLE, problems.join("\n") + "\n").into_response()
-}
-
-async fn readiness_problems(shared: &Context) -> Vec<String> {
-    let mut problems = Vec::new();
-    if shared.health.is_stopping() {
-        problems.push("refreshd is stopping".to_owned());
-    }
-    if let Some(displaced) = shared.conditions.reason(Condition::Displaced) {
-        problems.push(displaced);
-    } else if !shared.health.is_state_writable() {
-        problems.push("the state cannot be written".to_owned());
-    }
-    let is_unread = shared.conditions.is_active(Condition::Unread);
-    if is_unread {
-        problems.push("the state cannot be read".to_owned());
-    }
-    problems.extend(shared.conditions.reason(Condition::Incomplete));
-    let unsaved = shared.metrics.unsaved();
-    if unsaved > 0 {
-        problems.push(match unsaved {
-            1 => "1 new pair is not on disk".to_owned(),
-            _ => format!("{unsaved} new pairs are not on disk"),
-        });
-    }
-    let unremoved = shared.conditions.count_unremoved();
-    let unwritten = shared.health.count_unpublished().saturating_sub(unremoved);
-    for (count, what) in [(unwritten, "written"), (unremoved, "removed")] {
-        match count {
-            0 => {}
-            1 => problems.push(format!("the token files of 1 portal cannot be {what}")),
-            _ => problems.push(format!(
-                "the token files of {count} portals cannot be {what}"
-            )),
-        }
-    }
-    match shared.state.census(shared.clock.now()).await {
-        Ok(census) if census.overdue == 1 => problems.push("1 portal is overdue".to_owned()),
-        Ok(census) if census.overdue > 0 => {
-            problems.push(format!("{} portals are overdue", census.overdue));
-        }
-        Ok(_) => {}
-        Err(_) if is_unread => {}
-        Err(error) => problems.push(format!("the state cannot be read: {}", error_chain(&error))),
-    }
-    problems
 }

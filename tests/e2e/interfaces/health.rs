@@ -26,12 +26,29 @@ fn a_disk_that_takes_nothing_is_noticed_although_nothing_is_due() {
     assert_eq!(ready(&rig), (200, "ready\n".to_owned()));
     assert!(is(&rig, "refreshd_state_writable", 1.0));
     let mark = daemon.mark();
+    let health = rig.run(["health"]);
+    assert_eq!(
+        (health.code, health.stdout.as_str()),
+        (Some(0), "live\nready\n")
+    );
     daemon.limit_file_size(Some(0));
     eventually("not ready", NOTICED, || {
         ready(&rig) == (503, "the state cannot be written\n".to_owned())
     });
     assert!(is(&rig, "refreshd_state_writable", 0.0));
     assert_eq!(rig.http("/livez").0, 200, "the scheduler goes on");
+    let health = rig.run(["health"]);
+    assert_eq!(
+        (health.code, health.stdout.as_str()),
+        (Some(1), "live\nnot ready: the state cannot be written\n")
+    );
+    assert_eq!(rig.run(["health", "--live"]).code, Some(0));
+    let json: serde_json::Value =
+        serde_json::from_str(&rig.run(["health", "--json"]).stdout).unwrap();
+    assert_eq!(
+        json,
+        serde_json::json!({"live": true, "ready": false, "problems": ["the state cannot be written"]})
+    );
     let state = |event: &serde_json::Value| {
         event["target"] == "refreshd::escalation" && event["portal"].is_null()
     };
@@ -61,6 +78,7 @@ fn a_disk_that_takes_nothing_is_noticed_although_nothing_is_due() {
     assert_eq!(rig.requests("acme"), 1, "nothing was sent for it");
     daemon.stop();
     rig.no_violations();
+    assert_eq!(rig.run(["health"]).code, Some(69), "no daemon");
 }
 
 #[test]
