@@ -17,7 +17,7 @@ use super::grant_store::{NewGrant, put};
 use super::handle::State;
 use super::holders::{holder, is_spent};
 use super::installation::{InstallRecord, record_grant};
-use super::rows::{CANDIDATE_COLUMNS, portal as read_portal};
+use super::rows::{CANDIDATE_COLUMNS, portal as read_portal, to_json};
 use super::superseded::{SupersededPair, store_superseded};
 use crate::domain::candidate::{Origin, TokenPair};
 use crate::domain::name::PortalName;
@@ -136,7 +136,7 @@ impl State {
         self.read.run(next).await
     }
 
-    /// Claims due candidates, at most `limit`. When it returns, the intent to send is durable.
+    /// Claims due candidates, at most `limit`, and none of the apps in `busy`. When it returns, the intent to send is durable.
     ///
     /// # Errors
     /// [`StateError`]; then nothing is claimed and nothing may be sent.
@@ -144,9 +144,11 @@ impl State {
         &self,
         now: Timestamp,
         limit: usize,
+        busy: Vec<String>,
     ) -> Result<Vec<Candidate>, StateError> {
+        let busy = to_json(&busy)?;
         self.with_room(move |connection, room| {
-            let claimed = claim(connection, now, DUE, "", limit)?;
+            let claimed = claim(connection, now, DUE, &busy, limit)?;
             room.require(claimed.len()).map(|()| claimed)
         })
         .await
@@ -231,7 +233,8 @@ impl State {
     }
 }
 
-const DUE: &str = "c.next_attempt_at <= ?1 AND c.claim IS NULL AND p.configured = 1 AND c.bound_to = p.binding AND ?2 = ''";
+const DUE: &str = "c.next_attempt_at <= ?1 AND c.claim IS NULL AND p.configured = 1 AND c.bound_to = p.binding \
+     AND p.app NOT IN (SELECT value FROM json_each(?2))";
 const OF_PORTAL: &str =
     "?1 >= 0 AND c.portal = ?2 AND c.claim IS NULL AND p.configured = 1 AND c.bound_to = p.binding";
 
@@ -401,11 +404,12 @@ pub(super) fn offer(connection: &Connection, offer: &Offer) -> Result<Offered, S
     Ok(Offered::Stored)
 }
 
+/// `argument` is the condition's second parameter.
 fn select(
     connection: &Connection,
     condition: &str,
     now: Timestamp,
-    portal: &str,
+    argument: &str,
     limit: usize,
 ) -> Result<Vec<Candidate>, StateError> {
     let query = format!(
@@ -428,7 +432,7 @@ fn select(
     let mut statement = connection.prepare_cached(&query).map_err(sql)?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let rows = statement
-        .query_map(params![now.millis(), portal, limit], candidate)
+        .query_map(params![now.millis(), argument, limit], candidate)
         .map_err(sql)?;
     // One without a readable row is left alone; `status` shows its portal.
     let candidates: Vec<Candidate> = rows.filter_map(Result::ok).collect();
@@ -442,10 +446,10 @@ fn claim(
     connection: &Connection,
     now: Timestamp,
     condition: &str,
-    portal: &str,
+    argument: &str,
     limit: usize,
 ) -> Result<Vec<Candidate>, StateError> {
-    let mut claimed = select(connection, condition, now, portal, limit)?;
+    let mut claimed = select(connection, condition, now, argument, limit)?;
     if claimed.is_empty() {
         return Ok(claimed);
     }

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::adapters::state::{InstallOutcome, InstalledGrant, OverGrant, StateError};
+use crate::adapters::state::{InstallOutcome, InstalledGrant, Offered, OverGrant, StateError};
 use crate::config::App;
 use crate::daemon::context::Context;
 use crate::daemon::install::fair_queue::{EventSender, FairQueue};
@@ -405,7 +405,11 @@ impl Worker {
                 Outcome::NotStored,
                 format!("the grant of {portal} changed meanwhile; nothing was done to it"),
             ),
-            // The worker waits for the others.
+            Ok(InstallOutcome::Offered(Offered::Unknown)) => (
+                Outcome::NotStored,
+                "the configuration does not name the portal any more".to_owned(),
+            ),
+            // Of the others the worker waits for the proof.
             Ok(InstallOutcome::Offered(_)) => (
                 Outcome::Replayed,
                 "its refresh token came before".to_owned(),

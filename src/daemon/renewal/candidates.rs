@@ -4,6 +4,7 @@
 //! Must never cancel an exchange that has begun: not by a reload, not by SIGTERM. Must not touch a portal's grant before
 //! the proof is durable.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,8 +50,10 @@ use refreshd_token_client::provider::{Class, Profile, host_of};
 use refreshd_token_client::renew_every::RenewEvery;
 use refreshd_token_client::token::{Generation, Tokens};
 
-/// Maximum number of concurrent exchanges.
-const MAX_CONCURRENT: usize = 8;
+/// Maximum number of concurrent exchanges of one app, about: a server that hangs must not delay other apps' candidates.
+const MAX_OF_APP: usize = 8;
+/// Maximum number of all.
+const MAX_CONCURRENT: usize = 64;
 /// Delay before a failed access to the state is retried.
 const STATE_RETRY_AFTER: Duration = Duration::from_secs(2);
 /// Delay before a candidate is retried that the configuration keeps from being sent.
@@ -59,17 +62,28 @@ const UNUSABLE_RETRY_AFTER: Duration = Duration::from_secs(300);
 /// Proves candidates until `stop`, then waits for the exchanges that were begun.
 pub async fn run(shared: Arc<Context>, stop: CancellationToken) {
     let mut exchanges = JoinSet::new();
+    // Number of exchanges under way.
+    let mut of_apps: BTreeMap<String, usize> = BTreeMap::new();
     loop {
         while let Some(done) = exchanges.try_join_next() {
-            end(done);
+            end(done, &mut of_apps);
         }
         disputed_install::offer_over_dead(&shared).await;
         let now = shared.clock.now();
         let free = MAX_CONCURRENT.saturating_sub(exchanges.len());
+        let busy = of_apps
+            .iter()
+            .filter(|(_, count)| **count >= MAX_OF_APP)
+            .map(|(app, _)| app.clone())
+            .collect();
         // Queried first, so that nothing is written if nothing is due.
         let wake_at = match shared.state.next_candidate().await {
             Ok(Some(at)) if at <= now && free > 0 => {
-                match shared.state.claim_candidates(now, free).await {
+                match shared
+                    .state
+                    .claim_candidates(now, free.min(MAX_OF_APP), busy)
+                    .await
+                {
                     Ok(claimed) => {
                         let wait = if claimed.is_empty() {
                             STATE_RETRY_AFTER
@@ -77,7 +91,16 @@ pub async fn run(shared: Arc<Context>, stop: CancellationToken) {
                             Duration::ZERO
                         };
                         for candidate in claimed {
-                            exchanges.spawn(prove(Arc::clone(&shared), candidate));
+                            let settings = candidate.portal.settings.as_ref();
+                            let app = settings
+                                .map(|settings| settings.app.clone())
+                                .unwrap_or_default();
+                            *of_apps.entry(app.clone()).or_default() += 1;
+                            let shared = Arc::clone(&shared);
+                            exchanges.spawn(async move {
+                                prove(shared, candidate).await;
+                                app
+                            });
                         }
                         now + wait
                     }
@@ -100,19 +123,29 @@ pub async fn run(shared: Arc<Context>, stop: CancellationToken) {
             biased;
             () = stop.cancelled() => break,
             () = shared.candidates.notified() => {}
-            Some(done) = exchanges.join_next(), if !exchanges.is_empty() => end(done),
+            Some(done) = exchanges.join_next(), if !exchanges.is_empty() => end(done, &mut of_apps),
             () = shared.clock.sleep(sleep) => {}
         }
     }
     while let Some(done) = exchanges.join_next().await {
-        end(done);
+        end(done, &mut of_apps);
     }
 }
 
-fn end(done: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = done {
+fn end(done: Result<String, tokio::task::JoinError>, of_apps: &mut BTreeMap<String, usize>) {
+    match done {
+        Ok(app) => {
+            if let Some(count) = of_apps.get_mut(&app) {
+                *count -= 1;
+                if *count == 0 {
+                    of_apps.remove(&app);
+                }
+            }
+        }
         // The claim stays: the candidate is in doubt, and the next start sends it again.
-        tracing::error!(%error, "a candidate's exchange ended by a bug; it is in doubt until refreshd restarts");
+        Err(error) => {
+            tracing::error!(%error, "a candidate's exchange ended by a bug; it is in doubt until refreshd restarts");
+        }
     }
 }
 

@@ -22,7 +22,10 @@ fn offer(portal: &str, refresh: &str) -> Offer {
 }
 
 async fn claimed<E: Engine>(rig: &Rig<E>, secs: i64) -> Vec<Candidate> {
-    rig.state.claim_candidates(at(secs), 100).await.unwrap()
+    rig.state
+        .claim_candidates(at(secs), 100, Vec::new())
+        .await
+        .unwrap()
 }
 
 async fn record<E: Engine>(
@@ -343,7 +346,11 @@ pub async fn one_after_the_other_they_find_room_as_the_log_grows<E: Engine>() {
             Offered::Stored
         );
         let candidate = if turn % 2 == 0 {
-            rig.state.claim_candidates(at(0), 100).await.unwrap().pop()
+            rig.state
+                .claim_candidates(at(0), 100, Vec::new())
+                .await
+                .unwrap()
+                .pop()
         } else {
             rig.state
                 .claim_candidate(name("acme"), at(0))
@@ -352,4 +359,15 @@ pub async fn one_after_the_other_they_find_room_as_the_log_grows<E: Engine>() {
         };
         record(&rig, &candidate.unwrap(), 0, CandidateOutcome::Refused).await;
     }
+}
+
+pub async fn candidates_of_a_busy_app_wait<E: Engine>() {
+    let rig = Rig::<E>::with(&["acme"]).await;
+    rig.state.offer(offer("acme", "c1")).await.unwrap();
+    let claim = async |busy: &str| {
+        let busy = vec![busy.to_owned()];
+        rig.state.claim_candidates(at(0), 8, busy).await.unwrap()
+    };
+    assert!(claim("crm").await.is_empty());
+    assert_eq!(claim("another").await.len(), 1);
 }

@@ -164,7 +164,12 @@ impl<E: Engine> Rig<E> {
         outcome: CandidateOutcome,
         now: Timestamp,
     ) -> CandidateRecorded {
-        let candidate = self.state.claim_candidates(now, 1).await.unwrap().remove(0);
+        let candidate = self
+            .state
+            .claim_candidates(now, 1, Vec::new())
+            .await
+            .unwrap()
+            .remove(0);
         let record = RecordCandidate {
             portal,
             app: "crm".to_owned(),

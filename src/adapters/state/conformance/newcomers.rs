@@ -271,7 +271,7 @@ pub async fn the_proof_changes_with_the_grant_and_not_before<E: Engine>() {
         let rig = rig.reopen().await;
         let candidate = rig
             .state
-            .claim_candidates(at(6), 1)
+            .claim_candidates(at(6), 1, Vec::new())
             .await
             .unwrap()
             .remove(0);
