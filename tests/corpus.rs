@@ -1,7 +1,7 @@
-//! What fuzzing has found, and what people wrote by hand for it, on the toolchain of the program: each input of
-//! `fuzz/corpus` holds what `fuzz/src` says. New inputs come from `tests/system/fuzz.sh`.
+//! Runs the fuzzing corpus, found inputs and hand-written ones, with the toolchain of the program: each input of
+//! `fuzz/corpus` must satisfy the checks in `fuzz/src`. New inputs come from `tests/system/fuzz.sh`.
 //!
-//! An input that fails names its file. Must not look for new inputs.
+//! A failure names the input's file. Must not look for new inputs.
 
 #[path = "../fuzz/src/lib.rs"]
 mod fuzz;
@@ -34,32 +34,32 @@ fn replay(target: &str, holds: impl Fn(&[u8])) {
 }
 
 #[test]
-fn no_reply_does_harm() {
+fn any_token_response_is_handled() {
     replay("reply", fuzz::reply::holds);
 }
 
 #[test]
-fn nothing_handed_over_does_harm() {
+fn any_import_input_is_handled() {
     replay("intake", fuzz::intake::holds);
 }
 
 #[test]
-fn no_notice_of_an_install_does_harm() {
+fn any_install_event_is_handled() {
     replay("notice", fuzz::notice::holds);
 }
 
 #[test]
-fn every_form_of_the_token_files_says_the_same() {
+fn all_token_file_formats_agree() {
     replay("files", fuzz::files::holds);
 }
 
 #[test]
-fn no_configuration_does_harm() {
+fn any_configuration_is_handled() {
     replay("config", fuzz::config::holds);
 }
 
 #[test]
-fn no_request_to_the_control_socket_does_harm() {
+fn any_control_request_is_handled() {
     let daemon = fuzz::control::Daemon::start();
     replay("control", |input| daemon.holds(input));
 }

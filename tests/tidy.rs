@@ -1,7 +1,7 @@
-//! Rules of the sources that a lint cannot express, checked by reading them as text.
+//! Rules for the sources that a lint cannot express, checked on their text.
 //!
-//! A rule that is in the way is changed here, in the open, or not at all. Code in `#[cfg(test)]` modules and in files
-//! of tests (`tests.rs`, `*_tests.rs`, `tests/`) is bound by the rules of form only.
+//! A rule that is in the way is changed here or not at all. Code in `#[cfg(test)]` modules and in files of tests
+//! (`tests.rs`, `*_tests.rs`, `tests/`) is bound by the rules of form only.
 
 #[path = "tidy/modules.rs"]
 mod modules;
@@ -20,7 +20,7 @@ const CRATES: &[&str] = &[
     "crates/token-client/src/",
 ];
 
-/// What decides and does no I/O: folders, and the files in them that are the exceptions.
+/// Code that decides and does no I/O: folders, and the files in them that are exceptions.
 const PURE: &[(&str, &[&str])] = &[
     ("src/domain/", &[]),
     ("crates/alerting/src/incidents/", &[]),
@@ -50,7 +50,7 @@ const IO: &[&str] = &[
     "refreshd_time::clock",
 ];
 
-/// Which layers of the program each must not know. That crates know nothing of the program is the compiler's to say.
+/// Layers of the program that each layer must not import. The compiler enforces that crates do not import the program.
 const LAYERS: &[(&str, &[&str], &str)] = &[
     (
         "domain",
@@ -79,8 +79,8 @@ const LAYERS: &[(&str, &[&str], &str)] = &[
     ),
 ];
 
-/// The files that may look into a secret; `*` stands for any rest of a name. Each is a place where a secret must
-/// leave its type: it is sent, stored, published or compared. Think twice, then add a line.
+/// Files that may expose a secret; `*` stands for any rest of a name. In each, a secret must leave its type to be sent,
+/// stored, published or compared. Add a line only after careful thought.
 const MAY_EXPOSE: &[&str] = &[
     "src/domain/authorization.rs",
     "src/domain/import.rs",
@@ -88,12 +88,12 @@ const MAY_EXPOSE: &[&str] = &[
     "crates/secrets/src/secret.rs",
     "crates/token-client/src/reply*.rs",
     "crates/token-client/src/request*.rs", // what is sent
-    "crates/token-client/src/token_owner_request.rs", // asks whose it is
+    "crates/token-client/src/token_owner_request.rs", // asks for its owner
     "src/config/receivers.rs",             // is a channel's address https?
     "src/config/source.rs",                // the text of a file that may hold one
     "src/config/portals.rs",
     "src/config/secrets.rs",
-    "crates/alerting/src/channels/email.rs", // what receivers must be shown
+    "crates/alerting/src/channels/email.rs", // secrets that receivers get
     "crates/alerting/src/channels/pagerduty.rs",
     "crates/alerting/src/channels/telegram.rs",
     "crates/alerting/src/channels/http_sender.rs",
@@ -105,27 +105,27 @@ const MAY_EXPOSE: &[&str] = &[
     "src/adapters/state/superseded.rs",
     "src/adapters/state/unread.rs",
     "src/adapters/token_files.rs",      // the access token, for readers
-    "src/adapters/token_reply.rs",      // the same, as a server's reply
-    "src/commands/import.rs",           // hands a dump's grant over
+    "src/adapters/token_reply.rs",      // the same, as a server's response
+    "src/commands/import.rs",           // submits the grant of a dump
     "src/daemon/renewal/carry.rs",      // gives it to the service manager
-    "src/daemon/grants/authorize/*.rs", // to take them out of what the server says
-    "src/daemon/renewal/execute.rs",    // to take them out of what the server says
+    "src/daemon/grants/authorize/*.rs", // to mask them in the server's response
+    "src/daemon/renewal/execute.rs",    // to mask them in the server's response
     "src/daemon/grants/import.rs",      // is it another secret that is known?
     "src/daemon/install/verify.rs",     // the same
     "src/daemon/renewal/inherited.rs",  // reads what the service manager has kept
     "src/daemon/install/worker.rs",     // the same
     "src/daemon/renewal/unreadable_reply.rs", // reads kept replies again
-    "src/daemon/api/replies.rs",        // hands one over to who asks for it
+    "src/daemon/api/replies.rs",        // returns one on request
     "src/daemon/configured.rs",         // a fingerprint
 ];
 
 /// The only file that reads the clocks.
 const CLOCK: &str = "crates/time/src/clock.rs";
 
-/// The state: no other code knows how it is stored.
+/// The state: no other code knows the storage format.
 const STATE: &str = "src/adapters/state/";
 
-/// Its promises, which any engine must keep: not even they know it.
+/// Its promises, which any engine must keep, so they do not know the format either.
 const SUITE: &str = "src/adapters/state/conformance/";
 
 /// The only file that starts other programs.
@@ -156,7 +156,7 @@ impl Source {
         )
     }
 
-    /// Which layer it is in: the first part of its path below `src`.
+    /// Its layer: the first part of its path below `src`.
     fn layer(&self) -> &str {
         let below = self.path.strip_prefix("src/").unwrap_or_default();
         below
@@ -173,7 +173,7 @@ fn is_tests(path: &str) -> bool {
     by_name || path.starts_with("tests/") || path.starts_with(SUITE)
 }
 
-/// The program proper: without comments, and without what comes from the first test module on.
+/// The code of the program: without comments and without everything after the first test module.
 fn code_of(path: &str, text: &str) -> String {
     if is_tests(path) {
         return String::new();
@@ -197,7 +197,7 @@ fn code_of(path: &str, text: &str) -> String {
     code
 }
 
-/// Where `name` stands in `text` as a whole word or path.
+/// Positions of `name` in `text` as a whole word or path.
 fn occurrences<'a>(text: &'a str, name: &'a str) -> impl Iterator<Item = usize> + 'a {
     let part_of_a_name = |c: char| c.is_alphanumeric() || c == '_';
     text.match_indices(name)
@@ -210,7 +210,7 @@ fn occurrences<'a>(text: &'a str, name: &'a str) -> impl Iterator<Item = usize> 
         })
 }
 
-/// Where a path such as `std::fs` is used, be it in a group: `use std::{env, fs::File};`.
+/// Uses of a path such as `std::fs`, also in a group: `use std::{env, fs::File};`.
 fn uses(code: &str, path: &str) -> Vec<usize> {
     let mut found: Vec<usize> = occurrences(code, path).collect();
     let Some((root, name)) = path.split_once("::") else {
@@ -257,7 +257,7 @@ fn matches(pattern: &str, path: &str) -> bool {
 
 // --- the rules: each returns its complaints about one file ----------------------------------------------------------
 
-fn opens_with_its_purpose(source: &Source) -> Vec<String> {
+fn begins_with_its_purpose(source: &Source) -> Vec<String> {
     if source.text.starts_with("//!") {
         return Vec::new();
     }
@@ -268,7 +268,7 @@ fn opens_with_its_purpose(source: &Source) -> Vec<String> {
     )]
 }
 
-fn leaves_nothing_for_later(source: &Source) -> Vec<String> {
+fn has_no_todo(source: &Source) -> Vec<String> {
     if source.path == "tests/tidy.rs" {
         return Vec::new();
     }
@@ -285,7 +285,7 @@ fn leaves_nothing_for_later(source: &Source) -> Vec<String> {
         .collect()
 }
 
-fn stays_on_its_floor(source: &Source) -> Vec<String> {
+fn imports_only_its_layer(source: &Source) -> Vec<String> {
     LAYERS
         .iter()
         .filter(|(layer, ..)| source.layer() == *layer)
@@ -322,7 +322,7 @@ fn does_no_io(source: &Source) -> Vec<String> {
         .collect()
 }
 
-fn asks_the_clock_for_the_time(source: &Source) -> Vec<String> {
+fn reads_time_from_the_clock(source: &Source) -> Vec<String> {
     if source.path == CLOCK {
         return Vec::new();
     }
@@ -338,7 +338,7 @@ fn asks_the_clock_for_the_time(source: &Source) -> Vec<String> {
         .collect()
 }
 
-fn keeps_secrets_shut(source: &Source) -> Vec<String> {
+fn exposes_no_secret(source: &Source) -> Vec<String> {
     if MAY_EXPOSE
         .iter()
         .any(|pattern| matches(pattern, &source.path))
@@ -355,8 +355,8 @@ fn keeps_secrets_shut(source: &Source) -> Vec<String> {
         .collect()
 }
 
-/// The program and the suite reach the state through its handle. In it, a row of several columns is read by their names.
-fn keeps_sql_in_the_state(source: &Source) -> Vec<String> {
+/// The program and the suite use the state through its handle. In the state, rows of several columns are read by name.
+fn has_no_sql(source: &Source) -> Vec<String> {
     let is_suite = source.path.starts_with(SUITE);
     let code = if is_suite { &source.text } else { &source.code };
     let is_outside = is_suite || !source.path.starts_with(STATE);
@@ -392,13 +392,13 @@ fn gives_a_reason_for_each_exception(source: &Source) -> Vec<String> {
             source.complain(
                 &source.text,
                 at,
-                "an `#[expect(…)]` says why: `reason = \"…\"`",
+                "an `#[expect(…)]` gives its reason: `reason = \"…\"`",
             )
         })
         .collect()
 }
 
-fn leaves_the_exit_to_main(source: &Source) -> Vec<String> {
+fn does_not_exit(source: &Source) -> Vec<String> {
     if source.path == "src/main.rs" {
         return Vec::new();
     }
@@ -413,7 +413,7 @@ fn leaves_the_exit_to_main(source: &Source) -> Vec<String> {
         .collect()
 }
 
-fn leaves_programs_to_the_channel(source: &Source) -> Vec<String> {
+fn starts_no_program(source: &Source) -> Vec<String> {
     if source.path == PROGRAMS {
         return Vec::new();
     }
@@ -464,43 +464,43 @@ fn collect(root: &Path, folder: &str, extension: &str, found: &mut Vec<Source>) 
 }
 
 #[track_caller]
-fn hold(rule: fn(&Source) -> Vec<String>) {
+fn check_all(rule: fn(&Source) -> Vec<String>) {
     let complaints: Vec<String> = sources().iter().flat_map(rule).collect();
     assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
 }
 
 #[test]
-fn every_file_opens_with_its_purpose() {
-    hold(opens_with_its_purpose);
+fn every_file_begins_with_its_purpose() {
+    check_all(begins_with_its_purpose);
 }
 
 #[test]
-fn nothing_is_left_for_later() {
-    hold(leaves_nothing_for_later);
+fn no_todo_is_left() {
+    check_all(has_no_todo);
 }
 
 #[test]
-fn every_module_stays_on_its_floor() {
-    hold(stays_on_its_floor);
+fn every_module_imports_only_its_layer() {
+    check_all(imports_only_its_layer);
 }
 
 #[test]
-fn what_decides_does_no_io() {
-    hold(does_no_io);
+fn deciding_code_does_no_io() {
+    check_all(does_no_io);
 }
 
 #[test]
-fn no_file_imports_one_that_imports_it() {
+fn imports_have_no_cycles() {
     let sources = sources();
     for root in CRATES {
         assert!(
             sources.iter().any(|source| source.path.starts_with(root)),
             "{root}"
         );
-        let circle = modules::ModuleGraph::of(&sources, root).circle();
+        let cycle = modules::ModuleGraph::of(&sources, root).cycle();
         assert_eq!(
-            circle, None,
-            "in {root}: move what both need into a file of its own"
+            cycle, None,
+            "in {root}: move the common part into a file of its own"
         );
     }
     let unknown: Vec<_> = sources
@@ -515,7 +515,7 @@ fn no_file_imports_one_that_imports_it() {
     );
 }
 
-/// The layers of the program and the crates, with what imports what, as a Mermaid flowchart.
+/// The layers of the program and the crates with their imports, as a Mermaid flowchart.
 fn map_of(sources: &[Source]) -> String {
     let layer = |module: &[String]| module.first().cloned().unwrap_or_else(|| "main".to_owned());
     let mut edges = modules::ModuleGraph::of(sources, "src/").edges(layer);
@@ -545,50 +545,50 @@ fn map_of(sources: &[Source]) -> String {
     map + "```\n"
 }
 
-/// What the failure prints belongs into the page.
+/// A failure prints the text that belongs into the page.
 #[test]
-fn the_map_in_the_docs_is_that_of_the_code() {
+fn documented_module_map_matches_the_code() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let page = fs::read_to_string(root.join("docs/architecture.md")).unwrap();
     let map = map_of(&sources());
     assert!(
         page.contains(&map),
-        "docs/architecture.md does not hold this map:\n{map}"
+        "docs/architecture.md does not contain this map:\n{map}"
     );
 }
 
 #[test]
 fn only_the_clock_reads_time() {
-    hold(asks_the_clock_for_the_time);
+    check_all(reads_time_from_the_clock);
 }
 
 #[test]
-fn secrets_stay_shut() {
-    hold(keeps_secrets_shut);
+fn secrets_are_exposed_only_where_allowed() {
+    check_all(exposes_no_secret);
 }
 
 #[test]
-fn sql_stays_in_the_state() {
-    hold(keeps_sql_in_the_state);
+fn sql_is_only_in_the_state() {
+    check_all(has_no_sql);
 }
 
 #[test]
 fn every_exception_has_a_reason() {
-    hold(gives_a_reason_for_each_exception);
+    check_all(gives_a_reason_for_each_exception);
 }
 
 #[test]
 fn only_main_exits() {
-    hold(leaves_the_exit_to_main);
+    check_all(does_not_exit);
 }
 
 #[test]
 fn only_the_command_channel_starts_programs() {
-    hold(leaves_programs_to_the_channel);
+    check_all(starts_no_program);
 }
 
 #[test]
-fn every_file_on_the_list_of_secrets_exists() {
+fn every_file_allowed_to_expose_secrets_exists() {
     let sources = sources();
     let stale: Vec<_> = MAY_EXPOSE
         .iter()
@@ -601,14 +601,14 @@ fn every_file_on_the_list_of_secrets_exists() {
 }
 
 #[test]
-fn every_test_that_the_threat_model_names_exists() {
+fn every_test_named_in_the_threat_model_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut sources = Vec::new();
     for folder in ["src", "crates", "tests"] {
         collect(root, folder, "rs", &mut sources);
     }
     let model = fs::read_to_string(root.join("deploy/threat-model.md")).unwrap();
-    // Functions only; files and keys have other characters, or are short.
+    // Functions only; files and keys have other characters or are short.
     let is_function =
         |name: &&str| name.len() > 20 && name.chars().all(|c| c.is_ascii_lowercase() || c == '_');
     let named: Vec<&str> = model
@@ -627,7 +627,7 @@ fn every_test_that_the_threat_model_names_exists() {
     }
 }
 
-/// Without the folder there is nothing to ship; with a profile's `include_str!` the compiler holds the other half.
+/// Without the folder there is nothing to ship; the compiler checks each profile's `include_str!`.
 #[test]
 fn every_shipped_provider_is_compiled_in() {
     let mut profiles = Vec::new();
@@ -656,7 +656,7 @@ fn every_shipped_provider_is_compiled_in() {
     assert!(forgotten.is_empty(), "\n{}\n", forgotten.join("\n"));
 }
 
-/// A rule, a path, a text, and the lines it must complain about.
+/// A rule, a path, a text, and the lines that it must complain about.
 type Case = (
     fn(&Source) -> Vec<String>,
     &'static str,
@@ -664,20 +664,20 @@ type Case = (
     &'static [usize],
 );
 
-/// What each rule is for, so that a rule that sees nothing any more is noticed.
+/// A violation of each rule, so that a rule that detects nothing any more is noticed.
 #[test]
-fn the_rules_see_what_they_are_for() {
+fn rules_detect_violations() {
     let cases: &[Case] = &[
-        (opens_with_its_purpose, "src/a.rs", "use std::fs;\n", &[1]),
-        (opens_with_its_purpose, "tests/a.rs", "//! Tests.\n", &[]),
+        (begins_with_its_purpose, "src/a.rs", "use std::fs;\n", &[1]),
+        (begins_with_its_purpose, "tests/a.rs", "//! Tests.\n", &[]),
         (
-            leaves_nothing_for_later,
+            has_no_todo,
             "tests/a.rs",
             "//! A\n// TODO: more\nfn f() { todo!() }\n",
             &[2, 3],
         ),
         (
-            leaves_nothing_for_later,
+            has_no_todo,
             "src/a.rs",
             "//! A\nconst TODOS: &str = \"XXXX\";\n",
             &[],
@@ -695,7 +695,7 @@ fn the_rules_see_what_they_are_for() {
             &[4],
         ),
         (
-            stays_on_its_floor,
+            imports_only_its_layer,
             "src/domain.rs",
             "//! A\nuse crate::{domain::a::{b, config}, adapters};\n",
             &[2],
@@ -719,61 +719,61 @@ fn the_rules_see_what_they_are_for() {
             &[],
         ),
         (
-            stays_on_its_floor,
+            imports_only_its_layer,
             "src/adapters/a.rs",
             "//! A\nuse std::fs;\nuse super::super::daemon::b;\n",
             &[3],
         ),
         (
-            stays_on_its_floor,
+            imports_only_its_layer,
             "src/config/a.rs",
             "//! A\nuse crate::domain;\nfn f() { crate::adapters::g() }\n",
             &[3],
         ),
         (
-            stays_on_its_floor,
+            imports_only_its_layer,
             "src/daemon/a.rs",
             "//! A\nuse crate::config;\nuse refreshd_fake_server;\n",
             &[3],
         ),
         (
-            asks_the_clock_for_the_time,
+            reads_time_from_the_clock,
             "src/daemon/a.rs",
             "//! A\nlet t = tokio::time::Instant::now();\n",
             &[2],
         ),
         (
-            asks_the_clock_for_the_time,
+            reads_time_from_the_clock,
             CLOCK,
             "//! A\nlet t = SystemTime::now();\n",
             &[],
         ),
         (
-            keeps_secrets_shut,
+            exposes_no_secret,
             "src/daemon/a.rs",
             "//! A\n\nlet t = secret.expose();\n",
             &[3],
         ),
         (
-            keeps_secrets_shut,
+            exposes_no_secret,
             "crates/token-client/src/reply_a.rs",
             "//! A\nlet t = secret.expose();\n",
             &[],
         ),
         (
-            keeps_sql_in_the_state,
+            has_no_sql,
             "src/daemon/a.rs",
             "//! A\nuse rusqlite::Row;\n",
             &[2],
         ),
         (
-            keeps_sql_in_the_state,
+            has_no_sql,
             "src/adapters/state/conformance/a.rs",
             "//! A\nuse rusqlite::Row;\n",
             &[2],
         ),
         (
-            keeps_sql_in_the_state,
+            has_no_sql,
             "src/adapters/state/a.rs",
             "//! A\nuse rusqlite::Row;\nrow.get(0)?;\nrow.get::<_, Option<i64>>(12)?;\n",
             &[4],
@@ -791,25 +791,25 @@ fn the_rules_see_what_they_are_for() {
             &[2],
         ),
         (
-            leaves_the_exit_to_main,
+            does_not_exit,
             "src/daemon/a.rs",
             "//! A\nstd::process::exit(1);\n",
             &[2],
         ),
         (
-            leaves_programs_to_the_channel,
+            starts_no_program,
             "src/daemon/a.rs",
             "//! A\nuse tokio::process::Command;\n",
             &[2],
         ),
         (
-            leaves_programs_to_the_channel,
+            starts_no_program,
             PROGRAMS,
             "//! A\nuse std::process::Command;\n",
             &[],
         ),
         (
-            leaves_the_exit_to_main,
+            does_not_exit,
             "src/main.rs",
             "//! A\nstd::process::exit(1);\n",
             &[],

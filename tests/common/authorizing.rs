@@ -1,4 +1,4 @@
-//! A `refreshd authorize` that waits, and the browser it waits for.
+//! A `refreshd authorize` that waits, and its browser.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -7,13 +7,13 @@ use std::thread::{Builder, JoinHandle};
 
 use refreshd_time::clock::Clock;
 
-use super::{COMMAND, Ran, Rig, SOON, eventually};
+use super::{COMMAND, CommandOutput, Rig, SOON, eventually};
 
-/// The command under way. Dropped, it is killed.
+/// A running command. It is killed on drop.
 pub struct Authorizing {
     child: Child,
     stdin: Option<ChildStdin>,
-    said: Arc<Mutex<String>>,
+    output: Arc<Mutex<String>>,
     reader: Option<JoinHandle<()>>,
 }
 
@@ -26,13 +26,13 @@ impl Authorizing {
             .stderr(Stdio::piped());
         let mut child = piped.spawn().expect("the binary starts");
         let stderr = child.stderr.take().expect("it is piped");
-        let said = Arc::new(Mutex::new(String::new()));
-        let lines = Arc::clone(&said);
+        let output = Arc::new(Mutex::new(String::new()));
+        let lines = Arc::clone(&output);
         let read = move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                let mut said = lines.lock().unwrap_or_else(PoisonError::into_inner);
-                said.push_str(&line);
-                said.push('\n');
+                let mut output = lines.lock().unwrap_or_else(PoisonError::into_inner);
+                output.push_str(&line);
+                output.push('\n');
             }
         };
         let reader = Builder::new().spawn(read).expect("a thread");
@@ -40,7 +40,7 @@ impl Authorizing {
         Self {
             child,
             stdin,
-            said,
+            output,
             reader: Some(reader),
         }
     }
@@ -50,21 +50,21 @@ impl Authorizing {
         self.child.id()
     }
 
-    /// What it has said to a person so far.
-    pub fn said(&self) -> String {
-        self.said
+    /// Its output to standard error so far.
+    pub fn output(&self) -> String {
+        self.output
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
 
-    /// The address it shows, once it waits.
+    /// The address that it shows once it waits.
     #[track_caller]
     pub fn url(&self) -> String {
         eventually("the address to open", SOON, || {
-            let said = self.said();
-            let waits = said.contains("paste the address");
-            let url = said
+            let output = self.output();
+            let waits = output.contains("paste the address");
+            let url = output
                 .lines()
                 .find(|line| line.starts_with("http"))
                 .map(str::to_owned);
@@ -72,11 +72,11 @@ impl Authorizing {
         })
     }
 
-    /// Waits until it has said this.
+    /// Waits until it has printed this text.
     #[track_caller]
-    pub fn hears(&self, text: &str) {
-        eventually(&format!("{text:?} is said"), SOON, || {
-            self.said().contains(text)
+    pub fn wait_for_output(&self, text: &str) {
+        eventually(&format!("{text:?} is printed"), SOON, || {
+            self.output().contains(text)
         });
     }
 
@@ -88,9 +88,9 @@ impl Authorizing {
             .expect("it reads");
     }
 
-    /// How it ends.
+    /// Waits for its end.
     #[track_caller]
-    pub fn end(mut self) -> Ran {
+    pub fn end(mut self) -> CommandOutput {
         let clock = Clock::system();
         let began = clock.tick();
         let status = loop {
@@ -100,7 +100,7 @@ impl Authorizing {
             assert!(
                 clock.elapsed(began) < COMMAND,
                 "it does not end: {}",
-                self.said()
+                self.output()
             );
             std::thread::sleep(std::time::Duration::from_millis(5));
         };
@@ -115,10 +115,10 @@ impl Authorizing {
         if let Some(reader) = self.reader.take() {
             reader.join().expect("a reader");
         }
-        Ran {
+        CommandOutput {
             code: status.code(),
             stdout,
-            stderr: self.said(),
+            stderr: self.output(),
         }
     }
 }
@@ -132,7 +132,7 @@ impl Drop for Authorizing {
 }
 
 impl Rig {
-    /// Sends people to the stand-in server to authorize, since no test reaches a portal.
+    /// Configures the fake server's authorization page, since no test can reach a portal.
     pub fn authorizes_here(&mut self) {
         let page = self
             .config
@@ -145,7 +145,7 @@ impl Rig {
             .push_str(&format!("authorize_url = \"{page}\"\n"));
     }
 
-    /// What a browser shows at an address: the last status and page, and where the last redirect led.
+    /// The page a browser shows at an address: the last status and body, and the target of the last redirect.
     pub fn browse(&self, url: &str) -> (u16, String, Option<String>) {
         let browser = reqwest::Client::builder()
             .no_proxy()
@@ -164,7 +164,7 @@ impl Rig {
         })
     }
 
-    /// Where the authorization page sends a browser, without going there.
+    /// Target of the authorization page's redirect, which is not followed.
     pub fn redirect_of(&self, url: &str) -> String {
         let browser = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
         let browser = browser.no_proxy().timeout(SOON).build().expect("a client");
@@ -180,7 +180,7 @@ impl Rig {
     }
 }
 
-/// An address on this machine where nobody listens.
+/// An address on this machine where no process listens.
 pub fn free_address() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("its address").to_string()

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{EVERY, domain};
 
-/// What [`super::Rig`] writes to `refreshd.toml`.
+/// Content of `refreshd.toml`.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// `include`.
@@ -20,10 +20,10 @@ pub struct Config {
     pub timeout: Duration,
     /// `[renewal] rate`, if it is not the default.
     pub rate: Option<u32>,
-    /// The first is `crm`, the client that the stand-in server knows.
+    /// The first is `crm`, the client that the fake server knows.
     pub apps: Vec<App>,
     pub portals: Vec<Portal>,
-    /// TOML that is put at the end as it is: escalation steps, broken lines.
+    /// TOML that is appended unchanged: escalation steps, invalid lines.
     pub more: String,
 }
 
@@ -79,7 +79,7 @@ impl Config {
         portal.unwrap_or_else(|| panic!("the configuration has no portal {name}"))
     }
 
-    /// Takes a portal out.
+    /// Removes a portal.
     pub fn remove(&mut self, name: &str) {
         self.portals.retain(|portal| portal.name != name);
     }

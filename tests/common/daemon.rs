@@ -1,4 +1,4 @@
-//! A running daemon: its process, its log as it comes, its end.
+//! A running daemon: its process, its log and its end.
 
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::ExitStatusExt as _;
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::SOON;
 
-/// The daemon's process. Dropped, it is killed.
+/// The daemon's process. It is killed on drop.
 pub struct Daemon {
     child: Child,
     log: Arc<Mutex<Vec<String>>>,
@@ -45,13 +45,13 @@ impl Daemon {
         self.child.id()
     }
 
-    /// The most memory it has had so far, in KiB.
+    /// Its peak memory so far, in KiB.
     pub fn peak_memory(&self) -> u64 {
         let status =
             std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("a Linux");
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let peak = peak.and_then(|peak| peak.trim().trim_end_matches(" kB").parse().ok());
-        peak.expect("the kernel says it")
+        peak.expect("the kernel reports it")
     }
 
     fn lines(&self) -> MutexGuard<'_, Vec<String>> {
@@ -63,17 +63,17 @@ impl Daemon {
         self.lines().join("\n")
     }
 
-    /// How much it has logged so far: [`Daemon::wait_after`] looks from here on.
+    /// Number of lines logged so far, for [`Daemon::wait_after`].
     pub fn mark(&self) -> usize {
         self.lines().len()
     }
 
-    /// Every event so far for which this holds.
+    /// Every event so far that satisfies the predicate.
     pub fn events(&self, wanted: impl Fn(&Value) -> bool) -> Vec<Value> {
         self.events_after(0, wanted)
     }
 
-    /// Every event since the mark for which this holds.
+    /// Every event since the mark that satisfies the predicate.
     pub fn events_after(&self, mark: usize, wanted: impl Fn(&Value) -> bool) -> Vec<Value> {
         let lines = self.lines()[mark..].to_vec();
         lines
@@ -85,23 +85,24 @@ impl Daemon {
 
     /// The escalations so far of this portal (or app), as `(step, severity)`.
     pub fn steps(&self, of: &str) -> Vec<(String, String)> {
-        let told = self.events(|event| {
+        let escalations = self.events(|event| {
             event["target"] == "refreshd::escalation"
                 && (event["portal"] == of || event["app"] == of)
         });
         let text = |event: &Value, key: &str| event[key].as_str().unwrap_or_default().to_owned();
-        told.iter()
+        escalations
+            .iter()
             .map(|event| (text(event, "step"), text(event, "severity")))
             .collect()
     }
 
-    /// Waits until an event like this was logged, be it before, and returns the first.
+    /// Waits until such an event was logged, possibly before this call, and returns the first.
     #[track_caller]
     pub fn wait_for(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         self.wait_after(0, SOON, what, wanted)
     }
 
-    /// Waits until an event like this is logged after the mark.
+    /// Waits until such an event is logged after the mark.
     #[track_caller]
     pub fn wait_after(
         &self,
@@ -147,7 +148,7 @@ impl Daemon {
         })
     }
 
-    /// Waits until a renewal of the portal ended like this.
+    /// Waits until a renewal of the portal has this outcome.
     #[track_caller]
     pub fn wait_for_outcome(&self, portal: &str, outcome: &str) -> Value {
         self.wait_after(
@@ -162,12 +163,12 @@ impl Daemon {
         )
     }
 
-    /// Asks it to stop.
+    /// Sends SIGTERM.
     pub fn sigterm(&self) {
         self.signal("TERM");
     }
 
-    /// Asks it to read its configuration again.
+    /// Sends SIGHUP, which reloads the configuration.
     pub fn sighup(&self) {
         self.signal("HUP");
     }
@@ -182,10 +183,10 @@ impl Daemon {
         code(status)
     }
 
-    /// From now on no file of it may be longer than so many bytes: 0 is a disk that takes nothing. `None` lifts it.
+    /// Limits the size of its files to so many bytes: 0 simulates a full disk. `None` removes the limit.
     pub fn limit_file_size(&self, bytes: Option<u64>) {
         let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
-        // Its own limit, which it may raise again; the hard one stays.
+        // The soft limit, which can be raised again; the hard one stays.
         let limit = Rlimit {
             current: bytes,
             maximum: getrlimit(Resource::Fsize).maximum,
@@ -193,19 +194,19 @@ impl Daemon {
         prlimit(pid, Resource::Fsize, limit).expect("a process of the same user");
     }
 
-    /// Stops it in good order.
+    /// Stops it cleanly.
     #[track_caller]
     pub fn stop(mut self) {
         self.sigterm();
         assert_eq!(self.wait_exit(SOON), 0, "SIGTERM is a good end");
     }
 
-    /// Ends it as a power cut would.
+    /// Kills it, as a power cut would.
     pub fn kill9(mut self) {
         self.end();
     }
 
-    /// The process is not waited for yet, so its id cannot be anybody else's.
+    /// The process has not been waited for yet, so its id cannot belong to another process.
     /// Sends it the signal of this name, such as `TERM`.
     pub fn signal(&self, name: &str) {
         let kill = format!("kill -{name} {}", self.pid());
@@ -217,7 +218,7 @@ impl Daemon {
     }
 
     fn end(&mut self) {
-        // An error says that it has ended by itself.
+        // An error means that it has ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
         self.join();

@@ -1,5 +1,5 @@
-//! A server between the daemon and the stand-in server, or in its place, that answers in bytes: what no HTTP library
-//! would send. Must not judge what it is sent.
+//! A server in front of the fake server, or in its place, that responds with raw bytes which no HTTP library would send.
+//! Must not judge the requests that it receives.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -9,11 +9,11 @@ use std::thread;
 use std::time::Duration;
 
 /// One request: its head and body as they came.
-pub struct Asked {
+pub struct RawRequest {
     pub text: String,
 }
 
-impl Asked {
+impl RawRequest {
     /// A parameter of the form in its body.
     pub fn parameter(&self, name: &str) -> &str {
         let body = self
@@ -27,17 +27,17 @@ impl Asked {
     }
 }
 
-/// What becomes of a request.
-pub enum Play {
+/// Behaviour for a request.
+pub enum Behaviour {
     /// These bytes, and the connection is closed.
     Close(Vec<u8>),
     /// These bytes, and the connection is reset.
     Reset(Vec<u8>),
-    /// These bytes, and then this one again and again until the client has had enough.
+    /// These bytes, and then these again and again until the client disconnects.
     Endless(Vec<u8>, Vec<u8>),
-    /// These bytes, and the connection stays open until the client leaves.
+    /// These bytes, and the connection stays open until the client disconnects.
     Hold(Vec<u8>),
-    /// These bytes, each after a wait, as long as the client stays.
+    /// These bytes, each after a wait, until the client disconnects.
     Drip(Vec<u8>, Duration),
 }
 
@@ -48,12 +48,15 @@ pub struct Hostile {
 }
 
 impl Hostile {
-    /// Listens there and plays, each connection on a thread of its own.
+    /// Listens there and serves each connection on its own thread.
     #[expect(
         clippy::disallowed_methods,
         reason = "a test's server, whose threads end with the process"
     )]
-    pub fn listen(address: &str, play: impl Fn(Asked) -> Play + Send + Sync + 'static) -> Self {
+    pub fn listen(
+        address: &str,
+        play: impl Fn(RawRequest) -> Behaviour + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind(address).expect("a free port");
         let address = listener.local_addr().expect("its address");
         let connections = Arc::new(AtomicUsize::new(0));
@@ -76,36 +79,36 @@ impl Hostile {
         format!("http://{}/oauth/token/", self.address)
     }
 
-    /// How often somebody connected.
+    /// Number of connections so far.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
 }
 
-fn serve(mut stream: TcpStream, play: &(dyn Fn(Asked) -> Play + Send + Sync)) {
+fn serve(mut stream: TcpStream, play: &(dyn Fn(RawRequest) -> Behaviour + Send + Sync)) {
     let Some(text) = request(&mut stream) else {
         return;
     };
-    // The client may leave whenever it has had enough.
-    match play(Asked { text }) {
-        Play::Close(bytes) => drop(stream.write_all(&bytes)),
-        Play::Reset(bytes) => {
+    // The client may disconnect at any time.
+    match play(RawRequest { text }) {
+        Behaviour::Close(bytes) => drop(stream.write_all(&bytes)),
+        Behaviour::Reset(bytes) => {
             let _ = stream.write_all(&bytes);
-            // Unread bytes, or none: a socket that does not linger resets.
+            // With or without unread bytes: a socket that does not linger resets.
             let socket = tokio_socket(stream);
             drop(socket);
         }
-        Play::Endless(bytes, more) => {
+        Behaviour::Endless(bytes, more) => {
             let mut ok = stream.write_all(&bytes).is_ok();
             while ok {
                 ok = stream.write_all(&more).is_ok();
             }
         }
-        Play::Hold(bytes) => {
+        Behaviour::Hold(bytes) => {
             let _ = stream.write_all(&bytes);
             let _ = stream.read(&mut [0]);
         }
-        Play::Drip(bytes, wait) => {
+        Behaviour::Drip(bytes, wait) => {
             let _ = stream.set_nodelay(true);
             for byte in bytes {
                 if stream.write_all(&[byte]).is_err() {
@@ -117,7 +120,7 @@ fn serve(mut stream: TcpStream, play: &(dyn Fn(Asked) -> Play + Send + Sync)) {
     }
 }
 
-/// A socket that resets when it is closed; only tokio's can be told to.
+/// A socket that is reset on close; only tokio's can be configured so.
 fn tokio_socket(stream: TcpStream) -> tokio::net::TcpStream {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -153,8 +156,8 @@ fn request(stream: &mut TcpStream) -> Option<String> {
     }
 }
 
-/// Passes a request on to a server, and takes its whole answer.
-pub fn pass_on(to: &str, asked: &Asked) -> Vec<u8> {
+/// Forwards a request to a server and returns the whole response.
+pub fn forward(to: &str, asked: &RawRequest) -> Vec<u8> {
     let mut stream = TcpStream::connect(to).expect("the server is there");
     let (head, body) = asked.text.split_once("\r\n\r\n").expect("a request");
     let head = head.replace("\r\nconnection: ", "\r\nx-connection: ");
@@ -167,7 +170,7 @@ pub fn pass_on(to: &str, asked: &Asked) -> Vec<u8> {
     answer
 }
 
-/// A reply with these header lines.
+/// A response with these header lines.
 pub fn reply(status: &str, headers: &str, body: &str) -> Vec<u8> {
     let length = body.len();
     format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{headers}\r\n{body}")

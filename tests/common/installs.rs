@@ -1,4 +1,4 @@
-//! Portals that install the rig's app: what they send, as Bitrix24's do.
+//! Portals that install the rig's app: their requests are those of Bitrix24 portals.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{CLIENT_ID, Rig, SOON, domain, eventually, now_millis};
 
-/// A token reply of the stand-in server: a portal, a user, and tokens.
+/// A token response of the fake server: a portal, a user and tokens.
 pub type Grant = Map<String, Value>;
 
 /// Status, headers and body.
@@ -15,7 +15,7 @@ pub type Answer = (u16, reqwest::header::HeaderMap, String);
 /// Pairs of a form.
 pub type Form = Vec<(String, String)>;
 
-/// What proves the events of an installation.
+/// The application token, which verifies the events of an installation.
 pub const PROOF: &str = "51856fefc120afa4b628cc82d3935cce";
 
 pub fn text(grant: &Grant, field: &str) -> String {
@@ -32,7 +32,7 @@ fn owned<const N: usize>(pairs: [(&str, String); N]) -> Form {
         .collect()
 }
 
-/// The form that a browser brings.
+/// The form that a browser posts.
 pub fn form_of(grant: &Grant) -> Form {
     owned([
         ("AUTH_ID", text(grant, "access_token")),
@@ -69,7 +69,7 @@ pub fn event_of(event: &str, part: &str, grant: &Grant) -> Form {
     form
 }
 
-/// The event of a removal, sent so many seconds from now.
+/// The event of an uninstallation, sent so many seconds from now.
 pub fn removal_of(grant: &Grant, proof: &str, seconds: i64) -> Form {
     owned([
         ("event", "ONAPPUNINSTALL".to_owned()),
@@ -95,7 +95,7 @@ pub fn encoded(form: &Form) -> String {
 }
 
 impl Rig {
-    /// Takes installs of the first app in, with these lines in `[apps.crm.install]` and in `[install]`.
+    /// Enables install events of the first app, with these lines in `[apps.crm.install]` and in `[install]`.
     pub fn take_installs(&mut self, rule: &str, listener: &str) {
         self.config.app().more = format!("[apps.crm.install]\n{rule}");
         self.config.more = format!(
@@ -110,10 +110,10 @@ impl Rig {
 
     /// A new grant of a user of the portal.
     pub fn grant_of(&self, portal: &str, user: u64) -> Grant {
-        self.sandbox.install_as(&domain(portal), CLIENT_ID, user)
+        self.server.install_as(&domain(portal), CLIENT_ID, user)
     }
 
-    /// Posts what is given to a path of the install listener.
+    /// Posts a body to a path of the install listener.
     pub fn post_raw(&self, path: &str, content_type: &str, body: String) -> Answer {
         let url = format!("http://{}{path}", self.install_address());
         let client = reqwest::Client::builder()
@@ -153,14 +153,14 @@ impl Rig {
         self.post(&query, &form_of(grant))
     }
 
-    /// How many notices came to this.
+    /// Number of events with this result.
     pub fn installs(&self, result: &str) -> f64 {
         self.metric(&format!(
             "refreshd_installs_total{{app=\"crm\",result=\"{result}\"}}"
         ))
     }
 
-    /// Waits until so many notices came to this.
+    /// Waits until so many events have this result.
     #[track_caller]
     pub fn wait_for_installs(&self, result: &str, count: f64) {
         let what = format!("{count} installs are {result}");

@@ -1,5 +1,5 @@
-//! A mail server that takes mail from one user, and is told to refuse. It speaks as much of SMTP (RFC 5321) as a client
-//! needs, without TLS. Must not judge a mail.
+//! A mail server that accepts mail of one user, and can be set to refuse it. It implements as much of SMTP (RFC 5321) as a
+//! client needs, without TLS. Must not judge a mail.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -8,7 +8,7 @@ use std::thread;
 
 use base64::Engine as _;
 
-/// The user and the password that it knows.
+/// The accepted user and password.
 pub const LOGIN: (&str, &str) = ("refreshd", "secretOfTheMail1");
 
 /// The server; its threads end with the test's process.
@@ -36,19 +36,19 @@ impl MailServer {
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 let server = serving.clone();
-                // Whoever hangs up has had enough.
+                // A client may disconnect at any time.
                 thread::spawn(move || drop(server.serve(&stream)));
             }
         });
         server
     }
 
-    /// Answers so to the end of a mail.
+    /// Sets the response to the end of a mail.
     pub fn refuse(&self, with: Option<&'static str>) {
         *self.refusal.lock().expect("no thread has panicked") = with;
     }
 
-    /// The mails so far, with their envelope.
+    /// The mails so far, with their envelopes.
     pub fn mails(&self) -> Vec<String> {
         self.mails.lock().expect("no thread has panicked").clone()
     }

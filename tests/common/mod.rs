@@ -1,11 +1,11 @@
-//! The rig of the tests: a stand-in authorization server, a directory, a configuration, and the real binary on them.
+//! The rig of the tests: a fake authorization server, a directory, a configuration, and the real binary using them.
 //!
-//! Level-triggered throughout: what is waited for is a condition with a time limit, never a time. Everything ends with
-//! its owner: a daemon is killed, a server stopped and a directory removed on drop, also when a test fails. Must not
-//! look into the daemon: what a test can see is what a user can see.
+//! Level-triggered throughout: tests wait for conditions with a time limit, never for a time. Everything is cleaned up on
+//! drop, also when a test fails: daemons are killed, servers stopped and directories removed. Must not look into the
+//! daemon: a test sees only what a user can see.
 //!
 //! ```ignore
-//! let mut rig = Rig::new(["acme"]);                  // Bitrix24's dialect, tokens of 20 s renewed every 8 s
+//! let mut rig = Rig::new(["acme"]);                  // a Bitrix24 profile, tokens of 20 s renewed every 8 s
 //! rig.grant("acme");                                 // a grant in acme's refresh_token_file
 //! let daemon = rig.start();
 //! daemon.wait_for("a renewal", |event| event["outcome"] == "renewed");
@@ -49,38 +49,42 @@ pub use daemon::Daemon;
 pub const CLIENT_ID: &str = "local.55d32b338a90f0.23817";
 /// Its secret.
 pub const CLIENT_SECRET: &str = "c1ientSecret0OfTheTests0123456789";
-/// Life of an access token, and when it is renewed.
+/// Lifetime of an access token, and the interval of renewals.
 pub const LIFE: Duration = Duration::from_secs(20);
 pub const EVERY: Duration = Duration::from_secs(8);
-/// What happens at once may take so long on a machine that is busy.
+/// Time limit for anything that happens at once, on a busy machine.
 pub const SOON: Duration = Duration::from_secs(30);
 
-/// A command that takes longer hangs.
+/// Time limit of a command.
 pub const COMMAND: Duration = Duration::from_secs(30);
 
-/// What a wait asks for: a condition that holds, or something that is there.
-pub trait Met {
+/// Result of a condition that a test waits for: true, or a value.
+pub trait Condition {
     type Found;
     fn found(self) -> Option<Self::Found>;
 }
 
-impl Met for bool {
+impl Condition for bool {
     type Found = ();
     fn found(self) -> Option<()> {
         self.then_some(())
     }
 }
 
-impl<T> Met for Option<T> {
+impl<T> Condition for Option<T> {
     type Found = T;
     fn found(self) -> Self {
         self
     }
 }
 
-/// Asks until the answer is yes (or `Some`), at most for `limit`; the panic names `what`.
+/// Evaluates `ask` until it is true (or `Some`), at most for `limit`; the panic names `what`.
 #[track_caller]
-pub fn eventually<M: Met>(what: &str, limit: Duration, mut ask: impl FnMut() -> M) -> M::Found {
+pub fn eventually<M: Condition>(
+    what: &str,
+    limit: Duration,
+    mut ask: impl FnMut() -> M,
+) -> M::Found {
     let clock = Clock::system();
     let began = clock.tick();
     loop {
@@ -92,7 +96,7 @@ pub fn eventually<M: Met>(what: &str, limit: Duration, mut ask: impl FnMut() -> 
     }
 }
 
-/// Sees that something stays true for a time.
+/// Asserts that a condition stays true for a time.
 #[track_caller]
 pub fn always(what: &str, span: Duration, mut holds: impl FnMut() -> bool) {
     let clock = Clock::system();
@@ -119,21 +123,21 @@ pub fn mode(path: &Path) -> u32 {
     about.permissions().mode() & 0o7777
 }
 
-/// The host of a portal of the rig.
+/// Host of a portal of the rig.
 pub fn domain(portal: &str) -> String {
     format!("{portal}.bitrix24.com")
 }
 
-/// A test's own world.
+/// The environment of one test.
 pub struct Rig {
-    pub sandbox: FakeServer,
+    pub server: FakeServer,
     /// Written by [`Rig::start`] and [`Rig::write_config`].
     pub config: Config,
     pub runtime: Runtime,
     stop: CancellationToken,
     dir: TempDir,
-    /// Commands that nobody waits for.
-    under_way: Mutex<Vec<Child>>,
+    /// Commands that no test waits for.
+    background_commands: Mutex<Vec<Child>>,
 }
 
 impl Rig {
@@ -142,7 +146,7 @@ impl Rig {
         Self::with_lifetime(portals, LIFE)
     }
 
-    /// The same, with access tokens of this lifetime.
+    /// Like [`Rig::new`], with access tokens of this lifetime.
     pub fn with_lifetime<const N: usize>(portals: [&str; N], token_lifetime: Duration) -> Self {
         Self::with_rules(
             portals,
@@ -153,16 +157,16 @@ impl Rig {
         )
     }
 
-    /// The same, with rules for the server.
+    /// Like [`Rig::new`], with rules for the server.
     pub fn with_rules<const N: usize>(portals: [&str; N], rules: Rules) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build();
-        let runtime = runtime.expect("a runtime for the stand-in server");
+        let runtime = runtime.expect("a runtime for the fake server");
         let life = rules.token_lifetime;
-        let sandbox = FakeServer::new(Clock::system(), rules);
-        sandbox.add_client(CLIENT_ID, CLIENT_SECRET);
+        let server = FakeServer::new(Clock::system(), rules);
+        server.add_client(CLIENT_ID, CLIENT_SECRET);
         let stop = CancellationToken::new();
         let listener = runtime
             .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
@@ -171,7 +175,7 @@ impl Rig {
             "http://{}/oauth/token/",
             listener.local_addr().expect("its address")
         );
-        runtime.spawn(sandbox.clone().serve(listener, stop.clone()));
+        runtime.spawn(server.clone().serve(listener, stop.clone()));
         let dir = tempfile::Builder::new()
             .prefix("refreshd-test-")
             .tempdir()
@@ -183,12 +187,12 @@ impl Rig {
             .map(|name| Portal::new(name, "crm"))
             .collect();
         let rig = Self {
-            sandbox,
+            server,
             config,
             runtime,
             stop,
             dir,
-            under_way: Mutex::default(),
+            background_commands: Mutex::default(),
         };
         rig.secret("crm.secret", CLIENT_SECRET);
         rig
@@ -204,32 +208,32 @@ impl Rig {
         self.secret_bytes(name, text.as_bytes());
     }
 
-    /// The same, of bytes.
+    /// Writes bytes to a file that others cannot read.
     pub fn secret_bytes(&self, name: &str, bytes: &[u8]) {
         let path = self.path(name);
         let directory = path.parent().expect("a directory");
         write_whole(directory, &path, bytes, 0o600).expect("a file is written");
     }
 
-    /// Writes the configuration as it stands.
+    /// Writes the present configuration.
     pub fn write_config(&self) {
         self.secret("refreshd.toml", &self.config.to_string());
     }
 
-    /// A new grant of the portal, at the server only: the whole token reply.
+    /// Creates a new grant of the portal at the server only, and returns the whole token response.
     pub fn install(&self, portal: &str) -> String {
-        Value::Object(self.sandbox.install(&domain(portal), CLIENT_ID)).to_string()
+        Value::Object(self.server.install(&domain(portal), CLIENT_ID)).to_string()
     }
 
-    /// A new grant of the portal; its refresh token lies in the portal's `refresh_token_file`.
+    /// Creates a new grant of the portal; its refresh token is in the portal's `refresh_token_file`.
     pub fn grant(&mut self, portal: &str) {
-        let reply = self.sandbox.install(&domain(portal), CLIENT_ID);
+        let reply = self.server.install(&domain(portal), CLIENT_ID);
         let refresh = reply["refresh_token"].as_str().expect("a refresh token");
         self.secret(&format!("{portal}.refresh"), refresh);
         self.config.portal(portal).refresh_token_file = true;
     }
 
-    /// The same for each portal of the configuration.
+    /// Creates a grant for each portal of the configuration.
     pub fn grant_all(&mut self) {
         let portals = self.config.portals.iter().map(|portal| portal.name.clone());
         for portal in portals.collect::<Vec<_>>() {
@@ -237,7 +241,7 @@ impl Rig {
         }
     }
 
-    /// Starts the daemon, and waits until each portal of the configuration has a pair of a renewal.
+    /// Starts the daemon and waits until each portal of the configuration has been renewed once.
     pub fn start_renewed(&self) -> Daemon {
         let daemon = self.start();
         for portal in &self.config.portals {
@@ -246,17 +250,17 @@ impl Rig {
         daemon
     }
 
-    /// Writes the configuration and starts the daemon on it, ready to serve.
+    /// Writes the configuration, starts the daemon and waits until it is ready.
     pub fn start(&self) -> Daemon {
         let daemon = self.launch([]);
-        // A start reads and writes more than anything else here, beside thirty other tests.
+        // A start reads and writes more than any other step, and thirty tests may run beside it.
         daemon.wait_after(0, SOON * 3, "the daemon to be ready", |event| {
-            says(event, "is ready")
+            message_contains(event, "is ready")
         });
         daemon
     }
 
-    /// The same, with this in its environment, and without waiting for anything.
+    /// Starts the daemon with this environment, without waiting for anything.
     pub fn launch<const N: usize>(&self, environment: [(&str, &OsStr); N]) -> Daemon {
         self.write_config();
         let mut command = self.command(["run"]);
@@ -266,7 +270,7 @@ impl Rig {
 
     /// `refreshd ARGUMENTS…` on the rig's configuration, with an empty environment.
     pub fn command<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Command {
-        // A rig may have built a binary of its own, for a release.
+        // A rig may have built its own release binary.
         let binary = std::env::var_os("REFRESHD_BINARY");
         let binary = binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_refreshd").into());
         let mut command = Command::new(binary);
@@ -278,22 +282,22 @@ impl Rig {
         command
     }
 
-    /// Runs a command to its end.
-    pub fn run<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Ran {
-        Ran::to_its_end(self.command(arguments).stdin(Stdio::null()))
+    /// Runs a command and waits for its end.
+    pub fn run<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> CommandOutput {
+        CommandOutput::run(self.command(arguments).stdin(Stdio::null()))
     }
 
     /// `refreshd import PORTAL`, with the grant on standard input.
-    pub fn import(&self, portal: &str, grant: &str) -> Ran {
+    pub fn import(&self, portal: &str, grant: &str) -> CommandOutput {
         let name = format!("{portal}.import");
         self.secret(&name, grant);
         let stdin = fs::File::open(self.path(&name)).expect("what was just written");
-        Ran::to_its_end(self.command(["import", portal]).stdin(stdin))
+        CommandOutput::run(self.command(["import", portal]).stdin(stdin))
     }
 
-    /// The same, without waiting for what becomes of it: the daemon has it when this returns.
+    /// Starts an import without waiting for its outcome: the daemon has the grant when this returns.
     #[track_caller]
-    pub fn hand_over(&self, portal: &str, grant: &str) {
+    pub fn start_import(&self, portal: &str, grant: &str) {
         let name = format!("{portal}.import");
         self.secret(&name, grant);
         let view = || self.get_json(&format!("/v1/portals/{portal}"));
@@ -312,13 +316,13 @@ impl Rig {
                 || differs("candidate")
                 || child.try_wait().expect("a child").is_some()
         });
-        self.under_way
+        self.background_commands
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(child);
     }
 
-    /// `refreshd status --json`, by portal; `null` for one it does not show.
+    /// Entry of a portal in `refreshd status --json`; `null` if it is not shown.
     pub fn status(&self, portal: &str) -> Value {
         let ran = self.run(["status", "--json"]);
         let all: Value =
@@ -351,7 +355,7 @@ impl Rig {
         self.path("tokens").join(portal).join(file)
     }
 
-    /// The portal's `token.json`; `None` if it is not there. One that is no JSON is a panic.
+    /// The portal's `token.json`; `None` if it is missing. Invalid JSON is a panic.
     pub fn token_json(&self, portal: &str) -> Option<Value> {
         let text = fs::read_to_string(self.token_path(portal, "token.json")).ok()?;
         Some(
@@ -370,14 +374,14 @@ impl Rig {
     /// Waits until the portal has renewed `more` times from now on.
     #[track_caller]
     pub fn wait_for_renewals(&self, portal: &str, more: u64) {
-        let before = self.sandbox.renewals(&domain(portal));
+        let before = self.server.renewals(&domain(portal));
         let limit = EVERY * u32::try_from(more).expect("few") + SOON;
         eventually(&format!("{more} renewals of {portal}"), limit, || {
-            self.sandbox.renewals(&domain(portal)) >= before + more
+            self.server.renewals(&domain(portal)) >= before + more
         });
     }
 
-    /// Waits until readers have the token of this generation or a later one.
+    /// Waits until this generation of the token or a later one is published.
     #[track_caller]
     pub fn wait_for_generation(&self, portal: &str, generation: u64) {
         let what = format!("generation {generation} of {portal} in token.json");
@@ -392,7 +396,7 @@ impl Rig {
         self.ask(reqwest::Client::builder(), reqwest::Method::GET, &url, "")
     }
 
-    /// The same, if somebody answers.
+    /// `GET` on the metrics listener, if it responds.
     pub fn http_if_any(&self, path: &str) -> Option<(u16, String)> {
         let url = format!("http://{}{path}", self.config.http);
         let client = reqwest::Client::builder()
@@ -416,7 +420,7 @@ impl Rig {
         value.unwrap_or_else(|| panic!("no metric {name} in\n{text}"))
     }
 
-    /// A metric's value, if somebody answers and it is there.
+    /// Value of a metric, if the listener responds and has it.
     pub fn metric_if_any(&self, name: &str) -> Option<f64> {
         let (_, text) = self.http_if_any("/metrics")?;
         text.lines()
@@ -430,7 +434,7 @@ impl Rig {
         self.ask(client, method, &format!("http://refreshd{path}"), body)
     }
 
-    /// A request on the control socket, if somebody serves there.
+    /// A request on the control socket, if anything listens there.
     pub fn control_if_any(&self, method: &str, path: &str) -> Option<u16> {
         let client = reqwest::Client::builder()
             .unix_socket(self.path("control.sock"))
@@ -453,38 +457,38 @@ impl Rig {
 
     /// Token requests of the portal so far.
     pub fn requests(&self, portal: &str) -> u64 {
-        self.sandbox.requests(&domain(portal))
+        self.server.requests(&domain(portal))
     }
 
-    /// Renewals of the portal so far, as the server counts them.
+    /// Renewals of the portal so far, counted by the server.
     pub fn renewals(&self, portal: &str) -> u64 {
-        self.sandbox.renewals(&domain(portal))
+        self.server.renewals(&domain(portal))
     }
 
-    /// The portal's next `times` requests fail.
+    /// Makes the portal's next `times` requests fail.
     pub fn fail(&self, portal: &str, fault: Fault, times: u32) {
-        self.sandbox.fail(At::Portal(domain(portal)), fault, times);
+        self.server.fail(At::Portal(domain(portal)), fault, times);
     }
 
-    /// No fault is left for the portal.
+    /// Removes every fault of the portal.
     pub fn heal(&self, portal: &str) {
-        self.sandbox.heal(At::Portal(domain(portal)));
+        self.server.heal(At::Portal(domain(portal)));
     }
 
-    /// Whether what readers have is a token of the portal that works.
+    /// Whether the published token of the portal is valid.
     pub fn has_working_token(&self, portal: &str) -> bool {
         let token = fs::read_to_string(self.token_path(portal, "token")).unwrap_or_default();
-        let known = self.sandbox.knows_access(&token);
+        let known = self.server.knows_access(&token);
         known.is_some_and(|known| !known.revoked && known.expires_at.millis() > now_millis())
     }
 
-    /// What no test leaves behind unless it provoked it: something a correct client never does.
+    /// Asserts that the server saw nothing a correct client never does.
     #[track_caller]
     pub fn no_violations(&self) {
         assert_eq!(
-            self.sandbox.violations(),
+            self.server.violations(),
             Vec::<String>::new(),
-            "the server saw what it never should"
+            "the server saw violations"
         );
     }
 
@@ -516,24 +520,24 @@ impl Drop for Rig {
     #[expect(clippy::print_stderr, reason = "part of a failed test's output")]
     fn drop(&mut self) {
         for mut child in self
-            .under_way
+            .background_commands
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .drain(..)
         {
-            // An error says that it has ended by itself.
+            // An error means that it has ended by itself.
             let _ = child.kill();
             let _ = child.wait();
         }
         self.stop.cancel();
         if std::thread::panicking() {
-            eprintln!("the server noticed: {:?}", self.sandbox.violations());
+            eprintln!("violations at the server: {:?}", self.server.violations());
         }
     }
 }
 
-/// Whether the message of an event contains this.
-pub fn says(event: &Value, text: &str) -> bool {
+/// Whether the message of an event contains this text.
+pub fn message_contains(event: &Value, text: &str) -> bool {
     event["message"]
         .as_str()
         .is_some_and(|message| message.contains(text))
@@ -544,19 +548,19 @@ pub fn is_step(event: &Value, step: &str) -> bool {
     event["target"] == "refreshd::escalation" && event["step"] == step
 }
 
-/// A command that has ended.
+/// Result of a command.
 #[derive(Debug)]
-pub struct Ran {
+pub struct CommandOutput {
     /// Its exit code; `None` if a signal ended it.
     pub code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
 }
 
-impl Ran {
-    /// A command that does not end, as a daemon that should have refused to start, is killed.
+impl CommandOutput {
+    /// Runs a command to its end. A command that does not end is killed, such as a daemon that should have refused to start.
     #[track_caller]
-    pub fn to_its_end(command: &mut Command) -> Self {
+    pub fn run(command: &mut Command) -> Self {
         let file = || tempfile::tempfile().expect("a file");
         let (mut stdout, mut stderr) = (file(), file());
         let to = |file: &fs::File| Stdio::from(file.try_clone().expect("a second handle"));
@@ -595,8 +599,8 @@ impl Ran {
     }
 }
 
-/// An address for the metrics listener that nothing else has: all of 127.0.0.0/8 is loopback, and nobody but
-/// this listens beyond 127.0.0.0/16.
+/// An address for the metrics listener that no other process uses: all of 127.0.0.0/8 is loopback, and only these tests
+/// listen beyond 127.0.0.0/16.
 fn http_address() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let process = std::process::id();

@@ -1,8 +1,8 @@
-//! Receivers of alerts that check strictly what they are sent, by what the real ones document: an unknown or missing
-//! field, a wrong type or a text that is too long is refused as they would, and noted as a complaint.
+//! Alert receivers that check requests as strictly as the real services document: an unknown or missing field, a wrong
+//! type or a text that is too long is refused as they would, and recorded as a complaint.
 //!
 //! Each is a path: `/webhook/…`, `/alertmanager`, `/pagerduty`, `/slack/…`, `/bot…`, `/push`, `/beat/…`. Must not know how
-//! the program makes what it sends.
+//! the program builds its requests.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -18,12 +18,12 @@ use serde_json::{Map, Value, json};
 
 use super::Rig;
 
-/// What a receiver must not repeat, and what proves that the right one was reached.
+/// Secrets that a receiver must not repeat. They identify the right one.
 pub const TOKEN: &str = "123456:ABC-secretOfTheBot";
 pub const ROUTING_KEY: &str = "0123456789abcdef0123456789abcdef";
 pub const AUTHORIZATION: &str = "Bearer secretOfTheWebhook1";
 
-/// A request as it came.
+/// A received request.
 #[derive(Clone, Debug)]
 pub struct Seen {
     pub method: String,
@@ -39,16 +39,16 @@ impl Seen {
     }
 }
 
-/// What becomes of requests from now on.
+/// Behaviour for requests from now on.
 #[derive(Clone, Debug)]
-pub enum Play {
-    /// The real receiver's answer.
+pub enum Behaviour {
+    /// The real service's response.
     Check,
-    /// This one, with headers.
-    Say(u16, Vec<(&'static str, String)>, String),
-    /// The real receiver's answer, so much later.
+    /// This response, with headers.
+    Respond(u16, Vec<(&'static str, String)>, String),
+    /// The real service's response, after a delay.
     Slow(Duration),
-    /// None.
+    /// No response.
     Hang,
 }
 
@@ -61,7 +61,7 @@ pub struct Receivers {
 struct Book {
     seen: Vec<Seen>,
     complaints: Vec<String>,
-    play: Play,
+    play: Behaviour,
 }
 
 impl Receivers {
@@ -75,7 +75,7 @@ impl Receivers {
         let book = Book {
             seen: Vec::new(),
             complaints: Vec::new(),
-            play: Play::Check,
+            play: Behaviour::Check,
         };
         let shared = Arc::new(Mutex::new(book));
         let routes = Router::new()
@@ -90,11 +90,11 @@ impl Receivers {
         format!("http://{}{path}", self.address)
     }
 
-    pub fn play(&self, play: Play) {
+    pub fn play(&self, play: Behaviour) {
         self.shared.lock().expect("no thread has panicked").play = play;
     }
 
-    /// Every request so far at a path that starts so.
+    /// Every request so far with this path prefix.
     pub fn seen(&self, path: &str) -> Vec<Seen> {
         let book = self.shared.lock().expect("no thread has panicked");
         book.seen
@@ -104,7 +104,7 @@ impl Receivers {
             .collect()
     }
 
-    /// No receiver was sent what it would refuse.
+    /// Asserts that no receiver got a request that the real service would refuse.
     #[track_caller]
     pub fn no_complaints(&self) {
         assert_eq!(
@@ -143,12 +143,12 @@ async fn answer(
         book.seen.push(seen.clone());
         book.play.clone()
     };
-    if let Play::Slow(by) = play {
+    if let Behaviour::Slow(by) = play {
         Clock::system().sleep(by).await;
     }
     match play {
-        Play::Hang => std::future::pending().await,
-        Play::Say(status, headers, body) => {
+        Behaviour::Hang => std::future::pending().await,
+        Behaviour::Respond(status, headers, body) => {
             let mut response =
                 (StatusCode::from_u16(status).expect("a status"), body).into_response();
             for (name, value) in headers {
@@ -158,7 +158,7 @@ async fn answer(
             }
             response
         }
-        Play::Check | Play::Slow(_) => {
+        Behaviour::Check | Behaviour::Slow(_) => {
             let (status, body, complaint) = check(&seen);
             if let Some(complaint) = complaint {
                 book.lock()
@@ -172,10 +172,10 @@ async fn answer(
 }
 
 type Checked = Result<(), String>;
-/// Whether it is right, what is answered then, and what if not.
+/// Result of a check, the response if it passes, and the response if not.
 type Judged = (Checked, (u16, Value), fn(&str) -> (u16, Value));
 
-/// Status, body, and what was wrong with the request beyond what a wrong secret is.
+/// Status, body, and the defect of the request, unless it is a wrong secret only.
 fn check(seen: &Seen) -> (u16, String, Option<String>) {
     let json = seen.json();
     let path = seen.path.as_str();
@@ -269,7 +269,7 @@ fn is(holds: bool, what: &str) -> Checked {
     }
 }
 
-/// An object with all of these fields, perhaps some of those, and no others.
+/// An object with all of the required fields, perhaps some of the optional ones, and no others.
 fn fields<'v>(
     value: &'v Value,
     required: &[&str],
@@ -288,7 +288,7 @@ fn fields<'v>(
     Ok(map)
 }
 
-/// A text of so many characters at least and at most, as UTF-16 counts them.
+/// A text of so many UTF-16 code units at least and at most.
 fn text(value: &Value, lengths: std::ops::RangeInclusive<usize>) -> Checked {
     let length = value
         .as_str()
@@ -409,7 +409,7 @@ fn telegram(message: &Value) -> Checked {
     )?;
     text(&message["text"], 1..=4096)?;
     is(message["parse_mode"] == "HTML", "HTML")?;
-    // Tags are closed, and nothing else is a tag or an entity.
+    // Tags are closed, and there is no other tag or entity.
     let mut rest = message["text"].as_str().unwrap_or_default().to_owned();
     for tag in ["<b>", "</b>", "</a>", "&amp;", "&lt;", "&gt;"] {
         rest = rest.replace(tag, "");

@@ -1,5 +1,5 @@
-//! A service manager as far as refreshd knows one: it listens on NOTIFY_SOCKET, keeps the descriptors that it is given, and
-//! hands them over to the next process.
+//! A service manager reduced to the part that refreshd uses: it listens on NOTIFY_SOCKET, keeps the descriptors sent to it,
+//! and passes them to the next process.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -16,13 +16,13 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 
 use super::{Daemon, Rig};
 
-/// A disk that takes no commit of SQLite's, and still a pair in memory: no file may have more bytes.
+/// File size limit that refuses every commit of SQLite while a pair still fits into memory.
 pub const FULL: u64 = 4096;
 
-/// What it has heard and what it keeps.
+/// Messages received and descriptors kept.
 #[derive(Default)]
 struct Known {
-    heard: Vec<String>,
+    received: Vec<String>,
     kept: Vec<(String, OwnedFd)>,
 }
 
@@ -32,9 +32,9 @@ pub struct ServiceManager {
     known: Arc<Mutex<Known>>,
 }
 
-/// How a process is started.
+/// Options for starting a process.
 pub struct Start<'s> {
-    /// What FDSTORE says, if the service manager says it.
+    /// Value of FDSTORE, if the service manager sets it.
     pub room: Option<&'s str>,
     /// Whether LISTEN_PID names the process.
     pub to_it: bool,
@@ -57,13 +57,14 @@ impl ServiceManager {
     pub fn new(rig: &Rig) -> Self {
         let socket = rig.path("manager.sock");
         let listener = UnixDatagram::bind(&socket).expect("a socket");
-        // Whoever has not been heard for so long has gone with the test.
+        // A sender that is silent for so long ended with the test.
         listener
             .set_read_timeout(Some(Duration::from_secs(60)))
             .expect("a time limit");
         let known = Arc::new(Mutex::new(Known::default()));
-        let hears = Arc::clone(&known);
-        let thread = std::thread::Builder::new().spawn(move || while hear(&listener, &hears) {});
+        let shared = Arc::clone(&known);
+        let thread =
+            std::thread::Builder::new().spawn(move || while receive(&listener, &shared) {});
         thread.expect("a thread");
         Self { socket, known }
     }
@@ -72,7 +73,7 @@ impl ServiceManager {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The names of what it keeps.
+    /// Names of the kept descriptors.
     pub fn names(&self) -> Vec<String> {
         self.known()
             .kept
@@ -81,22 +82,22 @@ impl ServiceManager {
             .collect()
     }
 
-    /// What it has heard of its store.
-    pub fn heard(&self) -> Vec<String> {
-        let heard = &self.known().heard;
-        heard
+    /// Messages received about its store.
+    pub fn received(&self) -> Vec<String> {
+        let received = &self.known().received;
+        received
             .iter()
             .filter(|message| message.contains("FDSTORE"))
             .cloned()
             .collect()
     }
 
-    /// Keeps this too.
+    /// Keeps another descriptor.
     pub fn keep(&self, name: &str, descriptor: impl Into<OwnedFd>) {
         self.known().kept.push((name.to_owned(), descriptor.into()));
     }
 
-    /// A second descriptor of everything that it keeps.
+    /// A duplicate of every kept descriptor.
     pub fn copies(&self) -> Vec<(String, OwnedFd)> {
         let copy = |(name, kept): &(String, OwnedFd)| {
             (name.clone(), kept.try_clone().expect("a descriptor"))
@@ -104,7 +105,7 @@ impl ServiceManager {
         self.known().kept.iter().map(copy).collect()
     }
 
-    /// The bytes of what it keeps.
+    /// Bytes of the kept descriptor.
     pub fn bytes(&self) -> Vec<u8> {
         let (_, kept) = self.copies().pop().expect("it keeps something");
         let (mut file, mut bytes) = (File::from(kept), Vec::new());
@@ -114,10 +115,10 @@ impl ServiceManager {
         bytes
     }
 
-    /// Starts the daemon with everything that it keeps, without waiting for anything.
+    /// Starts the daemon with every kept descriptor, without waiting for anything.
     pub fn launch(&self, rig: &Rig, start: &Start<'_>) -> Daemon {
         rig.write_config();
-        // One-digit numbers are all that every shell can open.
+        // Shells can open one-digit numbers only.
         let mut script = String::new();
         let mut names = Vec::new();
         for (number, (name, kept)) in (3..).zip(&self.known().kept) {
@@ -154,8 +155,8 @@ impl ServiceManager {
     }
 }
 
-/// Hears one message; false at the end.
-fn hear(listener: &UnixDatagram, known: &Mutex<Known>) -> bool {
+/// Receives one message; false at the end.
+fn receive(listener: &UnixDatagram, known: &Mutex<Known>) -> bool {
     let mut bytes = [0; 4096];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -191,6 +192,6 @@ fn hear(listener: &UnixDatagram, known: &Mutex<Known>) -> bool {
     if text.lines().any(|line| line == "FDSTOREREMOVE=1") {
         known.kept.retain(|(kept, _)| *kept != name);
     }
-    known.heard.push(text);
+    known.received.push(text);
     true
 }

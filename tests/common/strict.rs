@@ -1,14 +1,14 @@
-//! An authorization server of any dialect, that says what it was told to and keeps what it was asked: to see that a client
-//! asks as its provider documents.
+//! An authorization server of any profile that returns prepared responses and records its requests, to check that a client
+//! sends what its provider documents.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
 
-use super::hostile::{Hostile, Play, reply};
+use super::hostile::{Behaviour, Hostile, reply};
 
-/// One request as it came.
+/// One received request.
 #[derive(Clone, Debug)]
 pub struct Request {
     pub method: String,
@@ -22,51 +22,51 @@ pub struct Request {
 /// The server.
 pub struct Strict {
     pub origin: String,
-    said: Arc<Mutex<VecDeque<(String, u16, Value)>>>,
+    responses: Arc<Mutex<VecDeque<(String, u16, Value)>>>,
     asked: Arc<Mutex<Vec<Request>>>,
 }
 
 impl Strict {
     /// Listens on this machine.
     pub fn listen() -> Self {
-        let said: Arc<Mutex<VecDeque<(String, u16, Value)>>> = Arc::default();
+        let responses: Arc<Mutex<VecDeque<(String, u16, Value)>>> = Arc::default();
         let asked: Arc<Mutex<Vec<Request>>> = Arc::default();
-        let (says, hears) = (Arc::clone(&said), Arc::clone(&asked));
+        let (prepared, recorded) = (Arc::clone(&responses), Arc::clone(&asked));
         let server = Hostile::listen("127.0.0.1:0", move |request| {
             let request = read(&request.text);
-            let mut says = says.lock().unwrap_or_else(PoisonError::into_inner);
-            let next = says
+            let mut prepared = prepared.lock().unwrap_or_else(PoisonError::into_inner);
+            let next = prepared
                 .iter()
                 .position(|(path, ..)| *path == request.path)
-                .and_then(|at| says.remove(at));
-            hears
+                .and_then(|at| prepared.remove(at));
+            recorded
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .push(request);
             let (status, body) =
                 next.map_or((404, Value::Null), |(_, status, body)| (status, body));
-            Play::Close(reply(
-                &format!("{status} Said"),
+            Behaviour::Close(reply(
+                &format!("{status} Status"),
                 "Connection: close\r\n",
                 &body.to_string(),
             ))
         });
         Self {
             origin: format!("http://{}", server.address),
-            said,
+            responses,
             asked,
         }
     }
 
-    /// What is answered to the next request there; anything else gets 404.
-    pub fn say(&self, path: &str, status: u16, body: Value) {
-        self.said
+    /// Prepares the response to the next request there; any other gets 404.
+    pub fn respond(&self, path: &str, status: u16, body: Value) {
+        self.responses
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push_back((path.to_owned(), status, body));
     }
 
-    /// What it was asked there so far.
+    /// Requests received there so far.
     pub fn asked(&self, path: &str) -> Vec<Request> {
         let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         asked
@@ -78,7 +78,7 @@ impl Strict {
 }
 
 impl Request {
-    /// A parameter, which must be there.
+    /// A parameter, which must be present.
     #[track_caller]
     pub fn parameter(&self, name: &str) -> &str {
         self.parameters

@@ -1,26 +1,26 @@
-//! The daemon, whose threads get a fault one by one in the midst of a renewal that it was asked for.
+//! A daemon whose threads get a fault one by one during a requested renewal.
 //!
-//! Must not leave a tracer behind: a daemon that is traced does not end.
+//! Must not leave a tracer attached: a traced daemon does not end.
 
 use std::fs;
 use std::process::{Child, Command, Stdio};
 
-use crate::common::{Daemon, Ran, SOON, eventually, says};
+use crate::common::{CommandOutput, Daemon, SOON, eventually, message_contains};
 use crate::strace::{Fault, FaultKind, strace};
 use crate::world::{PORTAL, Tally, World, outcome};
 
-/// What became of one try.
+/// Result of one try.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Tried {
     Injected,
-    /// The renewal was over before.
+    /// The renewal ended before the chosen call.
     Unharmed,
     /// The daemon does not have so many threads.
     NoSuchThread,
 }
 
 impl World {
-    /// Renews by a daemon that is killed at a call of one of its threads, counted from the oldest.
+    /// Renews by a daemon that is killed at a call of one of its threads, numbered from the oldest.
     pub fn kill_daemon(&self, tally: &mut Tally, thread: usize, fault: &Fault) -> Tried {
         self.age();
         let before = self.before();
@@ -31,12 +31,12 @@ impl World {
         };
         let report = self.rig.path("strace.out");
         let mut options = fault.options(&report);
-        // Of this thread alone.
+        // Of this thread only.
         options.retain(|option| option != "-f");
         let tracer = attach(strace(options).args(["-p", id]), &daemon, &[id]);
         let asked = self.renew();
         detach(tracer);
-        // Whoever asked notices the end before strace has written of it.
+        // The requester may notice the end before strace has written its report.
         if outcome(&asked) == "renewed" && !fault.was_injected(&report) {
             daemon.kill9();
             return Tried::Unharmed;
@@ -47,7 +47,7 @@ impl World {
         Tried::Injected
     }
 
-    /// Renews by a daemon one call of which fails. It must get over that by itself, and say what is wrong meanwhile.
+    /// Renews by a daemon one call of which fails. The daemon must recover by itself and report the problem meanwhile.
     pub fn fail_in_daemon(&self, tally: &mut Tally, fault: &Fault) -> Tried {
         self.age();
         let before = self.before();
@@ -78,7 +78,7 @@ impl World {
         tally.tried += 1;
         let alarmed =
             daemon.events(|event| matches!(event["level"].as_str(), Some("ERROR" | "WARN")));
-        // Nothing need be said of what did not matter: room that was not made, a flush of a file of tokens.
+        // Failures without consequences need no report: a preallocation that failed, a flush of a token file.
         let matters = fault.calls.contains("rename") || fault.calls == "pwrite64";
         if matters && alarmed.is_empty() && !refused(&asked) {
             let trace = fs::read_to_string(&report).unwrap_or_default();
@@ -96,14 +96,16 @@ impl World {
     }
 }
 
-/// Whoever asked for the renewal was told why there is none.
-fn refused(asked: &Ran) -> bool {
+/// Whether the requester got the reason for the failure.
+fn refused(asked: &CommandOutput) -> bool {
     asked.code == Some(69) && asked.stderr.contains("cannot")
 }
 
-/// The ids of the daemon's threads, the oldest first.
+/// Ids of the daemon's threads, the oldest first.
 fn threads(daemon: &Daemon) -> Vec<String> {
-    daemon.wait_for("its parts to be there", |event| says(event, "is ready"));
+    daemon.wait_for("its parts to be there", |event| {
+        message_contains(event, "is ready")
+    });
     let tasks = fs::read_dir(format!("/proc/{}/task", daemon.pid())).expect("it runs");
     let name = |task: std::io::Result<fs::DirEntry>| task.ok()?.file_name().into_string().ok();
     let mut ids: Vec<String> = tasks.filter_map(name).collect();
@@ -111,7 +113,7 @@ fn threads(daemon: &Daemon) -> Vec<String> {
     ids
 }
 
-/// Starts strace, and waits until it holds these threads.
+/// Starts strace, and waits until it is attached to these threads.
 fn attach(strace: &mut Command, daemon: &Daemon, threads: &[&String]) -> Child {
     let spawned = strace
         .stdin(Stdio::null())
@@ -120,18 +122,18 @@ fn attach(strace: &mut Command, daemon: &Daemon, threads: &[&String]) -> Child {
         .spawn();
     let mut tracer = spawned.expect("strace starts");
     eventually("strace holds the daemon", SOON, || {
-        // An idle thread makes calls too: the fault may have come about.
+        // An idle thread makes calls too, so the fault may have been injected.
         tracer.try_wait().expect("a child").is_some()
             || threads.iter().all(|id| {
                 let status = fs::read_to_string(format!("/proc/{}/task/{id}/status", daemon.pid()));
-                // A thread that has ended needs none.
+                // A thread that has ended needs no tracer.
                 status.map_or(true, |status| !status.contains("TracerPid:\t0"))
             })
     });
     tracer
 }
 
-/// Asks strace to let go, if it has not ended with the daemon.
+/// Detaches strace, if it has not ended with the daemon.
 fn detach(mut tracer: Child) {
     if tracer.try_wait().expect("a child").is_none() {
         let kill = format!("kill -TERM {}", tracer.id());
@@ -143,7 +145,7 @@ fn detach(mut tracer: Child) {
     tracer.wait().expect("a child");
 }
 
-/// The calls of the daemon that get a fault, in the quick form every so many.
+/// The daemon's calls that get a fault; in the quick form, one in `STRIDE`.
 pub fn kill_everywhere(world: &World, tally: &mut Tally, stride: usize) {
     for thread in 0.. {
         for nth in (1..).step_by(stride) {

@@ -1,7 +1,7 @@
-//! Renewals that are killed at every system call, and whose system calls fail, one after the other: is anything lost?
+//! Kills renewals at every system call, and lets every system call fail, one after the other, to prove that nothing is lost.
 //!
-//! `tests/system/crash.sh` runs this: it takes minutes and needs strace. In the quick form some calls are left out
-//! (`REFRESHD_CRASH_WHOLE` is not set); the calls that reach the disk or the server never are.
+//! `tests/system/crash.sh` runs this: it takes minutes and needs strace. The quick form (without
+//! `REFRESHD_CRASH_WHOLE`) skips some calls, but none that reaches the disk or the server.
 
 mod attached;
 #[path = "../common/mod.rs"]
@@ -12,12 +12,12 @@ mod world;
 use std::fmt::Write as _;
 
 use attached::Tried;
-use common::Ran;
+use common::CommandOutput;
 use strace::{Fault, FaultKind, calls_in, under_strace};
 use world::{Tally, World};
 
-/// Calls that change a disk or talk to the server: each is hit, in the quick form too.
-const THAT_MATTER: &[&str] = &[
+/// Calls that change the disk or reach the server. The quick form hits each of them, too.
+const ALWAYS_HIT: &[&str] = &[
     "pwrite64",
     "write",
     "writev",
@@ -38,7 +38,7 @@ const THAT_MATTER: &[&str] = &[
     "fchmod",
     "fchown",
 ];
-/// What a disk may refuse. Not `write`: most are the runtime's own, to wake a thread, and no disk has a part in them.
+/// Calls that a disk can refuse. Not `write`: most of those wake threads of the runtime and reach no disk.
 const DISK: &[&str] = &[
     "pread64",
     "pwrite64",
@@ -48,7 +48,7 @@ const DISK: &[&str] = &[
     "ftruncate",
     "fallocate",
 ];
-/// Of all calls, in the quick form, every so many are hit.
+/// The quick form hits one of so many calls.
 const STRIDE: usize = 5;
 
 fn whole() -> bool {
@@ -57,7 +57,7 @@ fn whole() -> bool {
 
 #[test]
 #[ignore = "takes minutes and needs strace: tests/system/crash.sh"]
-fn a_command_that_is_killed() {
+fn command_killed_at_each_syscall() {
     for strict in [false, true] {
         let world = World::new(strict);
         let server = if strict {
@@ -66,7 +66,7 @@ fn a_command_that_is_killed() {
             "server with grace"
         };
         for (name, count) in calls_of_a_renewal(&world) {
-            let matters = THAT_MATTER.contains(&&*name);
+            let matters = ALWAYS_HIT.contains(&&*name);
             if whole() || matters {
                 let mut tally = Tally::default();
                 for nth in 1.. {
@@ -101,7 +101,7 @@ fn a_command_that_is_killed() {
 
 #[test]
 #[ignore = "takes minutes and needs strace: tests/system/crash.sh"]
-fn a_command_whose_disk_fails() {
+fn command_with_failing_disk() {
     let world = World::new(true);
     for error in ["EIO", "ENOSPC"] {
         for calls in DISK {
@@ -124,7 +124,7 @@ fn a_command_whose_disk_fails() {
 
 #[test]
 #[ignore = "takes minutes and needs strace: tests/system/crash.sh"]
-fn a_daemon_that_is_killed() {
+fn daemon_killed_at_each_syscall() {
     for strict in [false, true] {
         let world = World::new(strict);
         let server = if strict {
@@ -141,7 +141,7 @@ fn a_daemon_that_is_killed() {
 
 #[test]
 #[ignore = "takes minutes and needs strace: tests/system/crash.sh"]
-fn a_daemon_whose_disk_fails() {
+fn daemon_with_failing_disk() {
     let world = World::new(true);
     for error in ["EIO", "ENOSPC"] {
         for calls in DISK {
@@ -162,7 +162,7 @@ fn a_daemon_whose_disk_fails() {
     world.rig.no_violations();
 }
 
-/// What calls a renewal makes, by one that is not disturbed.
+/// The calls of an undisturbed renewal.
 fn calls_of_a_renewal(world: &World) -> Vec<(String, u32)> {
     world.age();
     let report = world.rig.path("calls");
@@ -171,14 +171,14 @@ fn calls_of_a_renewal(world: &World) -> Vec<(String, u32)> {
         .into_iter()
         .chain([report.clone().into()])
         .collect();
-    let ran = Ran::to_its_end(&mut under_strace(options, &world.traceable()));
+    let ran = CommandOutput::run(&mut under_strace(options, &world.traceable()));
     assert_eq!(ran.code, Some(0), "{ran:?}");
     calls_in(&std::fs::read_to_string(report).expect("strace's report"))
 }
 
-/// A line of the table, if such a call was made; fails if something was lost or not as promised.
+/// Prints a line of the table, if such a call was made; fails if something was lost or a promise broken.
 #[track_caller]
-#[expect(clippy::print_stdout, reason = "the table is what the rig is for")]
+#[expect(clippy::print_stdout, reason = "the table is the result of the rig")]
 fn report(what: &str, tally: Tally) {
     let Tally {
         tried,

@@ -1,32 +1,32 @@
-//! System calls that fail, or that the process does not live to see: strace does it, to the real binary.
+//! Faults in system calls of the real binary, injected by strace: a call fails, or the process is killed at it.
 //!
-//! Must not judge: what a fault did is for `world` to find out.
+//! Must not judge the effect of a fault: `world` does.
 
 use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-/// What happens at the chosen system call.
+/// Effect at the chosen system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultKind {
-    /// SIGKILL, before the call is carried out.
+    /// SIGKILL before the call is carried out.
     Kill,
-    /// It is not carried out, and this error is returned.
+    /// The call is not carried out and returns this error.
     Error(&'static str),
 }
 
-/// Which system call is hit: the `nth` of these in any one thread.
+/// The chosen system call: the `nth` of these in any one thread.
 #[derive(Clone, Debug)]
 pub struct Fault {
-    /// In strace's words: `fdatasync`, `?rename,?renameat2`, `all`.
+    /// In strace's syntax: `fdatasync`, `?rename,?renameat2`, `all`.
     pub calls: String,
     pub kind: FaultKind,
     pub nth: u32,
 }
 
 impl Fault {
-    /// Options of strace, whose own report goes into the file.
+    /// Options of strace, whose report goes into the file.
     pub fn options(&self, report: &Path) -> Vec<OsString> {
         let Self { calls, kind, nth } = self;
         let what = match kind {
@@ -46,7 +46,7 @@ impl Fault {
         options
     }
 
-    /// Whether it came about, by strace's report. A run that ended before the chosen call was not hit.
+    /// Whether the fault was injected, by strace's report. A run that ended before the chosen call was not hit.
     pub fn was_injected(&self, report: &Path) -> bool {
         let report = fs::read_to_string(report).unwrap_or_default();
         report.contains("(INJECTED)") || report.contains("killed by SIGKILL")
@@ -72,7 +72,7 @@ pub fn under_strace(options: Vec<OsString>, command: &Command) -> Command {
     traced
 }
 
-/// The names of the system calls in a report, each with how many of them a thread made at most.
+/// The system calls in a report, each with the maximum number that one thread made.
 pub fn calls_in(report: &str) -> Vec<(String, u32)> {
     let mut counts = std::collections::BTreeMap::<(&str, &str), u32>::new();
     for line in report.lines().filter(|line| !line.contains("<... ")) {

@@ -1,6 +1,6 @@
-//! One grant, a server that checks what it is sent, and the question after each fault: does the grant live?
+//! One grant and a server that checks its requests, to decide after each fault whether the grant is alive.
 //!
-//! Must not ask the program alone: the server knows which pair is the newest, and the state is read as a file.
+//! Must not rely on the program alone: the server knows the newest pair, and the state is read as a file.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,25 +11,25 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
 
-use crate::common::{Ran, Rig, SOON, domain, eventually, now_millis};
+use crate::common::{CommandOutput, Rig, SOON, domain, eventually, now_millis};
 use crate::strace::{Fault, FaultKind, under_strace};
 
 pub const PORTAL: &str = "acme";
 const LIFE: Duration = Duration::from_secs(1);
 
-/// What has been tried of one kind of fault, and what came of it.
+/// Faults tried of one kind, and their results.
 #[derive(Debug, Default)]
 pub struct Tally {
     pub tried: u32,
-    /// Nobody has the grant's newest pair, and the program could have.
+    /// The grant's newest pair is lost, and the program could have kept it.
     pub lost: u32,
-    /// Nobody has it, and nobody could: killed between sending and recording, at a server without grace.
+    /// The pair is lost, and no program could have kept it: killed between sending and recording, at a server without grace.
     pub in_doubt: u32,
-    /// Whatever else was not as promised.
+    /// Any other broken promise.
     pub problems: Vec<String>,
 }
 
-/// What the state holds of the grant.
+/// The grant as stored in the state.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Stored {
     pub generation: u64,
@@ -43,7 +43,7 @@ pub struct World {
 }
 
 impl World {
-    /// With a grant that has been renewed once.
+    /// A world whose grant has been renewed once.
     pub fn new(strict: bool) -> Self {
         let reuse = if strict {
             Reuse::Strict
@@ -58,7 +58,7 @@ impl World {
                 ..Rules::default()
             },
         );
-        // A daemon renews by itself as late as it may: the test asks for it before.
+        // A daemon renews as late as it may by itself: the test requests the renewal before that.
         rig.config.app().renew_every = LIFE * 9 / 10;
         rig.write_config();
         let world = Self { rig, strict };
@@ -66,18 +66,18 @@ impl World {
         world
     }
 
-    /// Another grant for the portal.
+    /// Creates another grant for the portal.
     pub fn begin_anew(&self) {
         let ran = self.rig.import(PORTAL, &self.rig.install(PORTAL));
         assert_eq!(ran.code, Some(0), "imported and renewed: {ran:?}");
     }
 
-    /// `refreshd renew`, by the daemon if there is one.
-    pub fn renew(&self) -> Ran {
+    /// `refreshd renew`, executed by the daemon if there is one.
+    pub fn renew(&self) -> CommandOutput {
         self.rig.run(["renew", PORTAL, "--json"])
     }
 
-    /// The state, read from a copy: looking must not mend it.
+    /// Reads the state from a copy: reading must not repair it.
     pub fn stored(&self) -> Stored {
         let copy = tempfile::tempdir().expect("a directory");
         for file in ["state.db", "state.db-wal"] {
@@ -104,8 +104,8 @@ impl World {
         row.expect("a state with the portal")
     }
 
-    /// Makes the pair some seconds older while nobody has the state: no grant is renewed twice within a second. The
-    /// server asks for a tenth of a token's life only.
+    /// Makes the pair some seconds older while no process uses the state: no grant is renewed twice within a second. The
+    /// server requires a tenth of a token's life only.
     pub fn age(&self) {
         let connection = Connection::open(self.rig.path("state.db")).expect("a state");
         let issued: i64 = connection
@@ -128,14 +128,14 @@ impl World {
         );
     }
 
-    /// Renews by a command of its own while the fault happens, then by another without one; false if the command ended
-    /// before the fault.
+    /// Renews by a command during which the fault happens, then by another without a fault; false if the command ended before
+    /// the fault.
     pub fn fail_in_command(&self, tally: &mut Tally, fault: &Fault) -> bool {
         self.age();
         let report = self.rig.path("strace.out");
         let before = self.before();
         let command = self.traceable();
-        let ran = Ran::to_its_end(&mut under_strace(fault.options(&report), &command));
+        let ran = CommandOutput::run(&mut under_strace(fault.options(&report), &command));
         if !fault.was_injected(&report) {
             if outcome(&ran) != "renewed" {
                 tally
@@ -149,13 +149,13 @@ impl World {
         if silent || ran.stderr.contains("damaged") || ran.stderr.contains("panicked") {
             tally
                 .problems
-                .push(format!("{fault:?}: it did not say what was wrong: {ran:?}"));
+                .push(format!("{fault:?}: it did not report the problem: {ran:?}"));
         }
         self.judge(tally, fault, &before, &ran.stderr);
         true
     }
 
-    /// A renewal by a command, with one file of certificate authorities: reading a hundred of them is no part of it.
+    /// Renews by a command with one file of certificate authorities, since reading a hundred of them would add calls.
     pub fn traceable(&self) -> Command {
         let mut command = self.rig.command(["renew", PORTAL, "--json"]);
         let authorities = "/etc/ssl/certs/ca-certificates.crt";
@@ -165,18 +165,18 @@ impl World {
         command
     }
 
-    /// What is compared afterwards.
+    /// State to compare with afterwards.
     pub fn before(&self) -> (Stored, u64) {
         (self.stored(), self.rig.renewals(PORTAL))
     }
 
-    /// After a fault: whether what is stored is the newest, and whether the grant can be renewed again.
-    pub fn judge(&self, tally: &mut Tally, fault: &Fault, before: &(Stored, u64), said: &str) {
+    /// Judges a fault: whether the newest pair is stored, and whether the grant can be renewed again.
+    pub fn judge(&self, tally: &mut Tally, fault: &Fault, before: &(Stored, u64), output: &str) {
         let (stored, newest) = (self.stored(), self.newest());
         let rotated = self.rig.renewals(PORTAL) > before.1;
         let mut wrong = |what: &str| {
             tally.problems.push(format!(
-                "{fault:?}: {what}; {stored:?}, before {before:?}, said {said}"
+                "{fault:?}: {what}; {stored:?}, before {before:?}, output {output}"
             ));
         };
         if self.rig.generation(PORTAL) > stored.generation {
@@ -190,7 +190,7 @@ impl World {
             wrong("sent without a durable claim");
         }
         if fault.kind == FaultKind::Kill {
-            self.rig.sandbox.allow_replay(&domain(PORTAL));
+            self.rig.server.allow_replay(&domain(PORTAL));
         } else if missing {
             tally.lost += 1;
             wrong("it went on to its end without the new pair");
@@ -201,7 +201,7 @@ impl World {
             "a renewal was under way when refreshd ended; the same refresh token is sent again";
         if stored.claimed && !recovery.stderr.contains(explained) {
             tally.problems.push(format!(
-                "{fault:?}: the log does not say what happened: {recovery:?}"
+                "{fault:?}: the log does not report the problem: {recovery:?}"
             ));
         }
         if unreachable {
@@ -233,14 +233,14 @@ impl World {
 
     fn newest(&self) -> String {
         self.rig
-            .sandbox
+            .server
             .current_refresh(&domain(PORTAL))
             .expect("a grant")
     }
 }
 
-/// What a renewal came to.
-pub fn outcome(ran: &Ran) -> String {
+/// Outcome of a renewal.
+pub fn outcome(ran: &CommandOutput) -> String {
     let answer: Value = serde_json::from_str(&ran.stdout).unwrap_or_default();
     answer["renewals"][0]["outcome"]
         .as_str()

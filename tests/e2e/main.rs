@@ -1,7 +1,7 @@
-//! The real binary, seen from outside: renewals against a server that checks what it receives, commands, the control
-//! socket, HTTP, alerts to receivers that check what they are sent.
+//! End-to-end tests of the real binary: renewals against a server that checks its requests, commands, the control socket,
+//! HTTP, and alerts to receivers that check theirs.
 //!
-//! One binary for all of it: these tests wait more than they work, so they run at once (`.cargo/config.toml`).
+//! All in one binary: these tests wait more than they compute, so they run at once (`.cargo/config.toml`).
 
 #[path = "../common/mod.rs"]
 mod common;

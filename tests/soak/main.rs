@@ -1,8 +1,9 @@
-//! Ten minutes of a daemon whose surroundings stop, vanish and attack, at a server of each kind: is a grant lost?
+//! Runs a daemon for ten minutes at a server of each kind while its surroundings stall, vanish and attack, to prove that no
+//! grant is lost.
 //!
-//! `tests/system/soak.sh` runs this with a release (`REFRESHD_BINARY`); `REFRESHD_SOAK_SECONDS` is how long each server is
-//! soaked. Each round goes through every trouble once: a process that stands still, a log that nobody reads, no
-//! descriptors, a state that is not there, callers who take every place, forged installs.
+//! `tests/system/soak.sh` runs this with a release (`REFRESHD_BINARY`); `REFRESHD_SOAK_SECONDS` is the duration for each
+//! server. Each round goes through every disturbance once: a suspended process, an unread log, exhausted descriptors, a
+//! missing state, clients that take every connection, forged installs.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -21,11 +22,11 @@ use refreshd_time::clock::Clock;
 
 /// 200 at the three servers together.
 const PORTALS: usize = 67;
-/// More resident memory than this a daemon must never have had, in KiB.
+/// Upper limit of the daemon's resident memory, in KiB.
 const MOST_MEMORY: u64 = 80 * 1024;
 /// Time limit of a token request.
 const TIMEOUT: Duration = Duration::from_secs(3);
-/// What is posted to the install listener in a round.
+/// Body that is posted to the install listener in a round.
 const FORGED: usize = 300;
 
 fn seconds() -> u64 {
@@ -37,19 +38,19 @@ fn seconds() -> u64 {
 
 #[test]
 #[ignore = "takes ten minutes: tests/system/soak.sh"]
-fn at_a_strict_server() {
+fn strict_server() {
     Soak::begin(Reuse::Strict).run();
 }
 
 #[test]
 #[ignore = "takes ten minutes: tests/system/soak.sh"]
-fn at_a_server_with_grace() {
+fn server_with_grace_period() {
     Soak::begin(Reuse::Grace(Duration::from_secs(60))).run();
 }
 
 #[test]
 #[ignore = "takes ten minutes: tests/system/soak.sh"]
-fn at_a_server_that_revokes_on_reuse() {
+fn server_that_revokes_on_reuse() {
     Soak::begin(Reuse::RevokeFamily).run();
 }
 
@@ -82,7 +83,7 @@ impl Soak {
             names,
             process,
         };
-        soak.all_well("at the start");
+        soak.assert_healthy("at the start");
         soak
     }
 
@@ -91,11 +92,11 @@ impl Soak {
         let began = clock.tick();
         let mut rounds = 0;
         while clock.elapsed(began) < Duration::from_secs(seconds()) {
-            self.process_stands_still();
-            self.log_is_not_read();
+            self.process_is_suspended();
+            self.log_is_unread();
             self.no_descriptors();
-            self.state_is_not_there();
-            self.callers_take_every_place();
+            self.state_is_missing();
+            self.clients_take_every_connection();
             self.forged_installs();
             rounds += 1;
         }
@@ -108,16 +109,16 @@ impl Soak {
         self.rig.no_violations();
     }
 
-    /// SIGTERM is obeyed within its time, whatever goes on.
+    /// SIGTERM is obeyed within its time limit in every situation.
     fn stop(&mut self) {
         self.process.signal("TERM");
         let code = self.process.end(LONGEST_STOP);
-        assert_eq!(code, Some(0), "{}", self.process.said());
+        assert_eq!(code, Some(0), "{}", self.process.output());
     }
 
-    /// Every grant lives, and every token in the files works.
+    /// Asserts that every grant is alive and every published token is valid.
     #[track_caller]
-    fn all_well(&self, when: &str) {
+    fn assert_healthy(&self, when: &str) {
         eventually(&format!("a daemon that serves {when}"), SOON, || {
             self.rig
                 .control_if_any("GET", "/v1/portals?limit=1")
@@ -146,36 +147,36 @@ impl Soak {
         assert!(
             lost.is_empty(),
             "lost {when}: {lost:?}\n{}",
-            self.process.said()
+            self.process.output()
         );
         let memory = self.process.peak_memory();
         assert!(memory <= MOST_MEMORY, "{memory} KiB resident {when}");
     }
 
-    /// Longer than a request may take, with replies on their way: they are in the sockets afterwards.
-    fn process_stands_still(&mut self) {
-        self.rig.sandbox.fail(
+    /// Suspended for longer than a request may take, with responses on their way: they are in the sockets afterwards.
+    fn process_is_suspended(&mut self) {
+        self.rig.server.fail(
             At::All,
             Fault::Slow {
                 by: Duration::from_millis(500),
             },
             20,
         );
-        let sent = self.rig.sandbox.total_requests();
+        let sent = self.rig.server.total_requests();
         eventually("requests under way", LIFE, || {
-            self.rig.sandbox.total_requests() > sent
+            self.rig.server.total_requests() > sent
         });
         self.process.signal("STOP");
-        let at = self.rig.sandbox.total_requests();
-        always("it stands still", TIMEOUT * 2, || {
-            self.rig.sandbox.total_requests() <= at + 20
+        let at = self.rig.server.total_requests();
+        always("it is suspended", TIMEOUT * 2, || {
+            self.rig.server.total_requests() <= at + 20
         });
         self.process.signal("CONT");
-        self.rig.sandbox.heal(At::All);
-        self.all_well("after it stood still");
+        self.rig.server.heal(At::All);
+        self.assert_healthy("after the suspension");
     }
 
-    fn log_is_not_read(&mut self) {
+    fn log_is_unread(&mut self) {
         self.process.read_log(false);
         for _ in 0..200 {
             assert_eq!(
@@ -190,30 +191,30 @@ impl Soak {
         });
         assert_eq!(self.rig.http("/livez").0, 200);
         self.process.read_log(true);
-        self.all_well("after its log was read again");
+        self.assert_healthy("after its log was read again");
     }
 
-    /// Nothing can be opened: what is in flight ends, and everything else waits until it can.
+    /// Without free descriptors, pending requests finish, and everything else waits until it can continue.
     fn no_descriptors(&mut self) {
         let before = self.process.limit_descriptors(8);
         let started = Clock::system();
         let began = started.tick();
         while started.elapsed(began) < LIFE / 4 {
-            // Nobody is promised an answer; nothing may end.
+            // No response is promised, but nothing may end.
             let _ = TcpStream::connect_timeout(&self.http(), Duration::from_millis(200));
-            assert!(self.process.runs(), "{}", self.process.said());
+            assert!(self.process.runs(), "{}", self.process.output());
             std::thread::sleep(Duration::from_millis(100));
         }
         self.process.limit_descriptors(before);
-        self.all_well("with its descriptors back");
+        self.assert_healthy("with its descriptors back");
     }
 
-    /// A volume that is not mounted: nothing is sent, nothing is deleted, and all goes on when it is back.
+    /// An unmounted volume: nothing is sent, nothing is deleted, and everything continues when it is mounted again.
     #[expect(
         clippy::disallowed_methods,
         reason = "the state is moved away as a whole, as by an unmounted volume"
     )]
-    fn state_is_not_there(&mut self) {
+    fn state_is_missing(&mut self) {
         self.stop();
         let away = self.rig.path("away");
         std::fs::create_dir(&away).expect("a directory");
@@ -230,7 +231,7 @@ impl Soak {
         for file in &moved {
             std::fs::rename(self.rig.path(file), away.join(file)).expect("it moves");
         }
-        let sent = self.rig.sandbox.total_requests();
+        let sent = self.rig.server.total_requests();
         self.process = Process::spawn(self.rig.command(["run"]));
         eventually("portals that are held", SOON, || {
             let held = self
@@ -246,7 +247,7 @@ impl Soak {
                     .names
                     .iter()
                     .all(|name| self.rig.token_path(name, "token.json").exists());
-                there && self.rig.sandbox.total_requests() == sent
+                there && self.rig.server.total_requests() == sent
             },
         );
         self.stop();
@@ -263,11 +264,11 @@ impl Soak {
         }
         std::fs::remove_dir(&away).expect("it is empty");
         self.process = Process::spawn(self.rig.command(["run"]));
-        self.all_well("with its state back");
+        self.assert_healthy("with its state back");
     }
 
-    /// Renewals that hang hold callers; others connect and say nothing.
-    fn callers_take_every_place(&mut self) {
+    /// Renewals that hang hold their clients; others connect and send nothing.
+    fn clients_take_every_connection(&mut self) {
         let silent: Vec<_> = (0..150)
             .filter_map(|_| UnixStream::connect(self.rig.path("control.sock")).ok())
             .collect();
@@ -284,10 +285,10 @@ impl Soak {
             self.rig.renewals(self.names[1]) > before
         });
         drop((silent, slow));
-        self.all_well("after callers had every place");
+        self.assert_healthy("after callers had every place");
     }
 
-    /// Made-up tokens from one sender, and what they cost.
+    /// Forged tokens from one sender, and their cost.
     fn forged_installs(&mut self) {
         let before = self.rig.renewals(self.names[2]);
         for at in 0..FORGED {
@@ -305,10 +306,10 @@ impl Soak {
         eventually("renewals go on", LIFE, || {
             self.rig.renewals(self.names[2]) > before
         });
-        self.all_well("after forged installs");
+        self.assert_healthy("after forged installs");
     }
 
-    /// What is answered, and whether at all, is the listener's affair.
+    /// Whether and how the listener responds does not matter here.
     fn post(&self, host: &str, body: &str) {
         let address = self.rig.install_address().parse().expect("an address");
         let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_secs(2)) else {

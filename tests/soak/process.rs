@@ -1,4 +1,4 @@
-//! A daemon as a process whose log can be left unread and whose descriptors can be taken.
+//! A daemon process whose log can be left unread and whose descriptors can be limited.
 
 use std::collections::VecDeque;
 use std::io::{BufRead as _, BufReader};
@@ -12,7 +12,7 @@ use crate::common::eventually;
 pub const LONGEST_STOP: Duration = Duration::from_secs(20);
 /// The smallest pipe that the kernel makes.
 const PIPE: usize = 4096;
-/// Lines of its log that are kept.
+/// Number of log lines to keep.
 const KEPT: usize = 40;
 
 pub struct Process {
@@ -53,7 +53,7 @@ impl Process {
         Self { child, log }
     }
 
-    /// Leaves its log unread, or reads it again.
+    /// Stops or resumes reading its log.
     pub fn read_log(&self, reads: bool) {
         *self
             .log
@@ -64,7 +64,7 @@ impl Process {
     }
 
     /// The last lines of its log.
-    pub fn said(&self) -> String {
+    pub fn output(&self) -> String {
         let lines = self
             .log
             .lines
@@ -80,7 +80,7 @@ impl Process {
         assert!(
             sent.expect("a shell").success(),
             "it is gone: {}",
-            self.said()
+            self.output()
         );
     }
 
@@ -94,7 +94,7 @@ impl Process {
         eventually("its end", limit, || self.child.try_wait().expect("a child")).code()
     }
 
-    /// The most memory that it had, in KiB.
+    /// Its peak memory, in KiB.
     pub fn peak_memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))
             .unwrap_or_default();
@@ -108,7 +108,7 @@ impl Process {
             .unwrap_or_default()
     }
 
-    /// Gives it this limit of descriptors; the one before.
+    /// Sets this limit of descriptors and returns the former one.
     pub fn limit_descriptors(&self, most: u64) -> u64 {
         let pid = rustix::process::Pid::from_raw(self.child.id().cast_signed());
         let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);

@@ -1,6 +1,6 @@
-//! The module graph of each crate, read off its imports: no file may import, over others or straight, a file that imports it.
+//! The module graph of each crate, built from its imports: no file may import, directly or indirectly, a file that imports it.
 //!
-//! A module that only re-exports names is passed through: an import of such a name is an import of the file that defines it.
+//! A module that only re-exports names is resolved: an import of such a name is an import of the file that defines it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,13 +8,13 @@ use super::Source;
 
 type Path = Vec<String>;
 
-/// Which file imports which.
+/// Imports between files.
 pub struct ModuleGraph {
     imports: BTreeMap<Path, BTreeSet<Path>>,
 }
 
 impl ModuleGraph {
-    /// Reads the files below `root`, such as `src/`. Tests are no part of it.
+    /// Reads the files below `root`, such as `src/`. Tests are ignored.
     pub fn of(sources: &[Source], root: &str) -> Self {
         let code: BTreeMap<Path, &str> = sources
             .iter()
@@ -51,7 +51,7 @@ impl ModuleGraph {
         Self { imports }
     }
 
-    /// The edges between parts, where `part_of` says which part a module belongs to.
+    /// The edges between parts; `part_of` maps a module to its part.
     pub fn edges(&self, part_of: impl Fn(&[String]) -> String) -> BTreeSet<(String, String)> {
         let mut edges = BTreeSet::new();
         for (module, imports) in &self.imports {
@@ -63,15 +63,15 @@ impl ModuleGraph {
         edges
     }
 
-    /// A circle of imports, each file once, if there is one.
-    pub fn circle(&self) -> Option<Vec<String>> {
+    /// A cycle of imports, each file once, if there is one.
+    pub fn cycle(&self) -> Option<Vec<String>> {
         let mut done = BTreeSet::new();
         self.imports
             .keys()
-            .find_map(|start| self.circle_from(start, &mut Vec::new(), &mut done))
+            .find_map(|start| self.cycle_from(start, &mut Vec::new(), &mut done))
     }
 
-    fn circle_from<'g>(
+    fn cycle_from<'g>(
         &'g self,
         at: &'g Path,
         way: &mut Vec<&'g Path>,
@@ -87,7 +87,7 @@ impl ModuleGraph {
         let next = self.imports.get(at).into_iter().flatten();
         let found = next
             .into_iter()
-            .find_map(|next| self.circle_from(next, way, done));
+            .find_map(|next| self.cycle_from(next, way, done));
         way.pop();
         done.insert(at);
         found
@@ -110,7 +110,7 @@ fn module_of(path: &str) -> Path {
     parts
 }
 
-/// What stands between `start` and the semicolon, wherever a statement begins so. For `use `, re-exports are left out.
+/// The text between `start` and the semicolon, for each statement that begins so. For `use `, re-exports are left out.
 fn statements<'c>(code: &'c str, start: &str) -> Vec<&'c str> {
     let mut found = Vec::new();
     for (at, _) in code.match_indices(start) {
@@ -198,7 +198,7 @@ fn inline_paths(module: &Path, code: &str) -> Vec<Path> {
             .chars()
             .take_while(|c| c.is_alphanumeric() || matches!(c, '_' | ':'))
             .collect();
-        // A group of a `use` is expanded elsewhere.
+        // A group of a `use` is expanded in `expanded`.
         if !code[at + path.len()..].starts_with('{') {
             let path = path.trim_end_matches(':');
             found.extend(absolute(module, path, &BTreeSet::new()));
@@ -207,7 +207,7 @@ fn inline_paths(module: &Path, code: &str) -> Vec<Path> {
     found
 }
 
-/// The file that a path leads to, through re-exports.
+/// The file that a path resolves to, through re-exports.
 fn defining_module(
     path: &Path,
     modules: &BTreeSet<Path>,
@@ -231,11 +231,11 @@ fn defining_module(
 }
 
 #[test]
-fn circles_are_found_and_re_exports_are_passed_through() {
+fn cycles_are_found_through_re_exports() {
     let file = |path: &str, text: &str| Source::new(path, text);
     let graph = |files: &[(&str, &str)]| {
         let sources: Vec<_> = files.iter().map(|(path, text)| file(path, text)).collect();
-        ModuleGraph::of(&sources, "src/").circle()
+        ModuleGraph::of(&sources, "src/").cycle()
     };
     let straight = [
         ("src/lib.rs", "pub mod a;\npub mod b;\n"),

@@ -137,7 +137,7 @@ fn the_servers_own_words_stand_beside_our_meaning() {
 }
 
 #[test]
-fn a_redirect_says_where_it_leads() {
+fn redirect_target_is_reported() {
     let leads = |location| {
         let sent_to = "https://a.example/oauth/token";
         refusal(

@@ -630,7 +630,7 @@ fn a_form_that_may_be_cut_is_no_pair_and_a_whole_object_is_one() {
 }
 
 #[test]
-fn a_profile_says_what_success_is() {
+fn profile_defines_success() {
     let mut profile = profile();
     profile.reply.success = vec![(
         JsonPath::new("code"),

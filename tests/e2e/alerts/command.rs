@@ -1,4 +1,4 @@
-//! Command channels: programs that behave, hang, fork, print too much or are not there.
+//! Command channels: programs that succeed, hang, fork, print too much or do not exist.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::alerts::only;
-use crate::common::{Rig, SOON, eventually, says};
+use crate::common::{Rig, SOON, eventually, message_contains};
 
 /// A rig whose only channel is this shell script.
 fn with_script(script: &str) -> Rig {
@@ -27,10 +27,10 @@ fn is_running(process: &str) -> bool {
 }
 
 #[test]
-fn it_is_told_everything_and_nothing_of_the_daemons() {
+fn environment_has_the_alert_but_nothing_of_the_daemon() {
     let rig = with_script("echo \"$@\" >args; env >env; cat >message");
     let mut command = rig.command(["alert", "test", "--json"]);
-    let ran = crate::common::Ran::to_its_end(command.env("SECRET_OF_THE_DAEMON", "hunter2"));
+    let ran = crate::common::CommandOutput::run(command.env("SECRET_OF_THE_DAEMON", "hunter2"));
     assert_eq!(
         (ran.code, only(&ran)),
         (Some(0), ("delivered".to_owned(), "exit code 0".to_owned()))
@@ -54,7 +54,7 @@ fn it_is_told_everything_and_nothing_of_the_daemons() {
 }
 
 #[test]
-fn what_it_says_is_logged_and_its_exit_code_decides() {
+fn output_is_logged_and_exit_code_decides() {
     for (script, code, result, answer) in [
         (
             "echo first; echo last >&2; exit 0",
@@ -69,27 +69,29 @@ fn what_it_says_is_logged_and_its_exit_code_decides() {
         let rig = with_script(script);
         let ran = rig.run(["alert", "test", "--json"]);
         assert_eq!(ran.code, Some(code), "{ran:?}");
-        let (was, said) = only(&ran);
+        let (was, answer_text) = only(&ran);
         assert!(
-            was == result && said.contains(answer),
-            "{script}: {was} {said}"
+            was == result && answer_text.contains(answer),
+            "{script}: {was} {answer_text}"
         );
     }
     let rig = with_script("echo one; echo 'token 5bad2d67006e9f06006b12e4'; yes | head -c 1000000");
     let daemon = rig.start();
     assert_eq!(rig.run(["alert", "test"]).code, Some(0));
-    let said = daemon.wait_for("its output", |event| {
-        event["channel"] == "script" && says(event, "script: one")
+    let event = daemon.wait_for("its output", |event| {
+        event["channel"] == "script" && message_contains(event, "script: one")
     });
-    assert_eq!(said["level"], "INFO");
-    daemon.wait_for("its second line", |event| says(event, "script: token …"));
+    assert_eq!(event["level"], "INFO");
+    daemon.wait_for("its second line", |event| {
+        message_contains(event, "script: token …")
+    });
     let lines = daemon.events(|event| event["channel"] == "script").len();
     assert!(lines < 60, "{lines} lines are logged");
     daemon.stop();
 }
 
 #[test]
-fn one_that_hangs_is_killed_with_its_children_at_the_time_limit() {
+fn hung_program_is_killed_with_its_children() {
     let rig = with_script("sleep 1000 & echo $! >child; echo $$ >self; wait");
     let daemon = rig.start();
     let ran = rig.run(["alert", "test", "--json"]);
@@ -107,7 +109,7 @@ fn one_that_hangs_is_killed_with_its_children_at_the_time_limit() {
 }
 
 #[test]
-fn whoever_asks_and_leaves_ends_it() {
+fn program_ends_when_the_requester_disconnects() {
     let rig = with_script("sleep 1000 & echo $! >self; wait");
     let daemon = rig.start();
     let mut asking = rig
@@ -126,19 +128,19 @@ fn whoever_asks_and_leaves_ends_it() {
 }
 
 #[test]
-fn what_it_leaves_behind_delays_nobody_and_is_ended() {
-    let rig = with_script("sleep 1000 & echo $! >child; echo told");
+fn leftover_children_are_killed_without_delay() {
+    let rig = with_script("sleep 1000 & echo $! >child; echo done");
     let ran = rig.run(["alert", "test", "--json"]);
     assert_eq!(
         only(&ran),
-        ("delivered".to_owned(), "exit code 0: told".to_owned())
+        ("delivered".to_owned(), "exit code 0: done".to_owned())
     );
     let process = std::fs::read_to_string(rig.path("child")).expect("it was started");
     eventually("the end of the child", SOON, || !is_running(&process));
 }
 
 #[test]
-fn one_that_cannot_be_started_says_why() {
+fn program_that_cannot_start_is_reported() {
     let mut rig = with_script("true");
     std::fs::set_permissions(rig.path("alert"), std::fs::Permissions::from_mode(0o600))
         .expect("its mode");

@@ -1,4 +1,4 @@
-//! What people hear of incidents: at once, in order, once, over restarts of the daemon and of receivers, and the end.
+//! Notifications of incidents: at once, in order, once, across restarts of the daemon and of receivers, and the resolution.
 
 use std::time::Duration;
 
@@ -6,13 +6,13 @@ use refreshd_fake_server::{At, Fault};
 use serde_json::Value;
 
 use crate::alerts::{is_silent, rig, rig_with_life};
-use crate::common::receivers::{Play, Receivers};
+use crate::common::receivers::{Behaviour, Receivers};
 use crate::common::{LIFE, Portal, SOON, always, domain, eventually, is_step};
 
-/// What a test calls at once.
+/// Time limit for a notification that is due at once.
 const AT_ONCE: Duration = Duration::from_secs(10);
-/// The receivers that are told of incidents, by their paths; a heartbeat is pinged, Alertmanager told again and again.
-const TOLD: [&str; 5] = ["/pagerduty", "/push", "/slack", "/bot", "/webhook"];
+/// Receivers that are notified once, by path; a heartbeat is pinged and Alertmanager is notified repeatedly.
+const NOTIFIED_ONCE: [&str; 5] = ["/pagerduty", "/push", "/slack", "/bot", "/webhook"];
 
 fn dead() -> Fault {
     Fault::Refuse {
@@ -30,8 +30,8 @@ fn outage() -> Fault {
     }
 }
 
-/// The webhook's messages so far as `SEVERITY STATUS`, those that were only tried again left out.
-fn heard(receivers: &Receivers) -> Vec<String> {
+/// The webhook's messages so far as `SEVERITY STATUS`, without repeated attempts.
+fn webhook_messages(receivers: &Receivers) -> Vec<String> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let line = |json: Value| {
         format!(
@@ -50,17 +50,17 @@ fn heard(receivers: &Receivers) -> Vec<String> {
 }
 
 fn counts(receivers: &Receivers) -> [usize; 5] {
-    TOLD.map(|path| receivers.seen(path).len())
+    NOTIFIED_ONCE.map(|path| receivers.seen(path).len())
 }
 
 #[test]
-fn a_dead_grant_is_told_at_once_to_everybody_once_and_so_is_its_end() {
+fn dead_grant_notifies_every_channel_once_and_its_end_too() {
     let (rig, receivers, mail) = rig();
     let daemon = rig.start();
     rig.fail("acme", dead(), u32::MAX);
     assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(65));
     daemon.wait_for_step("acme", "person");
-    eventually("everybody is told", AT_ONCE, || {
+    eventually("every receiver is notified", AT_ONCE, || {
         counts(&receivers).iter().all(|count| *count > 0)
             && !mail.mails().is_empty()
             && !receivers.seen("/alertmanager").is_empty()
@@ -85,7 +85,7 @@ fn a_dead_grant_is_told_at_once_to_everybody_once_and_so_is_its_end() {
             "no {part:?} in\n{text}"
         );
     }
-    eventually("the dead man's switch hears of it", AT_ONCE, || {
+    eventually("the dead man's switch is notified", AT_ONCE, || {
         receivers
             .seen("/beat")
             .iter()
@@ -98,23 +98,29 @@ fn a_dead_grant_is_told_at_once_to_everybody_once_and_so_is_its_end() {
     );
 
     // Neither time nor a restart repeats it.
-    always("nobody is told again", Duration::from_secs(3), || {
-        counts(&receivers) == [1; 5]
-    });
+    always(
+        "no receiver is notified again",
+        Duration::from_secs(3),
+        || counts(&receivers) == [1; 5],
+    );
     daemon.stop();
     let posts = receivers.seen("/alertmanager").len();
     let daemon = rig.start();
-    always("nobody is told again", Duration::from_secs(6), || {
-        counts(&receivers) == [1; 5]
-    });
-    // But Alertmanager, which would forget it while refreshd is restarted again and again.
-    eventually("Alertmanager is told what is firing", 2 * AT_ONCE, || {
-        receivers.seen("/alertmanager").len() > posts
-    });
+    always(
+        "no receiver is notified again",
+        Duration::from_secs(6),
+        || counts(&receivers) == [1; 5],
+    );
+    // Alertmanager is: it would forget the alert while refreshd is restarted again and again.
+    eventually(
+        "Alertmanager gets the firing alert again",
+        2 * AT_ONCE,
+        || receivers.seen("/alertmanager").len() > posts,
+    );
 
     rig.heal("acme");
     assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(0));
-    eventually("everybody hears the end", AT_ONCE, || {
+    eventually("every receiver gets the resolution", AT_ONCE, || {
         counts(&receivers) == [2; 5] && mail.mails().len() == 2
     });
     let event = receivers.seen("/pagerduty")[1].json();
@@ -122,7 +128,10 @@ fn a_dead_grant_is_told_at_once_to_everybody_once_and_so_is_its_end() {
         (&event["event_action"], &event["dedup_key"]),
         (&"resolve".into(), &"refreshd/host-1/portal/acme".into())
     );
-    assert_eq!(heard(&receivers), ["critical firing", "critical resolved"]);
+    assert_eq!(
+        webhook_messages(&receivers),
+        ["critical firing", "critical resolved"]
+    );
     let alerts = receivers
         .seen("/alertmanager")
         .pop()
@@ -146,27 +155,27 @@ fn a_dead_grant_is_told_at_once_to_everybody_once_and_so_is_its_end() {
 }
 
 #[test]
-fn an_outage_is_told_by_shares_of_life_over_restarts_of_daemon_and_receiver_and_resolved_once() {
+fn outage_notifies_by_share_of_life_and_resolves_once() {
     let (rig, receivers, _mail) = rig();
     let daemon = rig.start();
     rig.fail("acme", outage(), u32::MAX);
     assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(75));
     eventually("a warning", LIFE, || {
-        heard(&receivers) == ["warning firing"]
+        webhook_messages(&receivers) == ["warning firing"]
     });
     daemon.stop();
-    receivers.play(Play::Say(503, Vec::new(), String::new()));
+    receivers.play(Behaviour::Respond(503, Vec::new(), String::new()));
     let daemon = rig.start();
     daemon.wait_for_step("acme", "late");
     daemon.wait_after(0, LIFE + SOON, "the last step", |event| {
         is_step(event, "expired")
     });
-    // A crash keeps what waits.
+    // Queued notifications survive a crash.
     daemon.kill9();
     let daemon = rig.start();
     rig.heal("acme");
     rig.wait_for_phase("acme", "fresh");
-    receivers.play(Play::Check);
+    receivers.play(Behaviour::Check);
     let all = [
         "warning firing",
         "error firing",
@@ -174,10 +183,10 @@ fn an_outage_is_told_by_shares_of_life_over_restarts_of_daemon_and_receiver_and_
         "critical resolved",
     ];
     eventually("all of it, in order", Duration::from_secs(60), || {
-        heard(&receivers) == all
+        webhook_messages(&receivers) == all
     });
     always("and nothing else", Duration::from_secs(4), || {
-        heard(&receivers) == all
+        webhook_messages(&receivers) == all
     });
     receivers.no_complaints();
     daemon.stop();
@@ -185,16 +194,16 @@ fn an_outage_is_told_by_shares_of_life_over_restarts_of_daemon_and_receiver_and_
 }
 
 #[test]
-fn many_portals_that_fail_together_are_one_message_for_each_channel() {
+fn many_failing_portals_are_one_message_per_channel() {
     let (mut rig, receivers, mail) = rig();
     let names: Vec<String> = (0..40)
         .map(|number| format!("portal-{number:02}"))
         .collect();
     rig.config.portals = names.iter().map(|name| Portal::new(name, "crm")).collect();
     names.iter().for_each(|name| rig.grant(name));
-    rig.sandbox.fail(At::All, dead(), u32::MAX);
+    rig.server.fail(At::All, dead(), u32::MAX);
     let daemon = rig.start();
-    eventually("everybody is told", AT_ONCE, || {
+    eventually("every receiver is notified", AT_ONCE, || {
         counts(&receivers) == [1; 5] && mail.mails().len() == 1
     });
     let alert = receivers.seen("/webhook")[0].json()["alerts"][0].clone();
@@ -213,10 +222,10 @@ fn many_portals_that_fail_together_are_one_message_for_each_channel() {
         counts(&receivers) == [1; 5]
     });
 
-    rig.sandbox.heal(At::All);
+    rig.server.heal(At::All);
     for name in &names {
         let grant =
-            Value::Object(rig.sandbox.install(&domain(name), crate::common::CLIENT_ID)).to_string();
+            Value::Object(rig.server.install(&domain(name), crate::common::CLIENT_ID)).to_string();
         assert_eq!(
             rig.control("POST", &format!("/v1/portals/{name}/grant"), &grant)
                 .0,
@@ -224,12 +233,15 @@ fn many_portals_that_fail_together_are_one_message_for_each_channel() {
         );
     }
     eventually("and the end once", LIFE, || counts(&receivers) == [2; 5]);
-    assert_eq!(heard(&receivers), ["critical firing", "critical resolved"]);
+    assert_eq!(
+        webhook_messages(&receivers),
+        ["critical firing", "critical resolved"]
+    );
     daemon.stop();
 }
 
 #[test]
-fn whoever_wants_peace_gets_it_and_hears_afterwards_what_still_is_wrong() {
+fn silence_holds_and_then_reports_what_is_still_wrong() {
     let (rig, receivers, _mail) = rig();
     let daemon = rig.start();
     assert_eq!(
@@ -244,7 +256,7 @@ fn whoever_wants_peace_gets_it_and_hears_afterwards_what_still_is_wrong() {
     rig.fail("acme", dead(), u32::MAX);
     assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(65));
     daemon.wait_for_step("acme", "person");
-    always("nobody is told", Duration::from_secs(5), || {
+    always("no receiver is notified", Duration::from_secs(5), || {
         counts(&receivers) == [0; 5]
     });
     let listed = rig.run(["alert", "list"]);
@@ -253,7 +265,7 @@ fn whoever_wants_peace_gets_it_and_hears_afterwards_what_still_is_wrong() {
         "{listed:?}"
     );
     assert_eq!(rig.run(["silence", "acme", "--end"]).code, Some(0));
-    eventually("what lasts is told", AT_ONCE, || {
+    eventually("the lasting incident is notified", AT_ONCE, || {
         counts(&receivers) == [1; 5]
     });
 
@@ -273,7 +285,7 @@ fn whoever_wants_peace_gets_it_and_hears_afterwards_what_still_is_wrong() {
     }
     assert_eq!(rig.run(["alert", "acknowledge", "globex"]).code, Some(66));
     assert_eq!(rig.run(["alert", "acknowledge", "acme"]).code, Some(0));
-    eventually("PagerDuty is told who has it", AT_ONCE, || {
+    eventually("PagerDuty gets the acknowledgement", AT_ONCE, || {
         receivers
             .seen("/pagerduty")
             .last()
@@ -288,7 +300,7 @@ fn whoever_wants_peace_gets_it_and_hears_afterwards_what_still_is_wrong() {
 }
 
 #[test]
-fn channels_that_hang_delay_no_renewal_and_not_the_end() {
+fn hung_channels_delay_neither_renewal_nor_shutdown() {
     let (mut rig, receivers, _mail) = rig();
     rig.config.portals.push(Portal::new("globex", "crm"));
     rig.grant("globex");
@@ -296,7 +308,7 @@ fn channels_that_hang_delay_no_renewal_and_not_the_end() {
     rig.config
         .more
         .push_str("[channels.script]\nkind = \"command\"\ncommand = [\"/bin/sh\", \"hang.sh\"]\n");
-    receivers.play(Play::Hang);
+    receivers.play(Behaviour::Hang);
     let daemon = rig.start();
     rig.fail("acme", dead(), u32::MAX);
     assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(65));
@@ -318,7 +330,7 @@ fn channels_that_hang_delay_no_renewal_and_not_the_end() {
 }
 
 #[test]
-fn channels_are_tested_by_themselves_at_first_and_not_at_every_start() {
+fn channels_are_tested_at_the_first_start_only() {
     let (mut rig, receivers, mail) = rig();
     rig.config.more = rig
         .config
@@ -342,29 +354,31 @@ fn channels_are_tested_by_themselves_at_first_and_not_at_every_start() {
     daemon.stop();
 }
 
-/// A receiver that answers slowly has the message all the same.
+/// A receiver that answers slowly gets the message nevertheless.
 #[test]
-fn a_stop_waits_a_moment_for_what_a_receiver_is_taking() {
+fn shutdown_waits_briefly_for_a_delivery_in_progress() {
     let (rig, receivers, _mail) = rig();
     let daemon = rig.start();
-    receivers.play(Play::Slow(Duration::from_millis(700)));
+    receivers.play(Behaviour::Slow(Duration::from_millis(700)));
     rig.fail("acme", dead(), u32::MAX);
     assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(65));
-    eventually("every receiver is being told", AT_ONCE, || {
+    eventually("every delivery has begun", AT_ONCE, || {
         counts(&receivers) == [1; 5]
     });
     daemon.stop();
-    receivers.play(Play::Check);
+    receivers.play(Behaviour::Check);
     let daemon = rig.start();
-    always("nobody is told again", Duration::from_secs(4), || {
-        counts(&receivers) == [1; 5]
-    });
+    always(
+        "no receiver is notified again",
+        Duration::from_secs(4),
+        || counts(&receivers) == [1; 5],
+    );
     daemon.stop();
 }
 
 #[test]
-fn a_grant_that_dies_again_and_again_pages_once() {
-    // What comes back is held for a sixth of a life, which the machine cannot be too busy for.
+fn grant_that_dies_repeatedly_pages_once() {
+    // A resolution is held back for a sixth of a life, longer than any delay of a busy machine.
     let (rig, receivers, _mail) = rig_with_life(Duration::from_secs(180));
     let daemon = rig.start();
     let stage = || rig.get_json("/v1/alerts")["incidents"][0]["stage"].clone();
@@ -383,11 +397,11 @@ fn a_grant_that_dies_again_and_again_pages_once() {
     };
     rig.fail("acme", dead(), u32::MAX);
     assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(65));
-    eventually("everybody is told", AT_ONCE, || {
+    eventually("every receiver is notified", AT_ONCE, || {
         counts(&receivers) == [1; 5]
     });
     lives();
-    eventually("everybody hears the end", AT_ONCE, || {
+    eventually("every receiver gets the resolution", AT_ONCE, || {
         counts(&receivers) == [2; 5]
     });
     for _ in 0..2 {
@@ -398,7 +412,7 @@ fn a_grant_that_dies_again_and_again_pages_once() {
     assert_eq!(
         counts(&receivers),
         [2; 5],
-        "nobody is told of what comes and goes"
+        "no receiver is notified of a flapping portal"
     );
     assert_eq!(
         daemon
@@ -407,28 +421,28 @@ fn a_grant_that_dies_again_and_again_pages_once() {
             .filter(|(step, _)| step == "person")
             .count(),
         3,
-        "the log hears it all"
+        "the log has every event"
     );
     receivers.no_complaints();
     daemon.stop();
 }
 
-/// A candidate grant is not verified yet, and nothing new is wrong with it.
+/// A candidate grant is not verified yet, and there is no new problem.
 #[test]
-fn a_candidate_whose_proof_takes_its_time_is_neither_news_nor_the_end() {
+fn slow_candidate_neither_notifies_nor_resolves() {
     let (rig, receivers, _mail) = rig();
     let daemon = rig.start();
     rig.fail("acme", dead(), u32::MAX);
     assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(65));
-    eventually("everybody is told", AT_ONCE, || {
+    eventually("every receiver is notified", AT_ONCE, || {
         counts(&receivers) == [1; 5]
     });
     rig.heal("acme");
     rig.fail("acme", Fault::Stall, u32::MAX);
-    rig.hand_over("acme", &rig.install("acme"));
-    // A reload makes the alerter look.
+    rig.start_import("acme", &rig.install("acme"));
+    // A reload makes the alerter collect findings.
     daemon.sighup();
-    always("nobody hears anything", Duration::from_secs(4), || {
+    always("no receiver is notified", Duration::from_secs(4), || {
         counts(&receivers) == [1; 5]
     });
     assert_eq!(

@@ -1,4 +1,4 @@
-//! `alert test` for each kind: every receiver takes what it is sent, with a daemon and without.
+//! `alert test` for each kind of channel: every receiver accepts the message, with a daemon and without.
 
 use crate::alerts::{is_silent, rig, tests};
 use crate::common::receivers::Receivers;
@@ -16,7 +16,7 @@ const ALL: [&str; 8] = [
 ];
 
 #[track_caller]
-fn all_are_told(rig: &Rig, receivers: &Receivers, mail: &MailServer) {
+fn all_are_notified(rig: &Rig, receivers: &Receivers, mail: &MailServer) {
     let ran = rig.run(["alert", "test", "--json"]);
     let results = tests(&ran);
     let names: Vec<_> = results
@@ -72,19 +72,19 @@ fn all_are_told(rig: &Rig, receivers: &Receivers, mail: &MailServer) {
 }
 
 #[test]
-fn every_receiver_takes_a_test_without_a_daemon_and_the_state_is_not_touched() {
+fn every_channel_is_tested_without_a_daemon_or_state() {
     let (rig, receivers, mail) = rig();
     rig.write_config();
-    all_are_told(&rig, &receivers, &mail);
+    all_are_notified(&rig, &receivers, &mail);
     assert!(!rig.path("state.db").exists());
     assert_eq!(receivers.seen("/beat").len(), 1);
 }
 
 #[test]
-fn every_receiver_takes_a_test_through_the_daemon() {
+fn every_channel_is_tested_through_the_daemon() {
     let (rig, receivers, mail) = rig();
     let daemon = rig.start();
-    all_are_told(&rig, &receivers, &mail);
+    all_are_notified(&rig, &receivers, &mail);
     let (status, answer) = rig.control("POST", "/v1/alerts/test", "{\"channel\": \"slack\"}");
     assert_eq!(status, 200, "{answer}");
     let expected = "{\"tests\":[{\"answer\":\"status 200: ok\",\"channel\":\"slack\",\"kind\":\"slack\",\"result\":\"delivered\"}]}";
@@ -109,7 +109,7 @@ fn every_receiver_takes_a_test_through_the_daemon() {
 }
 
 #[test]
-fn a_reload_changes_the_name_under_which_people_are_told() {
+fn reload_changes_the_instance_name_in_notifications() {
     let (mut rig, receivers, _mail) = rig();
     let daemon = rig.start();
     rig.config.more = rig.config.more.replace("host-1", "host-2");
@@ -124,7 +124,7 @@ fn a_reload_changes_the_name_under_which_people_are_told() {
 }
 
 #[test]
-fn one_channel_is_tested_by_name_and_an_unknown_one_is_66() {
+fn one_channel_is_tested_by_name_and_unknown_exits_66() {
     let (mut rig, receivers, _mail) = rig();
     rig.write_config();
     let check = |rig: &Rig| {

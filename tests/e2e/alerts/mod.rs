@@ -7,16 +7,16 @@ mod refusals;
 
 use crate::common::mailserver::{LOGIN, MailServer};
 use crate::common::receivers::{AUTHORIZATION, ROUTING_KEY, Receivers, TOKEN};
-use crate::common::{LIFE, Ran, Rig};
+use crate::common::{CommandOutput, LIFE, Rig};
 use serde_json::Value;
 use std::time::Duration;
 
-/// A rig with a channel of every kind over the network, and what is at their other ends.
+/// A rig with a channel of every kind over the network, and their receivers.
 fn rig() -> (Rig, Receivers, MailServer) {
     rig_with_life(LIFE)
 }
 
-/// The same, with tokens that live so long.
+/// Like [`rig`], with tokens of this lifetime.
 fn rig_with_life(life: Duration) -> (Rig, Receivers, MailServer) {
     let mut rig = Rig::with_lifetime(["acme"], life);
     let receivers = Receivers::listen(&rig);
@@ -47,9 +47,9 @@ fn rig_with_life(life: Duration) -> (Rig, Receivers, MailServer) {
     (rig, receivers, mail)
 }
 
-/// What `alert test --json` says, by channel.
+/// The results of `alert test --json`, by channel.
 #[track_caller]
-fn tests(ran: &Ran) -> Vec<(String, String, String)> {
+fn tests(ran: &CommandOutput) -> Vec<(String, String, String)> {
     let all: Value =
         serde_json::from_str(&ran.stdout).unwrap_or_else(|_| panic!("no JSON: {ran:?}"));
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -66,18 +66,18 @@ fn tests(ran: &Ran) -> Vec<(String, String, String)> {
         .collect()
 }
 
-/// The only test's result and answer.
+/// Result and answer of the only test.
 #[track_caller]
-fn only(ran: &Ran) -> (String, String) {
+fn only(ran: &CommandOutput) -> (String, String) {
     let mut tests = tests(ran);
     assert_eq!(tests.len(), 1, "{ran:?}");
     let (_, result, answer) = tests.remove(0);
     (result, answer)
 }
 
-/// Nothing that was said holds a secret.
+/// Asserts that the output holds no secret.
 #[track_caller]
-fn is_silent(said: &str) {
+fn is_silent(output: &str) {
     for secret in [
         TOKEN,
         ROUTING_KEY,
@@ -86,6 +86,6 @@ fn is_silent(said: &str) {
         LOGIN.1,
         "127.0.0.1",
     ] {
-        assert!(!said.contains(secret), "{secret} is in\n{said}");
+        assert!(!output.contains(secret), "{secret} is in\n{output}");
     }
 }

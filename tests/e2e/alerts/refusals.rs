@@ -1,4 +1,4 @@
-//! Receivers that refuse, are elsewhere, or do not answer: what is said of it, and that no secret is.
+//! Receivers that refuse, are unreachable or do not answer: the reported error, which holds no secret.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use refreshd_time::clock::Clock;
 
 use crate::alerts::{is_silent, only, rig, tests};
 use crate::common::Rig;
-use crate::common::receivers::{Play, TOKEN};
+use crate::common::receivers::{Behaviour, TOKEN};
 
 #[track_caller]
 fn tested(rig: &Rig, channel: &str) -> (String, String) {
@@ -17,10 +17,10 @@ fn tested(rig: &Rig, channel: &str) -> (String, String) {
 }
 
 #[test]
-fn a_wrong_secret_is_said_and_not_shown() {
+fn wrong_secret_is_reported_but_not_shown() {
     let (mut rig, receivers, mail) = rig();
     let more = rig.config.more.clone();
-    for (channel, right, wrong, result, said) in [
+    for (channel, right, wrong, result, expected) in [
         (
             "webhook",
             "Bearer secretOfTheWebhook1",
@@ -69,14 +69,14 @@ fn a_wrong_secret_is_said_and_not_shown() {
         rig.write_config();
         let (was, answer) = tested(&rig, channel);
         assert_eq!(was, result, "{channel}: {answer}");
-        assert!(answer.contains(said), "{channel}: {answer}");
+        assert!(answer.contains(expected), "{channel}: {answer}");
     }
     receivers.no_complaints();
     assert!(mail.mails().is_empty());
 }
 
 #[test]
-fn an_address_that_is_repeated_is_not_shown_however_it_is_spelt() {
+fn echoed_channel_url_is_masked_in_every_spelling() {
     let (mut rig, receivers, _mail) = rig();
     let query = "token=q/w%2Be%3Ar%261";
     rig.config.more = rig
@@ -108,18 +108,19 @@ fn an_address_that_is_repeated_is_not_shown_however_it_is_spelt() {
             "Basic QmVhcmVyIHNlY3JldE9mVGhlV2ViaG9vazE=".to_owned(),
         ),
     ] {
-        receivers.play(Play::Say(404, Vec::new(), spelt.clone()));
+        receivers.play(Behaviour::Respond(404, Vec::new(), spelt.clone()));
         let (_, answer) = tested(&rig, channel);
         assert!(!answer.contains(secret), "{channel}, {spelt}: {answer}");
     }
 }
 
 #[test]
-fn an_answer_means_what_the_receiver_says() {
+fn receiver_response_decides_the_outcome() {
     let (rig, receivers, mail) = rig();
     rig.write_config();
-    let say =
-        |status, headers, body: &str| receivers.play(Play::Say(status, headers, body.to_owned()));
+    let respond = |status, headers, body: &str| {
+        receivers.play(Behaviour::Respond(status, headers, body.to_owned()))
+    };
     for channel in [
         "webhook",
         "alertmanager",
@@ -130,10 +131,10 @@ fn an_answer_means_what_the_receiver_says() {
         "push",
     ] {
         for status in [500, 429, 404] {
-            say(status, Vec::new(), "try later");
+            respond(status, Vec::new(), "try later");
             assert_eq!(tested(&rig, channel).0, "failed", "{channel} {status}");
         }
-        say(400, Vec::new(), "no");
+        respond(400, Vec::new(), "no");
         assert_eq!(
             tested(&rig, channel).0,
             if channel == "beat" {
@@ -143,8 +144,8 @@ fn an_answer_means_what_the_receiver_says() {
             },
             "{channel}"
         );
-        // It would bring the message, and its secrets, elsewhere.
-        say(307, vec![("location", receivers.url("/push"))], "");
+        // It would send the message, and its secrets, to another address.
+        respond(307, vec![("location", receivers.url("/push"))], "");
         let before = receivers.seen("/").len();
         let (result, answer) = tested(&rig, channel);
         assert!(
@@ -170,14 +171,14 @@ fn an_answer_means_what_the_receiver_says() {
 }
 
 #[test]
-fn one_that_does_not_answer_costs_no_more_than_the_time_limit() {
+fn unresponsive_receiver_costs_only_the_timeout() {
     let (mut rig, receivers, _mail) = rig();
     rig.config.more = rig
         .config
         .more
         .replace("kind = ", "timeout = \"1s\"\nkind = ");
     let daemon = rig.start();
-    receivers.play(Play::Hang);
+    receivers.play(Behaviour::Hang);
     let clock = Clock::system();
     let began = clock.tick();
     let ran = rig.run(["alert", "test", "--json"]);
@@ -202,9 +203,9 @@ fn one_that_does_not_answer_costs_no_more_than_the_time_limit() {
 }
 
 #[test]
-fn one_that_is_not_there_is_said_without_its_address() {
+fn unreachable_receiver_is_reported_without_its_url() {
     let (mut rig, receivers, _mail) = rig();
-    // A port that was free a moment ago.
+    // A port that was free just before.
     let port = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -234,7 +235,7 @@ fn one_that_is_not_there_is_said_without_its_address() {
 }
 
 #[test]
-fn a_mail_server_without_tls_does_not_get_the_password() {
+fn mail_server_without_tls_gets_no_password() {
     let (mut rig, _receivers, mail) = rig();
     rig.config.more = rig
         .config

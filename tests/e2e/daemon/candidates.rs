@@ -1,14 +1,14 @@
-//! A candidate through crashes and a disk that takes nothing: one of the two grants is whole at any moment.
+//! A candidate grant across crashes and with a full disk: one of the two grants is complete at any moment.
 
 use std::time::Duration;
 
 use refreshd_fake_server::{Fault, Reuse, Rules};
 
 use crate::common::installs::event_of;
-use crate::common::{Daemon, EVERY, LIFE, Rig, SOON, domain, eventually, is_step, says};
+use crate::common::{Daemon, EVERY, LIFE, Rig, SOON, domain, eventually, is_step, message_contains};
 
-/// A portal whose grant was renewed once, at a server of these rules.
-fn living(reuse: Reuse) -> (Rig, Daemon) {
+/// A portal whose grant was renewed once, at a server with these rules.
+fn live_grant(reuse: Reuse) -> (Rig, Daemon) {
     let life = Duration::from_secs(3600);
     let mut rig = Rig::with_rules(
         ["acme"],
@@ -26,25 +26,25 @@ fn living(reuse: Reuse) -> (Rig, Daemon) {
     (rig, daemon)
 }
 
-/// Hands a grant over whose request is carried out and never answered, and ends the daemon then.
+/// Starts the import of a grant whose request is carried out and never answered, and then kills the daemon.
 fn killed_in_the_middle(rig: &Rig, daemon: Daemon) {
     let renewals = rig.renewals("acme");
     rig.fail("acme", Fault::Stall, 1);
-    rig.hand_over("acme", &rig.install("acme"));
+    rig.start_import("acme", &rig.install("acme"));
     eventually("a request that is never answered", SOON, || {
         rig.renewals("acme") > renewals
     });
     daemon.kill9();
-    assert_eq!(rig.generation("acme"), 2, "readers have what they had");
+    assert_eq!(rig.generation("acme"), 2, "the published token stays");
 }
 
 #[test]
-fn a_candidate_whose_reply_was_lost_in_a_crash_is_sent_again_and_taken_in() {
-    let (rig, daemon) = living(Reuse::Grace(Duration::from_secs(600)));
+fn candidate_is_replayed_after_a_crash_and_stored() {
+    let (rig, daemon) = live_grant(Reuse::Grace(Duration::from_secs(600)));
     killed_in_the_middle(&rig, daemon);
     let daemon = rig.start();
     daemon.wait_for("the candidate that was found", |event| {
-        says(event, "was being verified when refreshd ended")
+        message_contains(event, "was being verified when refreshd ended")
     });
     rig.wait_for_generation("acme", 3);
     eventually("no candidate is left", SOON, || {
@@ -56,12 +56,12 @@ fn a_candidate_whose_reply_was_lost_in_a_crash_is_sent_again_and_taken_in() {
 }
 
 #[test]
-fn a_candidate_that_is_refused_after_a_crash_goes_and_the_living_grant_stays() {
-    let (rig, daemon) = living(Reuse::Strict);
+fn rejected_candidate_after_a_crash_leaves_the_live_grant() {
+    let (rig, daemon) = live_grant(Reuse::Strict);
     killed_in_the_middle(&rig, daemon);
     let daemon = rig.start();
-    rig.sandbox.allow_replay(&domain("acme"));
-    daemon.wait_for("a word", |event| {
+    rig.server.allow_replay(&domain("acme"));
+    daemon.wait_for("the log line", |event| {
         is_step(event, "candidate-refused") && event["portal"] == "acme"
     });
     let status = rig.status("acme");
@@ -69,19 +69,19 @@ fn a_candidate_that_is_refused_after_a_crash_goes_and_the_living_grant_stays() {
         status["candidate"].is_null() && status["phase"] == "fresh" && rig.generation("acme") == 2,
         "{status}"
     );
-    // Once more is not asked for.
+    // It is not requested a second time.
     daemon.stop();
-    let sent = rig.sandbox.total_requests();
+    let sent = rig.server.total_requests();
     let daemon = rig.start();
     crate::common::always("nothing is sent", Duration::from_secs(3), || {
-        rig.sandbox.total_requests() == sent
+        rig.server.total_requests() == sent
     });
     daemon.stop();
 }
 
 #[test]
-fn a_crash_before_the_request_left_loses_nothing() {
-    let (rig, daemon) = living(Reuse::Strict);
+fn crash_before_the_request_loses_nothing() {
+    let (rig, daemon) = live_grant(Reuse::Strict);
     let refuse = Fault::Refuse {
         status: 503,
         error: "x".into(),
@@ -108,8 +108,8 @@ fn a_crash_before_the_request_left_loses_nothing() {
 }
 
 #[test]
-fn a_disk_that_takes_nothing_loses_neither_pair() {
-    let (rig, daemon) = living(Reuse::Strict);
+fn full_disk_loses_neither_pair() {
+    let (rig, daemon) = live_grant(Reuse::Strict);
     let renewals = rig.renewals("acme");
     rig.fail(
         "acme",
@@ -118,13 +118,13 @@ fn a_disk_that_takes_nothing_loses_neither_pair() {
         },
         1,
     );
-    rig.hand_over("acme", &rig.install("acme"));
+    rig.start_import("acme", &rig.install("acme"));
     eventually("the request has left", SOON, || {
         rig.renewals("acme") > renewals
     });
     daemon.limit_file_size(Some(0));
-    let told = daemon.wait_for_step("acme", "unsaved");
-    assert_eq!(told["severity"], "critical");
+    let event = daemon.wait_for_step("acme", "unsaved");
+    assert_eq!(event["severity"], "critical");
     assert!((rig.metric("refreshd_tokens_unsaved") - 1.0).abs() < 0.1);
     assert_eq!(
         rig.generation("acme"),
@@ -143,7 +143,7 @@ fn a_disk_that_takes_nothing_loses_neither_pair() {
 }
 
 #[test]
-fn a_renewal_of_the_old_grant_that_comes_late_is_set_aside() {
+fn late_renewal_of_the_old_grant_is_superseded() {
     let mut rig = Rig::with_lifetime(["acme"], LIFE);
     rig.grant("acme");
     let daemon = rig.start();
@@ -162,7 +162,7 @@ fn a_renewal_of_the_old_grant_that_comes_late_is_set_aside() {
     assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(0));
     assert_eq!(rig.generation("acme"), 3);
     daemon.wait_for("the late reply", |event| {
-        says(event, "a late reply was set aside")
+        message_contains(event, "a late reply was set aside")
     });
     assert_eq!(rig.generation("acme"), 3);
     rig.wait_for_renewals("acme", 1);
@@ -171,8 +171,8 @@ fn a_renewal_of_the_old_grant_that_comes_late_is_set_aside() {
 }
 
 #[test]
-fn a_reply_to_a_candidate_that_cannot_be_read_is_kept() {
-    let (rig, daemon) = living(Reuse::Grace(Duration::from_secs(600)));
+fn unreadable_candidate_response_is_kept() {
+    let (rig, daemon) = live_grant(Reuse::Grace(Duration::from_secs(600)));
     rig.fail("acme", Fault::CutJson { after: 40 }, 1);
     let ran = rig.import("acme", &rig.install("acme"));
     assert!(
@@ -193,7 +193,7 @@ fn a_reply_to_a_candidate_that_cannot_be_read_is_kept() {
 }
 
 #[test]
-fn a_renewal_of_the_living_grant_keeps_what_answered_a_candidate() {
+fn renewal_of_the_live_grant_keeps_the_candidate_response() {
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
     let daemon = rig.start();
@@ -209,7 +209,7 @@ fn a_renewal_of_the_living_grant_keeps_what_answered_a_candidate() {
     rig.wait_for_generation("acme", before + 1);
     assert!(
         !rig.status("acme")["unread_replies"].is_null(),
-        "it says nothing of the candidate's reply"
+        "it does not mention the candidate's response"
     );
     let shown = rig.run(["recover", "acme", "--show"]);
     assert!(
@@ -242,12 +242,12 @@ fn reinstalled_and_killed(reuse: Reuse) -> (Rig, String) {
     });
     assert_eq!(rig.status(&portal)["candidate"]["origin"], "install");
     daemon.kill9();
-    assert_eq!(rig.generation(&portal), 2, "readers have what they had");
+    assert_eq!(rig.generation(&portal), 2, "the published token stays");
     (rig, portal)
 }
 
 #[test]
-fn a_reinstall_whose_reply_was_lost_in_a_crash_replaces_the_grant() {
+fn reinstall_is_replayed_after_a_crash_and_replaces_the_grant() {
     let (rig, portal) = reinstalled_and_killed(Reuse::Grace(Duration::from_secs(600)));
     let daemon = rig.start();
     rig.wait_for_generation(&portal, 3);
@@ -259,16 +259,16 @@ fn a_reinstall_whose_reply_was_lost_in_a_crash_replaces_the_grant() {
 }
 
 #[test]
-fn a_reinstall_that_is_refused_after_a_crash_leaves_the_grant() {
+fn rejected_reinstall_after_a_crash_leaves_the_grant() {
     let (rig, portal) = reinstalled_and_killed(Reuse::Strict);
-    rig.sandbox.allow_replay(&portal);
+    rig.server.allow_replay(&portal);
     let daemon = rig.start();
     // A refusal after a lost reply says nothing about the event.
     rig.wait_for_installs("unverified", 1.0);
     daemon.wait_for("the outcome", |event| {
         event["outcome"] == "unverified"
-            && says(event, "after a reply was lost")
-            && says(event, "stays as it was")
+            && message_contains(event, "after a reply was lost")
+            && message_contains(event, "stays as it was")
     });
     let status = rig.status(&portal);
     assert!(

@@ -1,6 +1,6 @@
-//! A pair that no disk took, and the end of the process that held it: the service manager's store carries it over.
+//! A pair that could not be stored when its process ended: the service manager's descriptor store carries it over.
 //!
-//! The disk that takes nothing is a limit of the file size which leaves room for what lives in memory.
+//! A limit of the file size that still leaves room for memory files simulates the full disk.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -13,9 +13,9 @@ use serde_json::Value;
 
 use crate::common::authorizing::{Authorizing, free_address};
 use crate::common::service_manager::{FULL, ServiceManager, Start};
-use crate::common::{CLIENT_ID, Daemon, Portal, Rig, SOON, eventually, says};
+use crate::common::{CLIENT_ID, Daemon, Portal, Rig, SOON, eventually, message_contains};
 
-/// A portal that is renewed when the test says so: again after a tenth of its token's life at the earliest.
+/// A portal that renews on request only: a tenth of its token's life after the last renewal at the earliest.
 fn calm(portal: &str) -> Rig {
     let minute = Duration::from_secs(60);
     let mut rig = Rig::with_lifetime([portal], minute);
@@ -24,7 +24,7 @@ fn calm(portal: &str) -> Rig {
     rig
 }
 
-/// The same, and a daemon that holds a pair of it which the disk did not take.
+/// Such a portal and a daemon that holds a pair which the disk refused.
 fn unsaved(start: &Start<'_>) -> (Rig, ServiceManager, Daemon, Value) {
     unsaved_of(calm("acme"), start)
 }
@@ -41,21 +41,21 @@ fn unsaved_of(rig: Rig, start: &Start<'_>) -> (Rig, ServiceManager, Daemon, Valu
     let daemon = manager.launch(&rig, start);
     eventually("a request under way", SOON, || rig.renewals("acme") == 1);
     daemon.limit_file_size(Some(FULL));
-    let told = daemon.wait_for_step("acme", "unsaved");
+    let event = daemon.wait_for_step("acme", "unsaved");
     let stored = usize::from(start.room != Some("0"));
     eventually("a copy, if any is kept", SOON, || {
         manager.names().len() == stored
     });
-    (rig, manager, daemon, told)
+    (rig, manager, daemon, event)
 }
 
-fn text<'t>(told: &'t Value, key: &str) -> &'t str {
-    told[key].as_str().unwrap_or_default()
+fn text<'t>(event: &'t Value, key: &str) -> &'t str {
+    event[key].as_str().unwrap_or_default()
 }
 
-/// The grant lives: another renewal goes well, and the server has seen nothing that it never should.
+/// Asserts that the grant is alive: another renewal succeeds, and the server saw no violation.
 #[track_caller]
-fn lives(rig: &Rig, daemon: Daemon, generation: u64) {
+fn is_alive(rig: &Rig, daemon: Daemon, generation: u64) {
     rig.wait_for_generation("acme", generation);
     eventually("a token that works", SOON, || rig.has_working_token("acme"));
     let sent = rig.renewals("acme");
@@ -70,16 +70,16 @@ fn lives(rig: &Rig, daemon: Daemon, generation: u64) {
 }
 
 #[test]
-fn a_pair_that_no_disk_took_outlives_the_process() {
-    let (rig, manager, daemon, told) = unsaved(&Start::default());
+fn unsaved_pair_survives_the_process() {
+    let (rig, manager, daemon, event) = unsaved(&Start::default());
     assert!(
-        text(&told, "reason")
+        text(&event, "reason")
             .contains("the service manager has a copy, which a crash or a restart does not lose"),
-        "{told}"
+        "{event}"
     );
     assert!(
-        !text(&told, "action").contains("do not stop or kill"),
-        "{told}"
+        !text(&event, "action").contains("do not stop or kill"),
+        "{event}"
     );
     let names = manager.names();
     assert!(
@@ -88,27 +88,27 @@ fn a_pair_that_no_disk_took_outlives_the_process() {
     );
     assert!(
         manager
-            .heard()
+            .received()
             .iter()
-            .any(|heard| heard.contains("FDPOLL=0")),
+            .any(|message| message.contains("FDPOLL=0")),
         "{:?}",
-        manager.heard()
+        manager.received()
     );
     daemon.kill9();
 
     let daemon = manager.launch(&rig, &Start::default());
     daemon.wait_for("where it came from", |event| {
-        says(event, "kept since the last process is in the state now")
+        message_contains(event, "kept since the last process is in the state now")
     });
     daemon.wait_for_outcome("acme", "renewed");
     rig.wait_for_generation("acme", 2);
     assert_eq!(rig.requests("acme"), 1, "nothing was sent again");
     eventually("nothing is kept", SOON, || manager.names().is_empty());
-    lives(&rig, daemon, 2);
+    is_alive(&rig, daemon, 2);
 }
 
 #[test]
-fn a_disk_that_is_still_full_after_the_restart_loses_nothing_either() {
+fn still_full_disk_after_restart_loses_nothing() {
     let (rig, manager, daemon, _) = unsaved(&Start::default());
     daemon.kill9();
     let names = manager.names();
@@ -119,7 +119,9 @@ fn a_disk_that_is_still_full_after_the_restart_loses_nothing_either() {
         };
         let daemon = manager.launch(&rig, &full);
         daemon.wait_for_step("acme", "unsaved");
-        daemon.wait_for("the daemon to be ready", |event| says(event, "is ready"));
+        daemon.wait_for("the daemon to be ready", |event| {
+            message_contains(event, "is ready")
+        });
         assert!((rig.metric("refreshd_tokens_unsaved") - 1.0).abs() < 0.1);
         assert_eq!(manager.names(), names, "the same copy, under the same name");
         daemon.kill9();
@@ -135,11 +137,11 @@ fn a_disk_that_is_still_full_after_the_restart_loses_nothing_either() {
     rig.wait_for_generation("acme", 2);
     assert_eq!(rig.requests("acme"), 1, "nothing was sent again");
     eventually("nothing is kept", SOON, || manager.names().is_empty());
-    lives(&rig, daemon, 2);
+    is_alive(&rig, daemon, 2);
 }
 
 #[test]
-fn a_pair_that_is_stored_after_all_is_not_kept_any_more() {
+fn pair_is_released_once_stored() {
     let (rig, manager, daemon, _) = unsaved(&Start::default());
     let copies = manager.copies();
     daemon.limit_file_size(None);
@@ -151,24 +153,24 @@ fn a_pair_that_is_stored_after_all_is_not_kept_any_more() {
     let [(name, copy)] = <[_; 1]>::try_from(copies).expect("one");
     manager.keep(&name, copy.try_clone().expect("a descriptor"));
     let daemon = manager.launch(&rig, &Start::default());
-    daemon.wait_for("a word on it", |event| {
-        says(event, "is in the state already")
+    daemon.wait_for("the log line", |event| {
+        message_contains(event, "is in the state already")
     });
     eventually("nothing is kept", SOON, || manager.names().is_empty());
-    lives(&rig, daemon, 2);
+    is_alive(&rig, daemon, 2);
 
-    // And one that is older than the grant.
+    // A copy that is older than the grant.
     manager.keep(&name, copy);
     let daemon = manager.launch(&rig, &Start::default());
-    daemon.wait_for("a word on it", |event| {
-        says(event, "the grant was replaced or forgotten since")
+    daemon.wait_for("the log line", |event| {
+        message_contains(event, "the grant was replaced or forgotten since")
     });
     eventually("nothing is kept", SOON, || manager.names().is_empty());
-    lives(&rig, daemon, 3);
+    is_alive(&rig, daemon, 3);
 }
 
 #[test]
-fn what_a_person_did_since_counts() {
+fn later_manual_changes_take_precedence() {
     for forget in [true, false] {
         let (rig, manager, daemon, _) = unsaved(&Start::default());
         daemon.kill9();
@@ -178,39 +180,43 @@ fn what_a_person_did_since_counts() {
         }
         let before = rig.generation("acme");
         let daemon = manager.launch(&rig, &Start::default());
-        daemon.wait_for("a word on it", |event| {
-            says(event, "the grant was replaced or forgotten since")
+        daemon.wait_for("the log line", |event| {
+            message_contains(event, "the grant was replaced or forgotten since")
         });
-        daemon.wait_for("the daemon to be ready", |event| says(event, "is ready"));
+        daemon.wait_for("the daemon to be ready", |event| {
+            message_contains(event, "is ready")
+        });
         eventually("nothing is kept", SOON, || manager.names().is_empty());
         if forget {
             assert_eq!((rig.generation("acme"), rig.requests("acme")), (0, 1));
             daemon.stop();
         } else {
-            lives(&rig, daemon, before);
+            is_alive(&rig, daemon, before);
         }
         rig.no_violations();
     }
 }
 
 #[test]
-fn a_portal_that_the_configuration_does_not_name_any_more_gets_its_pair_all_the_same() {
+fn unconfigured_portal_still_gets_its_pair() {
     let (mut rig, manager, daemon, _) = unsaved(&Start::default());
     daemon.kill9();
     let acme = std::mem::take(&mut rig.config.portals);
     let daemon = manager.launch(&rig, &Start::default());
-    daemon.wait_for("a word on it", |event| says(event, "is in the state now"));
+    daemon.wait_for("the log line", |event| {
+        message_contains(event, "is in the state now")
+    });
     eventually("nothing is kept", SOON, || manager.names().is_empty());
     assert_eq!(rig.generation("acme"), 0, "and no file");
     daemon.stop();
     rig.config.portals = acme;
     let daemon = rig.start();
     assert_eq!(rig.requests("acme"), 1, "nothing was sent again");
-    lives(&rig, daemon, 2);
+    is_alive(&rig, daemon, 2);
 }
 
 #[test]
-fn what_nobody_can_use_harms_nobody() {
+fn unusable_descriptors_are_harmless() {
     let (rig, manager, daemon, _) = unsaved(&Start::default());
     daemon.kill9();
     let sealed = |bytes: &[u8]| seal("test", bytes).expect("a sealed file");
@@ -249,18 +255,18 @@ fn what_nobody_can_use_harms_nobody() {
         "another",
     ] {
         daemon.wait_for(name, |event| {
-            event["name"] == name && says(event, "is not used and not kept")
+            event["name"] == name && message_contains(event, "is not used and not kept")
         });
     }
     eventually("nothing is kept", SOON, || manager.names().is_empty());
-    lives(&rig, daemon, 2);
+    is_alive(&rig, daemon, 2);
 }
 
 #[test]
-fn a_pair_of_another_version_stays_where_it_is() {
+fn pair_of_another_version_is_left_in_place() {
     let (rig, manager, daemon, _) = unsaved(&Start::default());
     daemon.kill9();
-    rig.sandbox.allow_replay(&crate::common::domain("acme"));
+    rig.server.allow_replay(&crate::common::domain("acme"));
     let good = String::from_utf8(manager.bytes()).expect("text");
     let [(name, _)] = <[_; 1]>::try_from(manager.copies()).expect("one");
     let manager = {
@@ -274,17 +280,21 @@ fn a_pair_of_another_version_stays_where_it_is() {
         seal("test", other.as_bytes()).expect("a sealed file"),
     );
     let daemon = manager.launch(&rig, &Start::default());
-    daemon.wait_for("a word on it", |event| says(event, "it is of format 2"));
-    daemon.wait_for("the daemon to be ready", |event| says(event, "is ready"));
+    daemon.wait_for("the log line", |event| {
+        message_contains(event, "it is of format 2")
+    });
+    daemon.wait_for("the daemon to be ready", |event| {
+        message_contains(event, "is ready")
+    });
     assert_eq!(manager.names(), [name]);
     daemon.stop();
 }
 
 #[test]
-fn descriptors_that_are_not_for_it_are_left_alone() {
+fn unrelated_descriptors_are_left_alone() {
     let (rig, manager, daemon, _) = unsaved(&Start::default());
     daemon.kill9();
-    rig.sandbox.allow_replay(&crate::common::domain("acme"));
+    rig.server.allow_replay(&crate::common::domain("acme"));
     let daemon = manager.launch(
         &rig,
         &Start {
@@ -292,36 +302,38 @@ fn descriptors_that_are_not_for_it_are_left_alone() {
             ..Start::default()
         },
     );
-    daemon.wait_for("the daemon to be ready", |event| says(event, "is ready"));
+    daemon.wait_for("the daemon to be ready", |event| {
+        message_contains(event, "is ready")
+    });
     assert_eq!(manager.names().len(), 1);
     daemon.stop();
 }
 
 #[test]
-fn a_service_manager_that_keeps_nothing_or_does_not_say_so_is_not_relied_on() {
+fn missing_descriptor_store_is_not_relied_on() {
     for (room, stored) in [(Some("0"), 0), (None, 1)] {
-        let (rig, manager, daemon, told) = unsaved(&Start {
+        let (rig, manager, daemon, event) = unsaved(&Start {
             room,
             ..Start::default()
         });
         assert!(
-            text(&told, "action").contains("do not stop or kill refreshd"),
-            "{told}"
+            text(&event, "action").contains("do not stop or kill refreshd"),
+            "{event}"
         );
         assert_eq!(
-            text(&told, "reason").contains("does not say whether it keeps it"),
+            text(&event, "reason").contains("does not say whether it keeps it"),
             stored == 1,
-            "{told}"
+            "{event}"
         );
-        assert!(!text(&told, "reason").contains("does not lose"), "{told}");
+        assert!(!text(&event, "reason").contains("does not lose"), "{event}");
         eventually("a copy, or none", SOON, || manager.names().len() == stored);
         daemon.limit_file_size(None);
-        lives(&rig, daemon, 2);
+        is_alive(&rig, daemon, 2);
     }
 }
 
 #[test]
-fn no_program_that_is_started_gets_a_pair() {
+fn child_programs_inherit_no_pair() {
     let (mut rig, manager, daemon, _) = unsaved(&Start::default());
     daemon.kill9();
     rig.config.more = "[channels.script]\nkind = 'command'\n\
@@ -341,11 +353,11 @@ fn no_program_that_is_started_gets_a_pair() {
         "{}",
         read("environment")
     );
-    lives(&rig, daemon, 2);
+    is_alive(&rig, daemon, 2);
 }
 
 #[test]
-fn the_pair_of_a_candidate_outlives_the_process_too() {
+fn candidate_pair_survives_the_process() {
     let rig = calm("acme");
     let manager = ServiceManager::new(&rig);
     let daemon = manager.launch(&rig, &Start::default());
@@ -358,7 +370,7 @@ fn the_pair_of_a_candidate_outlives_the_process_too() {
         },
         1,
     );
-    rig.hand_over("acme", &rig.install("acme"));
+    rig.start_import("acme", &rig.install("acme"));
     eventually("the request has left", SOON, || {
         rig.renewals("acme") > renewals
     });
@@ -372,16 +384,16 @@ fn the_pair_of_a_candidate_outlives_the_process_too() {
     rig.wait_for_generation("acme", 3);
     assert_eq!(rig.requests("acme"), sent, "nothing was sent again");
     eventually("nothing is kept", SOON, || manager.names().is_empty());
-    lives(&rig, daemon, 3);
+    is_alive(&rig, daemon, 3);
 }
 
 #[test]
-fn the_grant_of_a_person_who_has_just_authorized_outlives_the_process_too() {
+fn authorized_grant_survives_the_process() {
     let mut rig = calm("acme");
     let address = free_address();
     let redirect = format!("http://{address}/oauth/callback");
     rig.authorizes_here();
-    rig.sandbox.set_redirect(CLIENT_ID, &redirect);
+    rig.server.set_redirect(CLIENT_ID, &redirect);
     let portal = rig.config.portal("acme");
     portal.refresh_token_file = false;
     portal
@@ -389,7 +401,9 @@ fn the_grant_of_a_person_who_has_just_authorized_outlives_the_process_too() {
         .push_str(&format!("redirect_uri = \"{redirect}\"\n"));
     let manager = ServiceManager::new(&rig);
     let daemon = manager.launch(&rig, &Start::default());
-    daemon.wait_for("the daemon to be ready", |event| says(event, "is ready"));
+    daemon.wait_for("the daemon to be ready", |event| {
+        message_contains(event, "is ready")
+    });
     let waiting = Authorizing::spawn(rig.command(["authorize", "acme"]));
     let sent_to = rig.redirect_of(&waiting.url());
     rig.fail(
@@ -409,23 +423,23 @@ fn the_grant_of_a_person_who_has_just_authorized_outlives_the_process_too() {
         assert_ne!(
             browser.join().expect("a browser").0,
             200,
-            "nobody says that it is done"
+            "the page does not report success"
         );
     });
     assert_ne!(waiting.end().code, Some(0));
 
     let daemon = manager.launch(&rig, &Start::default());
-    daemon.wait_for("a word on it", |event| {
-        says(event, "is the portal's grant now")
+    daemon.wait_for("the log line", |event| {
+        message_contains(event, "is the portal's grant now")
     });
     eventually("nothing is kept", SOON, || manager.names().is_empty());
     rig.wait_for_generation("acme", 1);
     assert_eq!(rig.requests("acme"), 1, "nothing was sent again");
-    lives(&rig, daemon, 1);
+    is_alive(&rig, daemon, 1);
 }
 
 #[test]
-fn a_reply_that_could_not_be_read_outlives_the_process_too() {
+fn unreadable_response_survives_the_process() {
     let mut rig = calm("acme");
     rig.config.timeout = Duration::from_secs(3);
     rig.fail(
@@ -435,24 +449,26 @@ fn a_reply_that_could_not_be_read_outlives_the_process_too() {
         },
         1,
     );
-    rig.sandbox.allow_replay(&crate::common::domain("acme"));
+    rig.server.allow_replay(&crate::common::domain("acme"));
     let manager = ServiceManager::new(&rig);
     let daemon = manager.launch(&rig, &Start::default());
     eventually("a request under way", SOON, || rig.renewals("acme") == 1);
     daemon.limit_file_size(Some(FULL));
-    let told = daemon.wait_for_step("acme", "unsaved");
+    let event = daemon.wait_for_step("acme", "unsaved");
     assert!(
-        text(&told, "reason").starts_with("a reply that could not be read is not on disk"),
-        "{told}"
+        text(&event, "reason").starts_with("a reply that could not be read is not on disk"),
+        "{event}"
     );
     eventually("a copy", SOON, || manager.names().len() == 1);
     daemon.kill9();
 
     let daemon = manager.launch(&rig, &Start::default());
-    daemon.wait_for("a word on it", |event| {
-        says(event, "could not be read: it is in the state now")
+    daemon.wait_for("the log line", |event| {
+        message_contains(event, "could not be read: it is in the state now")
     });
-    daemon.wait_for("the daemon to be ready", |event| says(event, "is ready"));
+    daemon.wait_for("the daemon to be ready", |event| {
+        message_contains(event, "is ready")
+    });
     eventually("nothing is kept", SOON, || manager.names().is_empty());
     eventually("it is shown", SOON, || {
         !rig.status("acme")["unread_replies"].is_null()
@@ -461,12 +477,12 @@ fn a_reply_that_could_not_be_read_outlives_the_process_too() {
 }
 
 #[test]
-fn a_pair_whose_claim_was_ended_by_a_command_meanwhile_is_used_all_the_same() {
+fn pair_is_used_though_a_command_ended_its_claim() {
     let mut rig = calm("acme");
     rig.config.portals.push(Portal::new("other", "crm"));
     let (rig, manager, daemon, _) = unsaved_of(rig, &Start::default());
     daemon.kill9();
-    // Any command that changes the state settles first what a process that is gone has left.
+    // Any command that changes the state first cleans up after an ended process.
     assert_eq!(rig.run(["forget", "other", "--yes"]).code, Some(0));
     assert_eq!(rig.status("acme")["phase"], "in-doubt");
     let daemon = manager.launch(&rig, &Start::default());
@@ -474,11 +490,11 @@ fn a_pair_whose_claim_was_ended_by_a_command_meanwhile_is_used_all_the_same() {
     rig.wait_for_generation("acme", 2);
     assert_eq!(rig.requests("acme"), 1, "nothing was sent again");
     eventually("nothing is kept", SOON, || manager.names().is_empty());
-    lives(&rig, daemon, 2);
+    is_alive(&rig, daemon, 2);
 }
 
 #[test]
-fn over_a_state_that_is_missing_a_pair_waits_for_the_right_one() {
+fn with_the_state_missing_the_pair_waits_for_the_right_one() {
     let rig = calm("acme");
     let manager = ServiceManager::new(&rig);
     let daemon = manager.launch(&rig, &Start::default());
@@ -491,7 +507,7 @@ fn over_a_state_that_is_missing_a_pair_waits_for_the_right_one() {
         1,
     );
     std::thread::scope(|scope| {
-        // The last one waits for what never comes.
+        // The last call waits in vain.
         scope.spawn(|| {
             while rig.renewals("acme") < 2 {
                 rig.run(["renew", "acme"]);
@@ -513,10 +529,12 @@ fn over_a_state_that_is_missing_a_pair_waits_for_the_right_one() {
     };
     let away = ["state.db", "state.db-wal"].map(take);
     let daemon = manager.launch(&rig, &Start::default());
-    daemon.wait_for("a word on it", |event| {
-        says(event, "the pair stays where it is")
+    daemon.wait_for("the log line", |event| {
+        message_contains(event, "the pair stays where it is")
     });
-    daemon.wait_for("the daemon to be ready", |event| says(event, "is ready"));
+    daemon.wait_for("the daemon to be ready", |event| {
+        message_contains(event, "is ready")
+    });
     assert_eq!(manager.names().len(), 1);
     daemon.stop();
     away.iter()
@@ -525,5 +543,5 @@ fn over_a_state_that_is_missing_a_pair_waits_for_the_right_one() {
     rig.wait_for_generation("acme", 3);
     assert_eq!(rig.requests("acme"), 2, "nothing was sent again");
     eventually("nothing is kept", SOON, || manager.names().is_empty());
-    lives(&rig, daemon, 3);
+    is_alive(&rig, daemon, 3);
 }

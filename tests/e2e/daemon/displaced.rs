@@ -1,11 +1,11 @@
-//! The state's files are removed, moved or replaced under a daemon that runs: it is told, nothing is begun, nothing is lost.
+//! The state's files are removed, moved or replaced under a running daemon: it reports that, starts no request and loses nothing.
 
 use std::fs;
 use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::common::{Daemon, EVERY, Rig, SOON, always, eventually, is_step, says};
+use crate::common::{Daemon, EVERY, Rig, SOON, always, eventually, is_step, message_contains};
 
 /// Two portals that have been renewed.
 fn renewed() -> (Rig, Daemon) {
@@ -28,7 +28,7 @@ fn step(daemon: &Daemon, step: &str) -> Value {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "what somebody else does to the files"
+    reason = "simulates another process that changes the files"
 )]
 fn rename(from: PathBuf, to: PathBuf) {
     fs::rename(from, to).expect("one file system");
@@ -40,7 +40,7 @@ fn remove(rig: &Rig, files: &[&str]) {
     }
 }
 
-/// The state under its own name is the daemon's, and a restart on it goes on where the daemon was.
+/// Asserts that the state under its own name is the daemon's, and that a restart continues from there.
 #[track_caller]
 fn nothing_is_lost(rig: &Rig, daemon: Daemon) {
     for portal in ["acme", "globex"] {
@@ -67,18 +67,18 @@ fn nothing_is_lost(rig: &Rig, daemon: Daemon) {
     rig.no_violations();
 }
 
-/// Takes these files away: it is told, and they come back.
+/// Removes these files: the removal is reported, and they are written again.
 #[track_caller]
 fn is_written_back(files: &[&str]) {
     let (rig, daemon) = renewed();
     remove(&rig, files);
-    let told = step(&daemon, "state-displaced");
-    assert_eq!(told["severity"], "critical", "{told}");
+    let event = step(&daemon, "state-displaced");
+    assert_eq!(event["severity"], "critical", "{event}");
     assert!(
-        told["reason"]
+        event["reason"]
             .as_str()
             .is_some_and(|reason| reason.contains("was removed")),
-        "{told}"
+        "{event}"
     );
     assert!(
         rig.http("/readyz").1.contains("was removed"),
@@ -91,27 +91,27 @@ fn is_written_back(files: &[&str]) {
 }
 
 #[test]
-fn a_database_that_is_removed_is_told_and_written_back() {
+fn removed_database_is_reported_and_rewritten() {
     is_written_back(&["state.db"]);
 }
 
 #[test]
-fn a_log_of_the_state_that_is_removed_is_told_and_written_back() {
+fn removed_wal_is_reported_and_rewritten() {
     is_written_back(&["state.db-wal"]);
 }
 
 #[test]
-fn a_state_that_is_removed_with_all_beside_it_is_told_and_written_back() {
+fn removed_state_directory_files_are_rewritten() {
     is_written_back(&["state.db", "state.db-wal", "state.db.generations"]);
 }
 
-/// Does this to the record of generations: it is told, and the record is whole again though nothing is renewed.
+/// Damages the record of generations: the damage is reported, and the record is complete again without a renewal.
 #[track_caller]
 fn record_comes_back(what: &str, spoil: impl FnOnce(&Rig)) {
     let (rig, daemon) = renewed();
     spoil(&rig);
-    daemon.wait_for("it is told", |event| {
-        event["level"] == "WARN" && says(event, &format!("was {what} by somebody"))
+    daemon.wait_for("the report", |event| {
+        event["level"] == "WARN" && message_contains(event, &format!("was {what} by somebody"))
     });
     let text = fs::read_to_string(rig.path("state.db.generations")).expect("the record");
     for portal in ["acme", "globex"] {
@@ -121,11 +121,11 @@ fn record_comes_back(what: &str, spoil: impl FnOnce(&Rig)) {
             .next_back();
         assert!(newest.is_some_and(|newest| newest >= 2), "{text}");
     }
-    // What comes next is noted where a start finds it.
+    // The next generation is recorded where a start reads it.
     let before = rig.generation("acme");
     rig.wait_for_generation("acme", before + 1);
     let next = format!("acme {}", before + 1);
-    eventually("the next one is noted", SOON, || {
+    eventually("the next one is recorded", SOON, || {
         fs::read_to_string(rig.path("state.db.generations"))
             .is_ok_and(|text| text.lines().any(|line| line == next))
     });
@@ -133,19 +133,19 @@ fn record_comes_back(what: &str, spoil: impl FnOnce(&Rig)) {
 }
 
 #[test]
-fn a_record_of_generations_that_is_removed_is_written_anew() {
+fn removed_record_of_generations_is_rewritten() {
     record_comes_back("removed", |rig| remove(rig, &["state.db.generations"]));
 }
 
 #[test]
-fn a_record_of_generations_that_is_replaced_is_written_anew() {
+fn replaced_record_of_generations_is_rewritten() {
     record_comes_back("replaced", |rig| {
         rig.secret("state.db.generations", "acme 1\n");
     });
 }
 
 #[test]
-fn a_record_of_generations_that_is_cut_off_is_written_anew() {
+fn truncated_record_of_generations_is_rewritten() {
     record_comes_back("cut off", |rig| {
         fs::OpenOptions::new()
             .write(true)
@@ -156,7 +156,7 @@ fn a_record_of_generations_that_is_cut_off_is_written_anew() {
 }
 
 #[test]
-fn an_empty_file_in_place_of_the_state_is_no_state() {
+fn empty_file_in_place_of_the_state_is_not_a_state() {
     let (rig, daemon) = renewed();
     remove(&rig, &["state.db"]);
     rig.secret("empty", "");
@@ -167,7 +167,7 @@ fn an_empty_file_in_place_of_the_state_is_no_state() {
 }
 
 #[test]
-fn a_state_that_is_removed_at_the_last_moment_is_there_after_a_stop() {
+fn state_removed_just_before_shutdown_is_rewritten() {
     let (rig, daemon) = renewed();
     remove(&rig, &["state.db", "state.db-wal"]);
     daemon.stop();
@@ -181,21 +181,21 @@ fn a_state_that_is_removed_at_the_last_moment_is_there_after_a_stop() {
     nothing_is_lost(&rig, daemon);
 }
 
-/// Nothing is claimed or accepted, and what to do is said.
+/// Asserts that nothing is claimed or accepted, and that the page says what to do.
 #[track_caller]
-fn stands_still(rig: &Rig, daemon: &Daemon, words: &str) {
+fn is_halted(rig: &Rig, daemon: &Daemon, words: &str) {
     step(daemon, "state-displaced");
     let (code, text) = rig.http("/readyz");
     assert!(code == 503 && text.contains(words), "{code} {text}");
-    // What was sent before somebody noticed.
+    // A request sent before the replacement was detected.
     eventually("nothing under way", SOON, || {
         rig.http("/metrics")
             .1
             .contains("refreshd_claims_in_doubt 0")
     });
-    let sent = rig.sandbox.total_requests();
+    let sent = rig.server.total_requests();
     always("nothing is sent", EVERY + EVERY / 2, || {
-        rig.sandbox.total_requests() == sent
+        rig.server.total_requests() == sent
     });
     let ran = rig.import("acme", &rig.install("acme"));
     assert!(
@@ -206,7 +206,7 @@ fn stands_still(rig: &Rig, daemon: &Daemon, words: &str) {
 }
 
 #[test]
-fn an_older_state_in_its_place_is_never_written_over() {
+fn older_state_in_its_place_is_never_overwritten() {
     let (rig, daemon) = renewed();
     daemon.stop();
     let older = fs::read(rig.path("state.db")).expect("a state");
@@ -216,16 +216,16 @@ fn an_older_state_in_its_place_is_never_written_over() {
     }
     rig.secret_bytes("older", &older);
     rename(rig.path("older"), rig.path("state.db"));
-    stands_still(&rig, &daemon, "replaced by another file");
+    is_halted(&rig, &daemon, "replaced by another file");
     assert_eq!(fs::read(rig.path("state.db")).expect("a state"), older);
-    // What was put there is taken away again.
+    // The foreign file is removed again.
     remove(&rig, &["state.db"]);
     step(&daemon, "state-written-back");
     nothing_is_lost(&rig, daemon);
 }
 
 #[test]
-fn a_missing_state_that_comes_back_is_gone_on_with_after_a_restart() {
+fn returned_state_is_used_after_a_restart() {
     let (rig, daemon) = renewed();
     daemon.stop();
     let missing = fs::read(rig.path("state.db")).expect("a state");
@@ -234,12 +234,12 @@ fn a_missing_state_that_comes_back_is_gone_on_with_after_a_restart() {
     step(&daemon, "old-state");
     rig.secret_bytes("missing", &missing);
     rename(rig.path("missing"), rig.path("state.db"));
-    let told = step(&daemon, "state-displaced");
+    let event = step(&daemon, "state-displaced");
     assert!(
-        told["reason"].as_str().is_some_and(
+        event["reason"].as_str().is_some_and(
             |reason| reason.contains("Restart refreshd") && reason.contains("remove nothing")
         ),
-        "{told}"
+        "{event}"
     );
     daemon.stop();
     assert_eq!(fs::read(rig.path("state.db")).expect("a state"), missing);
@@ -249,7 +249,7 @@ fn a_missing_state_that_comes_back_is_gone_on_with_after_a_restart() {
 }
 
 #[test]
-fn what_the_daemon_has_outlives_it_beside_an_older_state() {
+fn pairs_survive_the_daemon_beside_an_older_state() {
     let (rig, daemon) = renewed();
     daemon.stop();
     let older = fs::read(rig.path("state.db")).expect("a state");
@@ -262,8 +262,8 @@ fn what_the_daemon_has_outlives_it_beside_an_older_state() {
     step(&daemon, "state-displaced");
     daemon.stop();
     let daemon = rig.start();
-    let said = step(&daemon, "old-state");
-    assert_eq!(said["severity"], "critical");
+    let event = step(&daemon, "old-state");
+    assert_eq!(event["severity"], "critical");
     daemon.stop();
     remove(&rig, &["state.db", "state.db-wal"]);
     rename(rig.path("state.db.rescued"), rig.path("state.db"));
@@ -272,10 +272,10 @@ fn what_the_daemon_has_outlives_it_beside_an_older_state() {
 }
 
 #[test]
-fn a_directory_in_place_of_the_state_and_a_state_that_was_moved_are_told() {
+fn directory_in_place_of_the_state_and_moved_state_reported() {
     let (rig, daemon) = renewed();
     rename(rig.path("state.db"), rig.path("aside.db"));
-    stands_still(&rig, &daemon, "aside.db now: move it back");
+    is_halted(&rig, &daemon, "aside.db now: move it back");
     rename(rig.path("aside.db"), rig.path("state.db"));
     daemon.wait_for("the end of it", |event| {
         event["reason"]
@@ -284,7 +284,7 @@ fn a_directory_in_place_of_the_state_and_a_state_that_was_moved_are_told() {
     });
     remove(&rig, &["state.db"]);
     fs::create_dir(rig.path("state.db")).expect("a directory");
-    eventually("it is told", SOON, || {
+    eventually("the report", SOON, || {
         daemon
             .events(|event: &Value| is_step(event, "state-displaced"))
             .len()

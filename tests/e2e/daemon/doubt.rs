@@ -1,4 +1,4 @@
-//! A request without a known outcome: when it is sent again, whom a rejection is believed of, and what it is called.
+//! Requests with an unknown outcome: the time of the replay, the scope of a rejection, and the reported phase.
 
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
@@ -7,10 +7,10 @@ use std::time::Duration;
 use refreshd_fake_server::{Fault, Reuse, Rules};
 use serde_json::Value;
 
-use crate::common::hostile::{Hostile, Play, pass_on, reply};
-use crate::common::{Daemon, LIFE, Rig, SOON, always, eventually, now_millis, says};
+use crate::common::hostile::{Behaviour, Hostile, forward, reply};
+use crate::common::{Daemon, LIFE, Rig, SOON, always, eventually, message_contains, now_millis};
 
-/// A rig whose provider is known to end a grant when a spent token comes again: the replay is put off.
+/// A rig whose provider ends a grant when a spent token is sent again: the replay is put off.
 fn late(reuse: Reuse) -> Rig {
     let mut rig = Rig::with_rules(
         ["acme"],
@@ -24,17 +24,17 @@ fn late(reuse: Reuse) -> Rig {
     rig
 }
 
-/// Its first renewal is carried out and the reply lost; readers have the token that was imported.
+/// Its first renewal is carried out and the response lost; the imported token is published.
 fn lost(rig: &Rig) -> Daemon {
     let daemon = rig.start();
     let grant = rig.install("acme");
     rig.fail("acme", Fault::Lost, 1);
-    rig.hand_over("acme", &grant);
+    rig.start_import("acme", &grant);
     daemon.wait_for_outcome("acme", "in-doubt");
     daemon
 }
 
-/// When the published token ends, in milliseconds.
+/// Expiry of the published token, in milliseconds.
 fn ends(rig: &Rig) -> i64 {
     rig.token_json("acme")
         .and_then(|json| json["expires_at_unix"].as_i64())
@@ -47,24 +47,24 @@ fn left(rig: &Rig) -> i64 {
 }
 
 #[test]
-fn a_late_replay_warns_at_once_and_waits_for_the_end_of_the_token() {
+fn late_replay_warns_at_once_and_waits_for_expiry() {
     let rig = late(Reuse::RevokeFamily);
     let daemon = lost(&rig);
-    let told = daemon.wait_for_step("acme", "failed");
-    assert_eq!(told["severity"], "warning", "{told}");
+    let event = daemon.wait_for_step("acme", "failed");
+    assert_eq!(event["severity"], "warning", "{event}");
     assert!(
-        told["reason"]
+        event["reason"]
             .as_str()
             .unwrap()
             .contains("no known outcome"),
-        "{told}"
+        "{event}"
     );
     assert!(
-        told["action"]
+        event["action"]
             .as_str()
             .unwrap()
             .contains("refreshd authorize acme, within"),
-        "{told}"
+        "{event}"
     );
     assert!(
         rig.status("acme")["action"]
@@ -73,7 +73,7 @@ fn a_late_replay_warns_at_once_and_waits_for_the_end_of_the_token() {
             .contains("refreshd authorize acme, within")
     );
     let ended = ends(&rig);
-    // A tenth of the life is for the replay.
+    // A tenth of the life is reserved for the replay.
     while left(&rig) > 3500 {
         assert!(
             rig.requests("acme") == 1 && rig.has_working_token("acme"),
@@ -82,19 +82,19 @@ fn a_late_replay_warns_at_once_and_waits_for_the_end_of_the_token() {
         );
         std::thread::sleep(Duration::from_millis(20));
     }
-    let told = daemon.wait_for_step("acme", "person");
-    assert_eq!(told["severity"], "critical");
-    let reason = told["reason"].as_str().unwrap();
+    let event = daemon.wait_for_step("acme", "person");
+    assert_eq!(event["severity"], "critical");
+    let reason = event["reason"].as_str().unwrap();
     assert!(
         reason.contains("rejected while in doubt") && !reason.contains("revoked"),
-        "{told}"
+        "{event}"
     );
     assert!(
-        told["action"]
+        event["action"]
             .as_str()
             .unwrap()
             .contains("refreshd authorize acme"),
-        "{told}"
+        "{event}"
     );
     assert_eq!(daemon.outcomes("acme"), ["in-doubt", "needs-authorization"]);
     always(
@@ -107,7 +107,7 @@ fn a_late_replay_warns_at_once_and_waits_for_the_end_of_the_token() {
 }
 
 #[test]
-fn who_authorizes_again_before_a_late_replay_spares_it() {
+fn reauthorizing_cancels_a_late_replay() {
     let rig = late(Reuse::RevokeFamily);
     let daemon = lost(&rig);
     assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(0));
@@ -123,24 +123,24 @@ fn who_authorizes_again_before_a_late_replay_spares_it() {
 }
 
 #[test]
-fn a_late_replay_may_succeed_and_outlives_a_crash() {
+fn late_replay_can_succeed_and_survives_a_crash() {
     let rig = late(Reuse::Grace(LIFE * 3));
     let daemon = rig.start();
     let grant = rig.install("acme");
     rig.fail("acme", Fault::Stall, 1);
-    rig.hand_over("acme", &grant);
+    rig.start_import("acme", &grant);
     eventually("a request that is never answered", SOON, || {
         rig.renewals("acme") == 1
     });
     daemon.kill9();
     let daemon = rig.start();
     daemon.wait_for("the claim that was found", |event| {
-        says(event, "was under way")
+        message_contains(event, "was under way")
     });
     let view = rig.get_json("/v1/portals/acme");
     assert_eq!(view["phase"], "in-doubt");
-    let told = daemon.wait_for_step("acme", "failed");
-    assert_eq!(told["severity"], "warning", "{told}");
+    let event = daemon.wait_for_step("acme", "failed");
+    assert_eq!(event["severity"], "warning", "{event}");
     always("it is put off", Duration::from_secs(4), || {
         rig.requests("acme") == 1 && rig.has_working_token("acme")
     });
@@ -157,7 +157,7 @@ fn a_late_replay_may_succeed_and_outlives_a_crash() {
 }
 
 #[test]
-fn a_late_rejection_is_not_believed_of_a_grant_that_was_brought_meanwhile() {
+fn late_rejection_does_not_affect_a_newer_grant() {
     let rules = Rules {
         token_lifetime: Duration::from_secs(3600),
         ..Rules::default()
@@ -173,13 +173,13 @@ fn a_late_rejection_is_not_believed_of_a_grant_that_was_brought_meanwhile() {
     let hostile = Hostile::listen("127.0.0.1:0", move |asked| {
         if std::mem::take(&mut *first.lock().unwrap()) {
             wait.lock().unwrap().recv().expect("the test goes on");
-            return Play::Close(reply(
+            return Behaviour::Close(reply(
                 "400 Bad Request",
                 "Connection: close\r\n",
                 r#"{"error":"invalid_grant"}"#,
             ));
         }
-        Play::Close(pass_on(&server, &asked))
+        Behaviour::Close(forward(&server, &asked))
     });
     rig.config.app().token_url = hostile.token_url();
     rig.grant("acme");
@@ -188,7 +188,9 @@ fn a_late_rejection_is_not_believed_of_a_grant_that_was_brought_meanwhile() {
     assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(0));
     daemon.wait_for_outcome("acme", "renewed");
     go.send(()).expect("the server waits");
-    daemon.wait_for("the late word", |event| says(event, "set aside"));
+    daemon.wait_for("the late word", |event| {
+        message_contains(event, "set aside")
+    });
     let view = rig.get_json("/v1/portals/acme");
     assert!(
         view["phase"] == "fresh" && view["last_error"] == Value::Null,
@@ -207,7 +209,7 @@ fn a_late_rejection_is_not_believed_of_a_grant_that_was_brought_meanwhile() {
 }
 
 #[test]
-fn a_server_that_loses_every_reply_is_not_hammered_and_the_last_token_stays() {
+fn lost_responses_cause_backoff_and_keep_the_last_token() {
     let reuse = Reuse::Grace(Duration::from_secs(3600));
     let rules = Rules {
         token_lifetime: Duration::from_secs(3600),
@@ -218,9 +220,9 @@ fn a_server_that_loses_every_reply_is_not_hammered_and_the_last_token_stays() {
     let daemon = rig.start();
     let grant = rig.install("acme");
     rig.fail("acme", Fault::Lost, u32::MAX);
-    rig.hand_over("acme", &grant);
+    rig.start_import("acme", &grant);
     daemon.wait_for_outcome("acme", "in-doubt");
-    // The first replay comes at once; then the pauses grow, by chance up to 5, 10, 20 s.
+    // The first replay comes at once; then the pauses grow, at random up to 5, 10, 20 s.
     always(
         "few requests, and readers have a token",
         Duration::from_secs(10),
@@ -236,12 +238,12 @@ fn a_server_that_loses_every_reply_is_not_hammered_and_the_last_token_stays() {
 }
 
 #[test]
-fn asking_for_a_token_does_not_send_what_was_rejected() {
+fn token_command_does_not_resend_a_rejected_token() {
     let rig = Rig::new(["acme"]);
     let daemon = rig.start();
     let grant = rig.install("acme");
     rig.fail("acme", Fault::Lost, 1);
-    rig.hand_over("acme", &grant);
+    rig.start_import("acme", &grant);
     daemon.wait_for_step("acme", "person");
     rig.wait_for_phase("acme", "needs-authorization");
     assert_eq!(rig.requests("acme"), 2);
@@ -259,7 +261,7 @@ fn asking_for_a_token_does_not_send_what_was_rejected() {
         2,
         "a reader in a loop is no reason to send a dead token"
     );
-    // Who means it says so.
+    // An explicit renewal sends it.
     assert_eq!(rig.run(["renew", "acme"]).code, Some(1));
     assert_eq!(rig.requests("acme"), 3);
 }

@@ -1,5 +1,5 @@
-//! What the machine around the daemon refuses or stops: the reader of its log, threads, leftovers of a kill. And what others on
-//! the machine may see of it.
+//! Limits and failures of the machine: an unread log, missing threads and descriptors, leftovers of a kill, suspension. Also
+//! the daemon's exposure to other users of the machine.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -17,11 +17,11 @@ use refreshd_fake_server::Fault;
 use rustix::process::geteuid;
 
 use crate::common::authorizing::Authorizing;
-use crate::common::hostile::{Hostile, Play, reply};
+use crate::common::hostile::{Behaviour, Hostile, reply};
 use crate::common::{Daemon, Rig, SOON, always, eventually};
 
-/// A user that no machine has.
-const NOBODY: u32 = 61_234;
+/// A user id that no machine has.
+const UNKNOWN_USER: u32 = 61_234;
 /// The smallest pipe that the kernel makes.
 const PIPE: usize = 4096;
 
@@ -34,7 +34,7 @@ fn signal(name: &str, pid: u32) {
 }
 
 #[test]
-fn a_log_that_nobody_reads_stops_nothing() {
+fn unread_log_blocks_nothing() {
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
     rig.write_config();
@@ -48,7 +48,7 @@ fn a_log_that_nobody_reads_stops_nothing() {
     let stderr = child.stderr.take().expect("it is piped");
     rustix::pipe::fcntl_setpipe_size(&stderr, PIPE).expect("a small pipe");
     eventually("the first renewal", SOON, || rig.renewals("acme") >= 1);
-    // Each reload is a line and more.
+    // Each reload logs at least one line.
     let socket = rig.path("control.sock");
     eventually("a daemon that serves", SOON, || socket.exists());
     for _ in 0..100 {
@@ -72,7 +72,7 @@ fn a_log_that_nobody_reads_stops_nothing() {
     rig.no_violations();
 }
 
-/// A pipe that is full and that nobody reads: its ends.
+/// A full pipe that is not read: its ends.
 fn full_pipe() -> (OwnedFd, OwnedFd) {
     let (reader, writer) = rustix::pipe::pipe().expect("a pipe");
     let size = rustix::pipe::fcntl_setpipe_size(&writer, PIPE).expect("a small pipe");
@@ -82,7 +82,7 @@ fn full_pipe() -> (OwnedFd, OwnedFd) {
 }
 
 #[test]
-fn a_start_that_fails_ends_though_nobody_reads_its_log() {
+fn failed_start_exits_though_its_log_is_unread() {
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
     let _first = rig.start();
@@ -106,7 +106,7 @@ fn a_start_that_fails_ends_though_nobody_reads_its_log() {
 }
 
 #[test]
-fn lines_that_cannot_be_written_are_counted_and_reported_once_they_can() {
+fn dropped_log_lines_are_counted_and_reported_later() {
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
     rig.write_config();
@@ -138,7 +138,7 @@ fn lines_that_cannot_be_written_are_counted_and_reported_once_they_can() {
         .stderr(writer)
         .spawn()
         .expect("it starts");
-    // It has the pipe's writing end, and must be its only owner.
+    // The daemon must be the only owner of the writing end.
     drop(command);
     eventually("a daemon that serves", SOON, || {
         rig.path("control.sock").exists()
@@ -157,7 +157,7 @@ fn lines_that_cannot_be_written_are_counted_and_reported_once_they_can() {
     let mut text = Vec::new();
     eventually("they are reported", SOON, || {
         reload();
-        // Nothing is there yet, or not all of it.
+        // It may be empty or incomplete so far.
         let _ = reader.read_to_end(&mut text);
         String::from_utf8_lossy(&text).contains("lines of the log were dropped")
     });
@@ -170,7 +170,7 @@ fn lines_that_cannot_be_written_are_counted_and_reported_once_they_can() {
 }
 
 #[test]
-fn a_reader_of_the_log_that_comes_back_misses_nothing_that_fitted() {
+fn returning_log_reader_misses_no_buffered_line() {
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
     rig.write_config();
@@ -218,7 +218,7 @@ fn program(rig: &Rig) -> Command {
     let mut command = Command::new(copy);
     command.env_clear().current_dir("/").stdin(Stdio::null());
     if geteuid().is_root() {
-        command.uid(NOBODY).gid(NOBODY);
+        command.uid(UNKNOWN_USER).gid(UNKNOWN_USER);
     }
     command
 }
@@ -231,7 +231,7 @@ fn remove(command: &Command) {
 }
 
 #[test]
-fn without_the_threads_that_it_needs_it_does_not_start_and_says_so() {
+fn too_few_threads_fail_the_start_with_a_reason() {
     let rig = Rig::new(["acme"]);
     let program = program(&rig);
     let name = program.get_program().to_str().expect("a path").to_owned();
@@ -256,9 +256,9 @@ fn without_the_threads_that_it_needs_it_does_not_start_and_says_so() {
             .current_dir("/")
             .stdin(Stdio::null());
         if geteuid().is_root() {
-            limited.uid(NOBODY + most).gid(NOBODY);
+            limited.uid(UNKNOWN_USER + most).gid(UNKNOWN_USER);
         }
-        let ran = crate::common::Ran::to_its_end(&mut limited);
+        let ran = crate::common::CommandOutput::run(&mut limited);
         assert_eq!(ran.code, Some(69), "{ran:?}");
         assert!(
             ran.stderr.contains("TasksMax="),
@@ -269,7 +269,7 @@ fn without_the_threads_that_it_needs_it_does_not_start_and_says_so() {
 }
 
 #[test]
-fn without_the_descriptors_that_it_needs_it_sends_nothing_and_says_so() {
+fn too_few_descriptors_send_nothing_and_are_reported() {
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
     rig.write_config();
@@ -285,7 +285,7 @@ fn without_the_descriptors_that_it_needs_it_sends_nothing_and_says_so() {
             let limit = format!("ulimit -n {most}; exec \"$@\"");
             limited.env_clear().args(["-c", &limit, "sh"]);
             limited.arg(command.get_program()).args(command.get_args());
-            let ran = crate::common::Ran::to_its_end(&mut limited);
+            let ran = crate::common::CommandOutput::run(&mut limited);
             assert_eq!(ran.code, Some(69), "{ran:?}");
             assert!(
                 ran.stderr.contains("file descriptors") && ran.stderr.contains("ulimit -n"),
@@ -297,7 +297,7 @@ fn without_the_descriptors_that_it_needs_it_sends_nothing_and_says_so() {
 }
 
 #[test]
-fn its_memory_is_not_for_others_of_its_user_and_in_no_core_dump() {
+fn memory_is_not_readable_or_dumpable() {
     let rig = Rig::new(["acme"]);
     let mut program = program(&rig);
     let work = std::path::Path::new(program.get_program()).with_file_name("work");
@@ -327,9 +327,9 @@ fn its_memory_is_not_for_others_of_its_user_and_in_no_core_dump() {
     remove(&program);
 }
 
-/// Needs the superuser, who alone can start a process of somebody else.
+/// Needs root, which alone can start a process of another user.
 #[test]
-fn commands_hand_nothing_to_a_stranger_who_listens_in_a_shared_directory() {
+fn commands_send_nothing_to_an_untrusted_listener() {
     if !geteuid().is_root() {
         return;
     }
@@ -358,17 +358,17 @@ fn commands_hand_nothing_to_a_stranger_who_listens_in_a_shared_directory() {
     ] {
         refreshd::adapters::token_files::write_whole(&own, &own.join(file), text.as_bytes(), 0o600)
             .expect("a file");
-        std::os::unix::fs::chown(own.join(file), Some(NOBODY), Some(NOBODY))
+        std::os::unix::fs::chown(own.join(file), Some(UNKNOWN_USER), Some(UNKNOWN_USER))
             .expect("the superuser");
     }
-    std::os::unix::fs::chown(&own, Some(NOBODY), Some(NOBODY)).expect("the superuser");
+    std::os::unix::fs::chown(&own, Some(UNKNOWN_USER), Some(UNKNOWN_USER)).expect("the superuser");
     stranger
         .args(["run", "--config"])
         .arg(own.join("refreshd.toml"));
     stranger.stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = eventually("a process", SOON, || stranger.spawn().ok());
     let socket = shared.join("control.sock");
-    eventually("a stranger who listens", SOON, || {
+    eventually("a foreign listener", SOON, || {
         std::os::unix::net::UnixStream::connect(&socket).is_ok()
     });
     rig.secret("handed", &rig.install("acme"));
@@ -376,10 +376,11 @@ fn commands_hand_nothing_to_a_stranger_who_listens_in_a_shared_directory() {
     for arguments in [["import", "acme"], ["status", "acme"]] {
         let handed = fs::File::open(rig.path("handed")).expect("it was written");
         let mut command = rig.command(arguments.into_iter().chain(["--socket", &*socket]));
-        let ran = crate::common::Ran::to_its_end(command.stdin(handed));
+        let ran = crate::common::CommandOutput::run(command.stdin(handed));
         assert_eq!(ran.code, Some(77), "{ran:?}");
         assert!(
-            ran.stderr.contains(&format!("belongs to user {NOBODY}")),
+            ran.stderr
+                .contains(&format!("belongs to user {UNKNOWN_USER}")),
             "{ran:?}"
         );
     }
@@ -389,7 +390,7 @@ fn commands_hand_nothing_to_a_stranger_who_listens_in_a_shared_directory() {
 }
 
 #[test]
-fn temporary_files_of_a_killed_process_go_at_the_next_start() {
+fn temporary_files_of_a_killed_process_are_removed() {
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
     let daemon = rig.start();
@@ -402,21 +403,21 @@ fn temporary_files_of_a_killed_process_go_at_the_next_start() {
     for file in &left {
         fs::File::create_new(file).expect("a leftover");
     }
-    fs::File::create_new(rig.token_path("acme", ".somebody")).expect("a file of somebody else");
+    fs::File::create_new(rig.token_path("acme", ".foreign")).expect("a foreign file");
     let daemon = rig.start();
     assert!(
         left.iter().all(|file| !file.exists()),
         "they hold access tokens"
     );
     assert!(
-        rig.token_path("acme", ".somebody").exists(),
-        "what is not ours stays"
+        rig.token_path("acme", ".foreign").exists(),
+        "foreign files stay"
     );
     daemon.stop();
 }
 
 #[test]
-fn at_no_moment_may_others_connect_to_the_control_socket() {
+fn others_can_never_connect_to_the_control_socket() {
     let rig = Rig::new(["acme"]);
     rig.write_config();
     let mut command = Command::new("/bin/sh");
@@ -456,7 +457,7 @@ fn at_no_moment_may_others_connect_to_the_control_socket() {
 }
 
 #[test]
-fn a_reply_that_came_while_the_process_stood_still_is_used() {
+fn response_received_while_suspended_is_used() {
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
     rig.config.timeout = Duration::from_secs(3);
@@ -470,8 +471,8 @@ fn a_reply_that_came_while_the_process_stood_still_is_used() {
     let daemon = rig.start();
     eventually("a request under way", SOON, || rig.renewals("acme") == 1);
     signal("STOP", daemon.pid());
-    // The reply is in the socket long since, and the time limit of the request is over.
-    always("it stands still", Duration::from_secs(6), || {
+    // The response is in the socket, and the request's time limit has passed.
+    always("it is suspended", Duration::from_secs(6), || {
         daemon.outcomes("acme").is_empty()
     });
     signal("CONT", daemon.pid());
@@ -479,7 +480,7 @@ fn a_reply_that_came_while_the_process_stood_still_is_used() {
     assert_eq!(
         daemon.outcomes("acme"),
         ["renewed"],
-        "what had arrived was not thrown away"
+        "the received response was not discarded"
     );
     assert_eq!(
         rig.requests("acme"),
@@ -490,22 +491,22 @@ fn a_reply_that_came_while_the_process_stood_still_is_used() {
     rig.no_violations();
 }
 
-/// Who sends the requests of an authorization.
+/// Kind of process that sends the requests of an authorization.
 #[derive(Clone, Copy)]
 enum Asks {
     Daemon,
     Command,
 }
 
-/// The reply to an authorization comes while whoever asked stands still for longer than the time limit of the request.
+/// The response to an authorization arrives while the process is suspended for longer than the request's time limit.
 #[track_caller]
-fn what_was_authorized_during_a_standstill_is_used(kind: &str, arguments: &[&str], asks: Asks) {
+fn authorization_during_a_suspension_is_used(kind: &str, arguments: &[&str], asks: Asks) {
     let (go, gate) = mpsc::channel::<()>();
     let gate = Mutex::new(gate);
     let asked = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&asked);
     let server = Hostile::listen("127.0.0.1:0", move |request| {
-        let close = |body: &str| Play::Close(reply("200 OK", "Connection: close\r\n", body));
+        let close = |body: &str| Behaviour::Close(reply("200 OK", "Connection: close\r\n", body));
         if request.text.starts_with("POST /device") {
             return close(
                 r#"{"device_code":"d1","user_code":"WDJB-MJHT","verification_uri":"https://a.example/d","interval":1}"#,
@@ -534,9 +535,9 @@ fn what_was_authorized_during_a_standstill_is_used(kind: &str, arguments: &[&str
     eventually("a request under way", SOON, || asked() == 1);
     signal("STOP", pid);
     go.send(()).expect("a server");
-    always("it stands still", Duration::from_secs(6), || asked() == 1);
+    always("it is suspended", Duration::from_secs(6), || asked() == 1);
     signal("CONT", pid);
-    eventually("what had arrived is used", SOON, || {
+    eventually("the received response is used", SOON, || {
         rig.token_json("news")
             .is_some_and(|token| token["access_token"] == "a1")
     });
@@ -546,21 +547,21 @@ fn what_was_authorized_during_a_standstill_is_used(kind: &str, arguments: &[&str
 }
 
 #[test]
-fn a_code_whose_reply_came_while_the_process_stood_still_is_used() {
+fn code_exchange_response_received_while_suspended_is_used() {
     let code = ["authorize", "news", "--code", "c0de"];
-    what_was_authorized_during_a_standstill_is_used("", &code, Asks::Daemon);
-    what_was_authorized_during_a_standstill_is_used("", &code, Asks::Command);
+    authorization_during_a_suspension_is_used("", &code, Asks::Daemon);
+    authorization_during_a_suspension_is_used("", &code, Asks::Command);
 }
 
 #[test]
-fn a_device_whose_reply_came_while_the_process_stood_still_is_used() {
+fn device_response_received_while_suspended_is_used() {
     let device = ["authorize", "news"];
-    what_was_authorized_during_a_standstill_is_used("grant = 'device'", &device, Asks::Daemon);
-    what_was_authorized_during_a_standstill_is_used("grant = 'device'", &device, Asks::Command);
+    authorization_during_a_suspension_is_used("grant = 'device'", &device, Asks::Daemon);
+    authorization_during_a_suspension_is_used("grant = 'device'", &device, Asks::Command);
 }
 
 #[test]
-fn commands_end_before_long_where_the_daemon_stands_still() {
+fn commands_time_out_while_the_daemon_is_suspended() {
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
     let daemon = rig.start();
@@ -591,7 +592,7 @@ fn commands_end_before_long_where_the_daemon_stands_still() {
 }
 
 #[test]
-fn a_renewal_that_takes_long_is_waited_for() {
+fn command_waits_for_a_slow_renewal() {
     let mut rig = Rig::new(["acme"]);
     let slow = Fault::Slow {
         by: Duration::from_secs(13),
@@ -606,7 +607,7 @@ fn a_renewal_that_takes_long_is_waited_for() {
 }
 
 #[test]
-fn few_descriptors_are_told_at_the_start() {
+fn low_descriptor_limit_is_reported_at_start() {
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
     rig.write_config();
@@ -617,13 +618,16 @@ fn few_descriptors_are_told_at_the_start() {
         .args(["-c", "ulimit -n 64; exec \"$@\"", "sh"]);
     limited.arg(run.get_program()).args(run.get_args());
     let daemon = Daemon::spawn(limited);
-    let told = daemon.wait_for("a warning", |event| {
-        crate::common::says(event, "only 64 file descriptors")
+    let event = daemon.wait_for("a warning", |event| {
+        crate::common::message_contains(event, "only 64 file descriptors")
     });
-    assert!(crate::common::says(&told, "LimitNOFILE="), "{told}");
     assert!(
-        crate::common::says(&told, "needs 64 for itself"),
-        "what it needs: {told}"
+        crate::common::message_contains(&event, "LimitNOFILE="),
+        "{event}"
+    );
+    assert!(
+        crate::common::message_contains(&event, "needs 64 for itself"),
+        "the number needed: {event}"
     );
     rig.wait_for_generation("acme", 2);
     let check = rig.command(["check"]);
@@ -632,7 +636,7 @@ fn few_descriptors_are_told_at_the_start() {
         .env_clear()
         .args(["-c", "ulimit -n 64; exec \"$@\"", "sh"]);
     limited.arg(check.get_program()).args(check.get_args());
-    let checked = crate::common::Ran::to_its_end(&mut limited);
+    let checked = crate::common::CommandOutput::run(&mut limited);
     assert!(
         checked.code == Some(0) && checked.stderr.contains("only 64 file descriptors"),
         "{checked:?}"
@@ -640,9 +644,9 @@ fn few_descriptors_are_told_at_the_start() {
     daemon.stop();
 }
 
-/// The reply's `Date` is older by the standstill, and no clock differs by that.
+/// The response's `Date` is older by the suspension, which is not clock skew.
 #[test]
-fn a_standstill_is_not_taken_for_a_clock_that_differs() {
+fn suspension_is_not_taken_for_clock_skew() {
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
     let by = Duration::from_secs(1);
@@ -650,7 +654,7 @@ fn a_standstill_is_not_taken_for_a_clock_that_differs() {
     let daemon = rig.start();
     eventually("a request under way", SOON, || rig.renewals("acme") == 1);
     signal("STOP", daemon.pid());
-    always("it stands still", Duration::from_secs(36), || {
+    always("it is suspended", Duration::from_secs(36), || {
         daemon.outcomes("acme").is_empty()
     });
     signal("CONT", daemon.pid());
@@ -664,9 +668,9 @@ fn a_standstill_is_not_taken_for_a_clock_that_differs() {
     rig.no_violations();
 }
 
-/// The journal's socket lies at a fixed path, so the daemon gets a mount namespace of its own.
+/// The journal's socket has a fixed path, so the daemon gets its own mount namespace.
 #[test]
-fn a_journal_that_does_not_read_or_is_away_delays_no_start() {
+fn unresponsive_or_missing_journal_delays_no_start() {
     if !geteuid().is_root() {
         return;
     }
@@ -681,7 +685,7 @@ fn a_journal_that_does_not_read_or_is_away_delays_no_start() {
         let journal = rig.path("journal");
         fs::create_dir(&journal).unwrap();
         let socket = UnixDatagram::bind(journal.join("socket")).unwrap();
-        // Without the receiver nobody is behind the path.
+        // Without the receiver the path has no listener.
         let _unread = is_full.then(|| {
             let sender = UnixDatagram::unbound().unwrap();
             sender.set_nonblocking(true).unwrap();

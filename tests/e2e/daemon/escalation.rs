@@ -1,13 +1,13 @@
-//! The ladder: louder step by step while a portal fails, each step once, over restarts too, and the all-clear.
+//! The escalation ladder: severity rises while a portal fails, each step once, also across restarts, and resolves.
 
 use std::time::Duration;
 
 use refreshd_fake_server::Fault;
 
-use crate::common::{LIFE, Rig, SOON, always, eventually, is_step, says};
+use crate::common::{LIFE, Rig, SOON, always, eventually, is_step, message_contains};
 
 #[test]
-fn a_portal_that_fails_climbs_the_ladder_once_and_comes_down_when_healed() {
+fn failing_portal_escalates_once_and_resolves() {
     let rig = Rig::new(["acme"]);
     let outage = Fault::Refuse {
         status: 500,
@@ -17,20 +17,23 @@ fn a_portal_that_fails_climbs_the_ladder_once_and_comes_down_when_healed() {
     let daemon = rig.start();
     let grant = rig.install("acme");
     rig.fail("acme", outage, u32::MAX);
-    rig.hand_over("acme", &grant);
+    rig.start_import("acme", &grant);
     daemon.wait_for_step("acme", "overdue");
     let ladder =
         [("failed", "notice"), ("overdue", "warning")].map(|(a, b)| (a.to_owned(), b.to_owned()));
     assert_eq!(daemon.steps("acme"), ladder);
-    let told = daemon.wait_for_step("acme", "overdue");
-    assert_eq!(told["target"], "refreshd::escalation");
-    assert_eq!(told["level"], "WARN");
-    assert!(told["reason"].as_str().unwrap().contains("oops"), "{told}");
+    let event = daemon.wait_for_step("acme", "overdue");
+    assert_eq!(event["target"], "refreshd::escalation");
+    assert_eq!(event["level"], "WARN");
+    assert!(
+        event["reason"].as_str().unwrap().contains("oops"),
+        "{event}"
+    );
     assert!(
         ["action", "remaining"]
             .iter()
-            .all(|field| told[*field].is_string()),
-        "{told}"
+            .all(|field| event[*field].is_string()),
+        "{event}"
     );
     eventually("the incident is counted", SOON, || {
         rig.metric("refreshd_incidents_open{severity=\"warning\"}") == 1.0
@@ -38,7 +41,7 @@ fn a_portal_that_fails_climbs_the_ladder_once_and_comes_down_when_healed() {
     assert_eq!(rig.http("/readyz").0, 503, "a portal is overdue");
     daemon.stop();
 
-    // What was told before the restart is not told again.
+    // Steps notified before the restart are not repeated.
     let daemon = rig.start();
     let expired = daemon.wait_after(0, LIFE + SOON, "the last step", |event| {
         is_step(event, "expired")
@@ -68,22 +71,22 @@ fn a_portal_that_fails_climbs_the_ladder_once_and_comes_down_when_healed() {
         (Some(0), 200)
     );
     let count = daemon.steps("acme").len();
-    always("it is said once", Duration::from_secs(2), || {
+    always("it is logged once", Duration::from_secs(2), || {
         daemon.steps("acme").len() == count
     });
     rig.no_violations();
 }
 
-/// One row of the provider's table, and one of the app's own for a code that the table does not know.
+/// One row of the provider's table, and one of the app's own for a code that the table lacks.
 #[test]
-fn what_mends_it_is_said_in_the_words_of_the_providers_table() {
+fn hint_comes_from_the_provider_table() {
     let mut rig = Rig::new(["acme", "globex"]);
     rig.config.app().more =
         "[[apps.crm.errors]]\nerror = 'LOCKED'\nclass = 'blocked'\nmeaning = 'it is locked'\n\
         remedy = 'unlock {app} on {domain}, then: refreshd renew {portal}'\n"
             .to_owned();
     let daemon = rig.start();
-    let mended_by = [
+    let hints = [
         (
             "acme",
             "PAYMENT_REQUIRED",
@@ -98,7 +101,7 @@ fn what_mends_it_is_said_in_the_words_of_the_providers_table() {
             "unlock crm on globex.bitrix24.com, then: refreshd renew globex",
         ),
     ];
-    for (portal, code, meaning, remedy) in mended_by {
+    for (portal, code, meaning, remedy) in hints {
         let grant = rig.install(portal);
         rig.fail(
             portal,
@@ -109,19 +112,22 @@ fn what_mends_it_is_said_in_the_words_of_the_providers_table() {
             },
             1,
         );
-        rig.hand_over(portal, &grant);
-        let told = daemon.wait_for_step(portal, "person");
+        rig.start_import(portal, &grant);
+        let event = daemon.wait_for_step(portal, "person");
         assert_eq!(
-            (told["severity"].as_str(), told["action"].as_str()),
+            (event["severity"].as_str(), event["action"].as_str()),
             (Some("critical"), Some(remedy))
         );
-        assert!(told["reason"].as_str().unwrap().contains(meaning), "{told}");
         assert!(
-            told["message"]
+            event["reason"].as_str().unwrap().contains(meaning),
+            "{event}"
+        );
+        assert!(
+            event["message"]
                 .as_str()
                 .unwrap()
                 .ends_with(&format!("To do: {remedy}")),
-            "{told}"
+            "{event}"
         );
         let ran = rig.run(["status"]);
         assert!(
@@ -133,13 +139,13 @@ fn what_mends_it_is_said_in_the_words_of_the_providers_table() {
         assert_eq!(view["action"].as_str(), Some(remedy));
         assert!(
             !view.to_string().contains("{portal}"),
-            "a sentence with gaps is nobody's to read: {view}"
+            "a sentence with placeholders is not shown: {view}"
         );
     }
-    // What was told survives a restart, and what is told to be typed mends it.
+    // The escalation survives a restart, and the suggested command resolves it.
     daemon.stop();
     let _daemon = rig.start();
-    for (portal, _, _, remedy) in mended_by {
+    for (portal, _, _, remedy) in hints {
         assert_eq!(rig.status(portal)["action"].as_str(), Some(remedy));
         assert_eq!(rig.run(["renew", portal]).code, Some(0));
         rig.wait_for_phase(portal, "fresh");
@@ -149,14 +155,14 @@ fn what_mends_it_is_said_in_the_words_of_the_providers_table() {
 }
 
 #[test]
-fn a_healthy_portal_says_nothing() {
+fn healthy_portal_logs_nothing() {
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
     let daemon = rig.start();
     rig.wait_for_renewals("acme", 2);
     daemon.sighup();
     daemon.wait_for("the reload", |event| {
-        says(event, "the configuration was reloaded")
+        message_contains(event, "the configuration was reloaded")
     });
     rig.wait_for_renewals("acme", 1);
     assert_eq!(
@@ -173,16 +179,16 @@ fn a_healthy_portal_says_nothing() {
 }
 
 #[test]
-fn an_operators_own_ladder_is_in_force() {
+fn configured_escalation_ladder_is_used() {
     let mut rig = Rig::new(["acme"]);
     rig.config.more =
         "[[escalation.step]]\nwhen = \"remaining < 70%\"\nseverity = \"error\"".to_owned();
     let daemon = rig.start();
     let grant = rig.install("acme");
     rig.fail("acme", Fault::LostBefore, u32::MAX);
-    rig.hand_over("acme", &grant);
-    let told = daemon.wait_for_step("acme", "remaining < 70%");
-    assert_eq!(told["severity"], "error");
+    rig.start_import("acme", &grant);
+    let event = daemon.wait_for_step("acme", "remaining < 70%");
+    assert_eq!(event["severity"], "error");
     assert_eq!(
         daemon.steps("acme").len(),
         1,

@@ -1,4 +1,4 @@
-//! Every class of failure, by a server that fails that way: what is sent again, what is kept, what is said.
+//! Every class of failure, provoked at the server: requests sent again, tokens kept, problems reported.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ fn graceful() -> Rules {
     }
 }
 
-/// What loses a reply whose request was carried out, each with a portal to meet it.
+/// Faults that lose a response although the request was carried out, each with a portal of its own.
 fn lost_replies() -> [(&'static str, Fault); 8] {
     [
         ("lost", Fault::Lost),
@@ -51,19 +51,19 @@ fn lost_replies() -> [(&'static str, Fault); 8] {
     ]
 }
 
-/// A portal with a token that readers have, whose renewals meet this fault from the first on.
-fn met(fault: Fault, times: u32) -> (Rig, Daemon) {
+/// A portal with a published token whose renewals meet this fault from the first on.
+fn failing(fault: Fault, times: u32) -> (Rig, Daemon) {
     let rig = Rig::new(["acme"]);
     let daemon = rig.start();
     let grant = rig.install("acme");
     rig.fail("acme", fault, times);
-    rig.hand_over("acme", &grant);
+    rig.start_import("acme", &grant);
     (rig, daemon)
 }
 
-/// Nothing is sent any more, and readers still have the token of before.
+/// Asserts that nothing is sent any more and the last token stays published.
 #[track_caller]
-fn stands_still(rig: &Rig, requests: u64) {
+fn sends_nothing(rig: &Rig, requests: u64) {
     always(
         "nothing is sent and the last token is there",
         Duration::from_secs(3),
@@ -72,7 +72,7 @@ fn stands_still(rig: &Rig, requests: u64) {
 }
 
 #[test]
-fn a_request_that_hangs_does_not_delay_the_retries_of_others() {
+fn hung_request_does_not_delay_other_retries() {
     let mut rig = Rig::with_rules(["hangs", "fails"], Rules::default());
     for name in ["hangs", "fails"] {
         rig.grant(name);
@@ -90,7 +90,7 @@ fn a_request_that_hangs_does_not_delay_the_retries_of_others() {
 }
 
 #[test]
-fn an_outage_is_retried_with_the_pair_kept() {
+fn outage_is_retried_and_the_pair_kept() {
     let cases = [
         ("code", refuse(500, "INTERNAL_SERVER_ERROR", "")),
         (
@@ -108,7 +108,7 @@ fn an_outage_is_retried_with_the_pair_kept() {
     let daemon = rig.start();
     for (name, _) in &cases {
         daemon.wait_for_outcome(name, "renewed");
-        // A success that cannot be read may have spent the token, as a reply that was lost may.
+        // An unreadable success may have spent the token, just as a lost response may.
         let class = if matches!(*name, "page" | "no-reply") {
             "in-doubt"
         } else {
@@ -127,8 +127,8 @@ fn an_outage_is_retried_with_the_pair_kept() {
 }
 
 #[test]
-fn a_server_that_names_a_time_is_not_asked_before() {
-    let (rig, daemon) = met(body(429, "text/plain", "slowly", Some(4)), 1);
+fn retry_after_is_respected() {
+    let (rig, daemon) = failing(body(429, "text/plain", "slowly", Some(4)), 1);
     daemon.wait_for_outcome("acme", "transient");
     always("no second request", Duration::from_millis(3500), || {
         rig.requests("acme") == 1
@@ -139,7 +139,7 @@ fn a_server_that_names_a_time_is_not_asked_before() {
 }
 
 #[test]
-fn a_lost_reply_is_fetched_by_sending_the_same_token_again() {
+fn lost_response_is_recovered_by_replay() {
     let cases = lost_replies();
     let mut rig = Rig::with_rules(cases.each_ref().map(|(name, _)| *name), graceful());
     rig.config.timeout = Duration::from_secs(1);
@@ -171,11 +171,11 @@ fn a_lost_reply_is_fetched_by_sending_the_same_token_again() {
 }
 
 #[test]
-fn a_replay_that_is_rejected_is_called_so_and_the_last_token_stays() {
+fn rejected_replay_is_reported_and_the_last_token_kept() {
     let cases = lost_replies();
     let mut rig = Rig::new(cases.each_ref().map(|(name, _)| *name));
     rig.config.timeout = Duration::from_secs(1);
-    rig.sandbox.set_rules(Rules {
+    rig.server.set_rules(Rules {
         token_lifetime: Duration::from_secs(60),
         ..Rules::default()
     });
@@ -183,22 +183,22 @@ fn a_replay_that_is_rejected_is_called_so_and_the_last_token_stays() {
     for (name, fault) in &cases {
         let grant = rig.install(name);
         rig.fail(name, fault.clone(), 1);
-        rig.hand_over(name, &grant);
+        rig.start_import(name, &grant);
     }
     for (name, _) in &cases {
-        let told = daemon.wait_for_step(name, "person");
-        assert_eq!(told["severity"], "critical", "{told}");
-        let reason = told["reason"].as_str().unwrap();
+        let event = daemon.wait_for_step(name, "person");
+        assert_eq!(event["severity"], "critical", "{event}");
+        let reason = event["reason"].as_str().unwrap();
         assert!(
             reason.contains("rejected while in doubt") && !reason.contains("revoked"),
-            "{told}"
+            "{event}"
         );
         assert!(
-            told["action"]
+            event["action"]
                 .as_str()
                 .unwrap()
                 .contains(&format!("refreshd authorize {name}")),
-            "{told}"
+            "{event}"
         );
         daemon.wait_for_outcome(name, "needs-authorization");
         assert_eq!(
@@ -224,26 +224,26 @@ fn a_replay_that_is_rejected_is_called_so_and_the_last_token_stays() {
 }
 
 #[test]
-fn a_refused_client_is_one_incident_of_the_app_and_a_corrected_secret_heals_it_at_once() {
+fn rejected_client_is_one_app_incident_until_corrected() {
     let rig = Rig::new(["acme", "globex", "hooli"]);
     rig.secret("crm.secret", "not the secret");
     let daemon = rig.start();
     assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(75));
-    let told = daemon.wait_for_step("crm", "person");
+    let event = daemon.wait_for_step("crm", "person");
     assert_eq!(
-        (told["severity"].as_str(), &told["portal"]),
+        (event["severity"].as_str(), &event["portal"]),
         (Some("critical"), &serde_json::Value::Null)
     );
     assert!(
-        told["action"].as_str().unwrap().contains("client_secret"),
-        "{told}"
+        event["action"].as_str().unwrap().contains("client_secret"),
+        "{event}"
     );
     rig.wait_for_phase("acme", "client-rejected");
-    // The others of the app are left alone from now on.
-    rig.hand_over("globex", &rig.install("globex"));
-    rig.hand_over("hooli", &rig.install("hooli"));
+    // The app's other portals send nothing from now on.
+    rig.start_import("globex", &rig.install("globex"));
+    rig.start_import("hooli", &rig.install("hooli"));
     always("one request in all", Duration::from_secs(3), || {
-        rig.sandbox.total_requests() == 1
+        rig.server.total_requests() == 1
     });
     assert!(rig.has_working_token("globex"), "their tokens are kept");
     assert!(daemon.steps("globex").is_empty() && daemon.steps("hooli").is_empty());
@@ -260,13 +260,13 @@ fn a_refused_client_is_one_incident_of_the_app_and_a_corrected_secret_heals_it_a
 }
 
 #[test]
-fn a_blocked_portal_keeps_its_pair_and_is_asked_again_only_after_an_hour_or_on_request() {
-    let (rig, daemon) = met(
+fn blocked_portal_retries_hourly_or_on_request() {
+    let (rig, daemon) = failing(
         refuse(403, "PAYMENT_REQUIRED", "Payment required"),
         u32::MAX,
     );
-    let told = daemon.wait_for_step("acme", "person");
-    assert_eq!(told["severity"], "critical");
+    let event = daemon.wait_for_step("acme", "person");
+    assert_eq!(event["severity"], "critical");
     let view = rig.wait_for_phase("acme", "blocked");
     assert!(
         view["next_renewal_in"]
@@ -274,7 +274,7 @@ fn a_blocked_portal_keeps_its_pair_and_is_asked_again_only_after_an_hour_or_on_r
             .is_some_and(|wait| (3500..=3600).contains(&wait)),
         "{view}"
     );
-    stands_still(&rig, 1);
+    sends_nothing(&rig, 1);
     rig.heal("acme");
     let ran = rig.run(["renew", "acme"]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
@@ -284,16 +284,16 @@ fn a_blocked_portal_keeps_its_pair_and_is_asked_again_only_after_an_hour_or_on_r
 }
 
 #[test]
-fn a_dead_grant_is_left_alone_for_half_a_minute_unless_a_new_one_is_imported() {
-    let (rig, daemon) = met(refuse(400, "invalid_grant", "Invalid grant"), 2);
-    let told = daemon.wait_for_step("acme", "person");
-    assert_eq!(told["severity"], "critical");
+fn dead_grant_is_not_resent_until_a_new_one_is_imported() {
+    let (rig, daemon) = failing(refuse(400, "invalid_grant", "Invalid grant"), 2);
+    let event = daemon.wait_for_step("acme", "person");
+    assert_eq!(event["severity"], "critical");
     assert!(
-        told["action"]
+        event["action"]
             .as_str()
             .unwrap()
             .contains("refreshd authorize acme"),
-        "{told}"
+        "{event}"
     );
     let view = rig.wait_for_phase("acme", "needs-authorization");
     assert!(
@@ -309,15 +309,15 @@ fn a_dead_grant_is_left_alone_for_half_a_minute_unless_a_new_one_is_imported() {
             .contains("asked again by itself at 20"),
         "{view}"
     );
-    stands_still(&rig, 1);
+    sends_nothing(&rig, 1);
     assert_eq!(rig.run(["status"]).code, Some(1));
-    // Who asks for it by hand gets one request, and no second alarm.
+    // An explicit request is sent once and raises no second alarm.
     let ran = rig.run(["renew", "acme"]);
     assert!(
         ran.code == Some(1) && ran.stderr.contains("refreshd authorize acme"),
         "{ran:?}"
     );
-    stands_still(&rig, 2);
+    sends_nothing(&rig, 2);
     let alarms = daemon
         .steps("acme")
         .iter()
@@ -333,12 +333,12 @@ fn a_dead_grant_is_left_alone_for_half_a_minute_unless_a_new_one_is_imported() {
 }
 
 #[test]
-fn an_uninstalled_app_takes_the_token_files_away() {
-    let (rig, daemon) = met(Fault::Slow { by: Duration::ZERO }, 1);
+fn uninstalled_app_removes_the_token_files() {
+    let (rig, daemon) = failing(Fault::Slow { by: Duration::ZERO }, 1);
     daemon.wait_for_outcome("acme", "renewed");
-    rig.sandbox.uninstall(&domain("acme"));
-    let told = daemon.wait_for_step("acme", "person");
-    assert_eq!(told["severity"], "critical", "{told}");
+    rig.server.uninstall(&domain("acme"));
+    let event = daemon.wait_for_step("acme", "person");
+    assert_eq!(event["severity"], "critical", "{event}");
     eventually("the token files are gone", SOON, || {
         !rig.token_path("acme", "token").exists()
     });
@@ -357,16 +357,16 @@ fn an_uninstalled_app_takes_the_token_files_away() {
 }
 
 #[test]
-fn an_unknown_answer_is_retried_and_said_louder() {
-    let (rig, daemon) = met(refuse(418, "teapot", "I am a teapot"), 2);
-    let told = daemon.wait_for_step("acme", "failed");
+fn unknown_error_is_retried_and_escalated() {
+    let (rig, daemon) = failing(refuse(418, "teapot", "I am a teapot"), 2);
+    let event = daemon.wait_for_step("acme", "failed");
     assert_eq!(
-        told["severity"], "warning",
-        "an outage would be a notice: {told}"
+        event["severity"], "warning",
+        "an outage would be a notice: {event}"
     );
     assert!(
-        told["reason"].as_str().unwrap().contains("teapot"),
-        "{told}"
+        event["reason"].as_str().unwrap().contains("teapot"),
+        "{event}"
     );
     daemon.wait_for_outcome("acme", "renewed");
     assert_eq!(
@@ -377,23 +377,27 @@ fn an_unknown_answer_is_retried_and_said_louder() {
 }
 
 #[test]
-fn the_pair_of_another_portal_is_refused() {
-    let (rig, daemon) = met(Fault::OtherMember, 1);
-    let told = daemon.wait_for_step("acme", "person");
-    assert_eq!(told["severity"], "critical");
+fn pair_of_another_portal_is_refused() {
+    let (rig, daemon) = failing(Fault::OtherMember, 1);
+    let event = daemon.wait_for_step("acme", "person");
+    assert_eq!(event["severity"], "critical");
     assert!(
-        told["reason"].as_str().unwrap().contains("another portal"),
-        "{told}"
+        event["reason"].as_str().unwrap().contains("another portal"),
+        "{event}"
     );
-    assert_eq!(rig.generation("acme"), 1, "nobody reads the other's token");
-    stands_still(&rig, 1);
+    assert_eq!(
+        rig.generation("acme"),
+        1,
+        "the other portal's token is not published"
+    );
+    sends_nothing(&rig, 1);
     assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(0));
     rig.wait_for_phase("acme", "fresh");
     rig.no_violations();
 }
 
 #[test]
-fn a_redirect_is_never_followed() {
+fn redirect_is_never_followed() {
     let rig = Rig::new(["acme", "globex"]);
     let daemon = rig.start();
     let here = rig.config.apps[0]
@@ -405,7 +409,7 @@ fn a_redirect_is_never_followed() {
     ] {
         let grant = rig.install(portal);
         rig.fail(portal, Fault::Redirect { to }, 1);
-        rig.hand_over(portal, &grant);
+        rig.start_import(portal, &grant);
         let event = daemon.wait_for_outcome(portal, "unknown");
         assert!(
             event["detail"].as_str().unwrap().contains("redirect"),
@@ -413,6 +417,6 @@ fn a_redirect_is_never_followed() {
         );
         daemon.wait_for_outcome(portal, "renewed");
     }
-    // A request to where it led would be one.
+    // Following the redirect would be a request.
     rig.no_violations();
 }

@@ -1,4 +1,4 @@
-//! A server that is hostile or cut off in the middle: nothing is lost, nothing leaves, and memory stays small.
+//! A hostile or interrupted server: nothing is lost, no secret leaves, and memory stays small.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,12 +8,12 @@ use std::time::Duration;
 use refreshd_fake_server::{Fault, Reuse, Rules};
 use rusqlite::Connection;
 
-use crate::common::hostile::{Asked, Hostile, Play, pass_on, reply};
+use crate::common::hostile::{Behaviour, Hostile, RawRequest, forward, reply};
 use crate::common::{CLIENT_SECRET, Daemon, Portal, Rig, always, domain, eventually};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A server whose tokens live an hour, which answers again what it has answered a spent token.
+/// A server whose tokens live an hour, and which repeats its response to a spent token.
 fn graceful() -> Rules {
     Rules {
         token_lifetime: HOUR,
@@ -40,14 +40,14 @@ fn small(daemon: &Daemon) {
     assert!(peak < 80 * 1024, "{peak} KiB");
 }
 
-/// Every byte of a reply is the last one for some portal, twice: once the connection is closed there, once reset.
+/// Every byte of a response is the last one for some portal, twice: with the connection closed, and reset.
 #[test]
-fn a_reply_that_ends_at_any_byte_is_asked_for_again_and_nothing_is_lost() {
+fn response_cut_at_any_byte_is_replayed_without_loss() {
     let mut rig = Rig::with_rules([], graceful());
     let server = server_of(&rig);
-    // How long a reply is: asked once, without a daemon.
+    // Length of a response: requested once, without a daemon.
     let probe = rig
-        .sandbox
+        .server
         .install("probe.bitrix24.com", crate::common::CLIENT_ID);
     let form = format!(
         "grant_type=refresh_token&client_id={}&client_secret={CLIENT_SECRET}&refresh_token={}",
@@ -55,11 +55,11 @@ fn a_reply_that_ends_at_any_byte_is_asked_for_again_and_nothing_is_lost() {
         probe["refresh_token"].as_str().unwrap()
     );
     let head = "POST /oauth/token/ HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length:";
-    let asked = Asked {
+    let asked = RawRequest {
         text: format!("{head} {}\r\n\r\n{form}", form.len()),
     };
     // The names of the portals below are as long as this one's.
-    let length = pass_on(&server, &asked).len();
+    let length = forward(&server, &asked).len();
     assert!((500..3000).contains(&length), "{length} bytes");
 
     let names: Vec<_> = (0..2 * length)
@@ -68,8 +68,8 @@ fn a_reply_that_ends_at_any_byte_is_asked_for_again_and_nothing_is_lost() {
     for name in &names {
         rig.config.portals.push(Portal::new(name, "crm"));
         rig.grant(name);
-        // The reply that is cut here has arrived as far as the stand-in server knows.
-        rig.sandbox.allow_replay(&domain(name));
+        // For the fake server, the truncated response has been delivered.
+        rig.server.allow_replay(&domain(name));
     }
     rig.config.app().renew_every = HOUR / 2;
     rig.config.rate = Some(1000);
@@ -77,21 +77,21 @@ fn a_reply_that_ends_at_any_byte_is_asked_for_again_and_nothing_is_lost() {
     let (next, cut) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
     let counted = Arc::clone(&cut);
     let hostile = Hostile::listen("127.0.0.1:0", move |asked| {
-        let whole = pass_on(&server, &asked);
+        let whole = forward(&server, &asked);
         if !first
             .lock()
             .unwrap()
             .insert(asked.parameter("refresh_token").to_owned())
         {
-            return Play::Close(whole);
+            return Behaviour::Close(whole);
         }
         let number = next.fetch_add(1, Ordering::SeqCst);
         let kept = whole[..(number / 2).min(whole.len() - 1)].to_vec();
         counted.fetch_add(1, Ordering::SeqCst);
         if number % 2 == 0 {
-            Play::Close(kept)
+            Behaviour::Close(kept)
         } else {
-            Play::Reset(kept)
+            Behaviour::Reset(kept)
         }
     });
     through(&mut rig, &hostile);
@@ -128,7 +128,7 @@ fn a_reply_that_ends_at_any_byte_is_asked_for_again_and_nothing_is_lost() {
 }
 
 #[test]
-fn a_reply_of_any_size_costs_no_memory() {
+fn response_size_does_not_grow_memory() {
     let names = [
         "huge", "chunked", "zipped", "headed", "lines", "continue", "promise",
     ];
@@ -138,32 +138,32 @@ fn a_reply_of_any_size_costs_no_memory() {
     let mut wanted = HashMap::new();
     for name in names {
         rig.grant(name);
-        rig.sandbox.allow_replay(&domain(name));
-        wanted.insert(rig.sandbox.current_refresh(&domain(name)).unwrap(), name);
+        rig.server.allow_replay(&domain(name));
+        wanted.insert(rig.server.current_refresh(&domain(name)).unwrap(), name);
     }
     let hostile = Hostile::listen("127.0.0.1:0", move |asked| {
-        let whole = pass_on(&server, &asked);
+        let whole = forward(&server, &asked);
         let token = asked.parameter("refresh_token");
         if !firsts.lock().unwrap().insert(token.to_owned()) {
-            return Play::Close(whole);
+            return Behaviour::Close(whole);
         }
         let head = |lines: &str| {
             format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n{lines}").into_bytes()
         };
         let much = vec![b' '; 1 << 16];
         match wanted[token] {
-            "huge" => Play::Endless(head("Content-Length: 104857600\r\n\r\n"), much),
+            "huge" => Behaviour::Endless(head("Content-Length: 104857600\r\n\r\n"), much),
             "chunked" => {
-                Play::Endless(head("Transfer-Encoding: chunked\r\n\r\nffffffff\r\n"), much)
+                Behaviour::Endless(head("Transfer-Encoding: chunked\r\n\r\nffffffff\r\n"), much)
             }
-            // What it would be once unpacked is nobody's concern: it is not unpacked.
-            "zipped" => Play::Endless(head("Content-Encoding: gzip\r\n\r\n\x1f"), much),
-            "headed" => Play::Endless(head("X: "), vec![b'x'; 1 << 16]),
-            "lines" => Play::Endless(head(""), b"X-Header: and another one\r\n".repeat(1000)),
+            // Its unpacked size does not matter: it is not unpacked.
+            "zipped" => Behaviour::Endless(head("Content-Encoding: gzip\r\n\r\n\x1f"), much),
+            "headed" => Behaviour::Endless(head("X: "), vec![b'x'; 1 << 16]),
+            "lines" => Behaviour::Endless(head(""), b"X-Header: and another one\r\n".repeat(1000)),
             "continue" => {
-                Play::Endless(Vec::new(), b"HTTP/1.1 103 Early Hints\r\n\r\n".repeat(1000))
+                Behaviour::Endless(Vec::new(), b"HTTP/1.1 103 Early Hints\r\n\r\n".repeat(1000))
             }
-            _ => Play::Close(head("Content-Length: 18446744073709551615\r\n\r\n{}")),
+            _ => Behaviour::Close(head("Content-Length: 18446744073709551615\r\n\r\n{}")),
         }
     });
     through(&mut rig, &hostile);
@@ -181,7 +181,7 @@ fn a_reply_of_any_size_costs_no_memory() {
 }
 
 #[test]
-fn a_hundred_megabytes_from_the_stand_in_server_too() {
+fn hundred_megabytes_from_the_fake_server() {
     let mut rig = Rig::with_rules(["acme"], graceful());
     rig.grant("acme");
     rig.fail("acme", Fault::Huge { bytes: 100 << 20 }, 1);
@@ -193,27 +193,27 @@ fn a_hundred_megabytes_from_the_stand_in_server_too() {
 }
 
 #[test]
-fn a_reply_that_drips_ends_with_the_requests_time() {
+fn dripping_response_ends_at_the_request_timeout() {
     let mut rig = Rig::with_rules(["head", "body"], graceful());
     let server = server_of(&rig);
     let firsts: Mutex<HashSet<String>> = Mutex::default();
     let mut wanted = HashMap::new();
     for name in ["head", "body"] {
         rig.grant(name);
-        rig.sandbox.allow_replay(&domain(name));
-        wanted.insert(rig.sandbox.current_refresh(&domain(name)).unwrap(), name);
+        rig.server.allow_replay(&domain(name));
+        wanted.insert(rig.server.current_refresh(&domain(name)).unwrap(), name);
     }
     let hostile = Hostile::listen("127.0.0.1:0", move |asked| {
-        let whole = pass_on(&server, &asked);
+        let whole = forward(&server, &asked);
         let token = asked.parameter("refresh_token");
         if !firsts.lock().unwrap().insert(token.to_owned()) {
-            return Play::Close(whole);
+            return Behaviour::Close(whole);
         }
         let second = Duration::from_secs(1);
         match wanted[token] {
-            "head" => Play::Drip(whole, second),
-            // Its head comes within the time.
-            _ => Play::Drip(whole, second / 100),
+            "head" => Behaviour::Drip(whole, second),
+            // The head arrives in time.
+            _ => Behaviour::Drip(whole, second / 100),
         }
     });
     through(&mut rig, &hostile);
@@ -229,7 +229,7 @@ fn a_reply_that_drips_ends_with_the_requests_time() {
 }
 
 #[test]
-fn no_redirect_takes_a_secret_anywhere() {
+fn redirects_carry_no_secret() {
     let statuses = [
         "301 Moved",
         "302 Found",
@@ -238,7 +238,7 @@ fn no_redirect_takes_a_secret_anywhere() {
         "308 Permanent",
         "300 Many",
     ];
-    let trap = Hostile::listen("127.0.0.2:0", |_| Play::Close(Vec::new()));
+    let trap = Hostile::listen("127.0.0.2:0", |_| Behaviour::Close(Vec::new()));
     let mut rig = Rig::with_rules(["acme"], graceful());
     let server = server_of(&rig);
     let (met, to) = (AtomicUsize::new(0), trap.token_url());
@@ -251,7 +251,7 @@ fn no_redirect_takes_a_secret_anywhere() {
     let hostile = Hostile::listen("127.0.0.1:0", move |asked| {
         let number = met.fetch_add(1, Ordering::SeqCst);
         if number >= tries {
-            return Play::Close(pass_on(&server, &asked));
+            return Behaviour::Close(forward(&server, &asked));
         }
         let (status, place) = (
             statuses[number % statuses.len()],
@@ -260,10 +260,10 @@ fn no_redirect_takes_a_secret_anywhere() {
         let more = format!(
             "Location: {place}\r\nRefresh: 0; url={to}\r\nAlt-Svc: h3=\":1\"\r\nConnection: close\r\n"
         );
-        Play::Close(reply(status, &more, ""))
+        Behaviour::Close(reply(status, &more, ""))
     });
     through(&mut rig, &hostile);
-    // Retries come quickly for a token of a short life.
+    // Tokens with a short life are retried quickly.
     rig.config.app().assumed_lifetime = Duration::from_secs(20);
     rig.config.app().renew_every = Duration::from_secs(8);
     rig.grant("acme");
@@ -279,23 +279,19 @@ fn no_redirect_takes_a_secret_anywhere() {
         tries,
         "{outcomes:?}"
     );
-    assert_eq!(
-        trap.connections(),
-        0,
-        "somebody came to where the redirects lead"
-    );
+    assert_eq!(trap.connections(), 0, "a redirect was followed");
     rig.no_violations();
 }
 
 #[test]
-fn another_portals_pair_is_kept_aside_and_never_read() {
+fn pair_of_another_portal_is_quarantined() {
     let mut rig = Rig::with_rules(["acme"], graceful());
     let daemon = rig.start();
     let grant = rig.install("acme");
     assert_eq!(rig.import("acme", &grant).code, Some(0));
     rig.wait_for_generation("acme", 2);
     daemon.stop();
-    // Due at once, and met by the other portal's pair.
+    // Due at once; its response is the other portal's pair.
     rig.fail("acme", Fault::OtherMember, 1);
     rig.config.app().assumed_lifetime = HOUR;
     let state = Connection::open(rig.path("state.db")).unwrap();
@@ -305,11 +301,11 @@ fn another_portals_pair_is_kept_aside_and_never_read() {
     drop(state);
     let before = rig.token_json("acme");
     let daemon = rig.start();
-    let told = daemon.wait_for_step("acme", "person");
+    let event = daemon.wait_for_step("acme", "person");
     assert!(
-        told["severity"] == "critical"
-            && told["reason"].as_str().unwrap().contains("another portal"),
-        "{told}"
+        event["severity"] == "critical"
+            && event["reason"].as_str().unwrap().contains("another portal"),
+        "{event}"
     );
     let requests = rig.requests("acme");
     always(
@@ -326,32 +322,32 @@ fn another_portals_pair_is_kept_aside_and_never_read() {
         .unwrap();
     assert_eq!(
         (why.as_str(), Some(aside)),
-        ("foreign", rig.sandbox.current_refresh(&domain("acme")))
+        ("foreign", rig.server.current_refresh(&domain("acme")))
     );
     rig.no_violations();
 }
 
 #[test]
-fn a_server_whose_clock_is_wrong_is_said_and_not_believed() {
+fn wrong_server_clock_is_reported_and_ignored() {
     let mut rig = Rig::with_lifetime(["acme"], HOUR);
     let server = server_of(&rig);
     let hostile = Hostile::listen("127.0.0.1:0", move |asked| {
-        let whole = String::from_utf8(pass_on(&server, &asked)).expect("text");
+        let whole = String::from_utf8(forward(&server, &asked)).expect("text");
         let (_, body) = whole.split_once("\r\n\r\n").expect("a reply");
         let mut body: serde_json::Value = serde_json::from_str(body).expect("JSON");
-        // 1994, and long over by that clock and by any other.
+        // 1994, which is long expired by any clock.
         body["expires"] = 784_111_777.into();
         let date = "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\nConnection: close\r\n";
-        Play::Close(reply("200 OK", date, &body.to_string()))
+        Behaviour::Close(reply("200 OK", date, &body.to_string()))
     });
     through(&mut rig, &hostile);
     rig.grant("acme");
     let daemon = rig.start();
     rig.wait_for_generation("acme", 2);
-    let said = daemon.wait_for("a word about the clock", |event| {
+    let event = daemon.wait_for("the warning about the clock", |event| {
         event["skew_seconds"].is_number()
     });
-    assert_eq!(said["level"], "WARN", "{said}");
+    assert_eq!(event["level"], "WARN", "{event}");
     let skew = rig.metric(&format!(
         "refreshd_clock_skew_seconds{{server=\"{}\"}}",
         hostile.address
@@ -371,14 +367,14 @@ fn a_server_whose_clock_is_wrong_is_said_and_not_believed() {
             .events(|event| event["skew_seconds"].is_number())
             .len(),
         1,
-        "said once"
+        "logged once"
     );
     rig.no_violations();
 }
 
-/// What a server may write as the life of a token, with what is made of it: seconds, or the profile's life.
+/// Values of `expires_in` with the resulting lifetime: in seconds, or the profile's.
 #[test]
-fn whatever_is_written_as_the_life_of_a_token_is_no_spin_and_no_crash() {
+fn any_expires_in_causes_neither_loop_nor_crash() {
     let cases = [
         ("string", "\"3600\"", 3600),
         ("spaces", "\" 3600 \"", 3600),
@@ -435,16 +431,12 @@ fn whatever_is_written_as_the_life_of_a_token_is_no_spin_and_no_crash() {
             "{name}: {expires_in} became {life} s"
         );
     }
-    always(
-        "nothing is sent but what is due",
-        Duration::from_secs(4),
-        || {
-            cases
-                .iter()
-                .all(|(name, _, secs)| rig.requests(name) <= if *secs <= 1 { 12 } else { 1 })
-        },
-    );
-    // The one that lives a second ends before it can be renewed, and that is said.
+    always("only due requests are sent", Duration::from_secs(4), || {
+        cases
+            .iter()
+            .all(|(name, _, secs)| rig.requests(name) <= if *secs <= 1 { 12 } else { 1 })
+    });
+    // The token that lives a second expires before it can be renewed, which is reported.
     let errors = daemon.events(|event| event["level"] == "ERROR" && event["portal"] != "tiny");
     assert!(errors.is_empty(), "{errors:?}");
     daemon.stop();

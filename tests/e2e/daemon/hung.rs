@@ -1,11 +1,11 @@
-//! A disk, or the server of a mount, that does not answer: strace delays calls of the real binary. What hangs holds up what needs
-//! it, and nothing else.
+//! A disk, or the server of a mount, that does not respond: strace delays calls of the real binary. A hung call blocks the
+//! work that needs it, and nothing else.
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::common::{Daemon, Rig, SOON, eventually, says};
+use crate::common::{Daemon, Rig, SOON, eventually, message_contains};
 
 /// Two portals, and a daemon whose threads hang for a minute at the first of these calls on this file or directory.
 fn hanging(calls: &str, at: &str) -> (Rig, Daemon) {
@@ -17,7 +17,7 @@ fn hanging(calls: &str, at: &str) -> (Rig, Daemon) {
     rig.write_config();
     let command = rig.command(["run"]);
     let mut traced = Command::new("strace");
-    // Its own process is a grandchild, so the child is the daemon.
+    // strace daemonizes its own process, so the child is the daemon.
     traced.args(["-D", "-f", "-qq", "-o"]);
     traced.args([rig.path("strace.out").as_path(), Path::new("-P")]);
     traced.arg(rig.path(at));
@@ -29,20 +29,24 @@ fn hanging(calls: &str, at: &str) -> (Rig, Daemon) {
         .env_clear()
         .env("PATH", "/usr/bin:/bin");
     let daemon = Daemon::spawn(traced);
-    daemon.wait_for("the daemon to be ready", |event| says(event, "is ready"));
+    daemon.wait_for("the daemon to be ready", |event| {
+        message_contains(event, "is ready")
+    });
     (rig, daemon)
 }
 
-/// Stops it, and gives back its log: it has ended for itself within its time, though calls still hang.
+/// Stops it and returns its log: it exits in time although calls still hang.
 fn stop(mut daemon: Daemon) -> String {
     let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).expect("it runs");
     let tracer = status
         .lines()
         .find_map(|line| line.strip_prefix("TracerPid:"));
-    let tracer = tracer.expect("the kernel says it").trim().to_owned();
+    let tracer = tracer.expect("the kernel reports it").trim().to_owned();
     daemon.sigterm();
-    daemon.wait_for("its end", |event| says(event, "refreshd has stopped"));
-    // strace would hold back even the end of the process while it delays a call.
+    daemon.wait_for("its end", |event| {
+        message_contains(event, "refreshd has stopped")
+    });
+    // strace would delay even the end of the process while it delays a call.
     let killed = Command::new("/bin/sh")
         .args(["-c", &format!("kill -KILL {tracer}")])
         .status();
@@ -53,13 +57,13 @@ fn stop(mut daemon: Daemon) -> String {
 
 #[test]
 #[ignore = "needs strace: tests/system/health.sh runs it"]
-fn a_token_directory_that_hangs_is_told_and_holds_up_no_other_portal_and_no_stop() {
+fn hung_token_directory_blocks_no_portal_and_no_stop() {
     let (rig, daemon) = hanging("renameat", "tokens/acme");
-    let told = daemon.wait_for_step("acme", "unpublished");
-    let reason = told["reason"].as_str().unwrap_or_default();
+    let event = daemon.wait_for_step("acme", "unpublished");
+    let reason = event["reason"].as_str().unwrap_or_default();
     assert!(
         reason.contains("tokens/acme") && reason.contains("no answer for 5 s"),
-        "{told}"
+        "{event}"
     );
     eventually("not ready", SOON, || {
         let (code, text) = rig.http("/readyz");
@@ -70,13 +74,13 @@ fn a_token_directory_that_hangs_is_told_and_holds_up_no_other_portal_and_no_stop
     for _ in 0..2 {
         rig.wait_for_renewals("beta", 1);
     }
-    eventually("what is published works", SOON, || {
+    eventually("the published token works", SOON, || {
         rig.has_working_token("beta")
     });
-    let said = stop(daemon);
+    let log = stop(daemon);
     assert!(
-        said.contains("the token files of 1 portal (acme) are not written"),
-        "{said}"
+        log.contains("the token files of 1 portal (acme) are not written"),
+        "{log}"
     );
     let daemon = rig.start();
     eventually("the next start writes them", SOON, || {
@@ -88,18 +92,18 @@ fn a_token_directory_that_hangs_is_told_and_holds_up_no_other_portal_and_no_stop
 
 #[test]
 #[ignore = "needs strace: tests/system/health.sh runs it"]
-fn a_record_of_generations_that_hangs_holds_up_no_publication_and_no_stop() {
+fn hung_record_of_generations_blocks_nothing() {
     let (rig, daemon) = hanging("write", "state.db.generations");
     for _ in 0..2 {
         for portal in ["acme", "beta"] {
             rig.wait_for_renewals(portal, 1);
-            eventually("what is published works", SOON, || {
+            eventually("the published token works", SOON, || {
                 rig.has_working_token(portal)
             });
         }
     }
     daemon.wait_for("that it hangs", |event| {
-        says(event, "its generations are not noted")
+        message_contains(event, "its generations are not noted")
     });
     stop(daemon);
     let daemon = rig.start();

@@ -1,19 +1,19 @@
-//! A configuration that is not all there, as when its volume is not mounted: no living token file goes for it. What a person
-//! takes out of a file that is there goes.
+//! An incomplete configuration, as with an unmounted volume: no token file in use is removed because of it. Portals that are
+//! removed from a file that exists are removed.
 
 use std::fs;
 use std::time::Duration;
 
 use rusqlite::Connection;
 
-use crate::common::{Daemon, Rig, SOON, always, eventually, is_step, says};
+use crate::common::{Daemon, Rig, SOON, always, eventually, is_step, message_contains};
 
 const PORTALS: [&str; 2] = ["acme", "globex"];
 const STEP: &str = "configuration-incomplete";
 const KEPT: &str = "the configuration was not reloaded";
 const DONE: &str = "the configuration was reloaded";
 
-/// Two portals that have been renewed, each in a file of its own.
+/// Two renewed portals, each in a file of its own.
 fn included() -> (Rig, Daemon) {
     let mut rig = Rig::new(PORTALS);
     rig.grant_all();
@@ -43,7 +43,7 @@ fn put_back(rig: &Rig) {
 fn reload(daemon: &Daemon, word: &str) -> serde_json::Value {
     let mark = daemon.mark();
     daemon.sighup();
-    daemon.wait_after(mark, SOON, word, |event| says(event, word))
+    daemon.wait_after(mark, SOON, word, |event| message_contains(event, word))
 }
 
 fn have_tokens(rig: &Rig) -> bool {
@@ -60,22 +60,22 @@ fn goes_on(rig: &Rig) {
     assert!(PORTALS.iter().all(|portal| rig.has_working_token(portal)));
 }
 
-/// Starts on it: it is told, and nothing goes.
+/// Starts with the configuration: it is reported, and nothing is removed.
 #[track_caller]
 fn is_kept_at_a_start(rig: &Rig, why: &str) {
     let daemon = rig.start();
-    let told = daemon.wait_for(STEP, |event| is_step(event, STEP));
-    assert_eq!(told["severity"], "critical", "{told}");
-    let reason = told["reason"].as_str().unwrap_or_default();
+    let event = daemon.wait_for(STEP, |event| is_step(event, STEP));
+    assert_eq!(event["severity"], "critical", "{event}");
+    let reason = event["reason"].as_str().unwrap_or_default();
     assert!(
         reason.contains(why) && reason.contains("2 portals") && reason.contains("acme, globex"),
         "{reason}"
     );
     assert!(
-        told["action"]
+        event["action"]
             .as_str()
             .is_some_and(|action| action.contains("refreshd forget")),
-        "{told}"
+        "{event}"
     );
     let (code, ready) = rig.http("/readyz");
     assert!(code == 503 && ready.contains(why), "{code} {ready}");
@@ -85,7 +85,7 @@ fn is_kept_at_a_start(rig: &Rig, why: &str) {
 }
 
 #[test]
-fn an_empty_configuration_is_not_reloaded() {
+fn empty_configuration_is_not_loaded() {
     let mut rig = Rig::new(PORTALS);
     rig.grant_all();
     let daemon = rig.start_renewed();
@@ -97,7 +97,7 @@ fn an_empty_configuration_is_not_reloaded() {
         "{problems}"
     );
     goes_on(&rig);
-    // One that is taken out of a file that is there is meant to go.
+    // A portal that is removed from an existing file is removed on purpose.
     rig.config.remove("globex");
     rig.write_config();
     reload(&daemon, DONE);
@@ -107,14 +107,14 @@ fn an_empty_configuration_is_not_reloaded() {
 }
 
 #[test]
-fn a_start_on_a_configuration_without_portals_removes_nothing() {
+fn start_without_portals_removes_nothing() {
     let mut rig = Rig::new(PORTALS);
     rig.grant_all();
     let daemon = rig.start_renewed();
     daemon.stop();
     let whole = std::mem::take(&mut rig.config.portals);
     is_kept_at_a_start(&rig, "it names no portal at all");
-    // Once more: what it does not name now was named before.
+    // A second start: the portals were known before.
     is_kept_at_a_start(&rig, "it names no portal at all");
     let daemon = rig.start();
     rig.config.portals = whole;
@@ -128,7 +128,7 @@ fn a_start_on_a_configuration_without_portals_removes_nothing() {
 }
 
 #[test]
-fn who_is_forgotten_does_not_come_back_to_mind() {
+fn forgotten_portal_is_not_remembered() {
     let mut rig = Rig::new(PORTALS);
     rig.grant_all();
     let daemon = rig.start_renewed();
@@ -148,7 +148,7 @@ fn who_is_forgotten_does_not_come_back_to_mind() {
 }
 
 #[test]
-fn a_directory_of_portals_that_is_not_mounted_takes_nothing_away() {
+fn unmounted_portal_directory_removes_nothing() {
     let (mut rig, daemon) = included();
     fs::remove_dir_all(rig.path("portals.d")).unwrap();
     let refused = reload(&daemon, KEPT);
@@ -168,7 +168,7 @@ fn a_directory_of_portals_that_is_not_mounted_takes_nothing_away() {
     let daemon = rig.start();
     goes_on(&rig);
     assert!(daemon.events(|event| is_step(event, STEP)).is_empty());
-    // All of them on purpose: with the pattern, and another portal is left.
+    // All of them are removed on purpose: with the pattern, and another portal is left.
     fs::remove_dir_all(rig.path("portals.d")).unwrap();
     rig.config.include.clear();
     rig.config.portals = vec![crate::common::Portal::new("hooli", "crm")];
@@ -184,7 +184,7 @@ fn a_directory_of_portals_that_is_not_mounted_takes_nothing_away() {
 }
 
 #[test]
-fn a_pattern_that_never_found_a_file_keeps_nobody_from_going() {
+fn pattern_without_files_does_not_block_removal() {
     let mut rig = Rig::new(PORTALS);
     rig.config.include = vec!["portals.d/*.toml".to_owned()];
     rig.grant_all();
@@ -199,7 +199,7 @@ fn a_pattern_that_never_found_a_file_keeps_nobody_from_going() {
     daemon.stop();
 }
 
-/// Makes the state one of a version that did not note what is included.
+/// Changes the state to that of a version that did not record included files.
 fn forget_what_was_included(rig: &Rig) {
     let state = Connection::open(rig.path("state.db")).expect("a state");
     let marks = "DELETE FROM mark WHERE name LIKE 'included%'";
@@ -207,16 +207,16 @@ fn forget_what_was_included(rig: &Rig) {
 }
 
 #[test]
-fn the_first_start_after_an_upgrade_removes_nothing_either() {
+fn first_start_after_an_upgrade_removes_nothing() {
     let (mut rig, daemon) = included();
     daemon.stop();
     rig.config.portals = vec![crate::common::Portal::new("hooli", "crm")];
-    // The volume is not mounted: its mount point is there, and empty.
+    // An unmounted volume: its mount point exists and is empty.
     fs::remove_dir_all(rig.path("portals.d")).unwrap();
     fs::create_dir(rig.path("portals.d")).unwrap();
     forget_what_was_included(&rig);
     is_kept_at_a_start(&rig, "no file is there for include");
-    // A slip of the pen.
+    // A mistyped pattern.
     fs::remove_dir(rig.path("portals.d")).unwrap();
     fs::create_dir(rig.path("other.d")).unwrap();
     rig.secret(
@@ -236,7 +236,7 @@ fn the_first_start_after_an_upgrade_removes_nothing_either() {
 }
 
 #[test]
-fn a_pattern_with_a_slip_of_the_pen_takes_nothing_away() {
+fn mistyped_pattern_removes_nothing() {
     let (mut rig, daemon) = included();
     rig.config.include = vec!["portal.d/*.toml".to_owned()];
     rig.config.portals = vec![crate::common::Portal::new("hooli", "crm")];

@@ -1,4 +1,4 @@
-//! Starting, stopping, being killed, and starting where it must not: what is durable, and what is left untouched.
+//! Starting, stopping, being killed, and starting where it must not: data is durable, and foreign files stay untouched.
 
 use std::fs;
 use std::os::unix::fs::FileExt as _;
@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use refreshd_fake_server::{Fault, Reuse, Rules};
 
-use crate::common::{LIFE, Portal, Rig, SOON, always, domain, eventually, says};
+use crate::common::{LIFE, Portal, Rig, SOON, always, domain, eventually, message_contains};
 
 #[test]
-fn killed_with_a_request_under_way_it_sends_the_same_token_again_and_the_grant_lives_on() {
+fn killed_during_a_request_it_replays_the_token() {
     let reuse = Reuse::Grace(Duration::from_secs(60));
     let mut rig = Rig::with_rules(
         ["acme"],
@@ -30,7 +30,7 @@ fn killed_with_a_request_under_way_it_sends_the_same_token_again_and_the_grant_l
 
     let daemon = rig.start();
     let event = daemon.wait_for("the claim that was found", |event| {
-        says(event, "was under way")
+        message_contains(event, "was under way")
     });
     assert_eq!(
         (event["portal"].as_str(), event["level"].as_str()),
@@ -48,7 +48,7 @@ fn killed_with_a_request_under_way_it_sends_the_same_token_again_and_the_grant_l
 }
 
 #[test]
-fn killed_between_renewals_it_goes_on_where_it_was() {
+fn killed_between_renewals_it_resumes() {
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
     let daemon = rig.start();
@@ -68,7 +68,7 @@ fn killed_between_renewals_it_goes_on_where_it_was() {
 }
 
 #[test]
-fn a_wait_survives_a_restart() {
+fn retry_wait_survives_a_restart() {
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
     let (content_type, body) = ("text/plain".to_owned(), String::new());
@@ -101,13 +101,13 @@ fn a_wait_survives_a_restart() {
     );
     assert!(
         daemon.steps("acme").is_empty(),
-        "and what was told is not told again"
+        "and the notification is not repeated"
     );
     rig.no_violations();
 }
 
 #[test]
-fn sigterm_waits_for_a_reply_under_way_and_its_pair_is_kept() {
+fn sigterm_waits_for_the_pending_response_and_stores_it() {
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
     rig.fail(
@@ -136,12 +136,12 @@ fn sigterm_waits_for_a_reply_under_way_and_its_pair_is_kept() {
 }
 
 #[test]
-fn signals_without_a_meaning_are_ignored_and_those_that_ask_for_an_end_stop_in_good_order() {
+fn unused_signals_are_ignored_and_stop_signals_stop_cleanly() {
     let names = ["USR1", "USR2", "ALRM", "VTALRM", "PROF", "XCPU", "IO"];
     let named = names.map(|name| (name.to_owned(), format!("SIG{name}")));
-    // A shell knows it by its number.
+    // Shells know it by its number only.
     let numbered = [("16".to_owned(), "SIGSTKFLT".to_owned())];
-    // All of the real-time signals but the one that stops a container.
+    // All of the real-time signals except the one that stops a container.
     let real_time = (34..=64)
         .filter(|number| *number != 37)
         .map(|number| (number.to_string(), format!("SIGRTMIN+{}", number - 34)));
@@ -172,7 +172,7 @@ fn signals_without_a_meaning_are_ignored_and_those_that_ask_for_an_end_stop_in_g
 }
 
 #[test]
-fn a_second_daemon_is_refused_and_told_of_the_first() {
+fn second_daemon_is_refused_naming_the_first() {
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
     let daemon = rig.start();
@@ -193,7 +193,7 @@ fn a_second_daemon_is_refused_and_told_of_the_first() {
 }
 
 #[test]
-fn the_state_of_a_newer_version_and_what_is_no_state_are_left_untouched() {
+fn newer_state_and_non_state_files_are_left_untouched() {
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
     let daemon = rig.start();
@@ -226,7 +226,7 @@ fn the_state_of_a_newer_version_and_what_is_no_state_are_left_untouched() {
         rig.secret_bytes("state.db", &good);
         spoil(&state);
         let before = fs::read(&state).unwrap();
-        let requests = rig.sandbox.total_requests();
+        let requests = rig.server.total_requests();
         let ran = rig.run(["run"]);
         assert_eq!(ran.code, Some(78), "{ran:?}");
         assert!(
@@ -237,7 +237,7 @@ fn the_state_of_a_newer_version_and_what_is_no_state_are_left_untouched() {
             fs::read(&state).unwrap() == before,
             "{word}: the file was changed"
         );
-        assert_eq!(rig.sandbox.total_requests(), requests);
+        assert_eq!(rig.server.total_requests(), requests);
     }
     rig.secret_bytes("state.db", &good);
     let daemon = rig.start();
@@ -246,7 +246,7 @@ fn the_state_of_a_newer_version_and_what_is_no_state_are_left_untouched() {
 }
 
 #[test]
-fn token_files_that_cannot_be_written_are_said_at_once_and_do_not_stop_the_renewals() {
+fn unwritable_token_files_are_reported_and_renewals_go_on() {
     let mut rig = Rig::new(["acme", "globex"]);
     rig.grant("acme");
     rig.grant("globex");
@@ -256,13 +256,13 @@ fn token_files_that_cannot_be_written_are_said_at_once_and_do_not_stop_the_renew
     let directory = rig.path("tokens/acme");
     fs::remove_dir_all(&directory).unwrap();
     rig.secret("tokens/acme", "in the way");
-    let told = daemon.wait_after(0, SOON + LIFE, "a word about the files", |event| {
+    let event = daemon.wait_after(0, SOON + LIFE, "the report about the files", |event| {
         event["step"] == "unpublished"
     });
     assert_eq!(
-        (told["severity"].as_str(), told["portal"].as_str()),
+        (event["severity"].as_str(), event["portal"].as_str()),
         (Some("critical"), Some("acme")),
-        "{told}"
+        "{event}"
     );
     let (status, why) = rig.http("/readyz");
     assert!(status == 503 && why.contains("token files"), "{why}");
@@ -277,12 +277,12 @@ fn token_files_that_cannot_be_written_are_said_at_once_and_do_not_stop_the_renew
     assert!(rig.has_working_token("acme"));
     eventually("ready again", SOON, || rig.http("/readyz").0 == 200);
     let counted = daemon.events(|event| event["step"] == "unpublished").len();
-    assert_eq!(counted, 1, "said once");
+    assert_eq!(counted, 1, "logged once");
     rig.no_violations();
 }
 
 #[test]
-fn token_files_of_many_portals_that_cannot_be_written_are_one_line_and_so_is_the_end() {
+fn many_unwritable_token_files_are_one_log_line() {
     let names: Vec<_> = (0..40).map(|n| format!("p{n:02}")).collect();
     let mut rig = Rig::new([]);
     for name in &names {
@@ -293,7 +293,7 @@ fn token_files_of_many_portals_that_cannot_be_written_are_one_line_and_so_is_the
     for name in &names {
         daemon.wait_for_outcome(name, "renewed");
     }
-    // Not even root makes a directory where a file is. Each renewal meets it by itself.
+    // Not even root can create a directory in place of a file. Each renewal fails by itself.
     fs::remove_dir_all(rig.path("tokens")).unwrap();
     rig.secret("tokens", "in the way");
     let again = |name: &String| rig.renewals(name) >= 2;
@@ -325,7 +325,7 @@ fn token_files_of_many_portals_that_cannot_be_written_are_one_line_and_so_is_the
 }
 
 #[test]
-fn token_files_that_vanish_or_are_changed_come_back_with_a_start() {
+fn missing_or_changed_token_files_are_restored_at_start() {
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
     let daemon = rig.start();
@@ -337,12 +337,12 @@ fn token_files_that_vanish_or_are_changed_come_back_with_a_start() {
     assert!(rig.has_working_token("acme"), "the state knows it");
     assert_eq!(rig.generation("acme"), 2);
     assert_eq!(rig.requests("acme"), 1, "and nothing was sent for it");
-    assert!(rig.sandbox.current_refresh(&domain("acme")).is_some());
+    assert!(rig.server.current_refresh(&domain("acme")).is_some());
     rig.no_violations();
 }
 
 #[test]
-fn a_bad_configuration_is_refused_with_every_place() {
+fn invalid_configuration_is_refused_with_every_position() {
     let mut rig = Rig::new(["acme"]);
     rig.config.portal("acme").more = "domian = \"acme.bitrix24.com\"".to_owned();
     rig.config.more = "[portals.globex]\napp = \"crn\"\n".to_owned();

@@ -1,4 +1,4 @@
-//! A start without the state: traces outside it say that there were grants, and nothing spent is sent.
+//! A start without the state: traces outside it prove that there were grants, and no spent token is sent.
 
 use std::fs;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::common::{EVERY, Rig, SOON, always, eventually, is_step};
 
 pub const FILES: [&str; 3] = ["state.db", "state.db-wal", "state.db-shm"];
 
-/// Three portals of which two have been renewed, at a server that ends a grant when a spent token comes again.
+/// Three portals, two of them renewed, at a server that ends a grant when a spent token is sent again.
 pub fn renewed() -> Rig {
     let reuse = Reuse::RevokeFamily;
     let rules = Rules {
@@ -30,7 +30,7 @@ pub fn renewed() -> Rig {
     rig
 }
 
-/// Takes the state away, and gives back what it was.
+/// Removes the state and returns its files.
 pub fn without_state(rig: &Rig) -> Vec<(&'static str, Vec<u8>)> {
     let kept = FILES
         .iter()
@@ -44,29 +44,29 @@ pub fn without_state(rig: &Rig) -> Vec<(&'static str, Vec<u8>)> {
 
 #[track_caller]
 fn holds(rig: &Rig) {
-    let sent = rig.sandbox.total_requests();
+    let sent = rig.server.total_requests();
     let published = ["acme", "globex"].map(|portal| rig.token_json(portal));
     let daemon = rig.start();
-    let said = daemon.events(|event| is_step(event, "old-state"));
-    assert_eq!(said.len(), 1, "one word for all: {said:?}");
-    assert_eq!(said[0]["severity"], "critical");
-    let reason = said[0]["reason"].as_str().unwrap_or_default();
+    let events = daemon.events(|event| is_step(event, "old-state"));
+    assert_eq!(events.len(), 1, "one event for all: {events:?}");
+    assert_eq!(events[0]["severity"], "critical");
+    let reason = events[0]["reason"].as_str().unwrap_or_default();
     assert!(
         reason.contains("2 of its portals") && reason.contains("acme") && reason.contains("globex"),
         "{reason}"
     );
     assert!(
-        said[0]["action"]
+        events[0]["action"]
             .as_str()
             .unwrap_or_default()
             .contains("is the state's volume mounted?"),
-        "{said:?}"
+        "{events:?}"
     );
     always(
-        "nothing is sent, and readers keep what they have",
+        "nothing is sent, and published tokens stay",
         Duration::from_secs(6),
         || {
-            rig.sandbox.total_requests() == sent
+            rig.server.total_requests() == sent
                 && ["acme", "globex"].map(|portal| rig.token_json(portal)) == published
                 && rig.has_working_token("acme")
         },
@@ -96,11 +96,11 @@ fn holds(rig: &Rig) {
 }
 
 #[test]
-fn nothing_is_sent_and_with_the_right_state_everything_goes_on() {
+fn lost_state_sends_nothing_until_it_is_restored() {
     let rig = renewed();
     let state = without_state(&rig);
     holds(&rig);
-    // Once more: the empty state is not taken for good because it is there now.
+    // A second start: the empty state created by the first is not accepted either.
     holds(&rig);
     without_state(&rig);
     for (file, bytes) in state {
@@ -116,12 +116,12 @@ fn nothing_is_sent_and_with_the_right_state_everything_goes_on() {
 }
 
 #[test]
-fn check_says_before_a_start_that_the_state_is_lost() {
+fn check_reports_a_lost_state() {
     let rig = renewed();
     let state = without_state(&rig);
     for _ in 0..2 {
         let ran = rig.run(["check"]);
-        // The daemon starts with it.
+        // The daemon would start.
         assert_eq!(ran.code, Some(0), "{ran:?}");
         assert!(
             ran.stderr
@@ -129,7 +129,7 @@ fn check_says_before_a_start_that_the_state_is_lost() {
                 && !ran.stderr.contains("no problems;"),
             "{ran:?}"
         );
-        // Once more with the empty state that a start leaves.
+        // And once more with the empty state that a start leaves.
         rig.start().stop();
     }
     without_state(&rig);
@@ -146,41 +146,41 @@ fn check_says_before_a_start_that_the_state_is_lost() {
 }
 
 #[test]
-fn a_record_that_is_a_link_at_a_first_start_is_told_in_one_word() {
+fn linked_record_at_first_start_is_one_error() {
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
     std::os::unix::fs::symlink("elsewhere", rig.path("state.db.generations")).unwrap();
     let daemon = rig.start();
-    let said = daemon.events(|event| event["message"].to_string().contains(".generations"));
+    let events = daemon.events(|event| event["message"].to_string().contains(".generations"));
     assert!(
-        said.len() == 1
-            && is_step(&said[0], "old-state")
-            && said[0].to_string().contains("it is a symbolic link"),
-        "{said:?}"
+        events.len() == 1
+            && is_step(&events[0], "old-state")
+            && events[0].to_string().contains("it is a symbolic link"),
+        "{events:?}"
     );
     daemon.stop();
     assert_eq!(rig.requests("acme"), 0);
 }
 
 #[test]
-fn the_files_of_readers_alone_are_a_trace_and_so_is_the_record_alone() {
+fn token_files_alone_or_record_alone_are_a_trace() {
     let rig = renewed();
     without_state(&rig);
     fs::remove_file(rig.path("state.db.generations")).unwrap();
     holds(&rig);
     without_state(&rig);
     fs::remove_dir_all(rig.path("tokens")).unwrap();
-    let sent = rig.sandbox.total_requests();
+    let sent = rig.server.total_requests();
     let daemon = rig.start();
     always("nothing is sent", Duration::from_secs(4), || {
-        rig.sandbox.total_requests() == sent
+        rig.server.total_requests() == sent
     });
     assert_eq!(rig.get_json("/v1/portals/acme")["phase"], "old-state");
     daemon.stop();
 }
 
 #[test]
-fn it_is_not_ready_once_the_tokens_of_readers_have_expired() {
+fn not_ready_once_published_tokens_expired() {
     let mut rig = Rig::with_rules(
         ["acme"],
         Rules {
@@ -209,7 +209,7 @@ fn it_is_not_ready_once_the_tokens_of_readers_have_expired() {
 }
 
 #[test]
-fn a_token_file_of_any_form_is_a_trace() {
+fn any_token_file_format_is_a_trace() {
     let mut rig = renewed();
     without_state(&rig);
     fs::remove_file(rig.path("state.db.generations")).unwrap();
@@ -220,13 +220,13 @@ fn a_token_file_of_any_form_is_a_trace() {
         portal.more = "formats = [\"raw\"]\n".to_owned();
     }
     let token = fs::read(rig.token_path("acme", "token")).unwrap();
-    let sent = rig.sandbox.total_requests();
+    let sent = rig.server.total_requests();
     let daemon = rig.start();
     always(
-        "nothing is sent, and readers keep what they have",
+        "nothing is sent, and published tokens stay",
         Duration::from_secs(4),
         || {
-            rig.sandbox.total_requests() == sent
+            rig.server.total_requests() == sent
                 && fs::read(rig.token_path("acme", "token")).is_ok_and(|now| now == token)
         },
     );
@@ -240,25 +240,25 @@ fn a_token_file_of_any_form_is_a_trace() {
     rig.no_violations();
 }
 
-/// The record is there and says nothing, and there is no other trace.
+/// The record exists without content, and there is no other trace.
 #[track_caller]
 fn nothing_is_sent_without_the_record(spoil: impl FnOnce(&Rig)) {
     let rig = renewed();
     without_state(&rig);
     fs::remove_dir_all(rig.path("tokens")).expect("token files");
     spoil(&rig);
-    let sent = rig.sandbox.total_requests();
+    let sent = rig.server.total_requests();
     let daemon = rig.start();
-    let said = daemon.wait_for("it is told", |event| is_step(event, "old-state"));
-    let reason = said["reason"].as_str().unwrap_or_default();
+    let event = daemon.wait_for("the report", |event| is_step(event, "old-state"));
+    let reason = event["reason"].as_str().unwrap_or_default();
     assert!(
-        said["severity"] == "critical"
+        event["severity"] == "critical"
             && reason.contains("2 of its portals")
             && reason.contains("state.db.generations is damaged"),
-        "{said}"
+        "{event}"
     );
     always("nothing is sent", Duration::from_secs(6), || {
-        rig.sandbox.total_requests() == sent
+        rig.server.total_requests() == sent
     });
     for portal in ["acme", "globex"] {
         assert_eq!(
@@ -278,19 +278,19 @@ fn nothing_is_sent_without_the_record(spoil: impl FnOnce(&Rig)) {
 pub const RECORD: &str = "state.db.generations";
 
 #[test]
-fn a_record_of_garbage_is_a_trace() {
+fn garbage_record_is_a_trace() {
     nothing_is_sent_without_the_record(|rig| {
         rig.secret_bytes(RECORD, b"\x00\xffgarbage\n");
     });
 }
 
 #[test]
-fn a_record_that_is_empty_is_a_trace() {
+fn empty_record_is_a_trace() {
     nothing_is_sent_without_the_record(|rig| rig.secret(RECORD, ""));
 }
 
 #[test]
-fn a_pipe_in_place_of_the_record_is_a_trace() {
+fn pipe_in_place_of_the_record_is_a_trace() {
     nothing_is_sent_without_the_record(|rig| {
         fs::remove_file(rig.path(RECORD)).unwrap();
         let made = std::process::Command::new("mkfifo")
@@ -301,7 +301,7 @@ fn a_pipe_in_place_of_the_record_is_a_trace() {
 }
 
 #[test]
-fn a_directory_in_place_of_the_record_is_a_trace() {
+fn directory_in_place_of_the_record_is_a_trace() {
     nothing_is_sent_without_the_record(|rig| {
         fs::remove_file(rig.path(RECORD)).unwrap();
         fs::create_dir(rig.path(RECORD)).unwrap();
@@ -309,7 +309,7 @@ fn a_directory_in_place_of_the_record_is_a_trace() {
 }
 
 #[test]
-fn a_link_in_place_of_the_record_is_a_trace() {
+fn link_in_place_of_the_record_is_a_trace() {
     nothing_is_sent_without_the_record(|rig| {
         let text = fs::read(rig.path(RECORD)).unwrap();
         fs::remove_file(rig.path(RECORD)).unwrap();
@@ -319,17 +319,17 @@ fn a_link_in_place_of_the_record_is_a_trace() {
 }
 
 #[test]
-fn where_token_files_say_nothing_the_record_still_does() {
+fn record_is_a_trace_where_token_files_are_not() {
     let rig = renewed();
     without_state(&rig);
     for portal in ["acme", "globex"] {
         rig.secret(&format!("tokens/{portal}/token"), "");
         fs::remove_file(rig.token_path(portal, "token.json")).unwrap();
     }
-    let sent = rig.sandbox.total_requests();
+    let sent = rig.server.total_requests();
     let daemon = rig.start();
     always("nothing is sent", Duration::from_secs(4), || {
-        rig.sandbox.total_requests() == sent
+        rig.server.total_requests() == sent
     });
     for portal in ["acme", "globex"] {
         assert_eq!(
@@ -342,7 +342,7 @@ fn where_token_files_say_nothing_the_record_still_does() {
 }
 
 #[test]
-fn a_portal_that_the_configuration_does_not_name_for_a_while_keeps_its_trace() {
+fn unconfigured_portal_keeps_its_trace() {
     let mut rig = renewed();
     without_state(&rig);
     fs::remove_dir_all(rig.path("tokens")).unwrap();
@@ -351,10 +351,10 @@ fn a_portal_that_the_configuration_does_not_name_for_a_while_keeps_its_trace() {
     rig.start().stop();
     rig.config.portals.push(globex);
     without_state(&rig);
-    let sent = rig.sandbox.total_requests();
+    let sent = rig.server.total_requests();
     let daemon = rig.start();
     always("nothing is sent", Duration::from_secs(4), || {
-        rig.sandbox.total_requests() == sent
+        rig.server.total_requests() == sent
     });
     assert_eq!(rig.get_json("/v1/portals/globex")["phase"], "old-state");
     daemon.stop();
@@ -362,7 +362,7 @@ fn a_portal_that_the_configuration_does_not_name_for_a_while_keeps_its_trace() {
 }
 
 #[test]
-fn a_refused_import_leaves_the_files_of_readers() {
+fn refused_import_leaves_the_token_files() {
     let rig = renewed();
     without_state(&rig);
     let daemon = rig.start();
@@ -375,7 +375,7 @@ fn a_refused_import_leaves_the_files_of_readers() {
 }
 
 #[test]
-fn a_person_who_hands_over_a_grant_or_forgets_ends_it() {
+fn import_or_forget_ends_the_lost_state() {
     let mut rig = renewed();
     without_state(&rig);
     let daemon = rig.start();
@@ -390,7 +390,7 @@ fn a_person_who_hands_over_a_grant_or_forgets_ends_it() {
     assert_eq!(rig.run(["forget", "globex", "--yes"]).code, Some(0));
     assert_eq!(rig.token_json("globex"), None);
     daemon.wait_for("it is over", |event| is_step(event, "resolved"));
-    // What was left in its file was spent long ago.
+    // The token in its file was spent long ago.
     assert_eq!(
         rig.get_json("/v1/portals/globex")["phase"],
         "awaiting-authorization"
@@ -412,23 +412,23 @@ fn a_person_who_hands_over_a_grant_or_forgets_ends_it() {
 }
 
 #[test]
-fn without_a_daemon_nothing_is_sent_either() {
+fn without_a_daemon_nothing_is_sent() {
     let rig = renewed();
     without_state(&rig);
-    let sent = rig.sandbox.total_requests();
+    let sent = rig.server.total_requests();
     rig.write_config();
     let ran = rig.run(["status"]);
     assert!(
         ran.code == Some(1) && ran.stdout.contains("old-state"),
         "{ran:?}"
     );
-    assert_eq!(rig.sandbox.total_requests(), sent);
+    assert_eq!(rig.server.total_requests(), sent);
     assert!(rig.has_working_token("acme"));
     rig.no_violations();
 }
 
 #[test]
-fn the_record_keeps_a_portal_that_neither_state_nor_configuration_knows_for_a_while() {
+fn record_keeps_an_unknown_portal_for_a_while() {
     let mut rig = renewed();
     let daemon = rig.start();
     let old: Vec<_> = FILES
@@ -439,22 +439,22 @@ fn the_record_keeps_a_portal_that_neither_state_nor_configuration_knows_for_a_wh
         rig.wait_for_renewals(portal, 2);
     }
     daemon.stop();
-    // The state is lost, and at that start the portal is not configured.
+    // The state is lost, and the portal is not configured at that start.
     without_state(&rig);
     let portal = rig.config.portal("globex").clone();
     rig.config.remove("globex");
     rig.start().stop();
-    // An old backup comes back, and the portal; the files of readers are gone.
+    // An old backup and the portal return; the token files are gone.
     without_state(&rig);
     for (file, bytes) in old {
         rig.secret_bytes(file, &bytes);
     }
     fs::remove_dir_all(rig.path("tokens")).unwrap();
     rig.config.portals.push(portal);
-    let sent = rig.sandbox.total_requests();
+    let sent = rig.server.total_requests();
     let daemon = rig.start();
     always("nothing is sent", Duration::from_secs(4), || {
-        rig.sandbox.total_requests() == sent
+        rig.server.total_requests() == sent
     });
     assert_eq!(rig.get_json("/v1/portals/globex")["phase"], "old-state");
     daemon.stop();
@@ -462,7 +462,7 @@ fn the_record_keeps_a_portal_that_neither_state_nor_configuration_knows_for_a_wh
 }
 
 #[test]
-fn a_right_state_that_comes_back_under_the_daemon_is_not_to_be_removed() {
+fn state_restored_under_the_daemon_is_not_to_be_removed() {
     let rig = renewed();
     let state = without_state(&rig);
     let daemon = rig.start();
@@ -470,10 +470,10 @@ fn a_right_state_that_comes_back_under_the_daemon_is_not_to_be_removed() {
     for (file, bytes) in &state {
         rig.secret_bytes(file, bytes);
     }
-    let told = daemon.wait_for("that it is another", |event| {
+    let event = daemon.wait_for("the report of another state", |event| {
         is_step(event, "state-displaced")
     });
-    let reason = told["reason"].as_str().unwrap_or_default();
+    let reason = event["reason"].as_str().unwrap_or_default();
     assert!(
         reason.contains("the right state seems to be back")
             && reason.contains("Restart refreshd")

@@ -1,7 +1,7 @@
-//! The real binary against a server that checks what it receives: what a user, an operator or a script would notice.
+//! The real daemon against a server that checks its requests: behaviour that a user, an operator or a script would notice.
 //!
-//! One binary for all of it: these tests wait more than they work, so they all run at once (`.cargo/config.toml`) and
-//! take as long as the longest. Every test ends with nothing that the server ever should not have seen.
+//! All in one binary: these tests wait more than they compute, so they all run at once (`.cargo/config.toml`) and take as
+//! long as the longest. Every test ends with the assertion that the server saw no violation.
 
 mod candidates;
 mod carried;

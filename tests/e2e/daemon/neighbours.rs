@@ -1,13 +1,13 @@
-//! Other users of the same machine: whose directories are used, and what a reader may put where it can write.
+//! Other users of the same machine: which directories are trusted, and foreign objects in directories that readers can write.
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::Path;
 use std::process::Command;
 
-use crate::common::{Rig, SOON, eventually, says};
+use crate::common::{Rig, SOON, eventually, message_contains};
 
-/// A user that no machine has.
+/// A user id that no machine has.
 const STRANGER: u32 = 61_001;
 
 fn is_root() -> bool {
@@ -18,7 +18,7 @@ fn chmod(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).expect("its owner");
 }
 
-/// A rig whose token directory is there before.
+/// A rig whose token directory exists already.
 fn with_tokens(mode: u32) -> Rig {
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
@@ -28,7 +28,7 @@ fn with_tokens(mode: u32) -> Rig {
     rig
 }
 
-/// Neither a start nor `check` takes the directory; both say so in these words.
+/// Asserts that neither a start nor `check` accepts the directory, and both print these words.
 #[track_caller]
 fn is_refused(rig: &Rig, words: &[&str]) {
     for command in ["run", "check", "renew"] {
@@ -42,7 +42,7 @@ fn is_refused(rig: &Rig, words: &[&str]) {
         for word in words {
             assert!(
                 ran.stderr.contains(word),
-                "{command} does not say {word}: {ran:?}"
+                "{command} does not print {word}: {ran:?}"
             );
         }
     }
@@ -50,7 +50,7 @@ fn is_refused(rig: &Rig, words: &[&str]) {
 }
 
 #[test]
-fn a_token_directory_that_everybody_can_write_is_refused() {
+fn world_writable_token_directory_is_refused() {
     let rig = with_tokens(0o777);
     is_refused(&rig, &["tokens can be written by everybody", "chmod o-w"]);
     chmod(&rig.path("tokens"), 0o1777);
@@ -61,7 +61,7 @@ fn a_token_directory_that_everybody_can_write_is_refused() {
 }
 
 #[test]
-fn a_token_directory_below_what_everybody_can_write_is_refused() {
+fn token_directory_below_a_world_writable_one_is_refused() {
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
     fs::create_dir_all(rig.path("open/tokens")).expect("directories");
@@ -72,14 +72,16 @@ fn a_token_directory_below_what_everybody_can_write_is_refused() {
     chmod(&rig.path("open"), 0o755);
     let daemon = rig.start();
     rig.wait_for_generation("acme", 2);
-    eventually("a file where the administrator's link leads", SOON, || {
-        rig.path("open/tokens/acme/token").exists()
-    });
+    eventually(
+        "a file in the target of the administrator's link",
+        SOON,
+        || rig.path("open/tokens/acme/token").exists(),
+    );
     daemon.stop();
 }
 
 #[test]
-fn a_token_directory_of_another_user_is_refused_with_the_name_of_its_owner() {
+fn token_directory_of_another_user_is_refused() {
     if !is_root() {
         return;
     }
@@ -89,7 +91,7 @@ fn a_token_directory_of_another_user_is_refused_with_the_name_of_its_owner() {
     chown(rig.path("tokens"), Some(0), None).expect("root");
     let daemon = rig.start();
     rig.wait_for_generation("acme", 2);
-    // It changes hands while the daemon runs.
+    // The owner changes while the daemon runs.
     chown(rig.path("tokens"), Some(STRANGER), None).expect("root");
     daemon.wait_for_step("acme", "unpublished");
     let before = rig.generation("acme");
@@ -101,21 +103,21 @@ fn a_token_directory_of_another_user_is_refused_with_the_name_of_its_owner() {
 }
 
 #[test]
-fn a_portals_directory_of_another_user_is_named_with_its_owner() {
+fn portal_directory_of_another_user_is_named() {
     if !is_root() {
         return;
     }
     let rig = with_tokens(0o751);
     fs::create_dir(rig.path("tokens/acme")).expect("a directory");
     let owner = format!("acme belongs to user {STRANGER}");
-    // One that is made for a consumer stays also while there is no token.
+    // A directory made for a consumer stays even without a token.
     chmod(&rig.path("tokens/acme"), 0o2750);
     chown(rig.path("tokens/acme"), Some(STRANGER), None).expect("root");
     let daemon = rig.start();
-    daemon.wait_for("it is told", |event| {
-        event["level"] == "WARN" && says(event, &owner)
+    daemon.wait_for("the report", |event| {
+        event["level"] == "WARN" && message_contains(event, &owner)
     });
-    // It may be meant.
+    // It may be intended.
     eventually("a token that works", SOON, || rig.has_working_token("acme"));
     let ran = rig.run(["check"]);
     assert!(
@@ -125,14 +127,18 @@ fn a_portals_directory_of_another_user_is_named_with_its_owner() {
     daemon.stop();
     chown(rig.path("tokens/acme"), Some(0), None).expect("root");
     let daemon = rig.start();
-    assert!(daemon.events(|event| says(event, "belongs to")).is_empty());
+    assert!(
+        daemon
+            .events(|event| message_contains(event, "belongs to"))
+            .is_empty()
+    );
     let ran = rig.run(["check"]);
     assert!(!ran.stderr.contains("belongs to"), "{ran:?}");
     daemon.stop();
 }
 
 #[test]
-fn the_recommended_directories_work() {
+fn recommended_directories_work() {
     for mode in [0o751, 0o2750, 0o2770] {
         let rig = with_tokens(0o751);
         fs::create_dir(rig.path("tokens/acme")).expect("a directory");
@@ -149,12 +155,12 @@ fn the_recommended_directories_work() {
 }
 
 #[test]
-fn a_portals_directory_that_is_a_link_is_not_followed_and_is_told() {
+fn linked_portal_directory_is_reported_and_not_followed() {
     let rig = with_tokens(0o751);
     let victim = rig.path("victim");
     fs::create_dir(&victim).expect("a directory");
     for name in ["token", "env"] {
-        File::create_new(victim.join(name)).expect("a file of somebody's");
+        File::create_new(victim.join(name)).expect("a foreign file");
     }
     let daemon = rig.start();
     rig.wait_for_generation("acme", 2);
@@ -163,15 +169,15 @@ fn a_portals_directory_that_is_a_link_is_not_followed_and_is_told() {
         .status();
     assert!(moved.expect("mv").success());
     symlink(&victim, rig.path("tokens/acme")).expect("a link");
-    let told = daemon.wait_for_step("acme", "unpublished");
+    let event = daemon.wait_for_step("acme", "unpublished");
     assert!(
-        told["reason"]
+        event["reason"]
             .as_str()
             .expect("a reason")
             .contains("symbolic link"),
-        "{told}"
+        "{event}"
     );
-    // Its own files are somewhere else now.
+    // The portal's own files are elsewhere now.
     let ran = rig.run(["forget", "acme", "--yes"]);
     assert!(
         ran.code == Some(75) && ran.stderr.contains("symbolic link"),
@@ -193,7 +199,7 @@ fn a_portals_directory_that_is_a_link_is_not_followed_and_is_told() {
 }
 
 #[test]
-fn what_a_reader_puts_in_place_of_token_json_stops_no_start() {
+fn foreign_object_as_token_json_does_not_stop_the_start() {
     let rig = with_tokens(0o751);
     let daemon = rig.start();
     rig.wait_for_generation("acme", 2);
@@ -271,12 +277,12 @@ fn what_a_reader_puts_in_place_of_token_json_stops_no_start() {
 }
 
 #[test]
-fn no_file_of_the_state_is_opened_through_a_link() {
+fn state_files_are_not_opened_through_links() {
     for suffix in ["", "-wal", ".lock"] {
         let mut rig = Rig::new(["acme"]);
         rig.grant("acme");
         rig.write_config();
-        rig.secret("victim", "what is somebody else's");
+        rig.secret("victim", "a foreign file");
         symlink(rig.path("victim"), rig.path(format!("state.db{suffix}"))).expect("a link");
         for command in [&["run"][..], &["renew", "acme"]] {
             let ran = rig.run(command.iter().copied());
@@ -285,27 +291,27 @@ fn no_file_of_the_state_is_opened_through_a_link() {
         }
         assert_eq!(
             fs::read_to_string(rig.path("victim")).expect("it is there"),
-            "what is somebody else's"
+            "a foreign file"
         );
         assert_eq!(rig.requests("acme"), 0);
     }
-    // Without the record of generations everything goes on; a link in its place is not written through.
+    // Without the record of generations, work continues; it is not written through a link.
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
     rig.write_config();
     assert_eq!(rig.run(["renew", "acme"]).code, Some(0));
     fs::remove_file(rig.path("state.db.generations")).expect("a record");
-    rig.secret("victim", "what is somebody else's");
+    rig.secret("victim", "a foreign file");
     symlink(rig.path("victim"), rig.path("state.db.generations")).expect("a link");
     assert_eq!(rig.run(["renew", "acme"]).code, Some(0));
     assert_eq!(
         fs::read_to_string(rig.path("victim")).expect("it is there"),
-        "what is somebody else's"
+        "a foreign file"
     );
 }
 
 #[test]
-fn whoever_looks_waits_for_no_pipe_in_place_of_the_state_or_its_log() {
+fn reading_commands_do_not_block_on_a_pipe_as_state() {
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
     rig.start().stop();
@@ -329,7 +335,7 @@ fn whoever_looks_waits_for_no_pipe_in_place_of_the_state_or_its_log() {
 }
 
 #[test]
-fn a_huge_record_of_generations_is_not_read() {
+fn huge_record_of_generations_is_not_read() {
     let rig = with_tokens(0o751);
     let daemon = rig.start();
     rig.wait_for_generation("acme", 2);
@@ -356,7 +362,7 @@ fn a_huge_record_of_generations_is_not_read() {
 }
 
 #[test]
-fn a_second_daemon_after_the_lock_was_deleted_says_that_the_state_is_in_use() {
+fn deleted_lock_does_not_admit_a_second_daemon() {
     let rig = with_tokens(0o751);
     let daemon = rig.start();
     rig.wait_for_generation("acme", 2);
@@ -377,7 +383,7 @@ fn a_second_daemon_after_the_lock_was_deleted_says_that_the_state_is_in_use() {
 }
 
 #[test]
-fn a_state_directory_of_another_user_is_refused() {
+fn state_directory_of_another_user_is_refused() {
     if !is_root() {
         return;
     }
@@ -413,11 +419,11 @@ fn a_state_directory_of_another_user_is_refused() {
     );
     chmod(&rig.path("theirs"), 0o700);
     let daemon = crate::common::Daemon::spawn(rig.command(["run"]));
-    daemon.wait_for("a daemon", |event| says(event, "is ready"));
+    daemon.wait_for("a daemon", |event| message_contains(event, "is ready"));
     daemon.stop();
 }
 
-/// `run` and `check` end like this, with these words.
+/// Asserts that `run` and `check` end like this, with these words.
 #[track_caller]
 fn neither_runs_nor_checks(rig: &Rig, code: i32, words: &[&str]) {
     for command in ["run", "check"] {
@@ -431,7 +437,7 @@ fn neither_runs_nor_checks(rig: &Rig, code: i32, words: &[&str]) {
 }
 
 #[test]
-fn a_good_state_of_another_owner_is_not_to_be_removed_and_check_says_what_run_says() {
+fn valid_state_of_another_owner_is_not_to_be_removed() {
     if !is_root() {
         return;
     }
@@ -448,7 +454,7 @@ fn a_good_state_of_another_owner_is_not_to_be_removed_and_check_says_what_run_sa
 }
 
 #[test]
-fn what_is_no_file_beside_the_state_is_named_by_run_and_check() {
+fn non_files_beside_the_state_are_named_by_run_and_check() {
     for name in ["state.db.lock", "state.db-shm"] {
         let rig = with_tokens(0o751);
         fs::create_dir(rig.path(name)).expect("a directory");
@@ -457,7 +463,7 @@ fn what_is_no_file_beside_the_state_is_named_by_run_and_check() {
 }
 
 #[test]
-fn a_state_that_others_can_read_is_closed_and_told() {
+fn world_readable_state_is_restricted_and_reported() {
     let rig = with_tokens(0o751);
     rig.start().stop();
     chmod(&rig.path("state.db"), 0o644);
@@ -471,7 +477,7 @@ fn a_state_that_others_can_read_is_closed_and_told() {
     );
     let daemon = rig.start();
     daemon.wait_for("a warning", |event| {
-        says(event, "state.db was open to other users (mode 0644)")
+        message_contains(event, "state.db was open to other users (mode 0644)")
     });
     assert_eq!(crate::common::mode(&rig.path("state.db")), 0o600);
     daemon.stop();
@@ -480,13 +486,13 @@ fn a_state_that_others_can_read_is_closed_and_told() {
 }
 
 #[test]
-fn a_configuration_that_everybody_can_write_is_named_by_run_and_check() {
+fn world_writable_configuration_is_named_by_run_and_check() {
     let rig = with_tokens(0o751);
     chmod(&rig.path("refreshd.toml"), 0o666);
     let words = "every user can write this file (mode 0666)";
     let ran = rig.run(["check"]);
     assert!(ran.code == Some(0) && ran.stderr.contains(words), "{ran:?}");
     let daemon = crate::common::Daemon::spawn(rig.command(["run"]));
-    daemon.wait_for("a warning", |event| says(event, words));
+    daemon.wait_for("a warning", |event| message_contains(event, words));
     daemon.stop();
 }

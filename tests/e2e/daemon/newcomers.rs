@@ -1,4 +1,4 @@
-//! Portals without a grant: a first token is sent for those that are new, and for no other, whenever they come.
+//! Portals without a grant: a first token is sent only for new portals, whenever they are added.
 
 use std::fs;
 use std::process::Command;
@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::common::{Portal, Rig, SOON, always, domain, eventually, is_step, says};
+use crate::common::{Portal, Rig, SOON, always, domain, eventually, is_step, message_contains};
 use crate::daemon::lost_state::{FILES, RECORD, renewed, without_state};
 
 #[test]
-fn a_reload_judges_the_portals_that_it_brings_as_a_start_does() {
+fn reload_checks_new_portals_as_a_start_does() {
     let mut rig = renewed();
     without_state(&rig);
-    // One is known by its token files alone, the other by the record alone.
+    // One portal is known by its token files only, the other by the record only.
     let record = fs::read_to_string(rig.path(RECORD)).unwrap();
     let of_globex = |line: &&str| line.starts_with("globex ");
     let record: String = record
@@ -32,26 +32,26 @@ fn a_reload_judges_the_portals_that_it_brings_as_a_start_does() {
             .events(|event| is_step(event, "old-state"))
             .is_empty()
     );
-    let (sent, published) = (rig.sandbox.total_requests(), rig.token_json("acme"));
+    let (sent, published) = (rig.server.total_requests(), rig.token_json("acme"));
     rig.config.portals = all;
     rig.config.portals.push(Portal::new("initech", "crm"));
     rig.grant("initech");
     rig.write_config();
     daemon.sighup();
-    let said = daemon.wait_for("it is told", |event| {
-        is_step(event, "old-state") && says_reason(event, "initech")
+    let event = daemon.wait_for("the report", |event| {
+        is_step(event, "old-state") && reason_contains(event, "initech")
     });
     assert!(
-        said["severity"] == "critical"
-            && says_reason(&said, "2 of its portals")
-            && says_reason(&said, "acme, globex")
-            && says_reason(&said, "the first token of 1 of its portals is not sent"),
-        "{said}"
+        event["severity"] == "critical"
+            && reason_contains(&event, "2 of its portals")
+            && reason_contains(&event, "acme, globex")
+            && reason_contains(&event, "the first token of 1 of its portals is not sent"),
+        "{event}"
     );
     always(
-        "nothing is sent, and readers keep what they have",
+        "nothing is sent, and published tokens stay",
         Duration::from_secs(6),
-        || rig.sandbox.total_requests() == sent && rig.token_json("acme") == published,
+        || rig.server.total_requests() == sent && rig.token_json("acme") == published,
     );
     for portal in ["acme", "globex", "initech"] {
         assert_eq!(
@@ -59,9 +59,9 @@ fn a_reload_judges_the_portals_that_it_brings_as_a_start_does() {
             "old-state"
         );
     }
-    // A person says that it is new.
+    // The operator confirms that it is new.
     import_its_file(&rig, "initech");
-    // Nobody is in doubt any more, and others may come.
+    // No portal is in doubt any more, so further ones are accepted.
     for portal in ["acme", "globex"] {
         assert_eq!(rig.import(portal, &rig.install(portal)).code, Some(0));
     }
@@ -75,13 +75,13 @@ fn a_reload_judges_the_portals_that_it_brings_as_a_start_does() {
     rig.no_violations();
 }
 
-fn says_reason(event: &Value, text: &str) -> bool {
+fn reason_contains(event: &Value, text: &str) -> bool {
     event["reason"]
         .as_str()
         .is_some_and(|reason| reason.contains(text))
 }
 
-/// Does what the status of a portal says that is held beside a lost state.
+/// Executes the action that the status suggests for a portal held beside a lost state.
 #[track_caller]
 fn import_its_file(rig: &Rig, portal: &str) {
     let status = rig.get_json(&format!("/v1/portals/{portal}"));
@@ -97,7 +97,7 @@ fn import_its_file(rig: &Rig, portal: &str) {
     rig.wait_for_phase(portal, "fresh");
 }
 
-/// Names a portal anew in the configuration; its first token goes with it.
+/// Renames a portal in the configuration, with its first token.
 fn rename(rig: &mut Rig, from: &str, to: &str) {
     let token = fs::read_to_string(rig.path(format!("{from}.refresh"))).expect("a first token");
     rig.secret(&format!("{to}.refresh"), &token);
@@ -107,24 +107,25 @@ fn rename(rig: &mut Rig, from: &str, to: &str) {
     rig.config.portals.push(portal);
 }
 
-/// Nothing is sent by a start without the state, `held` is told of, and with the state back the grants live.
+/// Asserts that a start without the state sends nothing and reports `held`, and that the grants are alive once the state is
+/// back.
 #[track_caller]
 fn holds_until_the_state_is_back(mut rig: Rig, held: &str, change: impl FnOnce(&mut Rig)) {
     let state = without_state(&rig);
     let before = rig.config.clone();
     change(&mut rig);
-    let sent = rig.sandbox.total_requests();
+    let sent = rig.server.total_requests();
     for _ in 0..2 {
         let daemon = rig.start();
-        let said = daemon.wait_for("it is told", |event| is_step(event, "old-state"));
+        let event = daemon.wait_for("the report", |event| is_step(event, "old-state"));
         assert!(
-            said["severity"] == "critical"
-                && says_reason(&said, "the first token of 1 of its portals is not sent")
-                && says_reason(&said, held),
-            "{said}"
+            event["severity"] == "critical"
+                && reason_contains(&event, "the first token of 1 of its portals is not sent")
+                && reason_contains(&event, held),
+            "{event}"
         );
         always("nothing is sent", Duration::from_secs(4), || {
-            rig.sandbox.total_requests() == sent
+            rig.server.total_requests() == sent
         });
         let status = rig.get_json(&format!("/v1/portals/{held}"));
         assert_eq!(status["phase"], "old-state", "{status}");
@@ -147,14 +148,14 @@ fn holds_until_the_state_is_back(mut rig: Rig, held: &str, change: impl FnOnce(&
 }
 
 #[test]
-fn a_portal_renamed_at_a_start_without_the_state_is_not_sent_its_spent_token() {
+fn renamed_portal_without_state_does_not_send_a_spent_token() {
     holds_until_the_state_is_back(renewed(), "acme-crm", |rig| {
         rename(rig, "acme", "acme-crm");
     });
 }
 
 #[test]
-fn a_portal_added_at_a_start_without_the_state_waits_for_a_person() {
+fn added_portal_without_state_waits_for_the_operator() {
     holds_until_the_state_is_back(renewed(), "initech", |rig| {
         rig.config.portals.push(Portal::new("initech", "crm"));
         rig.grant("initech");
@@ -162,7 +163,7 @@ fn a_portal_added_at_a_start_without_the_state_waits_for_a_person() {
 }
 
 #[test]
-fn where_every_portal_was_renamed_or_left_out_the_traces_of_the_others_still_count() {
+fn traces_of_other_portals_count_though_all_were_renamed() {
     for gone in [RECORD, "tokens"] {
         holds_until_the_state_is_back(renewed(), "acme-crm", |rig| {
             rename(rig, "acme", "acme-crm");
@@ -175,7 +176,7 @@ fn where_every_portal_was_renamed_or_left_out_the_traces_of_the_others_still_cou
 }
 
 #[test]
-fn a_first_token_beside_a_restored_backup_waits_for_a_person() {
+fn first_token_beside_a_restored_backup_waits() {
     let mut rig = renewed();
     let daemon = rig.start();
     let old: Vec<_> = FILES
@@ -190,17 +191,17 @@ fn a_first_token_beside_a_restored_backup_waits_for_a_person() {
     }
     rig.config.portals.push(Portal::new("initech", "crm"));
     rig.grant("initech");
-    let own = |rig: &Rig| rig.sandbox.requests(&domain("initech"));
+    let own = |rig: &Rig| rig.server.requests(&domain("initech"));
     let before = own(&rig);
     let daemon = rig.start();
-    daemon.wait_for("it is told", |event| {
-        is_step(event, "old-state") && says_reason(event, "initech")
+    daemon.wait_for("the report", |event| {
+        is_step(event, "old-state") && reason_contains(event, "initech")
     });
     always("it is not sent", Duration::from_secs(4), || {
         own(&rig) == before
     });
     import_its_file(&rig, "initech");
-    // As long as a grant is old: one that a reload brings.
+    // While a grant is in the old state, a portal added by a reload waits, too.
     rig.config.portals.push(Portal::new("umbrella", "crm"));
     rig.grant("umbrella");
     rig.write_config();
@@ -220,7 +221,7 @@ fn a_first_token_beside_a_restored_backup_waits_for_a_person() {
 }
 
 #[test]
-fn a_damaged_record_beside_a_living_state_keeps_no_new_portal_from_its_start() {
+fn damaged_record_beside_a_live_state_blocks_no_new_portal() {
     for damaged in ["", "garbage\n"] {
         let mut rig = renewed();
         rig.secret(RECORD, damaged);
@@ -228,8 +229,8 @@ fn a_damaged_record_beside_a_living_state_keeps_no_new_portal_from_its_start() {
         rig.grant("initech");
         let daemon = rig.start();
         rig.wait_for_phase("initech", "fresh");
-        daemon.wait_for("the damage is told", |event| {
-            says(event, "state.db.generations is damaged")
+        daemon.wait_for("the report of the damage", |event| {
+            message_contains(event, "state.db.generations is damaged")
         });
         assert!(
             daemon
@@ -249,7 +250,7 @@ fn a_damaged_record_beside_a_living_state_keeps_no_new_portal_from_its_start() {
 }
 
 #[test]
-fn files_without_a_token_in_them_are_no_traces_and_are_replaced() {
+fn files_without_a_token_are_no_traces_and_are_replaced() {
     let names = ["acme", "globex", "hooli"];
     let mut rig = Rig::new(names);
     for portal in names {

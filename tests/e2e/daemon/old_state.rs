@@ -1,5 +1,5 @@
-//! A state that went back, as a restored backup does, is noticed before a spent token is sent; what never happens
-//! without one is not taken for it.
+//! A state that went back, as a restored backup does, is detected before a spent token is sent; everyday events are not taken
+//! for that.
 
 use std::fs;
 use std::path::Path;
@@ -11,8 +11,8 @@ use rusqlite::config::DbConfig;
 
 use crate::common::{Daemon, EVERY, LIFE, Rig, SOON, always, domain, eventually, is_step};
 
-/// A server that ends a grant when a spent token comes again.
-fn vengeful() -> Rules {
+/// A server that ends a grant when a spent token is sent again.
+fn revoking() -> Rules {
     Rules {
         token_lifetime: Duration::from_secs(60),
         reuse: Reuse::RevokeFamily,
@@ -26,7 +26,7 @@ fn remove_state(rig: &Rig) {
     }
 }
 
-/// A rig that was stopped, and whose state then went back to generation 2; readers have had generation 3.
+/// A rig whose state went back to generation 2 while stopped; generation 3 was published.
 fn gone_back(rules: Rules) -> Rig {
     let mut rig = Rig::with_rules(["acme", "globex"], rules);
     rig.config.app().renew_every = EVERY;
@@ -44,14 +44,14 @@ fn gone_back(rules: Rules) -> Rig {
     rig
 }
 
-fn told_of_an_old_state(daemon: &Daemon) -> usize {
+fn rollback_reports(daemon: &Daemon) -> usize {
     daemon.events(|event| is_step(event, "old-state")).len()
 }
 
-/// What is left of the time after the backup: notes beside the state, token.json, any token file.
+/// Traces of the time after the backup: the record beside the state, token.json, any token file.
 #[track_caller]
-fn notices(notes: bool, json: bool, files: bool) {
-    let rig = gone_back(vengeful());
+fn is_detected_by(notes: bool, json: bool, files: bool) {
+    let rig = gone_back(revoking());
     let sent = rig.requests("acme");
     if !notes {
         fs::remove_file(rig.path("state.db.generations")).expect("it was there");
@@ -64,23 +64,26 @@ fn notices(notes: bool, json: bool, files: bool) {
     }
     let published = rig.token_json("acme");
     let daemon = rig.start();
-    let said = daemon.wait_for("a word about the state", |event| {
+    let event = daemon.wait_for("the report about the state", |event| {
         is_step(event, "old-state")
     });
-    assert_eq!(said["severity"], "critical");
+    assert_eq!(event["severity"], "critical");
     assert!(
-        said["reason"].as_str().unwrap_or_default().contains("acme"),
-        "{said}"
+        event["reason"]
+            .as_str()
+            .unwrap_or_default()
+            .contains("acme"),
+        "{event}"
     );
-    let told = daemon.wait_for_step("acme", "person");
-    assert_eq!(told["severity"], "critical");
-    let action = told["action"].as_str().unwrap_or_default();
+    let event = daemon.wait_for_step("acme", "person");
+    assert_eq!(event["severity"], "critical");
+    let action = event["action"].as_str().unwrap_or_default();
     assert!(
         action.contains("refreshd authorize acme") && action.contains("refreshd renew acme"),
-        "{told}"
+        "{event}"
     );
     if !json {
-        // No token is known that readers have.
+        // No published token is known.
         let (code, why) = rig.http("/readyz");
         assert!(code == 503 && why.contains("1 portal is overdue"), "{why}");
         assert_eq!(rig.get_json("/v1/portals/acme")["overdue"], true);
@@ -90,9 +93,9 @@ fn notices(notes: bool, json: bool, files: bool) {
             && rig.token_json("acme") == published
             && (!files || rig.has_working_token("acme"))
     };
-    // It was due the moment it was restored.
+    // It is due as soon as it is restored.
     always(
-        "nothing is sent, readers keep the newest token",
+        "nothing is sent, the newest token stays published",
         Duration::from_secs(3),
         || waits(&rig),
     );
@@ -108,7 +111,7 @@ fn notices(notes: bool, json: bool, files: bool) {
     assert_eq!(
         ran.code,
         Some(1),
-        "which asks for none that is held, and names it: {ran:?}"
+        "which skips the held portal and names it: {ran:?}"
     );
     assert!(
         ran.stderr
@@ -116,11 +119,11 @@ fn notices(notes: bool, json: bool, files: bool) {
         "{ran:?}"
     );
     assert!((rig.metric("refreshd_portals{phase=\"old-state\"}") - 1.0).abs() < 0.1);
-    // It stays so.
+    // A restart changes nothing.
     daemon.stop();
     let daemon = rig.start();
     assert!(rig.get_json("/v1/portals/acme")["phase"] == "old-state" && waits(&rig));
-    assert_eq!(told_of_an_old_state(&daemon), 0, "it is known");
+    assert_eq!(rollback_reports(&daemon), 0, "it is known");
 
     assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(0));
     rig.wait_for_generation("acme", 5);
@@ -130,40 +133,40 @@ fn notices(notes: bool, json: bool, files: bool) {
     daemon.stop();
     let daemon = rig.start();
     rig.wait_for_renewals("acme", 1);
-    assert_eq!(told_of_an_old_state(&daemon), 0);
+    assert_eq!(rollback_reports(&daemon), 0);
     rig.no_violations();
 }
 
 #[test]
-fn a_restored_state_is_noticed_and_its_spent_token_is_not_sent() {
-    notices(true, true, true);
+fn restored_state_is_detected_and_sends_no_spent_token() {
+    is_detected_by(true, true, true);
 }
 
 #[test]
-fn it_is_noticed_by_the_token_file_alone() {
-    notices(false, true, true);
+fn detected_by_the_token_file_alone() {
+    is_detected_by(false, true, true);
 }
 
 #[test]
-fn it_is_noticed_by_the_notes_beside_it_and_files_without_a_generation_are_left() {
-    notices(true, false, true);
+fn detected_by_the_record_though_files_lack_generations() {
+    is_detected_by(true, false, true);
 }
 
 #[test]
-fn it_is_noticed_by_the_notes_alone_as_after_a_restart_of_the_machine() {
-    notices(true, false, false);
+fn detected_by_the_record_alone_as_after_a_reboot() {
+    is_detected_by(true, false, false);
 }
 
 #[test]
-fn an_operator_may_try_the_old_token_all_the_same() {
+fn operator_can_try_the_old_token() {
     let grace = Reuse::Grace(Duration::from_secs(600));
     let rig = gone_back(Rules {
         reuse: grace,
-        ..vengeful()
+        ..revoking()
     });
     let daemon = rig.start();
     daemon.wait_for_step("acme", "person");
-    rig.sandbox.allow_replay(&domain("acme"));
+    rig.server.allow_replay(&domain("acme"));
     let ran = rig.run(["renew", "acme"]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
     assert_eq!(rig.generation("acme"), 4, "after the newest that there was");
@@ -171,9 +174,9 @@ fn an_operator_may_try_the_old_token_all_the_same() {
     rig.wait_for_renewals("acme", 1);
     rig.no_violations();
 
-    let rig = gone_back(vengeful());
+    let rig = gone_back(revoking());
     let _daemon = rig.start();
-    rig.sandbox.allow_replay(&domain("acme"));
+    rig.server.allow_replay(&domain("acme"));
     let ran = rig.run(["renew", "acme"]);
     assert!(
         ran.code == Some(1) && ran.stderr.contains("refreshd authorize acme"),
@@ -184,8 +187,8 @@ fn an_operator_may_try_the_old_token_all_the_same() {
 }
 
 #[test]
-fn without_a_daemon_it_is_noticed_too() {
-    let rig = gone_back(vengeful());
+fn detected_without_a_daemon() {
+    let rig = gone_back(revoking());
     let sent = rig.requests("acme");
     rig.write_config();
     let ran = rig.run(["status"]);
@@ -199,21 +202,21 @@ fn without_a_daemon_it_is_noticed_too() {
     );
     assert_eq!((rig.requests("acme"), rig.generation("acme")), (sent, 3));
     let daemon = rig.start();
-    let told = daemon.wait_for_step("acme", "person");
+    let event = daemon.wait_for_step("acme", "person");
     assert_eq!(
-        told["severity"], "critical",
-        "the command had no way to say so: {told}"
+        event["severity"], "critical",
+        "the command could not log it: {event}"
     );
     rig.no_violations();
 }
 
 #[test]
-fn what_happens_every_day_is_not_taken_for_a_restored_state() {
+fn everyday_events_are_not_taken_for_a_restored_state() {
     let mut rig = Rig::with_lifetime(["acme", "globex"], LIFE);
     rig.grant("acme");
     let calm = |rig: &Rig| {
         let daemon = rig.start();
-        assert_eq!(told_of_an_old_state(&daemon), 0);
+        assert_eq!(rollback_reports(&daemon), 0);
         assert_ne!(rig.get_json("/v1/portals/acme")["phase"], "old-state");
         daemon
     };
@@ -227,13 +230,13 @@ fn what_happens_every_day_is_not_taken_for_a_restored_state() {
         });
         daemon.kill9();
     }
-    // Forgotten, and given anew.
+    // Forgotten and imported again.
     let daemon = calm(&rig);
     assert_eq!(rig.run(["forget", "acme", "--yes"]).code, Some(0));
     assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(0));
     rig.wait_for_phase("acme", "fresh");
     daemon.kill9();
-    // Taken out, forgotten for good, and put in again: its count begins anew.
+    // Removed, forgotten and added again: its count restarts.
     let portal = rig.config.portal("acme").clone();
     rig.config.remove("acme");
     let daemon = rig.start();
@@ -250,15 +253,15 @@ fn what_happens_every_day_is_not_taken_for_a_restored_state() {
     let daemon = calm(&rig);
     rig.wait_for_renewals("acme", 1);
     daemon.kill9();
-    // A state given up, with everything that it left outside, which `lost_state` is about: a person says so.
+    // A state that is given up, with all its traces, as in `lost_state`: the operator confirms it.
     remove_state(&rig);
     rig.config.portal("acme").refresh_token_file = false;
     let daemon = rig.start();
-    assert_eq!(told_of_an_old_state(&daemon), 1);
+    assert_eq!(rollback_reports(&daemon), 1);
     assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(0));
     rig.wait_for_phase("acme", "fresh");
     daemon.kill9();
-    // The record beside it given up, damaged, or not writable.
+    // The record is removed, damaged or not writable.
     rig.secret("state.db.generations", "acme 1\nacme\0\n\u{fffd}\nacme 2");
     let daemon = calm(&rig);
     daemon.wait_for("the damage", |event| {
@@ -282,7 +285,7 @@ fn what_happens_every_day_is_not_taken_for_a_restored_state() {
 }
 
 #[test]
-fn the_state_of_a_newer_version_is_left_untouched_with_its_log() {
+fn newer_state_and_its_wal_are_left_untouched() {
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
     let daemon = rig.start();
@@ -305,7 +308,7 @@ fn the_state_of_a_newer_version_is_left_untouched_with_its_log() {
     ]
     .map(bytes);
     assert!(before[1].len() > 4096, "the version is in the log alone");
-    let sent = rig.sandbox.total_requests();
+    let sent = rig.server.total_requests();
     for command in [
         &["run"][..],
         &["status"],
@@ -326,6 +329,6 @@ fn the_state_of_a_newer_version_is_left_untouched_with_its_log() {
         .map(bytes);
         assert!(after == before, "{command:?} changed something");
     }
-    assert_eq!(rig.sandbox.total_requests(), sent);
+    assert_eq!(rig.server.total_requests(), sent);
     rig.no_violations();
 }

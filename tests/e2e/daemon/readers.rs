@@ -1,4 +1,4 @@
-//! The first promise: a reader never meets a torn, unknown or expired token, while renewals and failures go on.
+//! The first promise: a reader never sees a torn, unknown or expired token while renewals and failures go on.
 
 use std::fs;
 use std::thread;
@@ -11,7 +11,7 @@ use crate::common::{LIFE, Rig, always, domain, now_millis};
 
 const PORTALS: [&str; 5] = ["acme", "globex", "hooli", "initech", "umbrella"];
 
-/// Reads both files of a portal as a consumer would; a panic is a promise broken.
+/// Reads both files of a portal as a consumer would; a panic is a broken promise.
 fn read(rig: &Rig, portal: &str) {
     let raw = fs::read_to_string(rig.token_path(portal, "token"))
         .unwrap_or_else(|error| panic!("{portal}: {error}"));
@@ -23,10 +23,10 @@ fn read(rig: &Rig, portal: &str) {
         raw.as_str(),
         json["access_token"].as_str().unwrap_or_default(),
     ] {
-        let known = rig.sandbox.knows_access(token);
+        let known = rig.server.knows_access(token);
         let known =
             known.unwrap_or_else(|| panic!("{portal}: the server never issued this: {token:?}"));
-        assert_eq!(known.domain, domain(portal), "somebody else's token");
+        assert_eq!(known.domain, domain(portal), "another portal's token");
         let left = known.expires_at.millis() - now_millis();
         assert!(left > 0, "{portal}: expired {} ms ago", -left);
     }
@@ -39,7 +39,7 @@ fn read(rig: &Rig, portal: &str) {
 }
 
 #[test]
-fn no_reader_ever_meets_a_torn_unknown_or_expired_token() {
+fn readers_never_see_a_torn_unknown_or_expired_token() {
     let reuse = Reuse::Grace(Duration::from_secs(60));
     let mut rig = Rig::with_rules(
         PORTALS,
@@ -64,7 +64,7 @@ fn no_reader_ever_meets_a_torn_unknown_or_expired_token() {
             });
             reads
         });
-        // One request of each portal's first renewals fails, and one loses its reply: there is time for another.
+        // One request of each portal's first renewals fails, and one loses its response: there is time for another.
         for fault in [
             Fault::Refuse {
                 status: 500,
@@ -74,7 +74,7 @@ fn no_reader_ever_meets_a_torn_unknown_or_expired_token() {
             Fault::Lost,
         ] {
             PORTALS.iter().for_each(|portal| {
-                rig.sandbox
+                rig.server
                     .fail(At::Portal(domain(portal)), fault.clone(), 1);
             });
         }

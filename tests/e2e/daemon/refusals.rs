@@ -1,5 +1,5 @@
-//! Refusals that are one portal's own, clients whose secret was replaced, servers that are ill, and what is shown of the
-//! server's own words.
+//! Rejections of one portal only, clients whose secret was replaced, failing servers, and the display of the server's error
+//! texts.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use refreshd_fake_server::{At, Fault, Rules};
 use serde_json::Value;
 
 use crate::common::{
-    CLIENT_ID, Daemon, LIFE, Rig, SOON, always, domain, eventually, is_step, says,
+    CLIENT_ID, Daemon, LIFE, Rig, SOON, always, domain, eventually, is_step, message_contains,
 };
 
 fn refuse(status: u16, error: &str, description: &str) -> Fault {
@@ -28,7 +28,7 @@ fn answer(status: u16, body: &str, retry_after: Option<u64>) -> Fault {
     }
 }
 
-/// A daemon whose portals have each been renewed once, so that readers have a token and the request is known to work.
+/// A daemon whose portals have each been renewed once, so that tokens are published and the request is proven.
 fn renewed<const N: usize>(portals: [&str; N], rules: Rules) -> (Rig, Daemon) {
     let mut rig = Rig::with_rules(portals, rules);
     for portal in portals {
@@ -48,7 +48,7 @@ fn short() -> Rules {
     }
 }
 
-/// Tokens that live so long that none ends within a test.
+/// Tokens that live so long that none expires within a test.
 fn long() -> Rules {
     Rules {
         token_lifetime: Duration::from_secs(600),
@@ -66,7 +66,7 @@ fn view(rig: &Rig, portal: &str) -> Value {
     rig.get_json(&format!("/v1/portals/{portal}"))
 }
 
-/// An operator's `renew`, which may come only some time after the last one.
+/// An explicit `renew`, which is allowed some time after the last renewal only.
 fn renew(rig: &Rig, portal: &str) {
     eventually(&format!("a renewal of {portal} by hand"), SOON, || {
         let ran = rig.run(["renew", portal, "--json"]);
@@ -75,28 +75,28 @@ fn renew(rig: &Rig, portal: &str) {
 }
 
 #[test]
-fn a_client_that_is_refused_for_one_portal_only_goes_on_for_the_others() {
+fn client_refused_for_one_portal_continues_for_others() {
     let (rig, daemon) = renewed(["acme", "globex", "hooli"], short());
     for (code, status) in [("invalid_client", 400), ("insufficient_scope", 403)] {
         let mark = daemon.mark();
         rig.fail("acme", refuse(status, code, ""), u32::MAX);
-        let told = daemon.wait_after(mark, SOON + LIFE, "the refusal to be told", |event| {
+        let event = daemon.wait_after(mark, SOON + LIFE, "the report of the refusal", |event| {
             is_step(event, "person") && event["portal"] == "acme"
         });
-        assert_eq!(told["severity"], "critical", "{told}");
+        assert_eq!(event["severity"], "critical", "{event}");
         assert!(
-            text(&told, "reason").contains("for this portal only (it works for 2 others)"),
-            "{told}"
+            text(&event, "reason").contains("for this portal only (it works for 2 others)"),
+            "{event}"
         );
-        assert!(text(&told, "reason").contains(code), "{told}");
+        assert!(text(&event, "reason").contains(code), "{event}");
         assert!(
-            text(&told, "action")
+            text(&event, "action")
                 .starts_with("refused for this portal only; the client works for 2 others: see"),
-            "{told}"
+            "{event}"
         );
         assert!(
-            text(&told, "action").contains("acme.bitrix24.com"),
-            "{told}"
+            text(&event, "action").contains("acme.bitrix24.com"),
+            "{event}"
         );
         let shown = rig.wait_for_phase("acme", "client-rejected");
         assert_eq!(shown["last_error"]["works_for"], 2, "{shown}");
@@ -127,7 +127,7 @@ fn a_client_that_is_refused_for_one_portal_only_goes_on_for_the_others() {
 }
 
 #[test]
-fn a_client_that_no_portal_succeeds_with_is_the_apps_incident_though_a_grant_is_dead() {
+fn client_failing_everywhere_is_the_apps_incident() {
     one_dead_the_others_refused(["acme", "globex"]);
     one_dead_the_others_refused(["acme", "globex", "hooli"]);
 }
@@ -162,24 +162,24 @@ fn one_dead_the_others_refused<const N: usize>(portals: [&str; N]) {
     assert!(dead["waits"].is_null(), "it waits for a person: {dead}");
     assert!(
         !daemon.stderr().contains("for this portal only"),
-        "nothing says so"
+        "nothing reports it"
     );
     rig.no_violations();
     daemon.stop();
 }
 
 #[test]
-fn a_client_that_is_refused_for_all_is_one_incident_whose_waiting_portals_say_so() {
+fn client_refused_for_all_portals_is_one_incident() {
     let names = ["p1", "p2", "p3", "p4", "p5", "p6", "p7", "p8"];
     let (rig, daemon) = renewed(names, short());
-    rig.sandbox
+    rig.server
         .add_client(CLIENT_ID, "the next secret 0123456789");
-    let told = daemon.wait_after(0, SOON + LIFE, "the incident of the app", |event| {
+    let event = daemon.wait_after(0, SOON + LIFE, "the incident of the app", |event| {
         is_step(event, "person") && event["app"] == "crm"
     });
     assert!(
-        text(&told, "reason").contains("refuses the app's client"),
-        "{told}"
+        text(&event, "reason").contains("refuses the app's client"),
+        "{event}"
     );
     let waiting = eventually(
         "a portal that waits and is past its time",
@@ -214,19 +214,19 @@ fn a_client_that_is_refused_for_all_is_one_incident_whose_waiting_portals_say_so
             .contains("waits: the client of app crm is refused since")
     );
     assert_eq!(daemon.steps("crm").len(), 1, "one incident");
-    // A few others ask within seconds, since the refusals could be those portals' own; then nobody does for minutes.
-    eventually("the last of those that ask at once", LIFE + SOON, || {
+    // A few others send a request within seconds, since the refusals could be particular to portals; then all wait for minutes.
+    eventually("the last immediate request", LIFE + SOON, || {
         let refused = |event: &Value| event["outcome"] == "client-rejected";
         daemon.events(refused).len() >= 6
     });
-    let sent = rig.sandbox.total_requests();
+    let sent = rig.server.total_requests();
     always(
-        "the client is left in peace",
+        "no request is sent for the client",
         Duration::from_secs(3),
-        || rig.sandbox.total_requests() == sent,
+        || rig.server.total_requests() == sent,
     );
 
-    // The secret is replaced in its file. Nobody reloads, and nobody asks.
+    // The secret is replaced in its file, without a reload or a command.
     rig.secret("crm.secret", "the next secret 0123456789");
     for name in names {
         rig.wait_for_phase(name, "fresh");
@@ -241,19 +241,19 @@ fn a_client_that_is_refused_for_all_is_one_incident_whose_waiting_portals_say_so
 }
 
 #[test]
-fn a_secret_that_was_replaced_in_its_file_is_used_before_anybody_is_told() {
+fn replaced_secret_is_used_before_anyone_is_notified() {
     let (rig, daemon) = renewed(["acme", "globex", "hooli"], short());
     let before: Vec<_> = ["acme", "globex", "hooli"]
         .map(|name| rig.requests(name))
         .into();
     rig.secret("crm.secret", "rotated secret 0123456789\n");
-    rig.sandbox
+    rig.server
         .add_client(CLIENT_ID, "rotated secret 0123456789");
     for portal in ["acme", "globex", "hooli"] {
         rig.wait_for_renewals(portal, 1);
     }
     daemon.wait_for("a line about it", |event| {
-        says(event, "its secret was read again and is another one now")
+        message_contains(event, "its secret was read again and is another one now")
     });
     for portal in ["acme", "globex", "hooli"] {
         assert!(
@@ -279,13 +279,15 @@ fn a_secret_that_was_replaced_in_its_file_is_used_before_anybody_is_told() {
 }
 
 #[test]
-fn a_secret_that_was_damaged_as_it_was_replaced_is_named() {
+fn damaged_replacement_secret_is_named() {
     let (rig, daemon) = renewed(["acme"], short());
     rig.secret("crm.secret", "\u{feff}rotated-secret-0123456789");
-    rig.sandbox
+    rig.server
         .add_client(CLIENT_ID, "rotated-secret-0123456789");
     daemon.wait_for("the damage", |event| {
-        says(event, "looks damaged") && says(event, "byte order mark") && event["app"] == "crm"
+        message_contains(event, "looks damaged")
+            && message_contains(event, "byte order mark")
+            && event["app"] == "crm"
     });
     assert!(!daemon.stderr().contains("rotated-secret"), "not shown");
     rig.secret("crm.secret", "rotated-secret-0123456789");
@@ -294,28 +296,28 @@ fn a_secret_that_was_damaged_as_it_was_replaced_is_named() {
 }
 
 #[test]
-fn a_secret_that_is_replaced_after_the_refusal_is_used_within_seconds() {
+fn secret_replaced_after_refusal_is_used_within_seconds() {
     let (rig, daemon) = renewed(["acme"], long());
-    rig.sandbox
+    rig.server
         .add_client(CLIENT_ID, "the next secret 0123456789");
     assert_eq!(rig.run(["forget", "acme", "--yes"]).code, Some(0));
     let ran = rig.import("acme", &rig.install("acme"));
     assert_eq!(ran.code, Some(75), "the grant is kept: {ran:?}");
     rig.secret("crm.secret", "");
     daemon.wait_for("a line about the empty file", |event| {
-        says(event, "its file is empty")
+        message_contains(event, "its file is empty")
     });
-    let said = |daemon: &Daemon| {
+    let warnings = |daemon: &Daemon| {
         daemon
-            .events(|event| says(event, "its file is empty"))
+            .events(|event| message_contains(event, "its file is empty"))
             .len()
     };
-    let sent = rig.sandbox.total_requests();
+    let sent = rig.server.total_requests();
     rig.secret("crm.secret", "the next secret 0123456789");
     rig.wait_for_phase("acme", "fresh");
-    assert_eq!(said(&daemon), 1, "a problem that lasts is said once");
+    assert_eq!(warnings(&daemon), 1, "a lasting problem is logged once");
     assert!(
-        rig.sandbox.total_requests() <= sent + 2,
+        rig.server.total_requests() <= sent + 2,
         "the refused secret is not tried meanwhile"
     );
     assert!(rig.has_working_token("acme"));
@@ -323,7 +325,7 @@ fn a_secret_that_is_replaced_after_the_refusal_is_used_within_seconds() {
 }
 
 #[test]
-fn a_server_that_is_ill_is_not_believed_whatever_its_code_says() {
+fn server_5xx_outweighs_its_error_code() {
     let (rig, daemon) = renewed(["acme", "globex", "hooli"], short());
     for (portal, fault) in [
         ("acme", refuse(500, "invalid_grant", "")),
@@ -357,14 +359,14 @@ fn a_server_that_is_ill_is_not_believed_whatever_its_code_says() {
 }
 
 #[test]
-fn grants_that_an_ill_server_called_dead_come_back_by_themselves() {
+fn grants_wrongly_reported_dead_recover() {
     let names = [
         "p01", "p02", "p03", "p04", "p05", "p06", "p07", "p08", "p09", "p10", "p11", "p12",
     ];
     let (rig, daemon) = renewed(names, long());
-    rig.sandbox
+    rig.server
         .fail(At::All, refuse(400, "invalid_grant", ""), u32::MAX);
-    // A tenth of their life must pass before they are asked by hand; a first grant that is imported is asked at once.
+    // A tenth of their life must pass before an explicit renewal; a first grant that is imported is renewed at once.
     for name in names {
         assert_eq!(rig.run(["forget", name, "--yes"]).code, Some(0));
         assert_eq!(rig.import(name, &rig.install(name)).code, Some(65));
@@ -378,7 +380,7 @@ fn grants_that_an_ill_server_called_dead_come_back_by_themselves() {
             "{name}: {ran:?}"
         );
     }
-    rig.sandbox.heal(At::All);
+    rig.server.heal(At::All);
     for name in names {
         daemon.wait_after(
             0,
@@ -392,22 +394,22 @@ fn grants_that_an_ill_server_called_dead_come_back_by_themselves() {
             .iter()
             .filter(|(step, _)| step == "person")
             .count();
-        assert_eq!(alarms, 1, "{name} is told once");
+        assert_eq!(alarms, 1, "{name} is notified once");
     }
     rig.no_violations();
 }
 
 #[test]
-fn a_wait_beyond_the_tokens_end_is_told_and_broken_once_before_it() {
+fn retry_after_beyond_expiry_is_overridden_once() {
     let (rig, daemon) = renewed(["acme"], short());
     rig.fail(
         "acme",
         answer(429, r#"{"error":"slow_down"}"#, Some(86_400)),
         1,
     );
-    let told = daemon.wait_for_step("acme", "failed");
-    assert_eq!(told["severity"], "warning", "{told}");
-    let reason = text(&told, "reason");
+    let event = daemon.wait_for_step("acme", "failed");
+    assert_eq!(event["severity"], "warning", "{event}");
+    let reason = text(&event, "reason");
     assert!(
         reason.contains("127.0.0.1") && reason.contains(" asks to wait until 20"),
         "{reason}"
@@ -431,7 +433,7 @@ fn a_wait_beyond_the_tokens_end_is_told_and_broken_once_before_it() {
 }
 
 #[test]
-fn the_servers_own_words_are_shown_wherever_a_problem_is() {
+fn server_error_text_is_shown_with_every_problem() {
     let words = "AADSTS50173: the grant is not valid, the password was changed";
     let rig = Rig::new(["acme"]);
     let daemon = rig.start();
@@ -464,7 +466,7 @@ fn the_servers_own_words_are_shown_wherever_a_problem_is() {
 }
 
 #[test]
-fn a_redirect_says_where_it_leads() {
+fn redirect_target_is_reported() {
     let rig = Rig::new(["acme"]);
     let daemon = rig.start();
     let to = rig.config.apps[0].token_url.clone() + "/";
@@ -477,16 +479,16 @@ fn a_redirect_says_where_it_leads() {
             && detail.contains("the slash at its end is missing"),
         "{detail}"
     );
-    let told = daemon.wait_for_step("acme", "failed");
+    let event = daemon.wait_for_step("acme", "failed");
     assert!(
-        text(&told, "action").contains("token_url") && !text(&told, "action").contains("code"),
-        "{told}"
+        text(&event, "action").contains("token_url") && !text(&event, "action").contains("code"),
+        "{event}"
     );
     rig.no_violations();
 }
 
 #[test]
-fn a_dead_grant_in_other_words_is_known_by_the_request_that_worked_before() {
+fn unknown_rejection_of_a_proven_request_is_a_dead_grant() {
     let (rig, daemon) = renewed(["acme", "globex"], short());
     rig.fail(
         "acme",
@@ -495,30 +497,30 @@ fn a_dead_grant_in_other_words_is_known_by_the_request_that_worked_before() {
     );
     rig.fail("globex", answer(400, "", None), 1);
     for portal in ["acme", "globex"] {
-        let told = daemon.wait_after(0, SOON + LIFE, "what is to be done", |event| {
+        let event = daemon.wait_after(0, SOON + LIFE, "the suggested action", |event| {
             is_step(event, "person") && event["portal"] == portal
         });
-        let reason = text(&told, "reason");
+        let reason = text(&event, "reason");
         assert!(
             reason.contains(
                 "to the same kind of request that worked before; assumed: the grant is dead"
             ),
-            "{told}"
+            "{event}"
         );
         assert!(
-            text(&told, "action").contains(&format!("refreshd authorize {portal}")),
-            "{told}"
+            text(&event, "action").contains(&format!("refreshd authorize {portal}")),
+            "{event}"
         );
         assert_eq!(view(&rig, portal)["phase"], "needs-authorization");
     }
-    // A candidate's request is of the kind that bought the pair before.
+    // A candidate's request has the proven kind of the previous pair's.
     rig.fail(
         "acme",
         refuse(400, "invalid_request", "The refresh token is invalid."),
         1,
     );
     assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(65));
-    // Of a grant that was never renewed the same answer is of the request.
+    // For a grant that was never renewed, the same response concerns the request.
     assert_eq!(rig.run(["forget", "acme", "--yes"]).code, Some(0));
     rig.fail(
         "acme",
@@ -531,11 +533,11 @@ fn a_dead_grant_in_other_words_is_known_by_the_request_that_worked_before() {
 }
 
 #[test]
-fn a_changed_request_is_not_the_same_kind() {
+fn changed_request_is_not_a_proven_request() {
     let (mut rig, daemon) = renewed(["acme"], short());
     rig.config.app().more = "renewal_parameters = { audience = \"x\" }".to_owned();
     rig.write_config();
-    rig.sandbox
+    rig.server
         .fail(At::Portal(domain("acme")), answer(400, "", None), 1);
     daemon.sighup();
     let event = daemon.wait_after(0, SOON + LIFE, "the refusal", |event| {

@@ -1,4 +1,4 @@
-//! SIGHUP: a bad file changes nothing, a good one is in force at once, and a grant is never lost to a change.
+//! SIGHUP: an invalid file changes nothing, a valid one is in force at once, and no change loses a grant.
 
 use std::fs;
 use std::net::TcpListener;
@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::common::hostile::{Hostile, Play};
-use crate::common::{App, Daemon, Portal, Rig, SOON, always, domain, eventually, says};
+use crate::common::hostile::{Behaviour, Hostile};
+use crate::common::{App, Daemon, Portal, Rig, SOON, always, domain, eventually, message_contains};
 
-/// Reads the configuration again and waits for the word on it.
+/// Reloads the configuration and waits for the log line.
 #[track_caller]
 fn reload(rig: &Rig, daemon: &Daemon, word: &str) -> serde_json::Value {
     rig.write_config();
@@ -21,13 +21,13 @@ fn reload(rig: &Rig, daemon: &Daemon, word: &str) -> serde_json::Value {
 fn reload_as_it_is(daemon: &Daemon, word: &str) -> serde_json::Value {
     let mark = daemon.mark();
     daemon.sighup();
-    daemon.wait_after(mark, SOON, word, |event| says(event, word))
+    daemon.wait_after(mark, SOON, word, |event| message_contains(event, word))
 }
 
 const DONE: &str = "the configuration was reloaded";
 const KEPT: &str = "the old one stays in force";
 
-/// Makes a pipe that nobody writes to.
+/// Makes a pipe without a writer.
 fn pipe(rig: &Rig, name: &str) {
     assert!(
         Command::new("mkfifo")
@@ -38,9 +38,9 @@ fn pipe(rig: &Rig, name: &str) {
     );
 }
 
-/// A reload asks issuers, which may take their time. A stop does not wait for them.
+/// A reload queries issuers, which may be slow. Shutdown does not wait for them.
 #[test]
-fn a_reload_that_waits_for_a_server_does_not_keep_it_from_stopping() {
+fn reload_waiting_for_a_server_does_not_block_shutdown() {
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
     let mut daemon = rig.start();
@@ -60,7 +60,7 @@ fn a_reload_that_waits_for_a_server_does_not_keep_it_from_stopping() {
 }
 
 #[test]
-fn a_pipe_in_place_of_a_file_of_the_configuration_stops_neither_a_reload_nor_a_start_nor_a_stop() {
+fn pipe_as_configuration_file_blocks_nothing() {
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
     rig.secret("more.toml", "");
@@ -73,8 +73,8 @@ fn a_pipe_in_place_of_a_file_of_the_configuration_stops_neither_a_reload_nor_a_s
     fs::remove_file(rig.path("more.toml")).expect("a file");
     pipe(&rig, "more.toml");
     daemon.sighup();
-    daemon.wait_for("what is wrong", |event| {
-        says(event, "was not reloaded")
+    daemon.wait_for("the reported problem", |event| {
+        message_contains(event, "was not reloaded")
             && event["problems"]
                 .as_str()
                 .is_some_and(|text| text.contains("regular file"))
@@ -94,7 +94,7 @@ fn a_pipe_in_place_of_a_file_of_the_configuration_stops_neither_a_reload_nor_a_s
 }
 
 #[test]
-fn a_bad_file_keeps_the_old_configuration_and_names_the_place() {
+fn invalid_file_keeps_the_old_configuration() {
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
     let daemon = rig.start();
@@ -131,7 +131,7 @@ fn a_bad_file_keeps_the_old_configuration_and_names_the_place() {
 }
 
 #[test]
-fn a_portal_that_is_added_is_renewed_and_one_that_is_taken_out_comes_back_with_its_grant() {
+fn added_portal_is_renewed_and_readded_keeps_its_grant() {
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
     let daemon = rig.start();
@@ -160,7 +160,7 @@ fn a_portal_that_is_added_is_renewed_and_one_that_is_taken_out_comes_back_with_i
     };
     assert!(
         series("acme") && !series("globex"),
-        "what is not renewed alarms nobody\n{page}"
+        "an unconfigured portal raises no alarm\n{page}"
     );
     let requests = rig.requests("globex");
     rig.wait_for_renewals("acme", 1);
@@ -181,11 +181,11 @@ fn a_portal_that_is_added_is_renewed_and_one_that_is_taken_out_comes_back_with_i
 }
 
 #[test]
-fn a_changed_client_never_sees_the_refresh_token_and_changing_back_restores_it() {
+fn changed_client_never_gets_the_refresh_token() {
     let mut rig = Rig::new(["acme"]);
     rig.config.app().renew_every = Duration::from_secs(3);
     rig.grant("acme");
-    rig.sandbox.add_client("local.other", "the other secret");
+    rig.server.add_client("local.other", "the other secret");
     rig.secret("other.secret", "the other secret");
     let daemon = rig.start();
     daemon.wait_for_outcome("acme", "renewed");
@@ -210,11 +210,11 @@ fn a_changed_client_never_sees_the_refresh_token_and_changing_back_restores_it()
         rig.config.apps[0] = changed;
         reload(&rig, &daemon, DONE);
         rig.wait_for_phase("acme", "client-changed");
-        let requests = rig.sandbox.total_requests();
+        let requests = rig.server.total_requests();
         let ran = rig.run(["renew", "acme"]);
         assert_eq!(ran.code, Some(75), "{ran:?}");
         always("nothing is sent", Duration::from_secs(4), || {
-            rig.sandbox.total_requests() == requests
+            rig.server.total_requests() == requests
         });
         rig.config.apps[0] = crm.clone();
         reload(&rig, &daemon, DONE);
@@ -234,7 +234,7 @@ fn a_changed_client_never_sees_the_refresh_token_and_changing_back_restores_it()
 }
 
 #[test]
-fn a_reload_and_an_import_leave_a_request_under_way_alone() {
+fn reload_and_import_leave_a_pending_request_alone() {
     let mut rig = Rig::new(["acme", "globex"]);
     rig.grant("acme");
     rig.grant("globex");
@@ -248,26 +248,28 @@ fn a_reload_and_an_import_leave_a_request_under_way_alone() {
         rig.renewals("acme") + rig.renewals("globex") == 2
     });
     reload(&rig, &daemon, DONE);
-    // A grant that is imported wins over the reply that is still to come.
+    // An imported grant wins over the pending response.
     let grant = rig.install("globex");
     assert_eq!(rig.import("globex", &grant).code, Some(0));
     daemon.wait_for_outcome("acme", "renewed");
-    let aside = daemon.wait_for("the late reply", |event| says(event, "set aside"));
+    let aside = daemon.wait_for("the late reply", |event| {
+        message_contains(event, "set aside")
+    });
     assert_eq!(aside["portal"], "globex");
-    // The pair that proved it.
+    // The pair of its verification.
     assert_eq!(rig.generation("globex"), 2);
     let token = rig.token_json("globex").unwrap()["access_token"]
         .as_str()
         .unwrap()
         .to_owned();
-    assert!(rig.sandbox.knows_access(&token).unwrap().current);
+    assert!(rig.server.knows_access(&token).unwrap().current);
     assert_eq!(rig.requests("acme"), 1);
-    assert!(rig.sandbox.current_refresh(&domain("acme")).is_some());
+    assert!(rig.server.current_refresh(&domain("acme")).is_some());
     rig.no_violations();
 }
 
 #[test]
-fn a_pipe_in_the_place_of_a_file_holds_nothing_up() {
+fn pipe_as_token_file_blocks_nothing() {
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
     rig.config.more = "include = [\"portals.d/*.toml\"]".to_owned();
@@ -304,16 +306,16 @@ fn a_pipe_in_the_place_of_a_file_holds_nothing_up() {
 }
 
 #[test]
-fn sigterm_is_obeyed_while_a_reload_waits_for_an_issuer() {
+fn sigterm_stops_a_reload_that_waits_for_an_issuer() {
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
     let daemon = rig.start();
     daemon.wait_for_outcome("acme", "renewed");
     let asked = Arc::new(AtomicBool::new(false));
-    let heard = Arc::clone(&asked);
+    let received = Arc::clone(&asked);
     let issuer = Hostile::listen("127.0.0.1:0", move |_| {
-        heard.store(true, Ordering::Relaxed);
-        Play::Hold(Vec::new())
+        received.store(true, Ordering::Relaxed);
+        Behaviour::Hold(Vec::new())
     });
     let url = issuer.token_url();
     let issuer = url.strip_suffix("/token").unwrap_or(&url);
@@ -327,12 +329,16 @@ fn sigterm_is_obeyed_while_a_reload_waits_for_an_issuer() {
     });
     rig.wait_for_renewals("acme", 1);
     let reloaded = daemon
-        .events(|event| says(event, DONE) || says(event, KEPT))
+        .events(|event| message_contains(event, DONE) || message_contains(event, KEPT))
         .len();
     assert_eq!(reloaded, 0, "it waits");
     daemon.sigterm();
-    daemon.wait_for("it stops", |event| says(event, "SIGTERM: stopping"));
-    let given_up = daemon.events(|event| says(event, "the metadata of")).len();
+    daemon.wait_for("it stops", |event| {
+        message_contains(event, "SIGTERM: stopping")
+    });
+    let given_up = daemon
+        .events(|event| message_contains(event, "the metadata of"))
+        .len();
     assert_eq!(given_up, 0, "SIGTERM did not wait for the issuer");
     daemon.stop();
     rig.no_violations();

@@ -1,4 +1,4 @@
-//! Renewal end to end, while everything is well: on time, published, counted, and the secrets kept in.
+//! Renewal end to end without faults: on time, published, counted, with the secrets protected.
 
 use std::fs;
 use std::time::Duration;
@@ -7,16 +7,17 @@ use refreshd_fake_server::Fault;
 use serde_json::json;
 
 use crate::common::{
-    CLIENT_SECRET, EVERY, LIFE, Rig, SOON, always, domain, eventually, mode, now_millis, says,
+    CLIENT_SECRET, EVERY, LIFE, Rig, SOON, always, domain, eventually, message_contains, mode,
+    now_millis,
 };
 
 #[test]
-fn a_first_refresh_token_becomes_files_that_are_renewed_on_time_again_and_again() {
+fn first_refresh_token_is_published_and_renewed_on_time() {
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
-    let first_refresh = rig.sandbox.current_refresh(&domain("acme")).unwrap();
+    let first_refresh = rig.server.current_refresh(&domain("acme")).unwrap();
     let daemon = rig.start();
-    // 1 is the grant that came in, 2 its first renewal, which brings the first access token.
+    // 1 is the imported grant, 2 its first renewal, which brings the first access token.
     rig.wait_for_generation("acme", 2);
     // The event comes after the files.
     let limit = EVERY * 3 + SOON;
@@ -34,10 +35,7 @@ fn a_first_refresh_token_becomes_files_that_are_renewed_on_time_again_and_again(
     assert_eq!(json["token_type"], "Bearer");
     assert_eq!(json["endpoint"], "https://acme.bitrix24.com/rest/");
     assert_eq!(json["fields"]["member_id"].as_str().map(str::len), Some(32));
-    let known = rig
-        .sandbox
-        .knows_access(&raw)
-        .expect("the server issued it");
+    let known = rig.server.knows_access(&raw).expect("the server issued it");
     assert!(known.current && known.expires_at.millis() > now_millis());
     let promised = json["expires_at_unix"].as_i64().unwrap();
     assert!(
@@ -75,8 +73,8 @@ fn a_first_refresh_token_becomes_files_that_are_renewed_on_time_again_and_again(
         "renewed at the age of {age:?}"
     );
     assert_eq!(
-        rig.sandbox.renewals(&domain("acme")),
-        rig.sandbox.requests(&domain("acme")),
+        rig.server.renewals(&domain("acme")),
+        rig.server.requests(&domain("acme")),
         "no request in vain"
     );
 
@@ -91,7 +89,7 @@ fn a_first_refresh_token_becomes_files_that_are_renewed_on_time_again_and_again(
         .collect();
     files.sort();
     assert_eq!(files, ["token", "token.json"]);
-    let refresh = rig.sandbox.current_refresh(&domain("acme")).unwrap();
+    let refresh = rig.server.current_refresh(&domain("acme")).unwrap();
     for file in files {
         let path = directory.join("acme").join(file);
         assert_eq!(mode(&path), 0o640, "{}", path.display());
@@ -106,7 +104,7 @@ fn a_first_refresh_token_becomes_files_that_are_renewed_on_time_again_and_again(
 }
 
 #[test]
-fn an_imported_token_reply_is_published_at_once_and_renewed_at_once() {
+fn imported_response_is_published_and_renewed_at_once() {
     let rig = Rig::new(["acme"]);
     let daemon = rig.start();
     assert_eq!(rig.status("acme")["phase"], "awaiting-authorization");
@@ -118,7 +116,7 @@ fn an_imported_token_reply_is_published_at_once_and_renewed_at_once() {
         },
         1,
     );
-    rig.hand_over("acme", &grant);
+    rig.start_import("acme", &grant);
     eventually("a token for readers", SOON, || rig.generation("acme") > 0);
     assert_eq!(
         rig.generation("acme"),
@@ -134,11 +132,11 @@ fn an_imported_token_reply_is_published_at_once_and_renewed_at_once() {
 }
 
 #[test]
-fn an_import_that_is_repeated_does_not_replace_the_newer_pair() {
+fn repeated_import_does_not_replace_the_newer_pair() {
     let rig = Rig::new(["acme"]);
     let daemon = rig.start();
     let grant = rig.install("acme");
-    // Nothing is spent while the server is away: the same again is no mistake.
+    // Nothing is spent while the server fails, so the same import again is allowed.
     rig.fail(
         "acme",
         Fault::Refuse {
@@ -169,13 +167,13 @@ fn an_import_that_is_repeated_does_not_replace_the_newer_pair() {
 }
 
 #[test]
-fn a_renamed_portal_is_published_with_its_new_endpoint_and_logged() {
+fn renamed_portal_gets_its_new_endpoint_published() {
     let rig = Rig::new(["acme"]);
     let daemon = rig.start();
     let grant = rig.install("acme");
-    rig.sandbox.rename(&domain("acme"), "umbrella.bitrix24.com");
+    rig.server.rename(&domain("acme"), "umbrella.bitrix24.com");
     assert_eq!(rig.import("acme", &grant).code, Some(0));
-    let renamed = daemon.wait_for("the new name", |event| says(event, "renamed"));
+    let renamed = daemon.wait_for("the new name", |event| message_contains(event, "renamed"));
     assert_eq!(renamed["portal"], "acme");
     assert_eq!(renamed["from"], "https://acme.bitrix24.com/rest/");
     assert_eq!(renamed["to"], "https://umbrella.bitrix24.com/rest/");
@@ -187,7 +185,7 @@ fn a_renamed_portal_is_published_with_its_new_endpoint_and_logged() {
 }
 
 #[test]
-fn odd_lifetimes_are_read_or_replaced_by_the_assumed_one() {
+fn odd_lifetimes_are_parsed_or_assumed() {
     let cases = [
         ("text", json!("20"), 20),
         ("fraction", json!(12.5), 12),
@@ -206,7 +204,7 @@ fn odd_lifetimes_are_read_or_replaced_by_the_assumed_one() {
     }
     let daemon = rig.start();
     for (name, value, life) in &cases {
-        // A token that had ended when it came is published as it is, and is no good renewal.
+        // A token that is expired on arrival is published unchanged, and does not count as renewed.
         daemon.wait_for_outcome(name, if *life == 0 { "unknown" } else { "renewed" });
         let json = rig.token_json(name).unwrap();
         let time = |key: &str| humantime::parse_rfc3339(json[key].as_str().unwrap()).unwrap();
@@ -223,19 +221,19 @@ fn odd_lifetimes_are_read_or_replaced_by_the_assumed_one() {
 }
 
 #[test]
-fn a_reply_without_a_refresh_token_keeps_the_old_one_and_the_portal_renews_on() {
+fn response_without_refresh_token_keeps_the_old_one() {
     let mut rig = Rig::new(["acme"]);
     rig.config.app().renew_every = Duration::from_secs(3);
     rig.grant("acme");
     rig.fail("acme", Fault::WithoutRefreshToken, 1);
     let daemon = rig.start();
     daemon.wait_for_outcome("acme", "renewed");
-    let before = rig.sandbox.current_refresh(&domain("acme"));
+    let before = rig.server.current_refresh(&domain("acme"));
     assert_eq!(rig.renewals("acme"), 0, "the server did not rotate");
     eventually("the next renewal", SOON, || rig.renewals("acme") == 1);
-    assert_ne!(rig.sandbox.current_refresh(&domain("acme")), before);
+    assert_ne!(rig.server.current_refresh(&domain("acme")), before);
     rig.wait_for_generation("acme", 3);
-    // The files come first, the log after them.
+    // The files are written before the log.
     eventually("both in the log", SOON, || {
         daemon.outcomes("acme") == ["renewed", "renewed"]
     });
@@ -243,7 +241,7 @@ fn a_reply_without_a_refresh_token_keeps_the_old_one_and_the_portal_renews_on() 
 }
 
 #[test]
-fn neither_a_server_that_claims_a_second_nor_an_operators_loop_makes_it_spin() {
+fn short_lifetimes_and_command_loops_cause_no_spin() {
     let mut rig = Rig::new(["hasty", "looped"]);
     rig.grant("hasty");
     rig.grant("looped");
@@ -271,23 +269,23 @@ fn neither_a_server_that_claims_a_second_nor_an_operators_loop_makes_it_spin() {
         asked > 4 * most && (1..=most).contains(&sent),
         "{sent} requests for {asked} wishes in {span:?}"
     );
-    // The server counts renewals closer than a tenth of the life as well.
+    // The server, too, counts renewals closer than a tenth of the life.
     rig.no_violations();
 }
 
 #[test]
-fn the_same_refresh_token_for_two_portals_is_refused_with_both_names() {
+fn refresh_token_shared_by_two_portals_is_refused() {
     let mut rig = Rig::new(["acme", "globex"]);
     rig.grant("acme");
-    let reply = rig.sandbox.current_refresh(&domain("acme")).unwrap();
+    let reply = rig.server.current_refresh(&domain("acme")).unwrap();
     rig.secret("globex.refresh", &reply);
     rig.config.portal("globex").refresh_token_file = true;
     let daemon = rig.start();
     let refused = daemon.wait_for("a refusal", |event| {
-        says(event, "refresh_token_file is not used")
+        message_contains(event, "refresh_token_file is not used")
     });
     assert!(
-        refused["portal"] == "globex" && says(&refused, "acme"),
+        refused["portal"] == "globex" && message_contains(&refused, "acme"),
         "{refused}"
     );
     let ran = rig.import("globex", &reply);

@@ -1,4 +1,4 @@
-//! The fourth promise: with everything logged that can be, no secret is in the log, the pages or the answers.
+//! The fourth promise: at the most verbose level, no secret is in the log, the pages or the responses.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -7,9 +7,9 @@ use refreshd_fake_server::{At, Fault, Reuse, Rules};
 use refreshd_token_client::provider::Method;
 use serde_json::Value;
 
-use crate::common::{CLIENT_SECRET, LIFE, Rig, SOON, domain, says};
+use crate::common::{CLIENT_SECRET, LIFE, Rig, SOON, domain, message_contains};
 
-/// Secrets that the test has seen, and texts that must not hold a part of one.
+/// Secrets that the test has seen, and texts that must not contain a part of one.
 #[derive(Default)]
 struct Search {
     secrets: BTreeSet<String>,
@@ -17,11 +17,11 @@ struct Search {
 }
 
 impl Search {
-    /// What the server and the readers know now.
+    /// Adds the present secrets of the server and the published tokens.
     fn learn(&mut self, rig: &Rig, portals: &[&str]) {
         for portal in portals {
             self.secrets
-                .extend(rig.sandbox.current_refresh(&domain(portal)));
+                .extend(rig.server.current_refresh(&domain(portal)));
             let access = std::fs::read_to_string(rig.token_path(portal, "token"));
             self.secrets.extend(access);
         }
@@ -31,7 +31,7 @@ impl Search {
         self.texts.push((at.to_owned(), text));
     }
 
-    /// Tokens begin with a time and ids; what follows is the secret, and ten digits of it are too many.
+    /// Tokens begin with a time and ids; the rest is the secret, of which ten digits must not appear.
     #[track_caller]
     fn finds_nothing(&self) {
         for secret in &self.secrets {
@@ -51,7 +51,7 @@ impl Search {
 }
 
 #[test]
-fn nothing_secret_is_logged_or_shown_even_at_level_trace() {
+fn no_secret_is_logged_or_shown_at_trace_level() {
     for method in [Method::Post, Method::Get] {
         let reuse = Reuse::Grace(Duration::from_secs(60));
         let portals = ["acme", "globex", "hooli", "initech"];
@@ -63,7 +63,7 @@ fn nothing_secret_is_logged_or_shown_even_at_level_trace() {
         };
         let mut rig = Rig::with_rules(portals, rules);
         if method == Method::Get {
-            // Everything is in the URL then, and errors like to tell of URLs.
+            // All parameters are in the URL then, and errors tend to include URLs.
             rig.config.app().more = "method = \"get\"".to_owned();
         }
         rig.config.level = "trace";
@@ -72,8 +72,8 @@ fn nothing_secret_is_logged_or_shown_even_at_level_trace() {
         search.secrets.insert(CLIENT_SECRET.to_owned());
         portals.iter().for_each(|portal| rig.grant(portal));
         search.learn(&rig, &portals);
-        // Servers repeat what they were sent.
-        let refresh = rig.sandbox.current_refresh(&domain("acme")).unwrap();
+        // Servers repeat request parameters.
+        let refresh = rig.server.current_refresh(&domain("acme")).unwrap();
         let echo = format!("the token {refresh} of the client with secret {CLIENT_SECRET} is odd");
         rig.fail(
             "acme",
@@ -110,7 +110,7 @@ fn nothing_secret_is_logged_or_shown_even_at_level_trace() {
             daemon.wait_for_outcome(portal, "renewed");
             search.learn(&rig, &portals);
         }
-        // A whole grant, one that is none, and one that is cut in the middle of its token.
+        // A whole grant, an invalid one, and one that is cut in the middle of its token.
         let grant = rig.install("acme");
         search.learn(&rig, &portals);
         for text in [
@@ -123,12 +123,12 @@ fn nothing_secret_is_logged_or_shown_even_at_level_trace() {
             search.look("import", format!("{}{}", ran.stdout, ran.stderr));
         }
         search.secrets.insert(
-            rig.sandbox
+            rig.server
                 .authorize(&domain("acme"), crate::common::CLIENT_ID),
         );
-        // No server at all: the error is one of connecting.
+        // Without a server: the error is one of connecting.
         let here = rig.config.apps[0].token_url.clone();
-        rig.sandbox.fail(At::All, Fault::LostBefore, 1);
+        rig.server.fail(At::All, Fault::LostBefore, 1);
         let renew = rig.run(["renew", "--all", "--json"]);
         search.look(
             "renew",
@@ -139,7 +139,9 @@ fn nothing_secret_is_logged_or_shown_even_at_level_trace() {
         );
         rig.write_config();
         daemon.sighup();
-        let bad = daemon.wait_after(0, SOON, "a bad reload", |event| says(event, "not reloaded"));
+        let bad = daemon.wait_after(0, SOON, "a bad reload", |event| {
+            message_contains(event, "not reloaded")
+        });
         assert!(
             bad["problems"].as_str().unwrap().contains("refresh_token"),
             "{bad}"
@@ -185,11 +187,11 @@ fn nothing_secret_is_logged_or_shown_even_at_level_trace() {
         );
         assert!(
             daemon.stderr().contains("…"),
-            "what the server repeated is in the log, masked"
+            "the echoed secret is in the log, masked"
         );
         search.finds_nothing();
         assert!(here.starts_with("http://127.0.0.1:") && trace.len() < 1_000_000);
-        // The search itself sees: the token is where it belongs.
+        // The search works: it finds the token where it belongs.
         let (status, token) = rig.control("GET", "/v1/portals/acme/token?format=raw", "");
         search.look("the token", token);
         assert_eq!(status, 200);
@@ -202,7 +204,7 @@ fn nothing_secret_is_logged_or_shown_even_at_level_trace() {
     }
 }
 
-/// What `renew --json` says besides the access token, which it is there to print.
+/// The output of `renew --json` without the access token, which it prints on purpose.
 fn without_token(renewals: &str) -> String {
     let mut renewals: Value = serde_json::from_str(renewals).expect("JSON");
     let each = renewals["renewals"].as_array_mut().expect("renewals");

@@ -1,15 +1,15 @@
-//! Whose the directory of the control socket is: who has it could listen there in the daemon's place.
+//! Ownership of the directory of the control socket: its owner could listen there in the daemon's place.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::net::UnixListener;
 
-use crate::common::{Daemon, Ran, Rig, SOON, eventually, mode, says};
+use crate::common::{CommandOutput, Daemon, Rig, SOON, eventually, message_contains, mode};
 
-/// A user that no machine has.
+/// A user id that no machine has.
 const STRANGER: u32 = 61_001;
 
-/// A rig whose socket lies in `run/`, which is there.
+/// A rig whose socket is in `run/`, which exists.
 fn rig() -> Rig {
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
@@ -43,7 +43,7 @@ fn is_refused(rig: &Rig, words: &str) {
 }
 
 #[test]
-fn a_socket_directory_that_others_have_or_can_write_is_refused() {
+fn socket_directory_writable_by_others_is_refused() {
     let rig = rig();
     chmod(&rig, 0o777);
     is_refused(&rig, "run can be written by everybody");
@@ -56,7 +56,7 @@ fn a_socket_directory_that_others_have_or_can_write_is_refused() {
     for allowed in [0o1777, 0o770, 0o755] {
         chmod(&rig, allowed);
         let daemon = Daemon::spawn(rig.command(["run"]));
-        daemon.wait_for("a daemon", |event| says(event, "is ready"));
+        daemon.wait_for("a daemon", |event| message_contains(event, "is ready"));
         assert_eq!(mode(&rig.path("run/control.sock")), 0o660);
         assert_eq!(rig.run(["check"]).code, Some(0));
         daemon.stop();
@@ -64,7 +64,7 @@ fn a_socket_directory_that_others_have_or_can_write_is_refused() {
 }
 
 #[test]
-fn the_socket_has_its_mode_under_a_strict_umask_and_its_directory_is_made() {
+fn socket_mode_is_independent_of_umask() {
     let rig = rig();
     fs::remove_dir(rig.path("run")).expect("it is empty");
     let mut shell = std::process::Command::new("/bin/sh");
@@ -72,7 +72,7 @@ fn the_socket_has_its_mode_under_a_strict_umask_and_its_directory_is_made() {
     let run = rig.command(["run"]);
     shell.arg(run.get_program()).args(run.get_args());
     let daemon = Daemon::spawn(shell);
-    daemon.wait_for("a daemon", |event| says(event, "is ready"));
+    daemon.wait_for("a daemon", |event| message_contains(event, "is ready"));
     assert_eq!(
         (mode(&rig.path("run")), mode(&rig.path("run/control.sock"))),
         (0o755, 0o660)
@@ -85,7 +85,7 @@ fn the_socket_has_its_mode_under_a_strict_umask_and_its_directory_is_made() {
     clippy::disallowed_methods,
     reason = "only a thread can be another user"
 )]
-fn a_command_hands_nothing_to_a_listener_only_because_he_has_the_directory() {
+fn command_does_not_trust_a_listener_for_its_directory() {
     if !rustix::process::geteuid().is_root() {
         return;
     }
@@ -102,7 +102,7 @@ fn a_command_hands_nothing_to_a_listener_only_because_he_has_the_directory() {
     listener.set_nonblocking(true).expect("a socket");
     rig.secret("grant", &rig.install("acme"));
     let stdin = fs::File::open(rig.path("grant")).expect("a file");
-    let ran = Ran::to_its_end(rig.command(["import", "acme"]).stdin(stdin));
+    let ran = CommandOutput::run(rig.command(["import", "acme"]).stdin(stdin));
     assert!(
         ran.code == Some(77) && ran.stderr.contains(&format!("belongs to user {STRANGER}")),
         "{ran:?}"
@@ -112,10 +112,10 @@ fn a_command_hands_nothing_to_a_listener_only_because_he_has_the_directory() {
 }
 
 #[test]
-fn a_socket_that_is_taken_away_is_made_anew() {
+fn removed_socket_is_recreated() {
     let rig = rig();
     let mut daemon = Daemon::spawn(rig.command(["run"]));
-    daemon.wait_for("a daemon", |event| says(event, "is ready"));
+    daemon.wait_for("a daemon", |event| message_contains(event, "is ready"));
     let socket = rig.path("run/control.sock");
     let answers = || rig.run(["status"]).code.is_some_and(|code| code < 2);
     let ways: [(&str, &dyn Fn()); 3] = [
@@ -133,7 +133,8 @@ fn a_socket_that_is_taken_away_is_made_anew() {
         let mark = daemon.mark();
         take_away();
         daemon.wait_after(mark, SOON, what, |event| {
-            event["level"] == "WARN" && says(event, "is made anew; no command reached refreshd")
+            event["level"] == "WARN"
+                && message_contains(event, "is made anew; no command reached refreshd")
         });
         eventually(what, SOON, answers);
         assert_eq!(mode(&socket), 0o660, "{what}");
@@ -144,15 +145,15 @@ fn a_socket_that_is_taken_away_is_made_anew() {
 }
 
 #[test]
-fn what_lies_in_place_of_the_socket_is_left_and_commands_say_so() {
+fn non_socket_in_its_place_is_left_and_reported() {
     let rig = rig();
     let mut daemon = Daemon::spawn(rig.command(["run"]));
-    daemon.wait_for("a daemon", |event| says(event, "is ready"));
+    daemon.wait_for("a daemon", |event| message_contains(event, "is ready"));
     let socket = rig.path("run/control.sock");
     fs::remove_file(&socket).unwrap();
     rig.secret("run/control.sock", "mine");
-    let warn = |event: &serde_json::Value| says(event, "cannot be made anew yet");
-    daemon.wait_for("it is told", warn);
+    let warn = |event: &serde_json::Value| message_contains(event, "cannot be made anew yet");
+    daemon.wait_for("the report", warn);
     for command in [&["status"][..], &["renew", "acme"]] {
         let ran = rig.run(command.iter().copied());
         assert!(
@@ -163,14 +164,14 @@ fn what_lies_in_place_of_the_socket_is_left_and_commands_say_so() {
         );
     }
     assert_eq!(fs::read_to_string(&socket).unwrap(), "mine");
-    assert_eq!(daemon.events(warn).len(), 1, "it is told once");
+    assert_eq!(daemon.events(warn).len(), 1, "it is reported once");
     daemon.sigterm();
     assert_eq!(daemon.wait_exit(SOON), 0);
     assert_eq!(fs::read_to_string(&socket).unwrap(), "mine");
 }
 
 #[test]
-fn a_listener_that_is_no_refreshd_is_not_called_the_daemon() {
+fn foreign_listener_is_not_called_the_daemon() {
     let rig = Rig::new(["acme"]);
     rig.write_config();
     let socket = rig.path("control.sock");
@@ -178,7 +179,7 @@ fn a_listener_that_is_no_refreshd_is_not_called_the_daemon() {
         let listener = UnixListener::bind(&socket).unwrap();
         let listening = listener.try_clone().unwrap();
         if answers {
-            // It ends each connection at once.
+            // It closes each connection at once.
             std::thread::Builder::new()
                 .spawn(move || listening.incoming().for_each(drop))
                 .unwrap();

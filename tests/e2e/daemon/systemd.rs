@@ -1,15 +1,15 @@
-//! What systemd hears on NOTIFY_SOCKET: ready, alive, reloading, stopping.
+//! Notifications on systemd's NOTIFY_SOCKET: ready, watchdog, reloading, stopping.
 
 use std::os::unix::net::UnixDatagram;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::common::{Rig, SOON, eventually, says};
+use crate::common::{Rig, SOON, eventually, message_contains};
 
-/// The messages so far. The thread ends when nothing has come for as long as a test may wait.
+/// The messages so far. The thread ends when none has come for as long as a test may wait.
 fn listen(socket: UnixDatagram) -> impl Fn() -> Vec<String> {
-    let heard = Arc::new(Mutex::new(Vec::new()));
-    let writes = Arc::clone(&heard);
+    let messages = Arc::new(Mutex::new(Vec::new()));
+    let writes = Arc::clone(&messages);
     socket.set_read_timeout(Some(SOON)).expect("a time limit");
     let thread = std::thread::Builder::new().spawn(move || {
         let mut message = [0; 4096];
@@ -22,7 +22,12 @@ fn listen(socket: UnixDatagram) -> impl Fn() -> Vec<String> {
         }
     });
     thread.expect("a thread");
-    move || heard.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    move || {
+        messages
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
 }
 
 fn has(message: &str, line: &str) -> bool {
@@ -30,21 +35,25 @@ fn has(message: &str, line: &str) -> bool {
 }
 
 #[test]
-fn systemd_hears_of_the_start_the_watchdog_a_reload_and_the_end() {
+fn systemd_is_notified_of_start_watchdog_reload_and_stop() {
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
     let path = rig.path("notify.sock");
-    let heard = listen(UnixDatagram::bind(&path).unwrap());
+    let messages = listen(UnixDatagram::bind(&path).unwrap());
     let mut daemon = rig.launch([
         ("NOTIFY_SOCKET", path.as_os_str()),
         ("WATCHDOG_USEC", "2000000".as_ref()),
     ]);
-    let ready = || heard().iter().position(|message| has(message, "READY=1"));
+    let ready = || {
+        messages()
+            .iter()
+            .position(|message| has(message, "READY=1"))
+    };
     let at = eventually("READY=1", SOON, ready);
-    let status = heard()[at]
+    let status = messages()[at]
         .lines()
         .any(|line| line.starts_with("STATUS=") && line.contains("of 1 portals fresh"));
-    assert!(status, "{:?}", heard());
+    assert!(status, "{:?}", messages());
     assert_eq!(
         rig.get_json("/v1/portals")["portals"][0]["portal"],
         "acme",
@@ -52,7 +61,7 @@ fn systemd_hears_of_the_start_the_watchdog_a_reload_and_the_end() {
     );
 
     let pings = || {
-        heard()
+        messages()
             .iter()
             .filter(|message| has(message, "WATCHDOG=1"))
             .count()
@@ -64,14 +73,14 @@ fn systemd_hears_of_the_start_the_watchdog_a_reload_and_the_end() {
         || pings() >= before + 2,
     );
 
-    let mark = heard().len();
+    let mark = messages().len();
     daemon.sighup();
     let again = |mark: usize, line: &'static str| {
-        let heard = heard();
-        heard[mark..]
+        let messages = messages();
+        messages[mark..]
             .iter()
             .position(|message| has(message, line))
-            .map(|at| (mark + at, heard[mark + at].clone()))
+            .map(|at| (mark + at, messages[mark + at].clone()))
     };
     let (at, reloading) = eventually("RELOADING=1", SOON, || again(mark, "RELOADING=1"));
     let stamp = reloading
@@ -83,7 +92,7 @@ fn systemd_hears_of_the_start_the_watchdog_a_reload_and_the_end() {
     );
     eventually("READY=1 after it", SOON, || again(at, "READY=1"));
 
-    let mark = heard().len();
+    let mark = messages().len();
     daemon.sigterm();
     eventually("STOPPING=1", SOON, || again(mark, "STOPPING=1"));
     assert_eq!(daemon.wait_exit(SOON), 0);
@@ -91,26 +100,26 @@ fn systemd_hears_of_the_start_the_watchdog_a_reload_and_the_end() {
 }
 
 #[test]
-fn a_bad_reload_is_over_for_systemd_too() {
+fn failed_reload_is_reported_as_finished_to_systemd() {
     let mut rig = Rig::new([]);
     let path = rig.path("notify.sock");
-    let heard = listen(UnixDatagram::bind(&path).unwrap());
+    let messages = listen(UnixDatagram::bind(&path).unwrap());
     let daemon = rig.launch([("NOTIFY_SOCKET", path.as_os_str())]);
     eventually("READY=1", SOON, || {
-        heard().iter().any(|message| has(message, "READY=1"))
+        messages().iter().any(|message| has(message, "READY=1"))
     });
     rig.config.more = "nonsense".to_owned();
     rig.write_config();
-    let mark = heard().len();
+    let mark = messages().len();
     daemon.sighup();
     eventually("READY=1 with a word on the failure", SOON, || {
-        heard()[mark..]
+        messages()[mark..]
             .iter()
             .any(|message| has(message, "READY=1") && message.contains("failed"))
     });
 }
 
-/// Fills the queue of a socket that nobody reads.
+/// Fills the queue of a socket that is not read.
 fn fill(path: &std::path::Path) {
     let filler = UnixDatagram::unbound().expect("a socket");
     filler.set_nonblocking(true).expect("a socket");
@@ -118,7 +127,7 @@ fn fill(path: &std::path::Path) {
 }
 
 #[test]
-fn a_service_manager_that_does_not_read_stops_nothing_and_hears_ready_later() {
+fn unresponsive_service_manager_gets_ready_later() {
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
     let path = rig.path("notify.sock");
@@ -128,36 +137,36 @@ fn a_service_manager_that_does_not_read_stops_nothing_and_hears_ready_later() {
         ("NOTIFY_SOCKET", path.as_os_str()),
         ("WATCHDOG_USEC", "1000000".as_ref()),
     ]);
-    daemon.wait_for("it is ready", |event| says(event, "is ready"));
+    daemon.wait_for("it is ready", |event| message_contains(event, "is ready"));
     rig.wait_for_renewals("acme", 2);
     assert_eq!(rig.http("/livez").0, 200);
     assert!(rig.has_working_token("acme"));
 
-    let heard = listen(manager.try_clone().unwrap());
+    let messages = listen(manager.try_clone().unwrap());
     eventually("READY=1, late", SOON, || {
-        heard().iter().any(|message| has(message, "READY=1"))
+        messages().iter().any(|message| has(message, "READY=1"))
     });
-    let ready = heard()
+    let ready = messages()
         .iter()
         .filter(|message| has(message, "READY=1"))
         .count();
-    assert_eq!(ready, 1, "once: {:?}", heard());
+    assert_eq!(ready, 1, "once: {:?}", messages());
     rig.no_violations();
     daemon.sigterm();
     assert_eq!(daemon.wait_exit(SOON), 0);
 }
 
 #[test]
-fn a_service_manager_that_stops_reading_does_not_hold_up_the_end() {
+fn unresponsive_service_manager_does_not_delay_shutdown() {
     let rig = Rig::new([]);
     let path = rig.path("notify.sock");
     let _manager = UnixDatagram::bind(&path).unwrap();
     let mut daemon = rig.launch([("NOTIFY_SOCKET", path.as_os_str())]);
-    daemon.wait_for("it is ready", |event| says(event, "is ready"));
+    daemon.wait_for("it is ready", |event| message_contains(event, "is ready"));
     fill(&path);
     daemon.sighup();
     daemon.wait_for("a reload", |event| {
-        says(event, "the configuration was reloaded")
+        message_contains(event, "the configuration was reloaded")
     });
     daemon.sigterm();
     assert_eq!(daemon.wait_exit(SOON), 0);

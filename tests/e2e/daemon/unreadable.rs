@@ -1,5 +1,5 @@
-//! Rows of the state that cannot be understood: said, counted and left alone, while the others are renewed. And a state that
-//! cannot be read at all any more.
+//! Unreadable rows of the state: reported, counted and left alone, while the others are renewed. And a state that cannot be
+//! read at all any more.
 
 use std::fs;
 use std::os::unix::fs::FileExt as _;
@@ -10,10 +10,10 @@ use rusqlite::Connection;
 use refreshd_fake_server::{Reuse, Rules};
 
 use crate::common::receivers::{AUTHORIZATION, Receivers};
-use crate::common::{LIFE, Rig, SOON, always, eventually, is_step, says};
+use crate::common::{LIFE, Rig, SOON, always, eventually, is_step, message_contains};
 
-/// How a row is spoilt, by a word for it.
-const SPOILT: [(&str, &str); 4] = [
+/// Damages of a row, with a name for each.
+const DAMAGES: [(&str, &str); 4] = [
     ("details", "details = '{'"),
     ("phase", "phase = 'exalted'"),
     (
@@ -36,7 +36,7 @@ fn spoil(rig: &Rig, name: &str, how: &str) {
 }
 
 #[test]
-fn a_row_that_cannot_be_read_is_said_and_counted_and_the_others_go_on() {
+fn unreadable_row_is_reported_and_others_continue() {
     let names = ["acme", "details", "phase", "problem", "bound", "zorg"];
     let reuse = Reuse::Grace(Duration::from_secs(60));
     let mut rig = Rig::with_rules(
@@ -53,21 +53,21 @@ fn a_row_that_cannot_be_read_is_said_and_counted_and_the_others_go_on() {
         .iter()
         .for_each(|name| rig.wait_for_generation(name, 2));
     daemon.stop();
-    let sent: Vec<_> = SPOILT
+    let sent: Vec<_> = DAMAGES
         .iter()
         .map(|(name, how)| (*name, rig.requests(name), spoil(&rig, name, how)))
         .collect();
 
     let daemon = rig.start();
-    for (name, ..) in SPOILT {
-        let told = daemon.wait_for_step(name, "unreadable");
-        assert_eq!(told["severity"], "critical", "{told}");
+    for (name, ..) in DAMAGES {
+        let event = daemon.wait_for_step(name, "unreadable");
+        assert_eq!(event["severity"], "critical", "{event}");
         assert!(
-            told["action"]
+            event["action"]
                 .as_str()
                 .unwrap()
                 .contains(&format!("refreshd authorize {name}")),
-            "{told}"
+            "{event}"
         );
         assert_eq!(
             rig.get_json(&format!("/v1/portals/{name}"))["phase"],
@@ -95,10 +95,10 @@ fn a_row_that_cannot_be_read_is_said_and_counted_and_the_others_go_on() {
     for (name, requests, ()) in sent {
         assert_eq!(rig.requests(name), requests, "nothing is sent for {name}");
     }
-    let told = daemon.events(|event| event["step"] == "unreadable").len();
-    assert_eq!(told, 4, "each once");
+    let count = daemon.events(|event| event["step"] == "unreadable").len();
+    assert_eq!(count, 4, "each once");
 
-    // Out of it.
+    // Ways to recover.
     for name in ["details", "bound"] {
         assert_eq!(rig.import(name, &rig.install(name)).code, Some(0));
         rig.wait_for_phase(name, "fresh");
@@ -106,14 +106,14 @@ fn a_row_that_cannot_be_read_is_said_and_counted_and_the_others_go_on() {
     }
     assert_eq!(rig.run(["forget", "phase", "--yes"]).code, Some(0));
     assert!(rig.token_json("phase").is_none());
-    always("no more is said", Duration::from_secs(1), || {
+    always("nothing more is logged", Duration::from_secs(1), || {
         daemon.events(|event| event["step"] == "unreadable").len() == 4
     });
     daemon.stop();
     rig.no_violations();
 }
 
-/// Bytes of a page that are none of SQLite's.
+/// Overwrites a page with bytes that SQLite rejects.
 fn damage_page(rig: &Rig, page: u64) {
     let state = fs::OpenOptions::new()
         .write(true)
@@ -125,7 +125,7 @@ fn damage_page(rig: &Rig, page: u64) {
 }
 
 #[test]
-fn a_state_that_can_be_written_and_not_read_is_told_and_its_new_pairs_are_published() {
+fn write_only_state_is_reported_and_still_publishes() {
     let names: [&str; 32] = std::array::from_fn(|number| &*String::leak(format!("p{number:02}")));
     let mut rig = Rig::new(names);
     names.iter().for_each(|name| rig.grant(name));
@@ -157,10 +157,10 @@ fn a_state_that_can_be_written_and_not_read_is_told_and_its_new_pairs_are_publis
         .for_each(|name| rig.wait_for_generation(name, 3));
     assert_eq!(rig.http("/readyz").0, 200);
     damage_page(&rig, root);
-    let told = daemon.wait_for("the state cannot be read", |event| {
+    let event = daemon.wait_for("the state cannot be read", |event| {
         is_step(event, "state-unread")
     });
-    assert_eq!(told["severity"], "critical", "{told}");
+    assert_eq!(event["severity"], "critical", "{event}");
     let (status, body) = rig.http("/readyz");
     assert!(
         status == 503 && body.contains("the state cannot be read"),
@@ -171,7 +171,7 @@ fn a_state_that_can_be_written_and_not_read_is_told_and_its_new_pairs_are_publis
         rig.wait_for_generation(name, before + 2);
         eventually("a token that works", SOON, || rig.has_working_token(name));
     }
-    eventually("the webhook is told", SOON, || {
+    eventually("the webhook is notified", SOON, || {
         receivers
             .seen("/webhook")
             .iter()
@@ -183,8 +183,8 @@ fn a_state_that_can_be_written_and_not_read_is_told_and_its_new_pairs_are_publis
                 .as_str()
                 .is_some_and(|text| text.contains("cannot be read"))
     });
-    assert!(lines.len() <= 2, "told once: {lines:?}");
-    // The disk comes back to its senses.
+    assert!(lines.len() <= 2, "notified once: {lines:?}");
+    // The disk recovers.
     let file = fs::OpenOptions::new()
         .write(true)
         .open(rig.path("state.db"))
@@ -195,14 +195,16 @@ fn a_state_that_can_be_written_and_not_read_is_told_and_its_new_pairs_are_publis
     );
     file.write_all_at(&whole[from..to], from as u64)
         .expect("a page");
-    daemon.wait_for("its end", |event| says(event, "the state is read again"));
+    daemon.wait_for("its end", |event| {
+        message_contains(event, "the state is read again")
+    });
     eventually("readiness", SOON, || rig.http("/readyz").0 == 200);
     daemon.stop();
     rig.no_violations();
 }
 
 #[test]
-fn damage_is_noticed_though_nothing_is_written() {
+fn damage_is_detected_without_a_write() {
     let names: [&str; 32] = std::array::from_fn(|number| &*String::leak(format!("r{number:02}")));
     let rules = Rules {
         token_lifetime: Duration::from_secs(3600),
@@ -222,7 +224,7 @@ fn damage_is_noticed_though_nothing_is_written() {
     (4..=pages)
         .step_by(2)
         .for_each(|page| damage_page(&rig, page));
-    // Sooner than the state is written for no other reason.
+    // Earlier than the next write of the state.
     eventually("it is not ready", Duration::from_secs(12), || {
         let (code, text) = rig.http("/readyz");
         code == 503 && text.contains("cannot be read")
@@ -235,7 +237,7 @@ fn damage_is_noticed_though_nothing_is_written() {
 }
 
 #[test]
-fn damage_is_told_by_whoever_meets_it_first_and_metrics_are_answered_all_the_same() {
+fn damage_is_reported_by_any_reader_and_metrics_still_work() {
     let names: [&str; 32] = std::array::from_fn(|number| &*String::leak(format!("q{number:02}")));
     let rules = Rules {
         token_lifetime: Duration::from_secs(3600),
@@ -260,25 +262,25 @@ fn damage_is_told_by_whoever_meets_it_first_and_metrics_are_answered_all_the_sam
     (4..=pages)
         .step_by(2)
         .for_each(|page| damage_page(&rig, page));
-    // Whatever is written makes readers read anew; what becomes of it does not matter here.
+    // Any write makes readers read again; its own outcome does not matter here.
     drop(rig.run(["silence", "--all", "1h"]));
-    eventually("the metrics say so", SOON, || {
+    eventually("the metrics report it", SOON, || {
         let (code, text) = rig.http("/metrics");
         assert_eq!(code, 200, "{text}");
-        let is_told = text.contains("refreshd_state_readable 0");
-        // By then it is told everywhere.
-        if is_told {
+        let is_reported = text.contains("refreshd_state_readable 0");
+        // Readiness reports it by then, too.
+        if is_reported {
             let (code, text) = rig.http("/readyz");
             assert!(code == 503 && text.contains("cannot be read"), "{text}");
         }
-        is_told
+        is_reported
     });
-    let told = daemon.events(|event| is_step(event, "state-unread"));
-    assert_eq!(told.len(), 1, "{told:?}");
+    let events = daemon.events(|event| is_step(event, "state-unread"));
+    assert_eq!(events.len(), 1, "{events:?}");
     let (_, text) = rig.http("/metrics");
     assert!(
         text.contains("refreshd_state_writable") && !text.contains("refreshd_portals{"),
-        "what is not known is not said: {text}"
+        "unknown values are left out: {text}"
     );
     let ran = rig.run(["check"]);
     assert!(

@@ -1,18 +1,18 @@
-//! Renewals that bring an access token and no readable refresh token, after others that brought one: the new one may stand
-//! in the reply where nobody looks, and the one that was sent may be spent.
+//! Renewals that bring an access token and no readable refresh token, after others that brought one: the new one may be in
+//! an unknown place of the response, and the sent one may be spent.
 
 use std::sync::Mutex;
 use std::time::Duration;
 
-use crate::common::hostile::{Hostile, Play, reply};
-use crate::common::{Daemon, Portal, Rig, SOON, always, eventually, says};
+use crate::common::hostile::{Behaviour, Hostile, reply};
+use crate::common::{Daemon, Portal, Rig, SOON, always, eventually, message_contains};
 
-/// The reply to the renewal with refresh token `r-NUMBER`, from the number; and whether it spends it.
+/// The response to the renewal with refresh token `r-NUMBER`, and whether it spends the token.
 type Answer = fn(u64) -> (String, bool);
 
 const KEPT: &str = "no refresh token that can be read";
 
-/// A daemon whose portal `acme` has the grant `r-1` at a server that takes a spent token only once.
+/// A daemon whose portal `acme` has the grant `r-1` at a server that accepts a spent token only once.
 fn renewing(answer: Answer) -> (Hostile, Rig, Daemon) {
     let spent: Mutex<Vec<u64>> = Mutex::default();
     let count = Mutex::new(0);
@@ -34,7 +34,7 @@ fn renewing(answer: Answer) -> (Hostile, Rig, Daemon) {
             }
             ("200 OK", body.replace("ACCESS", &format!("a-{count}")))
         };
-        Play::Close(reply(status, "Connection: close\r\n", &body))
+        Behaviour::Close(reply(status, "Connection: close\r\n", &body))
     });
     let mut rig = Rig::new([]);
     rig.config.app().token_url = hostile.token_url();
@@ -57,7 +57,7 @@ fn rotated(number: u64) -> (String, bool) {
 }
 
 #[test]
-fn a_reply_whose_refresh_token_cannot_be_read_is_kept_and_named_once_the_old_one_is_dead() {
+fn unreadable_refresh_token_is_kept_and_named_when_needed() {
     let hidden: [Answer; 3] = [
         |number| match number {
             3 => (
@@ -100,7 +100,7 @@ fn a_reply_whose_refresh_token_cannot_be_read_is_kept_and_named_once_the_old_one
         );
         let refused = rig.run(["recover", "acme"]);
         assert_eq!(refused.code, Some(65), "no new pair is in it: {refused:?}");
-        // A start reads what is kept again, and must not take the access token alone for a pair.
+        // A start parses kept responses again, and must not take the access token alone for a pair.
         daemon.stop();
         let daemon = rig.start();
         rig.wait_for_phase("acme", "needs-authorization");
@@ -115,19 +115,19 @@ fn a_reply_whose_refresh_token_cannot_be_read_is_kept_and_named_once_the_old_one
 }
 
 #[test]
-fn it_is_told_once_and_kept_until_a_refresh_token_comes() {
+fn notified_once_and_kept_until_a_refresh_token_comes() {
     static ASKED: Mutex<u64> = Mutex::new(0);
     let (_hostile, rig, daemon) = renewing(|number| {
         let mut asked = ASKED.lock().expect("no thread panics");
         *asked += 1;
-        // `r-3` is taken three times, and `r-4` twice: this server rotates at times.
+        // `r-3` is accepted three times, and `r-4` twice: this server rotates sometimes.
         match (number, *asked) {
             (3, ..=5) | (4, ..=7) => (r#"{"access_token":"ACCESS","expires_in":4}"#.into(), false),
             _ => rotated(number),
         }
     });
-    let warned = || daemon.events(|event| says(event, KEPT)).len();
-    daemon.wait_for("the warning", |event| says(event, KEPT));
+    let warned = || daemon.events(|event| message_contains(event, KEPT)).len();
+    daemon.wait_for("the warning", |event| message_contains(event, KEPT));
     eventually("it is kept", SOON, || {
         rig.status("acme")["unread_replies"]["count"] == 1
     });
@@ -142,7 +142,7 @@ fn it_is_told_once_and_kept_until_a_refresh_token_comes() {
 }
 
 #[test]
-fn a_server_that_never_rotates_causes_no_notice() {
+fn server_without_rotation_causes_no_notice() {
     let answers: [Answer; 2] = [
         |_| (r#"{"access_token":"ACCESS","expires_in":4}"#.into(), false),
         |number| {

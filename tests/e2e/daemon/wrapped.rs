@@ -1,4 +1,4 @@
-//! Replies that are wrapped, damaged or cut: the pair that arrived is used, and what cannot be read is kept.
+//! Wrapped, damaged or truncated responses: a received pair is used, and an unreadable response is kept.
 //!
 //! The server spends a refresh token once, so a pair that is lost here ends the grant.
 
@@ -13,18 +13,18 @@ use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
 use rusqlite::Connection;
 use serde_json::Value;
 
-use crate::common::hostile::{Asked, Hostile, Play, reply};
-use crate::common::{Daemon, Portal, Rig, SOON, always, eventually, says};
+use crate::common::hostile::{Behaviour, Hostile, RawRequest, reply};
+use crate::common::{Daemon, Portal, Rig, SOON, always, eventually, message_contains};
 
-/// Shown nowhere but where it is asked for.
+/// Shown only on explicit request.
 const HIDDEN: &str = "h1ddenT0ken0fTheReply";
 
-/// The connection is not used again, whatever its closing meets.
+/// The connection is not used again, whatever its body is.
 const CLOSE: &str = "Connection: close\r\n";
 
-/// The reply to the first request of a grant, from its pair: bytes on the wire.
-type Wrap = fn(&str) -> Play;
-/// What becomes of a pair.
+/// The response to the first request of a grant, from its pair: bytes on the wire.
+type Wrap = fn(&str) -> Behaviour;
+/// A transformation of a pair.
 type Text = fn(&str) -> String;
 
 fn ok(headers: &str, body: &[u8]) -> Vec<u8> {
@@ -35,8 +35,8 @@ fn ok(headers: &str, body: &[u8]) -> Vec<u8> {
     [head.as_bytes(), body].concat()
 }
 
-fn sent(body: impl AsRef<[u8]>) -> Play {
-    Play::Close(ok("", body.as_ref()))
+fn sent(body: impl AsRef<[u8]>) -> Behaviour {
+    Behaviour::Close(ok("", body.as_ref()))
 }
 
 fn gzip(body: &str) -> Vec<u8> {
@@ -94,16 +94,16 @@ const WRAPPED: &[(&str, Wrap)] = &[
             text("refresh_token")
         ))
     }),
-    ("gzip-said", |r| {
-        Play::Close(ok("Content-Encoding: gzip\r\n", &gzip(r)))
+    ("gzip-declared", |r| {
+        Behaviour::Close(ok("Content-Encoding: gzip\r\n", &gzip(r)))
     }),
-    ("gzip-not-said", |r| sent(gzip(r))),
-    ("zlib-said", |r| {
-        Play::Close(ok("Content-Encoding: deflate\r\n", &zlib(r)))
+    ("gzip-undeclared", |r| sent(gzip(r))),
+    ("zlib-declared", |r| {
+        Behaviour::Close(ok("Content-Encoding: deflate\r\n", &zlib(r)))
     }),
-    ("deflate-not-said", |r| sent(deflate(r))),
-    ("gzip-said-and-not-done", |r| {
-        Play::Close(ok("Content-Encoding: gzip\r\n", r.as_bytes()))
+    ("deflate-undeclared", |r| sent(deflate(r))),
+    ("gzip-declared-only", |r| {
+        Behaviour::Close(ok("Content-Encoding: gzip\r\n", r.as_bytes()))
     }),
     ("notice", |r| sent(format!("<br /><b>Notice</b>: x {r}"))),
     ("comment", |r| sent(format!("{r}<!-- 0.02 s -->"))),
@@ -141,7 +141,7 @@ const WRAPPED: &[(&str, Wrap)] = &[
         )
     }),
     ("no-last-chunk", |r| {
-        Play::Close(
+        Behaviour::Close(
             format!(
                 "HTTP/1.1 200 OK\r\n{CLOSE}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{r}\r\n",
                 r.len()
@@ -151,7 +151,7 @@ const WRAPPED: &[(&str, Wrap)] = &[
     }),
     ("jsonp-cut", |r| {
         let body = format!("cb({r}");
-        Play::Close(
+        Behaviour::Close(
             format!(
                 "HTTP/1.1 200 OK\r\n{CLOSE}Content-Length: {}\r\n\r\n{body}",
                 body.len() + 2
@@ -161,7 +161,7 @@ const WRAPPED: &[(&str, Wrap)] = &[
     }),
     ("list-cut", |r| {
         let body = format!("[{r}");
-        Play::Close(
+        Behaviour::Close(
             format!(
                 "HTTP/1.1 200 OK\r\n{CLOSE}Content-Length: {}\r\n\r\n{body}",
                 body.len() + 1
@@ -170,21 +170,21 @@ const WRAPPED: &[(&str, Wrap)] = &[
         )
     }),
     ("closed-then-reset", |r| {
-        Play::Reset(format!("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{r}").into_bytes())
+        Behaviour::Reset(format!("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{r}").into_bytes())
     }),
     ("too-short", |r| {
-        Play::Close(
+        Behaviour::Close(
             format!("HTTP/1.1 200 OK\r\n{CLOSE}Content-Length: 9999\r\n\r\n{r}").into_bytes(),
         )
     }),
     ("150-headers", |r| {
-        Play::Close(ok(&headers(150), r.as_bytes()))
+        Behaviour::Close(ok(&headers(150), r.as_bytes()))
     }),
     ("256-headers", |r| {
-        Play::Close(ok(&headers(253), r.as_bytes()))
+        Behaviour::Close(ok(&headers(253), r.as_bytes()))
     }),
     ("damaged-header", |r| {
-        Play::Close(ok("Bad Header\r\nX-Folded: a\r\n b\r\n", r.as_bytes()))
+        Behaviour::Close(ok("Bad Header\r\nX-Folded: a\r\n b\r\n", r.as_bytes()))
     }),
     ("long", |r| {
         let token: Value = serde_json::from_str(r).expect("as the test made it");
@@ -209,7 +209,7 @@ const WRAPPED: &[(&str, Wrap)] = &[
     }),
 ];
 
-/// The name of the grant and its number in a refresh token such as `r-bom-3`.
+/// Name and number in a refresh token such as `r-bom-3`.
 fn parts(token: &str) -> (&str, u64) {
     let (name, number) = token.rsplit_once('-').unwrap_or_default();
     (
@@ -224,10 +224,10 @@ fn pair(name: &str, number: u64) -> String {
     )
 }
 
-/// A server that takes each refresh token once, and whose first reply to each grant is as `play` says.
-fn strict(play: impl Fn(&str, &str) -> Play + Send + Sync + 'static) -> Hostile {
+/// A server that accepts each refresh token once; `play` makes the first response to each grant.
+fn strict(play: impl Fn(&str, &str) -> Behaviour + Send + Sync + 'static) -> Hostile {
     let spent: Mutex<Vec<String>> = Mutex::default();
-    Hostile::listen("127.0.0.1:0", move |asked: Asked| {
+    Hostile::listen("127.0.0.1:0", move |asked: RawRequest| {
         let token = asked.parameter("refresh_token").to_owned();
         assert!(
             asked
@@ -239,7 +239,7 @@ fn strict(play: impl Fn(&str, &str) -> Play + Send + Sync + 'static) -> Hostile 
         );
         let mut spent = spent.lock().expect("no thread panics");
         if spent.contains(&token) {
-            return Play::Close(reply(
+            return Behaviour::Close(reply(
                 "400 Bad Request",
                 CLOSE,
                 r#"{"error":"invalid_grant"}"#,
@@ -250,7 +250,7 @@ fn strict(play: impl Fn(&str, &str) -> Play + Send + Sync + 'static) -> Hostile 
         let play = if number == 1 {
             play(name, &next)
         } else {
-            Play::Close(reply("200 OK", CLOSE, &next))
+            Behaviour::Close(reply("200 OK", CLOSE, &next))
         };
         spent.push(token.clone());
         play
@@ -272,7 +272,7 @@ fn rig(hostile: &Hostile, names: &[&str]) -> Rig {
     rig
 }
 
-/// A server that wraps each portal's first answer as the table has it, and a daemon that renewed each portal twice.
+/// A server that wraps each portal's first response according to the table, and a daemon that renewed each portal twice.
 fn renewed_twice(wraps: &'static [(&str, Wrap)]) -> (Hostile, Rig, Daemon) {
     let names: Vec<_> = wraps.iter().map(|(name, _)| *name).collect();
     let hostile = strict(move |name, next| {
@@ -296,7 +296,7 @@ fn renewed_twice(wraps: &'static [(&str, Wrap)]) -> (Hostile, Rig, Daemon) {
 }
 
 #[test]
-fn every_wrapped_reply_is_a_pair_and_the_next_renewal_sends_its_token() {
+fn every_wrapped_response_yields_a_pair() {
     let (_hostile, rig, _daemon) = renewed_twice(WRAPPED);
     for (name, _) in WRAPPED {
         let token = fs::read_to_string(rig.token_path(name, "token")).expect("as the test made it");
@@ -309,7 +309,7 @@ fn every_wrapped_reply_is_a_pair_and_the_next_renewal_sends_its_token() {
 }
 
 #[test]
-fn a_number_for_a_token_keeps_its_digits() {
+fn numeric_token_keeps_its_digits() {
     let (number, asked) = ("47110000000000000000001", Arc::new(AtomicUsize::new(0)));
     let seen = Arc::clone(&asked);
     let hostile = Hostile::listen("127.0.0.1:0", move |asked| {
@@ -330,14 +330,14 @@ fn a_number_for_a_token_keeps_its_digits() {
     );
 }
 
-/// These bytes, as they are.
-fn raw(text: impl AsRef<[u8]>) -> Play {
-    Play::Close(text.as_ref().to_vec())
+/// These bytes unchanged.
+fn raw(text: impl AsRef<[u8]>) -> Behaviour {
+    Behaviour::Close(text.as_ref().to_vec())
 }
 
-/// What some servers send when a whole answer was not the last that they had.
+/// The start of another response, which some servers send after a complete one.
 const NEXT_ANSWER: &str = "HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n<html>";
-/// Answers whose framing breaks RFC 9112, so that an HTTP library gives no byte of them, or not all.
+/// Responses whose framing breaks RFC 9112, so that an HTTP library returns no byte of them, or not all.
 const BROKEN: &[(&str, Wrap)] = &[
     ("length-is-no-number", |r| {
         raw(format!("HTTP/1.1 200 OK\r\nContent-Length: abc\r\n\r\n{r}"))
@@ -434,15 +434,15 @@ const BROKEN: &[(&str, Wrap)] = &[
         raw(format!("HTTP/1.1 200 OK\r\nA\u{1}: b\r\n: c\r\n\r\n{r}"))
     }),
     ("head-and-body-apart", |r| {
-        // One byte at a time: the library gives up long before the body is there.
+        // One byte at a time: the library gives up long before the body arrives.
         let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n{r}");
-        Play::Drip(answer.into_bytes(), Duration::from_millis(2))
+        Behaviour::Drip(answer.into_bytes(), Duration::from_millis(2))
     }),
     ("open-for-good", |r| {
-        Play::Hold(format!("HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n{r}").into_bytes())
+        Behaviour::Hold(format!("HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n{r}").into_bytes())
     }),
     ("too-short-and-open", |r| {
-        Play::Hold(format!("HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n{r}").into_bytes())
+        Behaviour::Hold(format!("HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n{r}").into_bytes())
     }),
     ("200-kb-of-headers", |r| {
         raw(format!(
@@ -453,16 +453,16 @@ const BROKEN: &[(&str, Wrap)] = &[
 ];
 
 #[test]
-fn a_pair_in_an_answer_that_is_no_http_is_a_pair() {
+fn pair_in_a_non_http_response_is_used() {
     renewed_twice(BROKEN);
 }
 
 #[test]
-fn what_cannot_be_read_of_an_answer_that_is_no_http_is_kept() {
+fn unreadable_non_http_response_is_kept() {
     let hostile = strict(|_, next| {
         raw(format!(
             "HTTP/1.1 200 OK\r\nContent-Length: abc\r\n\r\n{}",
-            riddle(next)
+            unparsable(next)
         ))
     });
     let rig = rig(&hostile, &["acme"]);
@@ -470,12 +470,15 @@ fn what_cannot_be_read_of_an_answer_that_is_no_http_is_kept() {
     daemon.wait_for_outcome("acme", "needs-authorization");
     assert_eq!(daemon.outcomes("acme"), ["in-doubt", "needs-authorization"]);
     let ran = rig.run(["recover", "acme", "--show"]);
-    assert_eq!((ran.code, ran.stdout), (Some(0), riddle(&pair("acme", 2))));
+    assert_eq!(
+        (ran.code, ran.stdout),
+        (Some(0), unparsable(&pair("acme", 2)))
+    );
     is_silent(&rig, &daemon);
 }
 
 #[test]
-fn a_refusal_in_an_answer_that_is_no_http_is_not_believed() {
+fn rejection_in_a_non_http_response_is_ignored() {
     let hostile = Hostile::listen("127.0.0.1:0", |_| {
         raw("HTTP/1.1 400 Bad\r\nContent-Length: x\r\n\r\n{\"error\":\"invalid_grant\"}")
     });
@@ -492,15 +495,15 @@ fn a_refusal_in_an_answer_that_is_no_http_is_not_believed() {
     );
 }
 
-/// What no version can read; it holds a token all the same.
-fn riddle(next: &str) -> String {
+/// A response that no version can parse, although it contains a token.
+fn unparsable(next: &str) -> String {
     let token = format!("{HIDDEN}-{}", next.len());
     format!("<html><body><p>Your new tokens are {token} and {next}</p></body></html>")
 }
 
-/// A rig whose portal had one unreadable reply, and whose replay was refused.
+/// A rig whose portal had one unreadable response, and whose replay was rejected.
 fn unread() -> (Hostile, Rig, Daemon) {
-    let hostile = strict(|_, next| Play::Close(ok("", riddle(next).as_bytes())));
+    let hostile = strict(|_, next| Behaviour::Close(ok("", unparsable(next).as_bytes())));
     let rig = rig(&hostile, &["acme"]);
     let daemon = rig.start();
     rig.wait_for_phase("acme", "needs-authorization");
@@ -508,7 +511,7 @@ fn unread() -> (Hostile, Rig, Daemon) {
     (hostile, rig, daemon)
 }
 
-/// Neither the log nor anything that is shown has a byte of it.
+/// Asserts that no byte of it is in the log or in any view.
 fn is_silent(rig: &Rig, daemon: &Daemon) {
     let (_, page) = rig.http("/");
     let (_, metrics) = rig.http("/metrics");
@@ -534,7 +537,7 @@ fn is_silent(rig: &Rig, daemon: &Daemon) {
 }
 
 #[test]
-fn what_cannot_be_read_is_kept_and_shown_and_in_doubt() {
+fn unreadable_response_is_kept_and_in_doubt() {
     let (_hostile, rig, daemon) = unread();
     assert_eq!(daemon.outcomes("acme"), ["in-doubt", "needs-authorization"]);
     let view = rig.status("acme");
@@ -569,17 +572,23 @@ fn what_cannot_be_read_is_kept_and_shown_and_in_doubt() {
         "{ran:?}"
     );
     let ran = rig.run(["recover", "acme", "--show"]);
-    assert_eq!((ran.code, ran.stdout), (Some(0), riddle(&pair("acme", 2))));
+    assert_eq!(
+        (ran.code, ran.stdout),
+        (Some(0), unparsable(&pair("acme", 2)))
+    );
     assert_eq!(rig.run(["recover", "acme", "--show=2"]).code, Some(66));
-    assert_eq!(rig.run(["recover", "nobody"]).code, Some(66));
-    // It outlives a kill, and is there without a daemon.
+    assert_eq!(rig.run(["recover", "unknown"]).code, Some(66));
+    // It survives a kill, and is available without a daemon.
     daemon.kill9();
     let ran = rig.run(["recover", "acme", "--show"]);
-    assert_eq!((ran.code, ran.stdout), (Some(0), riddle(&pair("acme", 2))));
+    assert_eq!(
+        (ran.code, ran.stdout),
+        (Some(0), unparsable(&pair("acme", 2)))
+    );
     assert_eq!(
         rig.run(["recover", "acme", "--discard"]).code,
         Some(64),
-        "nobody said yes"
+        "without a confirmation"
     );
     assert_eq!(
         rig.run(["recover", "acme", "--discard", "--yes"]).code,
@@ -590,7 +599,7 @@ fn what_cannot_be_read_is_kept_and_shown_and_in_doubt() {
 }
 
 #[test]
-fn what_a_person_finds_in_it_resumes_the_portal_and_a_renewal_that_goes_well_ends_the_keeping() {
+fn recovered_pair_resumes_and_the_response_is_dropped_later() {
     let (_hostile, rig, daemon) = unread();
     let shown = rig.run(["recover", "acme", "--show"]).stdout;
     let found = &shown[shown.find('{').expect("as the test made it")
@@ -604,9 +613,9 @@ fn what_a_person_finds_in_it_resumes_the_portal_and_a_renewal_that_goes_well_end
     daemon.stop();
 }
 
-/// What `recover --show` prints is accepted as it is where it holds one pair; otherwise it is said what cannot be read.
+/// The output of `recover --show` is accepted where it holds one pair; otherwise the error names the unreadable part.
 #[test]
-fn a_kept_reply_is_taken_in_whole_or_it_is_said_why_not() {
+fn kept_response_is_imported_whole_or_refused_with_reason() {
     let (_hostile, rig, daemon) = unread();
     let ran = rig.run(["recover", "acme", "--show"]);
     let ran = rig.import("acme", &ran.stdout);
@@ -618,7 +627,7 @@ fn a_kept_reply_is_taken_in_whole_or_it_is_said_why_not() {
     );
     assert_eq!(rig.status("acme")["unread_replies"]["count"], 1);
     let texts: [fn(&str) -> Vec<u8>; 6] = [
-        |r| with(r, r#""error":"a_word_that_nobody_knows""#).into_bytes(),
+        |r| with(r, r#""error":"an_unknown_error""#).into_bytes(),
         |r| format!(r#"{{"success":false,"data":{r}}}"#).into_bytes(),
         |r| format!("Refresh failed.\n{r}").into_bytes(),
         |r| format!("HTTP/1.1 400 Bad Request\r\n\r\n{r}").into_bytes(),
@@ -640,7 +649,7 @@ fn a_kept_reply_is_taken_in_whole_or_it_is_said_why_not() {
     daemon.stop();
 }
 
-/// The kept reply becomes one that this version can read, as a newer version would.
+/// Replaces the kept response with one that this version can parse, as if it were newer.
 fn becomes_readable(rig: &Rig, body: &str) {
     let state = Connection::open(rig.path("state.db")).expect("as the test made it");
     assert_eq!(
@@ -652,14 +661,14 @@ fn becomes_readable(rig: &Rig, body: &str) {
 }
 
 #[test]
-fn a_newer_version_reads_it_at_its_start_before_anything_is_sent() {
+fn newer_version_parses_kept_responses_before_sending() {
     let (hostile, rig, daemon) = unread();
     daemon.stop();
     becomes_readable(&rig, &pair("acme", 2));
     let asked = hostile.connections();
     let daemon = rig.start();
     daemon.wait_for("the grant of the reply", |event| {
-        says(event, "the grant of a kept reply was accepted")
+        message_contains(event, "the grant of a kept reply was accepted")
     });
     rig.wait_for_phase("acme", "fresh");
     rig.wait_for_generation("acme", 3);
@@ -672,9 +681,9 @@ fn a_newer_version_reads_it_at_its_start_before_anything_is_sent() {
     assert!(rig.status("acme")["unread_replies"].is_null());
 }
 
-/// The profile learns where the token is: the same daemon can read the reply then, and so can a command without one.
+/// The profile learns the place of the token: then the same daemon can parse the response, and so can a command without one.
 #[test]
-fn a_command_takes_it_in_with_a_daemon_and_without() {
+fn recover_imports_with_and_without_a_daemon() {
     for offline in [false, true] {
         let hostile = strict(|_, next| sent(next.replace("access_token", "tok")));
         let mut rig = rig(&hostile, &["acme"]);
@@ -707,11 +716,11 @@ fn a_command_takes_it_in_with_a_daemon_and_without() {
 }
 
 #[test]
-fn a_reply_to_an_earlier_grant_is_not_taken_in() {
+fn response_to_an_earlier_grant_is_not_imported() {
     let (_hostile, rig, daemon) = unread();
     daemon.stop();
     becomes_readable(&rig, &pair("acme", 2));
-    // Without a daemon nothing renews it, so the reply stays.
+    // Without a daemon the portal is not renewed, so the response stays.
     let state = Connection::open(rig.path("state.db")).expect("as the test made it");
     state
         .execute("UPDATE portal SET generation = 7", [])
@@ -726,7 +735,7 @@ fn a_reply_to_an_earlier_grant_is_not_taken_in() {
     });
     assert!(
         daemon
-            .events(|event| says(event, "was accepted"))
+            .events(|event| message_contains(event, "was accepted"))
             .is_empty()
     );
     assert_eq!(rig.run(["forget", "acme", "--yes"]).code, Some(0));
@@ -739,7 +748,7 @@ fn a_reply_to_an_earlier_grant_is_not_taken_in() {
 }
 
 #[test]
-fn a_page_with_a_success_is_in_doubt_and_what_repeats_is_kept_once() {
+fn html_success_is_in_doubt_and_repeats_are_kept_once() {
     let hostile = Hostile::listen("127.0.0.1:0", |_| {
         sent("<!DOCTYPE html><title>Sorry</title>")
     });
@@ -758,7 +767,7 @@ fn a_page_with_a_success_is_in_doubt_and_what_repeats_is_kept_once() {
 }
 
 #[test]
-fn the_first_reply_and_the_newest_are_kept() {
+fn first_and_newest_responses_are_kept() {
     let count = AtomicUsize::new(0);
     let hostile = Hostile::listen("127.0.0.1:0", move |_| {
         let number = count.fetch_add(1, Ordering::SeqCst);
@@ -777,7 +786,7 @@ fn the_first_reply_and_the_newest_are_kept() {
 }
 
 #[test]
-fn a_pair_with_a_status_that_is_no_success_is_used_once_its_token_is_refused() {
+fn pair_with_an_error_status_is_used_after_rejection() {
     let statuses = [
         "500 Internal Server Error",
         "503 Service Unavailable",
@@ -793,7 +802,7 @@ fn a_pair_with_a_status_that_is_no_success_is_used_once_its_token_is_refused() {
         let status = statuses
             .iter()
             .find(|status| status.starts_with(&name[1..]));
-        Play::Close(reply(status.expect("a portal of the test"), CLOSE, next))
+        Behaviour::Close(reply(status.expect("a portal of the test"), CLOSE, next))
     });
     let rig = rig(&hostile, &names);
     let daemon = rig.start();
@@ -809,19 +818,17 @@ fn a_pair_with_a_status_that_is_no_success_is_used_once_its_token_is_refused() {
             rig.get_json(&format!("/v1/portals/{name}"))["unread_replies"].is_null(),
             "{name}"
         );
-        daemon.wait_for("what was done", |event| {
-            says(event, "is used") && event["portal"].as_str() == Some(*name)
+        daemon.wait_for("the log line", |event| {
+            message_contains(event, "is used") && event["portal"].as_str() == Some(*name)
         });
     }
 }
 
-/// Beside or around a pair something speaks of a failure: the authorization server says what it is, and nobody is called.
+/// Text beside or around the pair indicates a failure: the authorization server decides, and no one is notified.
 #[test]
-fn a_doubtful_pair_of_a_success_is_tried_once_its_token_is_refused() {
+fn doubtful_pair_is_tried_after_rejection() {
     let bodies: [(&str, Text); 5] = [
-        ("beside", |r| {
-            with(r, r#""error":"a_word_that_nobody_knows""#)
-        }),
+        ("beside", |r| with(r, r#""error":"an_unknown_error""#)),
         ("flag", |r| format!(r#"{{"success":false,"data":{r}}}"#)),
         ("around", |r| format!("Refresh failed.\n{r}")),
         ("comment", |r| format!("/* refresh token invalid */ {r}")),
@@ -853,9 +860,9 @@ fn a_doubtful_pair_of_a_success_is_tried_once_its_token_is_refused() {
     daemon.stop();
 }
 
-/// What a server echoes, refuses or tells of in a sentence is sent to nobody, and each pair once.
+/// A token that a server echoes, rejects or mentions in a sentence is not sent, and each pair is sent once.
 #[test]
-fn a_doubtful_pair_is_sent_once_and_what_is_none_is_not_sent() {
+fn doubtful_pair_is_sent_once_and_a_non_pair_never() {
     let failing: Text = |r| format!("Refresh failed.\n{}", r.replace("r-", "x-"));
     let bodies: [(&str, Text, usize); 5] = [
         ("unknown", failing, 1),
@@ -879,7 +886,7 @@ fn a_doubtful_pair_is_sent_once_and_what_is_none_is_not_sent() {
     let names = bodies.map(|(name, ..)| name);
     let asked: Arc<Mutex<Vec<String>>> = Arc::default();
     let seen = Arc::clone(&asked);
-    let hostile = Hostile::listen("127.0.0.1:0", move |request: Asked| {
+    let hostile = Hostile::listen("127.0.0.1:0", move |request: RawRequest| {
         let token = request.parameter("refresh_token").to_owned();
         let mut seen = seen.lock().expect("no thread panics");
         let is_first = !seen.contains(&token);
@@ -887,7 +894,7 @@ fn a_doubtful_pair_is_sent_once_and_what_is_none_is_not_sent() {
         let (name, number) = parts(&token);
         match bodies.iter().find(|(of, ..)| *of == name) {
             Some((_, body, _)) if is_first && number == 1 => sent(body(&pair(name, 2))),
-            _ => Play::Close(reply(
+            _ => Behaviour::Close(reply(
                 "400 Bad Request",
                 CLOSE,
                 r#"{"error":"invalid_grant"}"#,
@@ -917,10 +924,10 @@ fn a_doubtful_pair_is_sent_once_and_what_is_none_is_not_sent() {
 }
 
 #[test]
-fn a_reply_that_is_cut_inside_its_object_is_kept_and_no_pair() {
+fn truncated_json_is_kept_and_yields_no_pair() {
     let hostile = strict(|_, next| {
         let cut = &next[..next.len() - 1];
-        Play::Close(
+        Behaviour::Close(
             format!(
                 "HTTP/1.1 200 OK\r\n{CLOSE}Content-Length: {}\r\n\r\n{cut}",
                 next.len()
@@ -945,7 +952,7 @@ fn a_reply_that_is_cut_inside_its_object_is_kept_and_no_pair() {
 }
 
 #[test]
-fn a_form_that_is_cut_is_kept_and_no_token_of_it_is_used() {
+fn truncated_form_is_kept_and_yields_no_token() {
     let form = |next: &str, order: [&str; 3]| {
         let next: Value = serde_json::from_str(next).expect("as the test made it");
         let field = |name: &&str| match &next[name] {
@@ -972,18 +979,20 @@ fn a_form_that_is_cut_is_kept_and_no_token_of_it_is_used() {
                 "HTTP/1.1 200 OK\r\n{CLOSE}Content-Length: {}\r\n\r\n",
                 body.len() + 40
             );
-            Play::Close([head.as_bytes(), body].concat())
+            Behaviour::Close([head.as_bytes(), body].concat())
         };
         match name {
             "length" => short(cut.as_bytes()),
-            "chunked" => Play::Close(
+            "chunked" => Behaviour::Close(
                 format!(
                     "HTTP/1.1 200 OK\r\n{CLOSE}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{cut}",
                     last.len()
                 )
                 .into_bytes(),
             ),
-            "reset" => Play::Reset(format!("HTTP/1.1 200 OK\r\n{CLOSE}\r\n{cut}").into_bytes()),
+            "reset" => {
+                Behaviour::Reset(format!("HTTP/1.1 200 OK\r\n{CLOSE}\r\n{cut}").into_bytes())
+            }
             "access" => short(&access.as_bytes()[..access.len() - 1]),
             "no-refresh" => short(&last.as_bytes()[..last.find("&refresh").expect("there")]),
             _ => {
@@ -1020,7 +1029,7 @@ fn a_form_that_is_cut_is_kept_and_no_token_of_it_is_used() {
 }
 
 #[test]
-fn refusals_stay_refusals_however_they_are_wrapped() {
+fn wrapped_rejections_stay_rejections() {
     for (body, outcome) in [
         (
             format!("\u{feff}{}", r#"{"error":"invalid_grant"}"#),
@@ -1058,16 +1067,17 @@ fn refusals_stay_refusals_however_they_are_wrapped() {
     }
 }
 
-/// What an error page repeats of a request is not used once the token is refused.
+/// A token that an error page repeats from the request is not used after the rejection.
 #[test]
-fn a_pair_that_a_refusal_repeats_is_neither_published_nor_kept() {
+fn pair_echoed_in_a_rejection_is_ignored() {
     for (words, outcome) in [
         (r#""error":"invalid_grant""#, "needs-authorization"),
         (r#""status":"invalid_grant""#, "unknown"),
         (r#""message":"The refresh token is invalid""#, "unknown"),
     ] {
-        let hostile =
-            strict(move |_, next| Play::Close(reply("400 Bad Request", CLOSE, &with(next, words))));
+        let hostile = strict(move |_, next| {
+            Behaviour::Close(reply("400 Bad Request", CLOSE, &with(next, words)))
+        });
         let rig = rig(&hostile, &["acme"]);
         let daemon = rig.start();
         daemon.wait_for_outcome("acme", outcome);
@@ -1080,7 +1090,7 @@ fn a_pair_that_a_refusal_repeats_is_neither_published_nor_kept() {
 }
 
 #[test]
-fn a_profile_says_what_success_is() {
+fn profile_defines_success() {
     let hostile = strict(|_, next| sent(with(next, r#""error":"all is well","code":200"#)));
     let mut rig = rig(&hostile, &["acme"]);
     rig.config

@@ -1,23 +1,23 @@
-//! Who may do what, and which of two reaches the state: permissions of the socket, and the state's lock.
+//! Permissions of the control socket, and the lock of the state.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::Command;
 
-use crate::common::{Ran, Rig};
+use crate::common::{CommandOutput, Rig};
 use crate::interfaces::{calm, contains, fresh};
 
-/// Some user who is neither root nor the daemon.
-const NOBODY: &str = "65534";
+/// A user who is neither root nor the daemon.
+const OTHER_USER: &str = "65534";
 
 fn chmod(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("its permissions change");
 }
 
-/// Whether this process can become somebody else; says so if not.
-#[expect(clippy::print_stdout, reason = "a test that was skipped says why")]
-fn can_become_nobody() -> bool {
+/// Whether this process can run commands as another user; prints the reason if not.
+#[expect(clippy::print_stdout, reason = "a skipped test prints why")]
+fn can_switch_user() -> bool {
     let root = fs::metadata("/proc/self").expect("a Linux").uid() == 0;
     let setpriv = Command::new("setpriv")
         .arg("--version")
@@ -31,8 +31,8 @@ fn can_become_nobody() -> bool {
     root && setpriv
 }
 
-/// Runs the client on the rig's socket as nobody, from a copy that nobody can reach.
-fn as_nobody(rig: &Rig, arguments: &[&str]) -> Ran {
+/// Runs the client on the rig's socket as another user, from a copy which that user can reach.
+fn as_other_user(rig: &Rig, arguments: &[&str]) -> CommandOutput {
     let binary = rig.path("refreshd");
     if !binary.exists() {
         chmod(&rig.path("."), 0o755);
@@ -41,24 +41,31 @@ fn as_nobody(rig: &Rig, arguments: &[&str]) -> Ran {
             .or_else(|_| fs::copy(from, &binary).map(drop))
             .expect("a copy");
     }
-    let become_nobody = ["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups", "--"];
+    let switch_user = [
+        "--reuid",
+        OTHER_USER,
+        "--regid",
+        OTHER_USER,
+        "--clear-groups",
+        "--",
+    ];
     let mut command = Command::new("setpriv");
     command
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .current_dir("/")
-        .args(become_nobody);
+        .args(switch_user);
     command
         .arg(binary)
         .args(arguments)
         .arg("--socket")
         .arg(rig.path("control.sock"));
-    Ran::to_its_end(&mut command)
+    CommandOutput::run(&mut command)
 }
 
 #[test]
-fn who_cannot_open_the_socket_is_told_so() {
-    if !can_become_nobody() {
+fn missing_socket_permission_is_reported() {
+    if !can_switch_user() {
         return;
     }
     let (rig, daemon) = fresh(["acme"]);
@@ -68,7 +75,7 @@ fn who_cannot_open_the_socket_is_told_so() {
         &["renew", "acme"],
         &["forget", "acme", "--yes"],
     ] {
-        let ran = as_nobody(&rig, command);
+        let ran = as_other_user(&rig, command);
         assert_eq!(
             (ran.code, ran.stdout.as_str()),
             (Some(77), ""),
@@ -84,8 +91,8 @@ fn who_cannot_open_the_socket_is_told_so() {
 }
 
 #[test]
-fn who_can_open_the_socket_may_look_and_renew_and_change_nothing() {
-    if !can_become_nobody() {
+fn socket_users_may_read_and_renew_only() {
+    if !can_switch_user() {
         return;
     }
     let (rig, daemon) = fresh(["acme", "globex"]);
@@ -94,17 +101,17 @@ fn who_can_open_the_socket_may_look_and_renew_and_change_nothing() {
     rig.secret("grant", &rig.install("globex"));
     chmod(&grant, 0o644);
     chmod(&rig.path("control.sock"), 0o666);
-    assert_eq!(as_nobody(&rig, &["status"]).code, Some(0));
+    assert_eq!(as_other_user(&rig, &["status"]).code, Some(0));
     assert_eq!(
-        as_nobody(&rig, &["token", "acme"]).stdout,
+        as_other_user(&rig, &["token", "acme"]).stdout,
         format!("{token}\n")
     );
-    assert_eq!(as_nobody(&rig, &["renew", "acme"]).code, Some(0));
+    assert_eq!(as_other_user(&rig, &["renew", "acme"]).code, Some(0));
     for command in [
         &["import", "globex", grant.to_str().unwrap()][..],
         &["forget", "acme", "--yes"],
     ] {
-        let ran = as_nobody(&rig, command);
+        let ran = as_other_user(&rig, command);
         assert_eq!(ran.code, Some(77), "{command:?}: {ran:?}");
         contains(
             &ran.stderr,
@@ -114,9 +121,9 @@ fn who_can_open_the_socket_may_look_and_renew_and_change_nothing() {
     let mut curl = Command::new("setpriv");
     curl.args([
         "--reuid",
-        NOBODY,
+        OTHER_USER,
         "--regid",
-        NOBODY,
+        OTHER_USER,
         "--clear-groups",
         "--",
         "curl",
@@ -134,13 +141,13 @@ fn who_can_open_the_socket_may_look_and_renew_and_change_nothing() {
     ]);
     match curl.arg(rig.path("control.sock")).output() {
         Ok(output) if output.status.success() => {
-            let said = String::from_utf8_lossy(&output.stdout);
+            let response = String::from_utf8_lossy(&output.stdout);
             assert!(
-                said.contains("\"not-permitted\"") && said.ends_with("403"),
-                "{said}"
+                response.contains("\"not-permitted\"") && response.ends_with("403"),
+                "{response}"
             );
         }
-        _ => println!("no curl: whether nobody may reload was not seen"),
+        _ => println!("no curl: the permission to reload was not tested"),
     }
     assert_eq!(
         (rig.generation("acme"), rig.generation("globex")),
@@ -152,9 +159,9 @@ fn who_can_open_the_socket_may_look_and_renew_and_change_nothing() {
 }
 
 #[test]
-fn a_state_in_use_is_not_opened_and_its_daemon_is_named() {
+fn state_in_use_is_not_opened_and_its_daemon_named() {
     let (rig, daemon) = fresh(["acme"]);
-    let sent = rig.sandbox.total_requests();
+    let sent = rig.server.total_requests();
     rig.secret(
         "other.toml",
         &rig.config
@@ -175,7 +182,7 @@ fn a_state_in_use_is_not_opened_and_its_daemon_is_named() {
             .args(arguments)
             .arg("--config")
             .arg(rig.path("other.toml"));
-        let ran = Ran::to_its_end(&mut command);
+        let ran = CommandOutput::run(&mut command);
         assert_eq!(
             (ran.code, ran.stdout.as_str()),
             (Some(69), ""),
@@ -188,7 +195,7 @@ fn a_state_in_use_is_not_opened_and_its_daemon_is_named() {
         );
     }
     assert_eq!(
-        (rig.generation("acme"), rig.sandbox.total_requests()),
+        (rig.generation("acme"), rig.server.total_requests()),
         (2, sent)
     );
     assert_eq!(rig.run(["status"]).code, Some(0), "the daemon goes on");
@@ -196,7 +203,7 @@ fn a_state_in_use_is_not_opened_and_its_daemon_is_named() {
 }
 
 #[test]
-fn a_socket_that_was_named_is_the_only_one_asked() {
+fn given_socket_is_the_only_one_used() {
     let rig = calm(["acme"]);
     rig.write_config();
     let socket = rig.path("elsewhere.sock");

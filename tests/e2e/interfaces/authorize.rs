@@ -1,4 +1,4 @@
-//! `refreshd authorize`: every way on which a code comes, and what is refused.
+//! `refreshd authorize`: every way to obtain a code, and every refusal.
 
 use std::time::Duration;
 
@@ -6,17 +6,20 @@ use refreshd_fake_server::{Fault, Rules};
 use serde_json::Value;
 
 use crate::common::authorizing::{Authorizing, free_address};
-use crate::common::{CLIENT_ID, CLIENT_SECRET, Ran, Rig, SOON, domain, eventually, is_step, says};
+use crate::common::{
+    CLIENT_ID, CLIENT_SECRET, CommandOutput, Rig, SOON, domain, eventually, is_step,
+    message_contains,
+};
 use crate::interfaces::{calm, contains};
 
-/// The redirect of apps whose page the browser shows, without a way back to this machine.
-const ELSEWHERE: &str = "https://app.example/installed.html";
+/// The redirect of apps whose own page the browser shows, without a way back to this machine.
+const REMOTE_PAGE: &str = "https://app.example/installed.html";
 
-/// A calm rig whose people authorize at the stand-in server, and are sent to `redirect`.
+/// A calm rig that authorizes at the fake server, whose redirect is `redirect`.
 fn rig<const N: usize>(portals: [&str; N], redirect: &str) -> Rig {
     let mut rig = calm(portals);
     rig.authorizes_here();
-    rig.sandbox.set_redirect(CLIENT_ID, redirect);
+    rig.server.set_redirect(CLIENT_ID, redirect);
     for portal in portals {
         rig.config
             .portal(portal)
@@ -26,7 +29,7 @@ fn rig<const N: usize>(portals: [&str; N], redirect: &str) -> Rig {
     rig
 }
 
-/// The same for acme, whose people are sent to a free address of this machine; and that address.
+/// Such a rig for acme, whose redirect is a free address of this machine; and that address.
 fn at_loopback() -> (Rig, String) {
     let address = free_address();
     let redirect = format!("http://{address}/oauth/callback");
@@ -37,12 +40,12 @@ fn authorize<'a>(rig: &Rig, arguments: impl IntoIterator<Item = &'a str>) -> Aut
     Authorizing::spawn(rig.command(["authorize"].into_iter().chain(arguments)))
 }
 
-/// Nothing that works is in what was said, but for the address that a person opens.
+/// Asserts that no secret is in the output, except for the address to open.
 fn is_silent(rig: &Rig, portal: &str, text: &str) {
     let token = rig
         .token_json(portal)
         .map(|json| json["access_token"].as_str().expect("a token").to_owned());
-    let refresh = rig.sandbox.current_refresh(&domain(portal));
+    let refresh = rig.server.current_refresh(&domain(portal));
     for secret in token
         .iter()
         .chain(&refresh)
@@ -54,7 +57,7 @@ fn is_silent(rig: &Rig, portal: &str, text: &str) {
 }
 
 #[test]
-fn the_browser_comes_back_to_this_machine_and_the_portal_is_kept_fresh() {
+fn browser_returns_to_this_machine_and_the_portal_renews() {
     let (rig, address) = at_loopback();
     let daemon = rig.start();
     let waiting = authorize(&rig, ["acme", "--json"]);
@@ -70,7 +73,7 @@ fn the_browser_comes_back_to_this_machine_and_the_portal_is_kept_fresh() {
     for unknown_there in ["redirect_uri", "scope", "response_type", "code_challenge"] {
         assert!(!url.contains(unknown_there), "{unknown_there} is in {url}");
     }
-    // A stranger's redirect is rejected, and the wait goes on. Many do not push the address off the screen.
+    // A foreign redirect is rejected, and the command goes on waiting. Many of them do not scroll the address off the screen.
     for _ in 0..12 {
         let (status, page, _) = rig.browse(&format!(
             "http://{address}/oauth/callback?code=c0de0fAStranger&state=guessed"
@@ -84,8 +87,8 @@ fn the_browser_comes_back_to_this_machine_and_the_portal_is_kept_fresh() {
             ],
         );
     }
-    waiting.hears("further ones are not shown");
-    assert_eq!(waiting.said().matches("redirect was rejected").count(), 3);
+    waiting.wait_for_output("further ones are not shown");
+    assert_eq!(waiting.output().matches("redirect was rejected").count(), 3);
     assert_eq!(rig.browse(&format!("http://{address}/favicon.ico")).0, 404);
     let (status, page, at) = rig.browse(&url);
     assert_eq!(status, 200, "{page}");
@@ -95,7 +98,7 @@ fn the_browser_comes_back_to_this_machine_and_the_portal_is_kept_fresh() {
     );
     let ran = waiting.end();
     assert_eq!(ran.code, Some(0), "{ran:?}");
-    // What `oint bitrix24 GetToken` prints, but for the refresh token.
+    // The output of `oint bitrix24 GetToken` without the refresh token.
     let authorized: Value = serde_json::from_str(&ran.stdout).expect("JSON");
     let reply = &authorized["reply"];
     for field in [
@@ -139,19 +142,21 @@ fn the_browser_comes_back_to_this_machine_and_the_portal_is_kept_fresh() {
         .to_owned();
     assert!(!daemon.stderr().contains(&code), "the log has the code");
     is_silent(&rig, "acme", &daemon.stderr());
-    daemon.wait_for("its authorization", |event| says(event, "acme: authorized"));
+    daemon.wait_for("its authorization", |event| {
+        message_contains(event, "acme: authorized")
+    });
     assert_eq!(rig.run(["renew", "acme"]).code, Some(0));
     daemon.stop();
     rig.no_violations();
 }
 
 #[test]
-fn a_proxy_may_stand_before_the_command() {
-    let rig = rig(["acme"], ELSEWHERE);
+fn redirect_works_behind_a_proxy() {
+    let rig = rig(["acme"], REMOTE_PAGE);
     let daemon = rig.start();
     let address = free_address();
     let waiting = authorize(&rig, ["acme", "--listen", &address]);
-    // What the proxy does with the address that the browser is sent to.
+    // The proxy rewrites the address that the browser is redirected to.
     let sent_on = rig
         .redirect_of(&waiting.url())
         .replace("https://app.example", &format!("http://{address}"));
@@ -165,22 +170,22 @@ fn a_proxy_may_stand_before_the_command() {
 }
 
 #[test]
-fn the_address_is_pasted_where_the_browser_is_sent_elsewhere() {
-    let rig = rig(["acme", "globex"], ELSEWHERE);
+fn redirect_to_another_host_is_pasted() {
+    let rig = rig(["acme", "globex"], REMOTE_PAGE);
     let daemon = rig.start();
     let mut waiting = authorize(&rig, ["acme"]);
     let url = waiting.url();
     assert!(
-        !waiting.said().contains("Waiting for the browser"),
+        !waiting.output().contains("Waiting for the browser"),
         "{}",
-        waiting.said()
+        waiting.output()
     );
-    // Of another portal's authorization, begun here too.
+    // Another portal's authorization, begun here too.
     let other = authorize(&rig, ["globex"]);
     waiting.paste(&rig.redirect_of(&other.url()));
-    waiting.hears("does not belong to an authorization of this portal");
+    waiting.wait_for_output("does not belong to an authorization of this portal");
     waiting.paste("https://app.example/installed.html");
-    waiting.hears("the address has no `code` in it");
+    waiting.wait_for_output("the address has no `code` in it");
     waiting.paste("");
     waiting.paste(&rig.redirect_of(&url));
     let ran = waiting.end();
@@ -197,17 +202,17 @@ fn the_address_is_pasted_where_the_browser_is_sent_elsewhere() {
 }
 
 #[test]
-fn a_code_is_handed_over_by_an_argument_with_and_without_a_daemon() {
-    let rig = rig(["acme", "globex"], ELSEWHERE);
+fn code_argument_works_with_and_without_a_daemon() {
+    let rig = rig(["acme", "globex"], REMOTE_PAGE);
     let daemon = rig.start();
-    let code = rig.sandbox.authorize(&domain("acme"), CLIENT_ID);
+    let code = rig.server.authorize(&domain("acme"), CLIENT_ID);
     // Codes of some servers are Base64 for URLs, whose first character may be a hyphen.
     let unknown = rig.run(["authorize", "acme", "--code", "-rVxPq0dZk3"]);
     assert_eq!(unknown.code, Some(65), "{unknown:?}");
     let ran = rig.run(["authorize", "acme", "--code", &code]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
     assert!(rig.has_working_token("acme"));
-    // Once is once.
+    // A code works once.
     let ran = rig.run(["authorize", "acme", "--code", &code]);
     assert_eq!(ran.code, Some(65));
     contains(
@@ -218,7 +223,7 @@ fn a_code_is_handed_over_by_an_argument_with_and_without_a_daemon() {
             "30 seconds",
         ],
     );
-    // Whatever code the server has for it, what was refused is no refresh token.
+    // Whatever error code the server uses, the refused value was no refresh token.
     let description = "the code is spent".to_owned();
     rig.fail(
         "acme",
@@ -233,7 +238,7 @@ fn a_code_is_handed_over_by_an_argument_with_and_without_a_daemon() {
         "authorize",
         "acme",
         "--code",
-        &rig.sandbox.authorize(&domain("acme"), CLIENT_ID),
+        &rig.server.authorize(&domain("acme"), CLIENT_ID),
     ]);
     contains(
         &ran.stderr,
@@ -243,9 +248,9 @@ fn a_code_is_handed_over_by_an_argument_with_and_without_a_daemon() {
         ],
     );
     assert!(!ran.stderr.contains("refresh token"), "{ran:?}");
-    assert!(rig.has_working_token("acme"), "what was there stays");
+    assert!(rig.has_working_token("acme"), "the published token stays");
     daemon.stop();
-    let code = rig.sandbox.authorize(&domain("globex"), CLIENT_ID);
+    let code = rig.server.authorize(&domain("globex"), CLIENT_ID);
     let ran = rig.run(["authorize", "globex", "--code", &code]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
     contains(
@@ -263,7 +268,7 @@ fn a_code_is_handed_over_by_an_argument_with_and_without_a_daemon() {
 }
 
 #[test]
-fn a_late_code_is_explained_and_nothing_is_lost() {
+fn expired_code_is_explained_without_loss() {
     let rules = Rules {
         code_lifetime: Duration::ZERO,
         ..Rules::default()
@@ -271,7 +276,7 @@ fn a_late_code_is_explained_and_nothing_is_lost() {
     let mut rig = Rig::with_rules(["acme"], rules);
     rig.authorizes_here();
     let daemon = rig.start();
-    let code = rig.sandbox.authorize(&domain("acme"), CLIENT_ID);
+    let code = rig.server.authorize(&domain("acme"), CLIENT_ID);
     let ran = rig.run(["authorize", "acme", "--code", &code]);
     assert_eq!(ran.code, Some(65));
     contains(
@@ -288,7 +293,7 @@ fn a_late_code_is_explained_and_nothing_is_lost() {
 }
 
 #[test]
-fn where_another_code_would_be_refused_too_it_is_said_what_to_correct() {
+fn permanent_refusal_names_what_to_correct() {
     let mut rig = Rig::with_rules(["acme"], Rules::default());
     rig.authorizes_here();
     let daemon = rig.start();
@@ -302,7 +307,7 @@ fn where_another_code_would_be_refused_too_it_is_said_what_to_correct() {
             description: String::new(),
         };
         rig.fail("acme", refuse, u32::MAX);
-        let code = rig.sandbox.authorize(&domain("acme"), CLIENT_ID);
+        let code = rig.server.authorize(&domain("acme"), CLIENT_ID);
         let ran = rig.run(["authorize", "acme", "--code", &code]);
         assert_eq!(ran.code, Some(65), "{ran:?}");
         contains(&ran.stderr, &[error, correct]);
@@ -313,8 +318,8 @@ fn where_another_code_would_be_refused_too_it_is_said_what_to_correct() {
 }
 
 #[test]
-fn a_dead_portal_is_resumed_in_place_and_its_incident_ends() {
-    let mut rig = rig(["acme"], ELSEWHERE);
+fn dead_portal_resumes_and_its_incident_ends() {
+    let mut rig = rig(["acme"], REMOTE_PAGE);
     rig.grant("acme");
     let daemon = rig.start();
     rig.wait_for_generation("acme", 2);
@@ -324,12 +329,12 @@ fn a_dead_portal_is_resumed_in_place_and_its_incident_ends() {
         description: String::new(),
     };
     rig.fail("acme", refuse("invalid_grant"), 1);
-    // It was renewed a moment ago, so it takes another grant, and none before, to be asked again.
+    // It was renewed just before, so only another grant allows an immediate request.
     assert_eq!(rig.run(["forget", "acme", "--yes"]).code, Some(0));
     assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(65));
     let status = rig.wait_for_phase("acme", "needs-authorization");
     daemon.wait_for("an escalation", |event| is_step(event, "person"));
-    let code = rig.sandbox.authorize(&domain("acme"), CLIENT_ID);
+    let code = rig.server.authorize(&domain("acme"), CLIENT_ID);
     let ran = rig.run(["authorize", "acme", "--code", &code]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
     daemon.wait_for("that it is over", |event| {
@@ -350,12 +355,12 @@ fn a_dead_portal_is_resumed_in_place_and_its_incident_ends() {
 }
 
 #[test]
-fn another_portals_grant_is_refused() {
-    let rig = rig(["acme", "globex"], ELSEWHERE);
+fn grant_of_another_portal_is_refused() {
+    let rig = rig(["acme", "globex"], REMOTE_PAGE);
     let daemon = rig.start();
     assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(0));
     rig.wait_for_generation("acme", 2);
-    let code = rig.sandbox.authorize(&domain("globex"), CLIENT_ID);
+    let code = rig.server.authorize(&domain("globex"), CLIENT_ID);
     let ran = rig.run(["authorize", "acme", "--code", &code]);
     assert_eq!(ran.code, Some(65), "{ran:?}");
     contains(
@@ -366,15 +371,15 @@ fn another_portals_grant_is_refused() {
             "refreshd import THAT-PORTAL --aside-of acme",
         ],
     );
-    assert!(rig.has_working_token("acme"), "what was there stays");
+    assert!(rig.has_working_token("acme"), "the published token stays");
     daemon.stop();
 }
 
 #[test]
-fn a_lost_reply_and_a_server_that_is_away_are_said_and_tried_no_second_time() {
-    let rig = rig(["acme"], ELSEWHERE);
+fn lost_response_or_outage_is_reported_without_retry() {
+    let rig = rig(["acme"], REMOTE_PAGE);
     let daemon = rig.start();
-    let code = rig.sandbox.authorize(&domain("acme"), CLIENT_ID);
+    let code = rig.server.authorize(&domain("acme"), CLIENT_ID);
     rig.fail("acme", Fault::Lost, 1);
     let requests = rig.requests("acme");
     let ran = rig.run(["authorize", "acme", "--code", &code]);
@@ -391,8 +396,8 @@ fn a_lost_reply_and_a_server_that_is_away_are_said_and_tried_no_second_time() {
 }
 
 #[test]
-fn a_wait_has_its_own_end() {
-    let mut rig = rig(["acme"], ELSEWHERE);
+fn waiting_for_the_browser_times_out() {
+    let mut rig = rig(["acme"], REMOTE_PAGE);
     let daemon = rig.start();
     let ran = authorize(&rig, ["acme", "--timeout", "300ms"]).end();
     assert_eq!(ran.code, Some(75), "{ran:?}");
@@ -403,17 +408,17 @@ fn a_wait_has_its_own_end() {
             "show a failure in the browser and send it nowhere",
         ],
     );
-    // Nobody who may use the socket sends a browser elsewhere by it.
+    // Socket users cannot redirect a browser to another host.
     for elsewhere in [
         "https://evil.example/",
         "http://evil.example/",
         "http://127.0.0.1@evil.example/",
     ] {
         let body = format!("{{\"redirect_uri\": \"{elsewhere}\"}}");
-        let (status, said) = rig.control("POST", "/v1/portals/acme/authorization", &body);
-        assert_eq!(status, 400, "{elsewhere}: {said}");
+        let (status, body) = rig.control("POST", "/v1/portals/acme/authorization", &body);
+        assert_eq!(status, 400, "{elsewhere}: {body}");
     }
-    // Without a terminal nothing is pasted, and the browser is sent elsewhere.
+    // Without a terminal nothing can be pasted, and the browser is redirected to another host.
     let ran = rig.run(["authorize", "acme"]);
     assert_eq!(ran.code, Some(64), "{ran:?}");
     contains(
@@ -431,7 +436,7 @@ fn a_wait_has_its_own_end() {
     let no_page = "[portals.nowhere]\napp = \"crm\"\n";
     rig.config.more = no_page.to_owned();
     let daemon = rig.start();
-    let ran: Ran = rig.run(["authorize", "nowhere"]);
+    let ran: CommandOutput = rig.run(["authorize", "nowhere"]);
     assert_eq!(ran.code, Some(78), "{ran:?}");
     contains(
         &ran.stderr,
@@ -441,7 +446,7 @@ fn a_wait_has_its_own_end() {
 }
 
 #[test]
-fn every_copy_of_a_redirect_is_answered_and_the_command_ends() {
+fn repeated_redirects_are_answered_and_the_command_ends() {
     let (rig, _) = at_loopback();
     let daemon = rig.start();
     let waiting = authorize(&rig, ["acme"]);
@@ -471,7 +476,7 @@ fn every_copy_of_a_redirect_is_answered_and_the_command_ends() {
 }
 
 #[test]
-fn whoever_only_looks_at_the_redirect_spends_nothing() {
+fn head_and_prefetch_do_not_spend_the_code() {
     let (rig, _) = at_loopback();
     let daemon = rig.start();
     let waiting = authorize(&rig, ["acme"]);
@@ -505,7 +510,7 @@ fn whoever_only_looks_at_the_redirect_spends_nothing() {
 }
 
 #[test]
-fn localhost_is_listened_to_on_both_loopbacks() {
+fn localhost_listens_on_both_loopbacks() {
     let port = free_address().rsplit(':').next().unwrap().to_owned();
     let redirect = format!("http://localhost:{port}/cb");
     let rig = rig(["acme"], &redirect);
@@ -526,7 +531,7 @@ fn localhost_is_listened_to_on_both_loopbacks() {
 }
 
 #[test]
-fn nobody_is_sent_to_another_program_that_listens_at_the_redirects_address() {
+fn redirect_port_in_use_is_refused() {
     let port = free_address().rsplit(':').next().unwrap().to_owned();
     let redirect = format!("http://localhost:{port}/cb");
     let rig = rig(["acme"], &redirect);
@@ -558,8 +563,8 @@ fn nobody_is_sent_to_another_program_that_listens_at_the_redirects_address() {
 }
 
 #[test]
-fn an_address_is_taken_however_it_was_copied() {
-    let rig = rig(["acme"], ELSEWHERE);
+fn pasted_address_is_accepted_in_every_form() {
+    let rig = rig(["acme"], REMOTE_PAGE);
     let daemon = rig.start();
     let escaped = |address: &str| address.replace('&', "&amp;");
     let wrapped = |address: &str| {
@@ -599,7 +604,7 @@ fn an_address_is_taken_however_it_was_copied() {
     let (one, two) = address.split_at(address.find("code=").unwrap() + 12);
     assert!(!one.contains("state="), "{one}");
     waiting.paste(one);
-    waiting.hears("does not belong to an authorization of this portal");
+    waiting.wait_for_output("does not belong to an authorization of this portal");
     waiting.paste(two);
     assert_eq!(waiting.end().code, Some(0));
     daemon.stop();

@@ -1,19 +1,19 @@
-//! `refreshd check`, and `run` on what it finds: every problem at once, by its place, with 78.
+//! `refreshd check`, and `run` on the same problems: all of them at once, with their positions and exit code 78.
 
 use std::net::TcpListener;
 use std::process::Command;
 
-use crate::common::hostile::{Hostile, Play};
-use crate::common::{CLIENT_ID, Ran, Rig, SOON, domain, eventually};
+use crate::common::hostile::{Behaviour, Hostile};
+use crate::common::{CLIENT_ID, CommandOutput, Rig, SOON, domain, eventually};
 use crate::interfaces::{calm, contains};
 
-fn check(rig: &Rig, arguments: &[&str]) -> Ran {
+fn check(rig: &Rig, arguments: &[&str]) -> CommandOutput {
     rig.write_config();
     rig.run(["check"].iter().chain(arguments).copied())
 }
 
 #[test]
-fn a_good_configuration_is_0_and_nothing_is_made() {
+fn valid_configuration_exits_0_and_creates_nothing() {
     let rig = calm(["acme", "globex"]);
     let ran = check(&rig, &[]);
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), ""));
@@ -36,7 +36,7 @@ fn a_good_configuration_is_0_and_nothing_is_made() {
 }
 
 #[test]
-fn several_problems_are_said_at_once_each_with_its_place() {
+fn all_problems_are_reported_with_their_positions() {
     let mut rig = calm(["acme", "globex"]);
     rig.config.app().more = "client_secrt_file = \"x\"".to_owned();
     rig.config.portal("globex").app = "crn".to_owned();
@@ -74,7 +74,7 @@ fn several_problems_are_said_at_once_each_with_its_place() {
 }
 
 #[test]
-fn a_newer_state_is_78_and_left_untouched() {
+fn newer_state_exits_78_and_is_left_untouched() {
     let rig = calm(["acme"]);
     rig.start().stop();
     let state = rig.path("state.db");
@@ -100,13 +100,13 @@ fn a_newer_state_is_78_and_left_untouched() {
 }
 
 #[test]
-fn online_says_of_every_server_whether_it_answers() {
+fn online_reports_every_server() {
     let mut rig = calm(["acme"]);
     let url = rig.config.app().token_url.clone();
     let ran = check(&rig, &["--online"]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
     contains(&ran.stderr, &[&format!("{url}: answers")]);
-    // A port that was free a moment ago.
+    // A port that was free just before.
     let port = TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -121,7 +121,7 @@ fn online_says_of_every_server_whether_it_answers() {
         &["no problems", &format!("{closed}: does not answer")],
     );
     let answer = "HTTP/1.1 301 Moved\r\nLocation: https://elsewhere.example/?code=x\r\nConnection: close\r\n\r\n";
-    let moved = Hostile::listen("127.0.0.1:0", move |_| Play::Close(answer.into()));
+    let moved = Hostile::listen("127.0.0.1:0", move |_| Behaviour::Close(answer.into()));
     rig.config.app().token_url = moved.token_url();
     let ran = check(&rig, &["--online"]);
     contains(
@@ -132,11 +132,11 @@ fn online_says_of_every_server_whether_it_answers() {
 }
 
 #[test]
-fn without_a_configuration_nothing_runs() {
+fn missing_configuration_fails() {
     for command in ["run", "check", "status"] {
         let mut binary = Command::new(env!("CARGO_BIN_EXE_refreshd"));
         let arguments = [command, "--config", "/nonexistent/refreshd.toml"];
-        let ran = Ran::to_its_end(binary.env_clear().args(arguments));
+        let ran = CommandOutput::run(binary.env_clear().args(arguments));
         assert_eq!(
             (ran.code, ran.stdout.as_str()),
             (Some(78), ""),
@@ -150,7 +150,7 @@ fn without_a_configuration_nothing_runs() {
 }
 
 #[test]
-fn a_damaged_secret_is_named_by_its_place_and_a_start_says_it_and_goes_on() {
+fn damaged_secret_is_named_and_the_start_continues() {
     let mut rig = calm(["acme"]);
     rig.grant("acme");
     for (secret, what) in [
@@ -203,7 +203,7 @@ fn a_damaged_secret_is_named_by_its_place_and_a_start_says_it_and_goes_on() {
         );
         assert!(!ran.stderr.contains("c1ient"), "a secret is shown: {ran:?}");
     }
-    // Notepad's UTF-16 is read.
+    // UTF-16, as Notepad writes it, is accepted.
     let wide = "c1ientSecret0OfTheTests0123456789\r\n".encode_utf16();
     let wide: Vec<u8> = std::iter::once(0xfeff)
         .chain(wide)
@@ -211,7 +211,7 @@ fn a_damaged_secret_is_named_by_its_place_and_a_start_says_it_and_goes_on() {
         .collect();
     rig.secret_bytes("crm.secret", &wide);
     assert_eq!(check(&rig, &[]).code, Some(0));
-    // As it is after a CRLF editor it is none.
+    // A CRLF line end is no damage.
     rig.secret("crm.secret", "c1ientSecret0OfTheTests0123456789\r\n");
     assert_eq!(check(&rig, &[]).code, Some(0));
     // Inline and in a variable as well.
@@ -226,23 +226,23 @@ fn a_damaged_secret_is_named_by_its_place_and_a_start_says_it_and_goes_on() {
         );
         rig.secret("refreshd.toml", &text);
         let mut command = rig.command(["check"]);
-        let ran = Ran::to_its_end(command.env("DAMAGED", "\"s3cret\""));
+        let ran = CommandOutput::run(command.env("DAMAGED", "\"s3cret\""));
         assert_eq!(ran.code, Some(78), "{key}: {ran:?}");
         contains(&ran.stderr, &[&format!("`{key}`"), "stands in quotes"]);
     }
     rig.config.app().more = more;
-    // A daemon that was started on it goes on with the portals of other apps; it says so first.
+    // A daemon started with it runs the portals of other apps, and logs the problem first.
     rig.secret("crm.secret", "\"c1ientSecret0OfTheTests0123456789\"");
     let daemon = rig.start();
-    let said = daemon.wait_for("the damage", |event| {
-        crate::common::says(event, "stands in quotes")
+    let event = daemon.wait_for("the damage", |event| {
+        crate::common::message_contains(event, "stands in quotes")
     });
-    assert_eq!(said["level"], "ERROR");
+    assert_eq!(event["level"], "ERROR");
     daemon.stop();
 }
 
 #[test]
-fn online_asks_an_issuer_that_is_alone_where_its_endpoints_are() {
+fn online_discovers_endpoints_of_an_issuer() {
     let server = crate::common::strict::Strict::listen();
     let mut rig = calm([]);
     rig.config.apps.clear();
@@ -260,9 +260,9 @@ fn online_asks_an_issuer_that_is_alone_where_its_endpoints_are() {
         "issuer": server.origin, "token_endpoint": format!("{}/token", server.origin),
         "authorization_endpoint": format!("{}/authorize", server.origin),
     });
-    // The test's server closes each connection, which may be met as a reset.
+    // The test's server closes each connection, which the client may see as a reset.
     let ran = eventually("its metadata", SOON, || {
-        server.say(
+        server.respond(
             "/.well-known/oauth-authorization-server",
             200,
             metadata.clone(),
@@ -280,7 +280,7 @@ fn online_asks_an_issuer_that_is_alone_where_its_endpoints_are() {
 }
 
 #[test]
-fn a_damaged_client_id_is_named() {
+fn damaged_client_id_is_named() {
     let rig = calm(["acme"]);
     let config = rig.config.to_string();
     for (id, what) in [
@@ -303,13 +303,13 @@ fn a_damaged_client_id_is_named() {
 }
 
 #[test]
-fn one_portals_file_that_cannot_be_read_stops_no_other() {
+fn unreadable_portal_file_stops_no_other_portal() {
     let mut rig = calm(["acme", "globex", "hooli"]);
     for portal in ["acme", "globex", "hooli"] {
         rig.grant(portal);
     }
     let token = rig
-        .sandbox
+        .server
         .current_refresh(&domain("acme"))
         .expect("a refresh token");
     let wide: Vec<u8> = std::iter::once(0xfeff)

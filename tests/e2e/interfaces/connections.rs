@@ -1,4 +1,4 @@
-//! Connections to the two listeners that are slow, many or hostile: they delay no other, cost little, and are closed.
+//! Slow, many or hostile connections to the two listeners: they delay no other, cost little, and are closed.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -42,8 +42,8 @@ fn connect(rig: &Rig, listener: &str) -> Box<dyn Connection> {
     }
 }
 
-/// Sends this, ignoring that the daemon may have had enough of it, and takes what is answered.
-fn says(rig: &Rig, listener: &str, request: &[u8]) -> String {
+/// Sends this, although the daemon may close the connection early, and returns the response.
+fn response_to(rig: &Rig, listener: &str, request: &[u8]) -> String {
     let mut connection = connect(rig, listener);
     let _ = connection.write_all(request);
     let mut answer = Vec::new();
@@ -51,23 +51,23 @@ fn says(rig: &Rig, listener: &str, request: &[u8]) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-/// Of the daemon: connections and files that are open.
+/// Number of the daemon's open connections and files.
 fn open(daemon: &Daemon) -> usize {
     fs::read_dir(format!("/proc/{}/fd", daemon.pid()))
         .expect("a Linux")
         .count()
 }
 
-/// Whether both listeners answer, and portals renewed as if nothing were.
+/// Asserts that both listeners respond.
 #[track_caller]
-fn all_is_well(rig: &Rig) {
+fn is_responsive(rig: &Rig) {
     assert_eq!(rig.run(["status"]).code, Some(0));
     assert_eq!(rig.http("/livez").0, 200);
     assert_eq!(rig.control("GET", "/v1/portals/acme", "").0, 200);
 }
 
 #[test]
-fn a_crowd_that_says_nothing_half_of_it_or_never_listens_delays_nobody() {
+fn silent_partial_and_deaf_clients_delay_no_other() {
     let mut rig = Rig::with_lifetime(["acme"], LIFE);
     rig.grant("acme");
     let daemon = rig.start();
@@ -86,11 +86,11 @@ fn a_crowd_that_says_nothing_half_of_it_or_never_listens_delays_nobody() {
                 1 => format!("GET {path} HTTP/1.1\r\nHost: re"),
                 _ => format!("GET {path} HTTP/1.1\r\nHost: refreshd\r\n\r\n"),
             };
-            // It may have been shown out already, for those who came after.
+            // It may have been disconnected already, in favour of later ones.
             let _ = connection.write_all(request.as_bytes());
             crowd.push(connection);
         }
-        all_is_well(&rig);
+        is_responsive(&rig);
     }
     assert!(
         open(&daemon) < 300,
@@ -99,7 +99,7 @@ fn a_crowd_that_says_nothing_half_of_it_or_never_listens_delays_nobody() {
         open(&daemon)
     );
     rig.wait_for_renewals("acme", 2);
-    all_is_well(&rig);
+    is_responsive(&rig);
     assert!(
         daemon.peak_memory() < 80 * 1024,
         "{} KiB",
@@ -110,7 +110,7 @@ fn a_crowd_that_says_nothing_half_of_it_or_never_listens_delays_nobody() {
 }
 
 #[test]
-fn who_says_nothing_more_is_shown_out() {
+fn idle_client_is_disconnected() {
     let rig = calm(["acme"]);
     let daemon = rig.start();
     for listener in ["control", "http"] {
@@ -144,9 +144,9 @@ fn who_says_nothing_more_is_shown_out() {
 }
 
 #[test]
-fn who_does_not_take_the_answer_is_shown_out() {
+fn client_that_does_not_read_is_disconnected() {
     let mut rig = calm([]);
-    // About 700 KB of reply: more than the buffers of a connection take.
+    // A response of about 700 KB: more than the buffers of a connection hold.
     rig.config.portals = (0..1200)
         .map(|number| Portal::new(&format!("p{number:04}"), "crm"))
         .collect();
@@ -166,7 +166,7 @@ fn who_does_not_take_the_answer_is_shown_out() {
 }
 
 #[test]
-fn garbage_and_what_is_too_large_is_refused() {
+fn garbage_and_oversized_requests_are_refused() {
     let rig = calm(["acme"]);
     let daemon = rig.start();
     let long = "a".repeat(2 << 20);
@@ -187,8 +187,8 @@ fn garbage_and_what_is_too_large_is_refused() {
                 "4",
             ),
         ] {
-            let answer = says(&rig, listener, request.as_bytes());
-            // Who is still talking when it is refused may not hear the answer.
+            let answer = response_to(&rig, listener, request.as_bytes());
+            // A client that is still sending when it is refused may not receive the response.
             let refused = answer.starts_with(&format!("HTTP/1.1 {status}"))
                 || answer.is_empty() && request.len() > 9999;
             assert!(refused, "{listener}: {:?}: {answer:?}", &request[..request.len().min(60)]);
@@ -197,13 +197,13 @@ fn garbage_and_what_is_too_large_is_refused() {
             "POST /v1/portals/acme/grant HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{long}",
             2 << 20
         );
-        let answer = says(&rig, listener, body.as_bytes());
+        let answer = response_to(&rig, listener, body.as_bytes());
         assert!(
             answer.is_empty() || answer.starts_with("HTTP/1.1 4"),
             "{listener}: {answer:?}"
         );
     }
-    // An answer that is still heard: the sender of a grant that is too long gets to know it.
+    // A response that is received: it refuses a grant that is too long.
     assert_eq!(
         rig.control("POST", "/v1/portals/acme/grant", &long[..1_500_000])
             .0,
@@ -218,7 +218,7 @@ fn garbage_and_what_is_too_large_is_refused() {
 }
 
 #[test]
-fn connections_that_stay_do_not_keep_it_from_stopping() {
+fn open_connections_do_not_block_shutdown() {
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
     rig.fail(
@@ -249,9 +249,9 @@ fn connections_that_stay_do_not_keep_it_from_stopping() {
     rig.no_violations();
 }
 
-/// Whenever the sender goes: a grant that is forgotten has no files, and one that is not has them.
+/// Whenever the client disconnects, a forgotten grant has no files, and a kept one has them.
 #[test]
-fn a_change_is_carried_out_whole_or_not_at_all_though_its_sender_is_gone() {
+fn change_is_atomic_though_its_sender_disconnects() {
     let rig = calm(["acme"]);
     let daemon = rig.start();
     let mut forgotten = 0;
@@ -264,7 +264,7 @@ fn a_change_is_carried_out_whole_or_not_at_all_though_its_sender_is_gone() {
         connection
             .write_all(b"DELETE /v1/portals/acme/grant HTTP/1.1\r\nHost: a\r\n\r\n")
             .unwrap();
-        // Now before, now while, now after the daemon does it.
+        // Before, during and after the daemon's work.
         std::thread::sleep(Duration::from_micros(100 * number));
         drop(connection);
         let has_grant = || rig.get_json("/v1/portals/acme")["phase"] == "fresh";

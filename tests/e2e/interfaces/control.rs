@@ -1,4 +1,4 @@
-//! The control socket: plain HTTP with JSON, as curl sees it.
+//! The control socket: plain HTTP with JSON, as curl uses it.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::common::{Portal, Rig, SOON, domain, eventually};
 use crate::interfaces::{calm, contains, fresh};
 
-/// A reply's status and its JSON, which it must be.
+/// Status and JSON of a response.
 fn ask(rig: &Rig, method: &str, path: &str, body: &str) -> (u16, Value) {
     let (status, body) = rig.control(method, path, body);
     (
@@ -57,7 +57,7 @@ fn portals_are_listed_and_shown() {
     for secret in [
         "token\"",
         "secret",
-        &rig.sandbox.current_refresh(&domain("acme")).unwrap(),
+        &rig.server.current_refresh(&domain("acme")).unwrap(),
     ] {
         assert!(!all.to_string().contains(secret), "{secret:?} is in {all}");
     }
@@ -65,7 +65,7 @@ fn portals_are_listed_and_shown() {
 }
 
 #[test]
-fn many_portals_are_listed_page_by_page_and_none_is_left_out() {
+fn many_portals_are_listed_in_pages_completely() {
     let mut rig = calm([]);
     rig.config.portals = (0..1200)
         .map(|number| Portal::new(&format!("p{number:04}"), "crm"))
@@ -100,7 +100,7 @@ fn many_portals_are_listed_page_by_page_and_none_is_left_out() {
 }
 
 #[test]
-fn a_token_comes_in_every_format_and_a_bad_question_is_400() {
+fn token_has_every_format_and_a_bad_query_is_400() {
     let (rig, daemon) = fresh(["acme"]);
     // It is written after `token.json`.
     eventually("the raw token", SOON, || {
@@ -137,7 +137,7 @@ fn a_token_comes_in_every_format_and_a_bad_question_is_400() {
         );
     }
     assert_eq!(
-        rig.sandbox.requests(&domain("acme")),
+        rig.server.requests(&domain("acme")),
         1,
         "nothing was sent for any of it"
     );
@@ -145,7 +145,7 @@ fn a_token_comes_in_every_format_and_a_bad_question_is_400() {
 }
 
 #[test]
-fn what_is_not_there_is_json_too() {
+fn not_found_is_json() {
     let rig = calm(["acme"]);
     let daemon = rig.start();
     refused(&ask(&rig, "GET", "/", ""), 404, "not-found");
@@ -188,7 +188,7 @@ fn what_is_not_there_is_json_too() {
 }
 
 #[test]
-fn a_grant_is_handed_over_renewed_and_forgotten() {
+fn grant_is_imported_renewed_and_forgotten() {
     let rig = calm(["acme", "globex"]);
     let daemon = rig.start();
     let grant = rig.install("acme");
@@ -265,7 +265,7 @@ fn a_grant_is_handed_over_renewed_and_forgotten() {
 }
 
 #[test]
-fn a_reload_takes_a_good_configuration_and_leaves_a_bad_one() {
+fn reload_accepts_valid_and_rejects_invalid_configuration() {
     let mut rig = calm(["acme"]);
     let daemon = rig.start();
     rig.config.portals.push(Portal::new("globex", "crm"));
@@ -294,7 +294,7 @@ fn a_reload_takes_a_good_configuration_and_leaves_a_bad_one() {
 }
 
 #[test]
-fn the_socket_of_a_dead_daemon_is_replaced_and_nothing_else_is() {
+fn only_the_socket_of_a_dead_daemon_is_replaced() {
     let rig = calm(["acme"]);
     let socket = rig.path("control.sock");
     rig.start().kill9();
@@ -311,10 +311,10 @@ fn the_socket_of_a_dead_daemon_is_replaced_and_nothing_else_is() {
     );
     daemon.stop();
     eventually("the socket to go", SOON, || !socket.exists());
-    // A mistake in the configuration must not cost a file.
-    rig.secret("control.sock", "somebody's");
+    // A mistake in the configuration must not delete a file.
+    rig.secret("control.sock", "foreign");
     let mut daemon = rig.launch([]);
     assert_eq!(daemon.wait_exit(SOON), 69);
     contains(&daemon.stderr(), &["control.sock", "is no socket"]);
-    assert_eq!(fs::read_to_string(&socket).unwrap(), "somebody's");
+    assert_eq!(fs::read_to_string(&socket).unwrap(), "foreign");
 }

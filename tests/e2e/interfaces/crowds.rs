@@ -1,4 +1,4 @@
-//! Crowds that keep every place of a listener busy: health is answered, root reaches the control socket, memory is bounded.
+//! Crowds that occupy every connection of a listener: health is answered, root reaches the control socket, memory is bounded.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -17,15 +17,15 @@ use refreshd_time::clock::Clock;
 use rustix::process::{Uid, geteuid};
 use rustix::thread::set_thread_res_uid;
 
-use crate::common::{Daemon, Portal, Rig, SOON, eventually, says};
+use crate::common::{Daemon, Portal, Rig, SOON, eventually, message_contains};
 use crate::interfaces::calm;
 
-/// A user that no machine has.
+/// A user id that no machine has.
 const STRANGER: u32 = 61_001;
-/// Requests that each of a crowd sends ahead.
+/// Requests that each client of a crowd pipelines.
 const AHEAD: usize = 20;
 
-/// Clients that never stop asking.
+/// Clients that never stop sending requests.
 struct Crowd {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
@@ -89,7 +89,7 @@ fn on_http(rig: &Rig) -> impl Fn() -> Option<TcpStream> + Clone + Send + 'static
     }
 }
 
-/// As somebody of the socket's group who is neither root nor refreshd.
+/// Runs it as a member of the socket's group who is neither root nor refreshd.
 fn on_the_socket(rig: &Rig) -> impl Fn() -> Option<UnixStream> + Clone + Send + 'static {
     fs::set_permissions(rig.path("."), fs::Permissions::from_mode(0o755)).expect("its owner");
     let socket = rig.path("control.sock");
@@ -113,7 +113,7 @@ fn crowded(portals: usize) -> (Rig, Daemon) {
 }
 
 #[test]
-fn health_is_answered_while_every_place_is_taken_by_who_asks_for_metrics() {
+fn health_works_while_metrics_take_every_connection() {
     let (rig, daemon) = crowded(200);
     let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let _crowd = Crowd::ask(96, request, on_http(&rig));
@@ -123,8 +123,8 @@ fn health_is_answered_while_every_place_is_taken_by_who_asks_for_metrics() {
             .count()
             > 80
     });
-    // A prober that does not come to send its request within a twentieth of a second, on a machine without a processor to
-    // spare, gives way to the crowd and asks again. Without spare places hardly any is answered.
+    // A probe that does not send its request within a twentieth of a second, on a machine without a spare processor, loses its
+    // connection to the crowd and connects again. Without reserved connections hardly any probe is answered.
     let mut unanswered = 0;
     for number in 0..100 {
         for path in ["/livez", "/readyz"] {
@@ -138,7 +138,7 @@ fn health_is_answered_while_every_place_is_taken_by_who_asks_for_metrics() {
 }
 
 #[test]
-fn root_reaches_the_control_socket_while_others_take_every_place() {
+fn root_can_connect_while_others_take_every_connection() {
     if !geteuid().is_root() {
         return;
     }
@@ -177,7 +177,7 @@ fn root_reaches_the_control_socket_while_others_take_every_place() {
     clippy::disallowed_methods,
     reason = "only a thread can be another user"
 )]
-fn listings_that_many_ask_for_and_do_not_take_are_bounded_in_memory() {
+fn unread_listings_are_bounded_in_memory() {
     if !geteuid().is_root() {
         return;
     }
@@ -205,9 +205,9 @@ fn listings_that_many_ask_for_and_do_not_take_are_bounded_in_memory() {
     );
 }
 
-/// Connections that come faster than they are looked at, where there are few descriptors.
+/// Connections that arrive faster than they are handled, with few descriptors.
 #[test]
-fn idle_connections_take_no_descriptor_of_the_token_files() {
+fn idle_connections_leave_descriptors_for_token_files() {
     let portals: Vec<String> = (0..100).map(|number| format!("p{number:03}")).collect();
     let mut rig = Rig::new([]);
     rig.config.portals = portals
@@ -230,7 +230,7 @@ fn idle_connections_take_no_descriptor_of_the_token_files() {
     let run = rig.command(["run"]);
     limited.arg(run.get_program()).args(run.get_args());
     let daemon = Daemon::spawn(limited);
-    daemon.wait_for("a daemon", |event| says(event, "is ready"));
+    daemon.wait_for("a daemon", |event| message_contains(event, "is ready"));
     let (mut idle, mut most) = (VecDeque::new(), 0);
     let (clock, address, socket) = (
         Clock::system(),

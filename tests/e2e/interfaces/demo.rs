@@ -1,4 +1,4 @@
-//! `refreshd demo`, the newcomer's first command: its story is told to the end, and it touches nothing of anybody's.
+//! `refreshd demo`, a newcomer's first command: it runs to its end and touches no foreign file.
 
 use std::fs;
 use std::process::Command;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use refreshd::adapters::token_files::write_whole;
 
-use crate::common::{Daemon, Ran, SOON, eventually};
+use crate::common::{CommandOutput, Daemon, SOON, eventually};
 use crate::interfaces::contains;
 
 fn demo(dir: &std::path::Path) -> Command {
@@ -19,7 +19,7 @@ fn demo(dir: &std::path::Path) -> Command {
 fn it_shows_renewal_escalation_and_recovery() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("demo");
-    // An earlier demo was here.
+    // An earlier demo ran here.
     fs::create_dir(&folder).unwrap();
     write_whole(&folder, &folder.join(".refreshd-demo"), b"", 0o600).unwrap();
     write_whole(
@@ -33,43 +33,39 @@ fn it_shows_renewal_escalation_and_recovery() {
     let token = folder.join("tokens/acme/token");
     eventually("a token to look at while it runs", SOON, || token.exists());
     assert_eq!(demo.wait_exit(Duration::from_secs(180)), 0);
-    let said = demo.stderr();
+    let output = demo.stderr();
     let shown = folder.display().to_string();
     contains(
-        &said,
+        &output,
         &[
             "authorization server   http://127.0.0.1:",
             "metrics                http://127.0.0.1:",
         ],
     );
     contains(
-        &said,
+        &output,
         &[
             &format!("{shown}/tokens/acme/token"),
             &format!("--config {shown}/refreshd.toml"),
         ],
     );
     for portal in ["acme", "initech"] {
-        let renewals = said
+        let renewals = output
             .lines()
             .filter(|line| line.contains(&format!(" {portal}: renewed")))
             .count();
         assert!(
             renewals >= 3,
-            "{portal} was renewed {renewals} times\n{said}"
+            "{portal} was renewed {renewals} times\n{output}"
         );
-        let escalations = said
+        let escalations = output
             .lines()
             .filter(|line| line.contains(&format!(" {portal}: ")) && line.contains("step="));
-        assert_eq!(
-            escalations.count(),
-            0,
-            "{portal} has nothing to do with it\n{said}"
-        );
+        assert_eq!(escalations.count(), 0, "{portal} is unaffected\n{output}");
     }
-    // The ladder, from the first rung to the last, in order.
+    // The ladder, from the first step to the last, in order.
     let of_globex = |line: &&str| line.contains(" globex: ") && line.contains("step=");
-    let steps: Vec<_> = said
+    let steps: Vec<_> = output
         .lines()
         .filter(of_globex)
         .filter_map(|line| line.split("step=\"").nth(1))
@@ -83,25 +79,25 @@ fn it_shows_renewal_escalation_and_recovery() {
         [
             "failed", "overdue", "late", "expiring", "expired", "resolved"
         ],
-        "{said}"
+        "{output}"
     );
     contains(
-        &said,
+        &output,
         &[
             "globex is fresh again",
             "The demo is over. Renewals: acme ",
             "README.md",
         ],
     );
-    assert!(!said.contains("complains"), "{said}");
+    assert!(!output.contains("complains"), "{output}");
 }
 
 #[test]
-fn a_folder_of_somebody_elses_is_left_alone() {
+fn foreign_directory_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("thesis.txt");
     write_whole(dir.path(), &file, b"four years", 0o600).unwrap();
-    let ran = Ran::to_its_end(&mut demo(dir.path()));
+    let ran = CommandOutput::run(&mut demo(dir.path()));
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(64), ""));
     contains(
         &ran.stderr,

@@ -1,4 +1,4 @@
-//! What a server says of itself (its metadata) and of tokens (introspection), also while it is ill or renews.
+//! A server's metadata and introspection of tokens, also while the server fails or renews.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -21,14 +21,14 @@ fn serve(mut answer: impl FnMut(&str, &str) -> Option<String> + Send + 'static) 
             let Some((path, body)) = request(&connection) else {
                 continue;
             };
-            let (status, said) =
-                answer(&path, &body).map_or((404, String::new()), |said| (200, said));
+            let (status, body) =
+                answer(&path, &body).map_or((404, String::new()), |body| (200, body));
             let head = "Content-Type: application/json\r\nConnection: close\r\nContent-Length";
             let reply = format!(
-                "HTTP/1.1 {status} OK\r\n{head}: {}\r\n\r\n{said}",
-                said.len()
+                "HTTP/1.1 {status} OK\r\n{head}: {}\r\n\r\n{body}",
+                body.len()
             );
-            // Whoever has gone away hears nothing.
+            // The client may have disconnected.
             let _ = connection.write_all(reply.as_bytes());
         }
     };
@@ -61,12 +61,17 @@ fn request(connection: &TcpStream) -> Option<(String, String)> {
 }
 
 #[test]
-fn what_is_no_metadata_is_not_kept() {
-    let said = Arc::new(Mutex::new(r#"{"status":"maintenance"}"#.to_owned()));
-    let says = Arc::clone(&said);
+fn invalid_metadata_is_not_kept() {
+    let body = Arc::new(Mutex::new(r#"{"status":"maintenance"}"#.to_owned()));
+    let current = Arc::clone(&body);
     let issuer = serve(move |path, _| {
         let here = path == "/.well-known/openid-configuration";
-        here.then(|| says.lock().unwrap_or_else(PoisonError::into_inner).clone())
+        here.then(|| {
+            current
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone()
+        })
     });
     let mut rig = Rig::new(["acme"]);
     rig.config.more = format!(
@@ -84,7 +89,7 @@ fn what_is_no_metadata_is_not_kept() {
             "no metadata of an authorization server",
         ],
     );
-    *said.lock().unwrap_or_else(PoisonError::into_inner) = format!(
+    *body.lock().unwrap_or_else(PoisonError::into_inner) = format!(
         r#"{{"issuer":"{issuer}","token_endpoint":"{issuer}/token","authorization_endpoint":"{issuer}/auth"}}"#
     );
     assert_eq!(rig.control("POST", "/v1/reload", "").0, 200);
@@ -98,14 +103,14 @@ fn what_is_no_metadata_is_not_kept() {
 }
 
 #[test]
-fn a_token_is_worth_something_also_while_its_renewal_is_under_way() {
+fn introspection_works_during_a_renewal() {
     let rules = Rules {
         token_lifetime: LIFE,
         old_access_dies: true,
         ..Rules::default()
     };
     let mut rig = Rig::with_rules(["acme"], rules);
-    let (sandbox, asked) = (rig.sandbox.clone(), Arc::new(Mutex::new(Vec::new())));
+    let (sandbox, asked) = (rig.server.clone(), Arc::new(Mutex::new(Vec::new())));
     let answers = Arc::clone(&asked);
     let server = serve(move |_, body| {
         let token = body

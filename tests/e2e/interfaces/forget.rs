@@ -1,4 +1,4 @@
-//! `refreshd forget`: not by accident, and then wholly.
+//! `refreshd forget`: never by accident, and completely.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use crate::common::{Rig, SOON, domain, eventually};
 use crate::interfaces::{contains, fresh};
 
 #[test]
-fn without_yes_nobody_can_be_asked_in_a_pipe() {
+fn pipe_requires_yes() {
     let (rig, daemon) = fresh(["acme"]);
     let check = || {
         let ran = rig.run(["forget", "acme"]);
@@ -21,13 +21,13 @@ fn without_yes_nobody_can_be_asked_in_a_pipe() {
 }
 
 #[test]
-fn with_yes_the_grant_and_its_files_go() {
+fn yes_removes_the_grant_and_its_files() {
     let (rig, daemon) = fresh(["acme", "globex"]);
     let forget = |portal: &str| {
         let ran = rig.run(["forget", portal, "--yes"]);
         assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), ""));
-        let said = format!("{portal}: the grant is forgotten, its token files are gone\n");
-        assert_eq!(ran.stderr, said);
+        let message = format!("{portal}: the grant is forgotten, its token files are gone\n");
+        assert_eq!(ran.stderr, message);
         assert!(
             !rig.token_path(portal, "token").exists()
                 && !rig.token_path(portal, "token.json").exists()
@@ -39,21 +39,21 @@ fn with_yes_the_grant_and_its_files_go() {
     let again = rig.run(["forget", "acme", "--yes"]);
     assert_eq!(again.code, Some(0));
     assert_eq!(again.stderr, "acme: there was no grant to forget\n");
-    let sent = rig.sandbox.requests(&domain("globex"));
+    let sent = rig.server.requests(&domain("globex"));
     daemon.stop();
-    // The file of its first refresh token holds one that came in before: it is not taken again.
+    // The file of its first refresh token holds one that was used before: it is not used again.
     forget("globex");
     let status = rig.status("globex");
     assert_eq!(
         (status["phase"].as_str(), status["generation"].as_u64()),
         (Some("awaiting-authorization"), Some(0))
     );
-    assert_eq!(rig.sandbox.requests(&domain("globex")), sent);
+    assert_eq!(rig.server.requests(&domain("globex")), sent);
     rig.no_violations();
 }
 
 #[test]
-fn token_files_that_cannot_be_removed_are_said_to_be_there_and_removed_once_they_can() {
+fn undeletable_token_files_are_reported_and_removed_later() {
     for with_daemon in [true, false] {
         let (rig, daemon) = fresh(["acme"]);
         let mut daemon = Some(daemon);
@@ -61,8 +61,8 @@ fn token_files_that_cannot_be_removed_are_said_to_be_there_and_removed_once_they
         if !with_daemon {
             daemon.take().expect("it runs").stop();
         }
-        // A directory in place of a file is what the superuser cannot remove either.
-        // The daemon may write the file anew in between.
+        // Not even root can remove a directory in place of a file.
+        // The daemon may write the file again in between.
         eventually("a directory in its place", SOON, || {
             let _ = fs::remove_file(directory.join("token"));
             fs::create_dir(directory.join("token")).is_ok()
@@ -88,11 +88,11 @@ fn token_files_that_cannot_be_removed_are_said_to_be_there_and_removed_once_they
         assert_eq!(again.code, Some(75), "{again:?}");
         contains(&again.stderr, &["there was no grant to forget, but"]);
         let Some(daemon) = daemon else { continue };
-        let told = daemon.wait_for_step("acme", "unremoved");
-        let reason = told["reason"].as_str().unwrap_or_default();
+        let event = daemon.wait_for_step("acme", "unremoved");
+        let reason = event["reason"].as_str().unwrap_or_default();
         assert!(
             reason.contains("token files that are to go are still there"),
-            "{told}"
+            "{event}"
         );
         assert!(
             daemon
@@ -114,7 +114,7 @@ fn token_files_that_cannot_be_removed_are_said_to_be_there_and_removed_once_they
     }
 }
 
-/// The files beside the state, its own included, that hold one of these words.
+/// The files beside the state, including the state, that contain one of these words.
 fn files_with(rig: &Rig, words: &[String]) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir(rig.path(".")).expect("a directory") {
@@ -140,12 +140,12 @@ fn files_with(rig: &Rig, words: &[String]) -> Vec<String> {
 }
 
 #[test]
-fn what_was_forgotten_is_in_no_file_of_the_state() {
+fn forgotten_grant_is_in_no_state_file() {
     let names = ["acme", "globex", "initech", "umbrella"];
     let (rig, daemon) = fresh(names);
     let mut daemon = Some(daemon);
     let secrets = |name: &str| {
-        let refresh = rig.sandbox.current_refresh(&domain(name)).expect("a grant");
+        let refresh = rig.server.current_refresh(&domain(name)).expect("a grant");
         [
             refresh,
             fs::read_to_string(rig.token_path(name, "token")).expect("a token"),
@@ -156,10 +156,10 @@ fn what_was_forgotten_is_in_no_file_of_the_state() {
         let own = &secrets_of[number];
         assert!(
             !files_with(&rig, own).is_empty(),
-            "what is looked for can be found: {name}"
+            "the search finds the secret: {name}"
         );
         match number {
-            // Moved into the database before.
+            // Checkpointed into the database before.
             1 => {
                 daemon.take().expect("it runs").stop();
                 daemon = Some(rig.start());

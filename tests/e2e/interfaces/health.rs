@@ -1,6 +1,6 @@
-//! `/readyz` and `/livez`, ill for each reason there is, and well again afterwards.
+//! `/readyz` and `/livez`: not ready for each possible reason, and ready again afterwards.
 //!
-//! The disk that takes nothing is a limit of the file size, which any user may set for a process of its own.
+//! A limit of the file size, which any user can set for an own process, simulates the full disk.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ fn ready(rig: &Rig) -> (u16, String) {
 }
 
 #[test]
-fn a_disk_that_takes_nothing_is_noticed_although_nothing_is_due() {
+fn full_disk_is_detected_though_nothing_is_due() {
     let (rig, daemon) = fresh(["acme"]);
     assert_eq!(ready(&rig), (200, "ready\n".to_owned()));
     assert!(is(&rig, "refreshd_state_writable", 1.0));
@@ -52,15 +52,15 @@ fn a_disk_that_takes_nothing_is_noticed_although_nothing_is_due() {
     let state = |event: &serde_json::Value| {
         event["target"] == "refreshd::escalation" && event["portal"].is_null()
     };
-    let told = daemon.wait_after(mark, SOON, "a word about the state", state);
+    let event = daemon.wait_after(mark, SOON, "the report about the state", state);
     assert_eq!(
-        (told["step"].as_str(), told["severity"].as_str()),
+        (event["step"].as_str(), event["severity"].as_str()),
         (Some("state"), Some("critical")),
-        "{told}"
+        "{event}"
     );
     assert!(
-        told["action"].as_str().unwrap().contains("free space"),
-        "{told}"
+        event["action"].as_str().unwrap().contains("free space"),
+        "{event}"
     );
 
     daemon.limit_file_size(None);
@@ -69,12 +69,12 @@ fn a_disk_that_takes_nothing_is_noticed_although_nothing_is_due() {
     daemon.wait_after(mark, SOON, "that it is over", |event| {
         state(event) && event["step"] == "resolved"
     });
-    let told: Vec<_> = daemon
+    let steps: Vec<_> = daemon
         .events_after(mark, state)
         .iter()
         .map(|event| event["step"].clone())
         .collect();
-    assert_eq!(told, ["state", "resolved"]);
+    assert_eq!(steps, ["state", "resolved"]);
     assert_eq!(rig.requests("acme"), 1, "nothing was sent for it");
     daemon.stop();
     rig.no_violations();
@@ -82,8 +82,8 @@ fn a_disk_that_takes_nothing_is_noticed_although_nothing_is_due() {
 }
 
 #[test]
-fn a_pair_that_is_not_on_disk_makes_it_not_ready_until_it_is() {
-    // The loop goes round every second, and each time it finds that nothing is due; or it sleeps through all of it.
+fn unsaved_pair_makes_it_not_ready() {
+    // The loop wakes each second and finds nothing due, or it sleeps all the time.
     for watchdog in ["2000000", "0"] {
         let mut rig = calm(["acme"]);
         rig.grant("acme");
@@ -98,15 +98,13 @@ fn a_pair_that_is_not_on_disk_makes_it_not_ready_until_it_is() {
         eventually("a request under way", SOON, || rig.renewals("acme") == 1);
         daemon.limit_file_size(Some(0));
         daemon.wait_for_step("acme", "unsaved");
-        let ill = (
+        let not_ready = (
             503,
             "the state cannot be written\n1 new pair is not on disk\n".to_owned(),
         );
-        always(
-            "it says so, and nothing else",
-            Duration::from_secs(4),
-            || ready(&rig) == ill,
-        );
+        always("only this is reported", Duration::from_secs(4), || {
+            ready(&rig) == not_ready
+        });
         assert!(
             is(&rig, "refreshd_tokens_unsaved", 1.0) && is(&rig, "refreshd_state_writable", 0.0)
         );
@@ -144,7 +142,7 @@ fn a_pair_that_is_not_on_disk_makes_it_not_ready_until_it_is() {
 }
 
 #[test]
-fn a_daemon_that_stops_is_not_ready_and_still_says_why() {
+fn stopping_daemon_is_not_ready_and_gives_the_reason() {
     let mut rig = calm(["acme"]);
     rig.grant("acme");
     rig.fail(

@@ -1,13 +1,13 @@
-//! Help, completions, the manual page, and what is said to a mistyped command.
+//! Help, completions, the manual page, and the error for a mistyped command.
 
 use std::process::Command;
 
-use crate::common::Ran;
+use crate::common::CommandOutput;
 use crate::interfaces::contains;
 
-fn refreshd(arguments: &[&str]) -> Ran {
+fn refreshd(arguments: &[&str]) -> CommandOutput {
     let mut command = Command::new(env!("CARGO_BIN_EXE_refreshd"));
-    Ran::to_its_end(command.env_clear().args(arguments))
+    CommandOutput::run(command.env_clear().args(arguments))
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn every_command_shows_examples_and_exit_codes() {
 }
 
 #[test]
-fn what_people_are_told_to_type_exists() {
+fn suggested_commands_exist() {
     let overview = refreshd(&["--help"]).stdout;
     for command in refreshd::domain::hint::COMMANDS {
         assert!(
@@ -69,8 +69,8 @@ fn what_people_are_told_to_type_exists() {
 }
 
 #[test]
-fn what_is_mistyped_is_64_and_says_what_is_meant() {
-    for (arguments, said) in [
+fn typo_exits_64_with_a_suggestion() {
+    for (arguments, suggestion) in [
         (&[][..], "Usage: refreshd"),
         (&["statu"], "similar subcommand exists: 'status'"),
         (&["status", "--jsn"], "similar argument exists: '--json'"),
@@ -90,12 +90,12 @@ fn what_is_mistyped_is_64_and_says_what_is_meant() {
             (Some(64), ""),
             "{arguments:?}: {ran:?}"
         );
-        contains(&ran.stderr, &[said]);
+        contains(&ran.stderr, &[suggestion]);
     }
 }
 
 #[test]
-fn packaging_gets_its_completions_and_manual_page() {
+fn completions_and_manual_page_are_generated() {
     for (shell, begins) in [
         ("bash", "_refreshd() {"),
         ("zsh", "#compdef refreshd"),
@@ -125,7 +125,7 @@ fn packaging_gets_its_completions_and_manual_page() {
         &manual.stdout,
         &[".TH refreshd 1", "refreshd\\-status(1)", "Exit codes"],
     );
-    // what a page refers to is there
+    // The pages referred to exist.
     let manual = refreshd(&["man", "alert", "test"]);
     assert_eq!((manual.code, manual.stderr.as_str()), (Some(0), ""));
     contains(&manual.stdout, &[".TH refreshd-alert-test 1", "CHANNEL"]);

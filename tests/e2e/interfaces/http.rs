@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use refreshd_fake_server::{At, Fault};
 
-use crate::common::{Daemon, Rig, SOON, domain, eventually, says};
+use crate::common::{Daemon, Rig, SOON, domain, eventually, message_contains};
 use crate::interfaces::{broken, calm, contains, fresh};
 
-/// What a renewal can come to, by the contract.
+/// The documented outcomes of a renewal.
 const RESULTS: [&str; 10] = [
     "renewed",
     "not-sent",
@@ -31,7 +31,7 @@ fn is(rig: &Rig, name: &str, value: f64) {
 }
 
 #[test]
-fn every_metric_is_there_from_the_start_at_zero() {
+fn every_metric_starts_at_zero() {
     let rig = calm(["acme"]);
     let daemon = rig.start();
     let (kind, text) = metrics_as(&rig, Some("application/openmetrics-text; version=1.0.0"));
@@ -64,7 +64,7 @@ fn every_metric_is_there_from_the_start_at_zero() {
             ],
         );
     }
-    // There is no time that could stand for no token, and no skew before a server answered.
+    // No timestamp could stand for a missing token, and there is no skew before a server has responded.
     let without = |name: &str| !text.lines().any(|line| line.starts_with(name));
     for name in [
         "refreshd_token_expiry",
@@ -156,7 +156,7 @@ fn metrics_as(rig: &Rig, accept: Option<&str>) -> (String, String) {
 }
 
 #[test]
-fn who_does_not_ask_for_openmetrics_gets_the_text_format() {
+fn text_format_is_the_default() {
     let rig = calm(["acme"]);
     let daemon = rig.start();
     for accept in [
@@ -185,7 +185,7 @@ fn who_does_not_ask_for_openmetrics_gets_the_text_format() {
 }
 
 #[test]
-fn a_renewal_is_in_the_numbers_at_once() {
+fn renewal_is_counted_at_once() {
     let (rig, daemon) = fresh(["acme"]);
     let json = rig.token_json("acme").unwrap();
     let ends = json["expires_at_unix"].as_f64().unwrap();
@@ -228,7 +228,7 @@ fn a_renewal_is_in_the_numbers_at_once() {
 }
 
 #[test]
-fn beyond_the_limit_there_are_no_series_per_portal() {
+fn no_series_per_portal_beyond_the_limit() {
     let mut rig = calm(["acme", "globex"]);
     rig.grant("acme");
     for (limit, series) in [(2, 1), (1, 0)] {
@@ -238,7 +238,9 @@ fn beyond_the_limit_there_are_no_series_per_portal() {
         );
         rig.secret("refreshd.toml", &config);
         let daemon = Daemon::spawn(rig.command(["run"]));
-        daemon.wait_for("the daemon to be ready", |event| says(event, "is ready"));
+        daemon.wait_for("the daemon to be ready", |event| {
+            message_contains(event, "is ready")
+        });
         rig.wait_for_generation("acme", 2);
         let (_, text) = rig.http("/metrics");
         assert_eq!(
@@ -252,33 +254,33 @@ fn beyond_the_limit_there_are_no_series_per_portal() {
 }
 
 #[test]
-fn a_daemon_that_is_well_is_live_and_ready() {
+fn healthy_daemon_is_live_and_ready() {
     let (rig, daemon) = fresh(["acme"]);
     assert_eq!(rig.http("/livez"), (200, "live\n".to_owned()));
     assert_eq!(rig.http("/readyz"), (200, "ready\n".to_owned()));
     assert_eq!(
         rig.http("/v1/portals").0,
         404,
-        "what the control socket serves is not here"
+        "the control API is not served here"
     );
     daemon.stop();
 }
 
 #[test]
-fn an_overdue_portal_makes_it_not_ready_until_it_is_renewed() {
+fn overdue_portal_makes_it_not_ready() {
     let life = Duration::from_secs(10);
     let mut rig = Rig::with_lifetime(["acme"], life);
     rig.config.app().renew_every = Duration::from_secs(3);
     rig.grant("acme");
     let daemon = rig.start();
     rig.wait_for_generation("acme", 2);
-    rig.sandbox.fail(At::All, broken(), u32::MAX);
+    rig.server.fail(At::All, broken(), u32::MAX);
     eventually("not ready", SOON, || {
         rig.http("/readyz") == (503, "1 portal is overdue\n".to_owned())
     });
     is(&rig, "refreshd_portals_overdue", 1.0);
     assert_eq!(rig.http("/livez").0, 200, "a restart would not help");
-    rig.sandbox.heal(At::All);
+    rig.server.heal(At::All);
     eventually("ready again", Duration::from_secs(45), || {
         rig.http("/readyz").0 == 200
     });
@@ -288,10 +290,10 @@ fn an_overdue_portal_makes_it_not_ready_until_it_is_renewed() {
 }
 
 #[test]
-fn files_that_cannot_be_written_make_it_not_ready_until_they_can() {
+fn unwritable_files_make_it_not_ready() {
     let mut rig = calm(["acme"]);
     fs::create_dir(rig.path("tokens")).unwrap();
-    // Not even root writes into a directory that is a file.
+    // Not even root can write into a directory that is a file.
     rig.secret("tokens/acme", "in the way");
     rig.grant("acme");
     let daemon = rig.start();
@@ -307,7 +309,7 @@ fn files_that_cannot_be_written_make_it_not_ready_until_they_can() {
     assert_eq!(
         rig.run(["token", "acme"]).code,
         Some(0),
-        "whoever asks still gets it"
+        "the command still prints it"
     );
     fs::remove_file(rig.path("tokens/acme")).unwrap();
     eventually("ready again", Duration::from_secs(60), || {
@@ -319,7 +321,7 @@ fn files_that_cannot_be_written_make_it_not_ready_until_they_can() {
 }
 
 #[test]
-fn the_page_shows_every_portal_and_takes_nobodys_markup() {
+fn status_page_shows_every_portal_and_escapes_markup() {
     let mut rig = calm(["acme", "globex"]);
     rig.grant("acme");
     let description = "<script>alert('x')</script> & \"more\"".to_owned();
@@ -328,8 +330,7 @@ fn the_page_shows_every_portal_and_takes_nobodys_markup() {
         error: "odd<b>".to_owned(),
         description,
     };
-    rig.sandbox
-        .fail(At::Portal(domain("acme")), fault, u32::MAX);
+    rig.server.fail(At::Portal(domain("acme")), fault, u32::MAX);
     let daemon = rig.start();
     rig.wait_for_phase("acme", "retrying");
     let (status, page) = rig.http("/");
@@ -353,14 +354,14 @@ fn the_page_shows_every_portal_and_takes_nobodys_markup() {
         ],
     );
     assert!(!page.contains("<script") && !page.contains("<b>"), "{page}");
-    // The same words on a terminal: no control characters.
+    // The same text on a terminal: no control characters.
     let ran = rig.run(["status"]);
     contains(&ran.stdout, &["<script>"]);
     daemon.stop();
 }
 
 #[test]
-fn a_page_whose_name_was_made_to_point_here_reads_nothing() {
+fn dns_rebinding_reads_nothing() {
     let mut rig = calm(["acme"]);
     rig.config.http_hosts = vec!["ops.example.org".to_owned()];
     let daemon = rig.start();

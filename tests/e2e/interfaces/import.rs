@@ -1,18 +1,18 @@
-//! `refreshd import`: what is a grant, what is none, and whose it is.
+//! `refreshd import`: accepted and refused formats, and the check of the owner.
 
 use std::fs::File;
 use std::process::Stdio;
 
 use serde_json::{Value, json};
 
-use crate::common::{Ran, Rig, SOON, domain, eventually};
+use crate::common::{CommandOutput, Rig, SOON, domain, eventually};
 use crate::interfaces::{calm, contains};
 
 fn reply(rig: &Rig, portal: &str) -> Value {
     serde_json::from_str(&rig.install(portal)).expect("JSON")
 }
 
-/// What Bitrix24's PHP library keeps.
+/// The settings file of Bitrix24's PHP library.
 fn crest_settings(rig: &Rig, portal: &str) -> String {
     let reply = reply(rig, portal);
     json!({
@@ -24,15 +24,15 @@ fn crest_settings(rig: &Rig, portal: &str) -> String {
 }
 
 /// `refreshd import PORTAL ARGUMENT`, with `stdin` on standard input.
-fn import(rig: &Rig, portal: &str, argument: &str, stdin: Stdio) -> Ran {
-    Ran::to_its_end(rig.command(["import", portal, argument]).stdin(stdin))
+fn import(rig: &Rig, portal: &str, argument: &str, stdin: Stdio) -> CommandOutput {
+    CommandOutput::run(rig.command(["import", portal, argument]).stdin(stdin))
 }
 
 #[test]
-fn every_form_of_a_grant_is_taken_by_file_and_by_standard_input() {
+fn every_grant_format_is_read_from_file_and_stdin() {
     let rig = calm(["acme", "globex", "initech", "hooli"]);
     let daemon = rig.start();
-    // A token reply, piped in.
+    // A token response, piped in.
     let ran = rig.import("acme", &rig.install("acme"));
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), ""));
     contains(
@@ -61,7 +61,7 @@ fn every_form_of_a_grant_is_taken_by_file_and_by_standard_input() {
     for portal in ["acme", "globex", "initech"] {
         rig.wait_for_generation(portal, 2);
         assert_eq!(
-            rig.sandbox.renewals(&domain(portal)),
+            rig.server.renewals(&domain(portal)),
             1,
             "{portal} is renewed at once, to prove that it lives"
         );
@@ -77,13 +77,13 @@ fn every_form_of_a_grant_is_taken_by_file_and_by_standard_input() {
     assert_eq!(rig.generation("hooli"), 2);
     let daemon = rig.start();
     rig.wait_for_phase("hooli", "fresh");
-    assert_eq!(rig.sandbox.renewals(&domain("hooli")), 1);
+    assert_eq!(rig.server.renewals(&domain("hooli")), 1);
     daemon.stop();
     rig.no_violations();
 }
 
 #[test]
-fn what_is_no_grant_is_65_and_says_what_it_is_instead() {
+fn non_grant_exits_65_and_names_the_format() {
     let rig = calm(["acme"]);
     let long = "a".repeat((1 << 20) + 1);
     let check = |daemon: bool| {
@@ -120,13 +120,13 @@ fn what_is_no_grant_is_65_and_says_what_it_is_instead() {
             assert_eq!(
                 ran.stderr.lines().count(),
                 1,
-                "nothing else is said: {}",
+                "nothing else is printed: {}",
                 ran.stderr
             );
             assert_eq!(
                 ran.stderr.matches(why).count(),
                 1,
-                "said twice: {}",
+                "printed twice: {}",
                 ran.stderr
             );
         }
@@ -143,19 +143,19 @@ fn what_is_no_grant_is_65_and_says_what_it_is_instead() {
     let ran = rig.run(["import", "acme", "/nonexistent/grant"]);
     assert_eq!(ran.code, Some(66));
     contains(&ran.stderr, &["cannot read /nonexistent/grant: "]);
-    assert_eq!(rig.sandbox.total_requests(), 0);
+    assert_eq!(rig.server.total_requests(), 0);
 }
 
 #[test]
-fn one_grant_is_not_taken_for_two_portals() {
+fn one_grant_is_not_imported_for_two_portals() {
     let rig = calm(["acme", "globex"]);
     let grant = rig.install("acme");
     let daemon = rig.start();
     assert_eq!(rig.import("acme", &grant).code, Some(0));
     rig.wait_for_generation("acme", 2);
-    let requests = rig.sandbox.total_requests();
+    let requests = rig.server.total_requests();
     // Also when it was rotated since.
-    let current = rig.sandbox.current_refresh(&domain("acme")).unwrap();
+    let current = rig.server.current_refresh(&domain("acme")).unwrap();
     for text in [&grant, &current] {
         let ran = rig.import("globex", text);
         assert_eq!(ran.code, Some(65), "{ran:?}");
@@ -168,19 +168,19 @@ fn one_grant_is_not_taken_for_two_portals() {
     let ran = rig.import("globex", &current);
     assert_eq!(ran.code, Some(65));
     contains(&ran.stderr, &["globex: not accepted: ", "belongs to acme"]);
-    assert_eq!(rig.sandbox.total_requests(), requests);
+    assert_eq!(rig.server.total_requests(), requests);
     rig.no_violations();
 }
 
 #[test]
-fn a_dead_grant_is_resumed_by_an_import() {
+fn import_resumes_a_dead_grant() {
     let rig = calm(["acme"]);
     let daemon = rig.start();
     let ran = rig.import("acme", "5bad2d67006e9f06006b12e4");
     assert_eq!(
         ran.code,
         Some(65),
-        "a word may be a token, but not this one: {ran:?}"
+        "a bare word may be a token, but this one is not: {ran:?}"
     );
     contains(
         &ran.stderr,
@@ -205,13 +205,13 @@ const SEVERAL: &[u8] = include_bytes!("../../fixtures/pizauth-1.1.0.dump");
 const ONE: &[u8] = include_bytes!("../../fixtures/pizauth-1.1.0-one.dump");
 
 #[test]
-fn a_dump_of_pizauth_is_taken_by_the_account_meant() {
+fn pizauth_dump_is_imported_for_the_chosen_account() {
     let rig = calm(["acme", "globex", "umbrella"]);
     rig.secret_bytes("several", SEVERAL);
     rig.secret_bytes("one", ONE);
     let several = rig.path("several").to_str().unwrap().to_owned();
     let daemon = rig.start();
-    // The account named as the portal. The stand-in never gave this token out: it was sent, and is refused.
+    // The account named like the portal. The fake server never issued this token: it is sent and rejected.
     let ran = rig.run(["import", "acme", &several]);
     assert_eq!(ran.code, Some(65), "{ran:?}");
     contains(
@@ -223,12 +223,12 @@ fn a_dump_of_pizauth_is_taken_by_the_account_meant() {
         ],
     );
     rig.wait_for_phase("acme", "needs-authorization");
-    assert_eq!(rig.sandbox.total_requests(), 1);
-    // The only account, on standard input, whatever its name; then it is this portal's.
+    assert_eq!(rig.server.total_requests(), 1);
+    // The only account, on standard input, whatever its name; afterwards it belongs to this portal.
     let stdin = || Stdio::from(File::open(rig.path("one")).unwrap());
-    let ran = Ran::to_its_end(rig.command(["import", "umbrella"]).stdin(stdin()));
+    let ran = CommandOutput::run(rig.command(["import", "umbrella"]).stdin(stdin()));
     assert_eq!(ran.code, Some(65), "{ran:?}");
-    let ran = Ran::to_its_end(
+    let ran = CommandOutput::run(
         rig.command(["import", "globex", "--account", "work"])
             .stdin(stdin()),
     );
@@ -241,7 +241,7 @@ fn a_dump_of_pizauth_is_taken_by_the_account_meant() {
 }
 
 #[test]
-fn a_dump_of_pizauth_that_gives_no_grant_is_65_and_says_why() {
+fn pizauth_dump_without_a_grant_exits_65() {
     let rig = calm(["acme", "globex", "initech", "umbrella"]);
     rig.secret_bytes("several", SEVERAL);
     rig.secret_bytes("cut", &SEVERAL[..SEVERAL.len() - 1]);
@@ -308,11 +308,11 @@ fn a_dump_of_pizauth_that_gives_no_grant_is_65_and_says_why() {
         assert_eq!(
             ran.stderr.lines().count(),
             1,
-            "nothing else is said: {}",
+            "nothing else is printed: {}",
             ran.stderr
         );
         assert_eq!(rig.status(portal)["phase"], "awaiting-authorization");
     }
     daemon.stop();
-    assert_eq!(rig.sandbox.total_requests(), 0);
+    assert_eq!(rig.server.total_requests(), 0);
 }

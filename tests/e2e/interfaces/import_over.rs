@@ -1,4 +1,4 @@
-//! `refreshd import` where a grant lives: nothing takes its place before it has proved itself.
+//! `refreshd import` over a live grant: nothing replaces it before the new grant is verified.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -11,11 +11,11 @@ use refreshd_fake_server::{Fault, Reuse, Rules};
 use serde_json::{Value, json};
 
 use crate::common::{
-    CLIENT_ID, CLIENT_SECRET, EVERY, Ran, Rig, SOON, always, domain, eventually, is_step,
+    CLIENT_ID, CLIENT_SECRET, CommandOutput, EVERY, Rig, SOON, always, domain, eventually, is_step,
 };
 use crate::interfaces::{broken, calm, contains, fresh};
 
-/// What must not change: what the status says of the portal, and what readers have.
+/// State that must not change: the portal's status and its published files.
 fn status(rig: &Rig, portal: &str) -> (Value, Value, Option<Value>) {
     let view = rig.status(portal);
     (
@@ -25,11 +25,11 @@ fn status(rig: &Rig, portal: &str) -> (Value, Value, Option<Value>) {
     )
 }
 
-/// Imports, with whatever options.
-fn import(rig: &Rig, portal: &str, text: &str, options: &[&str]) -> Ran {
+/// Imports with these options.
+fn import(rig: &Rig, portal: &str, text: &str, options: &[&str]) -> CommandOutput {
     rig.secret("handed", text);
     let stdin = File::open(rig.path("handed")).expect("it was written");
-    Ran::to_its_end(
+    CommandOutput::run(
         rig.command(
             ["import", portal]
                 .into_iter()
@@ -48,7 +48,7 @@ fn refresh_of(reply: &str) -> String {
 }
 
 #[test]
-fn a_refresh_token_that_was_exchanged_lately_is_not_sent_again() {
+fn recently_exchanged_refresh_token_is_not_resent() {
     let token_lifetime = Duration::from_secs(60);
     let mut rig = Rig::with_rules(
         ["acme"],
@@ -63,7 +63,7 @@ fn a_refresh_token_that_was_exchanged_lately_is_not_sent_again() {
     let daemon = rig.start();
     rig.wait_for_generation("acme", 2);
     let older = rig
-        .sandbox
+        .server
         .current_refresh(&domain("acme"))
         .expect("a grant");
     rig.wait_for_renewals("acme", 2);
@@ -79,16 +79,16 @@ fn a_refresh_token_that_was_exchanged_lately_is_not_sent_again() {
             ],
         );
     }
-    // The server would have ended the grant.
+    // Sending it would have ended the grant at the server.
     rig.wait_for_renewals("acme", 2);
     daemon.stop();
     rig.no_violations();
 }
 
 #[test]
-fn what_cannot_be_a_refresh_token_is_refused_and_nothing_is_sent_or_changed() {
+fn impossible_refresh_token_is_refused_unsent() {
     let (rig, daemon) = fresh(["acme", "globex"]);
-    let (before, sent) = (status(&rig, "acme"), rig.sandbox.total_requests());
+    let (before, sent) = (status(&rig, "acme"), rig.server.total_requests());
     let access = |portal: &str| fs::read_to_string(rig.token_path(portal, "token")).unwrap();
     let machine = rustix::system::uname()
         .nodename()
@@ -168,13 +168,13 @@ fn what_cannot_be_a_refresh_token_is_refused_and_nothing_is_sent_or_changed() {
             );
         }
         assert_eq!(
-            (status(&rig, "acme"), rig.sandbox.total_requests()),
+            (status(&rig, "acme"), rig.server.total_requests()),
             (before.clone(), sent),
             "{with}"
         );
     };
     check("with a daemon");
-    // The client secret's own file, and a file of the portal's.
+    // The client secret's own file, and a file of the portal.
     for file in ["crm.secret", "tokens/acme/token", "tokens/acme/token.json"] {
         let ran = rig.run(["import", "acme", rig.path(file).to_str().unwrap()]);
         assert_eq!(ran.code, Some(65), "{file}: {ran:?}");
@@ -185,7 +185,7 @@ fn what_cannot_be_a_refresh_token_is_refused_and_nothing_is_sent_or_changed() {
 }
 
 #[test]
-fn a_grant_that_is_refused_leaves_the_living_one_as_it_is_and_says_what_the_server_said() {
+fn rejected_grant_leaves_the_live_one_and_reports_the_error() {
     let (rig, daemon) = fresh(["acme"]);
     let before = status(&rig, "acme");
     let ran = rig.import("acme", "5bad2d67006e9f06006b12e4");
@@ -199,8 +199,12 @@ fn a_grant_that_is_refused_leaves_the_living_one_as_it_is_and_says_what_the_serv
     );
     assert_eq!(status(&rig, "acme"), before);
     assert_eq!(rig.status("acme")["candidate"], Value::Null);
-    assert_eq!(rig.requests("acme"), 1, "the word was sent as nobody's");
-    daemon.wait_for("a word in the log", |event| {
+    assert_eq!(
+        rig.requests("acme"),
+        1,
+        "the word was sent without a portal"
+    );
+    daemon.wait_for("the log line", |event| {
         is_step(event, "candidate-refused") && event["portal"] == "acme"
     });
     let ran = import(&rig, "acme", "5bad2d67006e9f06006b12e4", &["--json"]);
@@ -228,7 +232,7 @@ fn a_grant_that_is_refused_leaves_the_living_one_as_it_is_and_says_what_the_serv
 }
 
 #[test]
-fn a_grant_that_proves_itself_takes_the_place_of_the_living_one() {
+fn accepted_grant_replaces_the_live_one() {
     let (rig, daemon) = fresh(["acme"]);
     let ran = rig.import("acme", &refresh_of(&rig.install("acme")));
     assert_eq!(ran.code, Some(0), "{ran:?}");
@@ -252,8 +256,8 @@ fn a_grant_that_proves_itself_takes_the_place_of_the_living_one() {
         outcome["identity"].is_string() && ran.code == Some(0),
         "{outcome}"
     );
-    // Its own refresh token once more: it is renewed, and not sent twice.
-    let own = rig.sandbox.current_refresh(&domain("acme")).unwrap();
+    // Its own refresh token again: the grant is renewed, and the token is not sent twice.
+    let own = rig.server.current_refresh(&domain("acme")).unwrap();
     assert_eq!(rig.import("acme", &own).code, Some(0));
     daemon.stop();
     let ran = rig.import("acme", &rig.install("acme"));
@@ -267,17 +271,17 @@ fn a_grant_that_proves_itself_takes_the_place_of_the_living_one() {
 }
 
 #[test]
-fn another_portals_grant_is_refused_with_both_names_and_replace_is_the_way() {
+fn grant_of_another_portal_requires_replace() {
     let (rig, daemon) = fresh(["acme"]);
     let before = status(&rig, "acme");
     let member = rig.status("acme")["identity"].as_str().unwrap().to_owned();
-    let sent = rig.sandbox.total_requests();
+    let sent = rig.server.total_requests();
     let whole = rig.install("globex");
     let other = serde_json::from_str::<Value>(&whole).unwrap()["member_id"]
         .as_str()
         .unwrap()
         .to_owned();
-    // It says so itself: nothing is sent.
+    // The import itself names the owner: nothing is sent.
     for (text, whose) in [
         (whole.clone(), "globex.bitrix24.com"),
         (json!({"refreshToken": refresh_of(&whole), "memberId": other}).to_string(), other.as_str()),
@@ -292,14 +296,14 @@ fn another_portals_grant_is_refused_with_both_names_and_replace_is_the_way() {
     }
     let ran = rig.import("acme", &whole);
     contains(&ran.stderr, &[&other, &member]);
-    assert_eq!(rig.sandbox.total_requests(), sent);
-    // The server says so.
+    assert_eq!(rig.server.total_requests(), sent);
+    // The server's response names the owner.
     let ran = rig.import("acme", &refresh_of(&rig.install("globex")));
     assert_eq!(ran.code, Some(65), "{ran:?}");
     contains(&ran.stderr, &[&other, &member]);
     assert_eq!(status(&rig, "acme"), before);
     assert_eq!(rig.run(["renew", "acme"]).code, Some(0));
-    // Nobody means that by accident.
+    // This needs a confirmation.
     let text = rig.install("globex");
     let ran = import(&rig, "acme", &text, &["--replace"]);
     assert_eq!(ran.code, Some(64), "{ran:?}");
@@ -318,7 +322,7 @@ fn another_portals_grant_is_refused_with_both_names_and_replace_is_the_way() {
 }
 
 #[test]
-fn another_portals_pair_is_put_aside_and_imported_for_the_right_portal() {
+fn superseded_pair_is_imported_for_its_own_portal() {
     let mut rig = calm(["acme", "globex"]);
     rig.grant("acme");
     let daemon = rig.start();
@@ -337,7 +341,7 @@ fn another_portals_pair_is_put_aside_and_imported_for_the_right_portal() {
     );
     assert!(
         !ran.stderr.contains("--replace"),
-        "what is spent is not to be sent again: {ran:?}"
+        "a spent token is not to be sent again: {ran:?}"
     );
     let ran = rig.run(["import", "globex", "--aside-of", "acme"]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
@@ -345,7 +349,7 @@ fn another_portals_pair_is_put_aside_and_imported_for_the_right_portal() {
     assert_eq!(status(&rig, "acme"), before);
     let ran = rig.run(["import", "globex", "--aside-of", "acme"]);
     assert_eq!(ran.code, Some(66), "it is taken out then: {ran:?}");
-    // Where it is meant after all.
+    // The right portal accepts it.
     let ran = rig.import("acme", &refresh_of(&rig.install("initech")));
     assert_eq!(ran.code, Some(65), "{ran:?}");
     daemon.stop();
@@ -355,14 +359,14 @@ fn another_portals_pair_is_put_aside_and_imported_for_the_right_portal() {
         rig.token_json("acme").unwrap()["endpoint"],
         "https://initech.bitrix24.com/rest/"
     );
-    // A person asked for each exchange, however soon.
+    // The operator requested each exchange, however soon.
     let soon = |what: &String| what.contains("renewed twice within a tenth");
-    let noticed = rig.sandbox.take_violations();
+    let noticed = rig.server.take_violations();
     assert!(noticed.iter().all(soon), "{noticed:?}");
 }
 
 #[test]
-fn another_host_than_the_configured_one_is_refused_where_nobody_is_known() {
+fn other_host_is_refused_where_no_owner_is_known() {
     let mut rig = calm(["acme"]);
     rig.authorizes_here();
     let daemon = rig.start();
@@ -378,9 +382,9 @@ fn another_host_than_the_configured_one_is_refused_where_nobody_is_known() {
             "`member_id`",
         ],
     );
-    assert_eq!(rig.sandbox.total_requests(), 0);
+    assert_eq!(rig.server.total_requests(), 0);
     // The code of another portal's administrator.
-    let code = rig.sandbox.authorize(&domain("globex"), CLIENT_ID);
+    let code = rig.server.authorize(&domain("globex"), CLIENT_ID);
     let ran = rig.run(["authorize", "acme", "--code", &code]);
     assert_eq!(ran.code, Some(65), "{ran:?}");
     contains(
@@ -392,7 +396,7 @@ fn another_host_than_the_configured_one_is_refused_where_nobody_is_known() {
         ],
     );
     assert_eq!(rig.status("acme")["phase"], "awaiting-authorization");
-    // A word that says nothing of itself is found out by its first reply.
+    // A bare token names no owner; the first response reveals it.
     let ran = rig.import("acme", &refresh_of(&whole));
     assert_eq!(ran.code, Some(65), "{ran:?}");
     contains(
@@ -403,9 +407,9 @@ fn another_host_than_the_configured_one_is_refused_where_nobody_is_known() {
         rig.token_json("acme").is_none(),
         "readers never have another portal's token"
     );
-    // A rename is no other portal: whose it is says the identity.
+    // A renamed portal is the same portal: the identity decides.
     assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(0));
-    rig.sandbox.rename(&domain("acme"), "umbrella.bitrix24.com");
+    rig.server.rename(&domain("acme"), "umbrella.bitrix24.com");
     assert_eq!(rig.run(["renew", "acme"]).code, Some(0));
     assert_eq!(rig.import("acme", &rig.install("umbrella")).code, Some(0));
     assert_eq!(
@@ -417,7 +421,7 @@ fn another_host_than_the_configured_one_is_refused_where_nobody_is_known() {
 }
 
 #[test]
-fn of_a_dead_grant_it_is_not_said_that_it_stays_in_force() {
+fn dead_grant_is_not_reported_as_staying_in_force() {
     let dead = || Fault::Refuse {
         status: 400,
         error: "invalid_grant".to_owned(),
@@ -450,7 +454,7 @@ fn of_a_dead_grant_it_is_not_said_that_it_stays_in_force() {
 }
 
 #[test]
-fn what_cannot_be_proved_now_waits_beside_the_living_grant() {
+fn unverifiable_grant_waits_beside_the_live_one() {
     let (rig, daemon) = fresh(["acme"]);
     let before = status(&rig, "acme");
     rig.fail("acme", broken(), u32::MAX);
@@ -480,7 +484,7 @@ fn what_cannot_be_proved_now_waits_beside_the_living_grant() {
         &["acme: a candidate was received (import)"],
     );
     contains(&rig.http("/").1, &["candidate: received"]);
-    // A newer one does not take its place by accident: the older may be the one that works.
+    // A newer candidate does not replace an older one by accident: the older may be the valid one.
     let newer = rig.install("acme");
     let ran = import(&rig, "acme", &newer, &["--json"]);
     assert_eq!(ran.code, Some(75), "{ran:?}");
@@ -492,7 +496,7 @@ fn what_cannot_be_proved_now_waits_beside_the_living_grant() {
             "refreshd import acme --replace",
         ],
     );
-    // The first one is tried again meanwhile, and is still there.
+    // The first candidate is retried meanwhile, and is still there.
     assert_eq!(rig.status("acme")["candidate"]["since"], candidate["since"]);
     let ran = import(&rig, "acme", &newer, &["--json", "--replace", "--yes"]);
     let outcome: Value = serde_json::from_str(&ran.stdout).unwrap();
@@ -508,8 +512,8 @@ fn what_cannot_be_proved_now_waits_beside_the_living_grant() {
     eventually("no candidate is left", SOON, || {
         rig.status("acme")["candidate"].is_null()
     });
-    assert!(rig.sandbox.current_refresh(&domain("acme")).is_some());
-    // `forget` takes one along.
+    assert!(rig.server.current_refresh(&domain("acme")).is_some());
+    // `forget` removes a candidate, too.
     rig.fail("acme", broken(), u32::MAX);
     assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(75));
     assert_eq!(rig.run(["forget", "acme", "--yes"]).code, Some(0));
@@ -524,7 +528,7 @@ fn what_cannot_be_proved_now_waits_beside_the_living_grant() {
 }
 
 #[test]
-fn nobody_who_goes_away_stops_a_proof() {
+fn disconnecting_does_not_stop_a_verification() {
     let (rig, daemon) = fresh(["acme"]);
     let sent = rig.requests("acme");
     rig.fail(
@@ -541,7 +545,7 @@ fn nobody_who_goes_away_stops_a_proof() {
     eventually("the request has left", SOON, || rig.requests("acme") > sent);
     child.kill().unwrap();
     child.wait().unwrap();
-    // SIGTERM waits for it as well.
+    // SIGTERM waits for it, too.
     daemon.stop();
     assert_eq!(rig.generation("acme"), 3);
     let daemon = rig.start();
@@ -551,7 +555,7 @@ fn nobody_who_goes_away_stops_a_proof() {
 }
 
 #[test]
-fn what_people_have_is_taken_in() {
+fn common_grant_sources_are_imported() {
     let rig = calm(["event", "form", "saved", "php", "js", "python"]);
     let daemon = rig.start();
     let grant = |portal: &str| serde_json::from_str::<Value>(&rig.install(portal)).unwrap();
@@ -634,7 +638,7 @@ fn what_people_have_is_taken_in() {
 }
 
 #[test]
-fn what_a_server_wrapped_is_taken_in_as_bytes_with_a_daemon_and_without() {
+fn wrapped_bytes_are_imported_with_and_without_a_daemon() {
     let names = ["notice", "jsonp", "packed", "wide", "long", "broken"];
     let rig = calm(names);
     let replies: Vec<_> = names
@@ -679,7 +683,7 @@ fn what_a_server_wrapped_is_taken_in_as_bytes_with_a_daemon_and_without() {
 }
 
 #[test]
-fn a_file_brings_a_candidate_and_is_named_once_it_was_taken_in() {
+fn first_token_file_brings_a_candidate() {
     let mut rig = Rig::new(["acme"]);
     rig.grant("acme");
     let daemon = rig.start();
@@ -693,7 +697,7 @@ fn a_file_brings_a_candidate_and_is_named_once_it_was_taken_in() {
         1,
         "the first token's file is of no use any more"
     );
-    // The grant dies; the file's next word is none of the server's.
+    // The grant dies; the next token in the file is unknown to the server.
     let dead = Fault::Refuse {
         status: 400,
         error: "invalid_grant".into(),
@@ -703,7 +707,7 @@ fn a_file_brings_a_candidate_and_is_named_once_it_was_taken_in() {
     rig.secret("acme.refresh", "5bad2d67006e9f06006b12e4");
     rig.wait_for_phase("acme", "needs-authorization");
     daemon.wait_for("a refusal", |event| is_step(event, "candidate-refused"));
-    let known = || rig.sandbox.total_requests() - rig.requests("acme");
+    let known = || rig.server.total_requests() - rig.requests("acme");
     let sent = known();
     always("it is not sent again", Duration::from_secs(8), || {
         known() == sent

@@ -1,4 +1,4 @@
-//! `[install] listen`: portals that come by themselves, and stay.
+//! `[install] listen`: portals that are installed by events, and stay.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,17 +7,17 @@ use crate::common::installs::{Grant, encoded, event_of, form_of, text, with};
 use crate::common::{CLIENT_ID, Rig, SOON, domain, eventually};
 use crate::interfaces::{calm, contains};
 
-/// Without a portal in the configuration, with the app's installs accepted.
+/// A rig without configured portals that accepts the app's installs.
 pub fn installing(rule: &str) -> Rig {
     let mut rig = calm([]);
     rig.take_installs(rule, "");
     rig
 }
 
-/// What a portal is called without a naming rule.
+/// A portal's name without a naming rule.
 pub const ACME: &str = "acme.bitrix24.com";
 
-/// What a notice can come to, each counted from zero on.
+/// Results of an event, each counted from zero on.
 const RESULTS: [&str; 12] = [
     "stored",
     "resumed",
@@ -40,7 +40,7 @@ fn user_of(rig: &Rig, portal: &str) -> String {
 }
 
 #[test]
-fn whoever_opens_the_app_has_the_portal_kept_fresh() {
+fn opening_the_app_installs_the_portal() {
     let rig = installing("");
     let daemon = rig.start();
     for result in RESULTS {
@@ -75,9 +75,9 @@ fn whoever_opens_the_app_has_the_portal_kept_fresh() {
     rig.wait_for_phase(ACME, "fresh");
     assert_eq!(user_of(&rig, ACME), "1");
     assert!(rig.token_path(ACME, "token").exists() && rig.token_path(ACME, "token.json").exists());
-    assert_eq!(rig.sandbox.questions(), 1);
+    assert_eq!(rig.server.questions(), 1);
 
-    // The next visits change nothing, least of all an employee's.
+    // Further visits change nothing, least of all an employee's.
     assert_eq!(rig.open("acme", &rig.grant_of("acme", 1)).0, 200);
     rig.wait_for_installs("fresh-already", 1.0);
     assert_eq!(rig.open("acme", &rig.grant_of("acme", 67)).0, 200);
@@ -87,7 +87,7 @@ fn whoever_opens_the_app_has_the_portal_kept_fresh() {
         (2, "1")
     );
 
-    // It is kept through a restart, and renewed when it is asked for.
+    // It survives a restart, and is renewed on request.
     daemon.stop();
     let daemon = rig.start();
     assert_eq!(rig.wait_for_phase(ACME, "fresh")["generation"], 2);
@@ -98,7 +98,7 @@ fn whoever_opens_the_app_has_the_portal_kept_fresh() {
 }
 
 #[test]
-fn a_portal_of_the_configuration_is_resumed_in_place() {
+fn configured_portal_is_resumed() {
     let mut rig = calm(["acme"]);
     rig.take_installs("", "");
     let daemon = rig.start();
@@ -113,10 +113,10 @@ fn a_portal_of_the_configuration_is_resumed_in_place() {
     rig.no_violations();
 }
 
-/// A new installation ends the grants of the one before: what it brings is the only grant that lives, however fresh the
-/// one before looks.
+/// A new installation ends the grants of the previous one: its grant is the only live one, however fresh the previous one
+/// looks.
 #[test]
-fn a_new_installation_is_taken_at_a_portal_of_the_configuration_that_looks_fresh() {
+fn reinstallation_is_accepted_for_a_fresh_configured_portal() {
     let mut rig = calm(["acme"]);
     rig.take_installs("", "");
     let daemon = rig.start();
@@ -124,14 +124,14 @@ fn a_new_installation_is_taken_at_a_portal_of_the_configuration_that_looks_fresh
     rig.post("", &first);
     rig.wait_for_installs("resumed", 1.0);
     rig.wait_for_generation("acme", 2);
-    rig.sandbox.uninstall(&domain("acme"));
+    rig.server.uninstall(&domain("acme"));
     assert_eq!(rig.wait_for_phase("acme", "fresh")["generation"], 2);
     let second = event_of("ONAPPINSTALL", "auth", &rig.grant_of("acme", 1));
     rig.post("", &second);
     rig.wait_for_installs("resumed", 2.0);
     rig.wait_for_generation("acme", 3);
     eventually("a working token", SOON, || rig.has_working_token("acme"));
-    // The same once more does nothing and costs the token endpoint nothing; what is refused is sent once.
+    // The same event again does nothing and sends no token request; a rejected one is sent once.
     let asked = rig.requests("acme");
     for (count, event) in (1..).zip([&second; 3]) {
         rig.post("", event);
@@ -144,14 +144,14 @@ fn a_new_installation_is_taken_at_a_portal_of_the_configuration_that_looks_fresh
     );
     rig.post("", &forged);
     rig.wait_for_installs("forged", 1.0);
-    let refused = rig.sandbox.total_requests();
+    let refused = rig.server.total_requests();
     rig.post("", &forged);
     rig.wait_for_installs("replayed", 4.0);
     assert_eq!(
-        (rig.requests("acme"), rig.sandbox.total_requests()),
+        (rig.requests("acme"), rig.server.total_requests()),
         (asked, refused)
     );
-    // Another user's event, which he may have made up around a token of his own, replaces nothing.
+    // Another user's event, which may be forged around a token of that user, replaces nothing.
     let other = event_of("ONAPPINSTALL", "auth", &rig.grant_of("acme", 67));
     rig.post("", &with(other, "auth[application_token]", "planted"));
     daemon.wait_for_step("acme", "disputed");
@@ -161,7 +161,7 @@ fn a_new_installation_is_taken_at_a_portal_of_the_configuration_that_looks_fresh
 }
 
 #[test]
-fn the_rule_names_portals_and_each_user_may_be_one() {
+fn naming_rule_can_make_a_portal_per_user() {
     let rig = installing(
         "name = \"b24-{member_id}.{user_id}\"\nusers = \"each\"\nformats = [\"header\"]",
     );
@@ -186,10 +186,10 @@ fn the_rule_names_portals_and_each_user_may_be_one() {
 }
 
 #[test]
-fn a_name_that_is_none_is_replaced_by_the_member_id() {
+fn invalid_name_is_replaced_by_the_member_id() {
     let rig = installing("");
     let daemon = rig.start();
-    let grant = rig.sandbox.install("crm.example.org:8443", CLIENT_ID);
+    let grant = rig.server.install("crm.example.org:8443", CLIENT_ID);
     rig.post("?DOMAIN=crm.example.org%3A8443", &form_of(&grant));
     rig.wait_for_installs("stored", 1.0);
     rig.wait_for_phase(&text(&grant, "member_id"), "fresh");
@@ -197,7 +197,7 @@ fn a_name_that_is_none_is_replaced_by_the_member_id() {
 }
 
 #[test]
-fn without_its_table_an_installed_portal_is_kept_and_not_renewed_and_forget_ends_it() {
+fn portal_of_a_removed_install_table_is_kept_unrenewed() {
     let mut rig = installing("");
     let daemon = rig.start();
     rig.open("acme", &rig.grant_of("acme", 1));
@@ -222,15 +222,15 @@ fn without_its_table_an_installed_portal_is_kept_and_not_renewed_and_forget_ends
 }
 
 #[test]
-fn what_was_taken_in_is_worked_off_before_the_end() {
+fn accepted_events_are_processed_before_shutdown() {
     let rig = installing("");
     let mut daemon = rig.start();
-    // It is tried again while the daemon stops.
-    rig.sandbox.fail_questions(2);
+    // It is retried while the daemon stops.
+    rig.server.fail_questions(2);
     assert_eq!(rig.open("acme", &rig.grant_of("acme", 1)).0, 200);
     daemon.sigterm();
     assert_eq!(daemon.wait_exit(Duration::from_secs(60)), 0);
-    assert_eq!(rig.sandbox.questions(), 3);
+    assert_eq!(rig.server.questions(), 3);
     let daemon = rig.start();
     rig.wait_for_generation(ACME, 2);
     daemon.stop();
@@ -238,7 +238,7 @@ fn what_was_taken_in_is_worked_off_before_the_end() {
 }
 
 #[test]
-fn a_thousand_portals_at_once_are_all_taken_in_and_kept_fresh() {
+fn thousand_simultaneous_portals_are_installed() {
     let mut rig = installing("");
     rig.config.rate = Some(1000);
     let daemon = rig.start();
@@ -288,7 +288,7 @@ fn a_thousand_portals_at_once_are_all_taken_in_and_kept_fresh() {
         eventually("a working token", SOON, || {
             let token = std::fs::read_to_string(rig.token_path(&domain(portal), "token"))
                 .unwrap_or_default();
-            rig.sandbox
+            rig.server
                 .knows_access(&token)
                 .is_some_and(|known| known.current && !known.revoked)
         });

@@ -1,4 +1,4 @@
-//! The first notice of an installation may be a stranger's: a person decides, and neither his proof nor his grant stays.
+//! The first install event may be forged: the operator decides, and neither the sender's application token nor grant stays.
 
 use std::time::Duration;
 
@@ -6,17 +6,17 @@ use refreshd_fake_server::{Fault, Rules};
 use serde_json::{Value, json};
 
 use crate::common::installs::{Form, Grant, PROOF, event_of, removal_of, text, with};
-use crate::common::{Daemon, Ran, Rig, SOON, always, eventually, says};
+use crate::common::{CommandOutput, Daemon, Rig, SOON, always, eventually, message_contains};
 use crate::interfaces::contains;
 use crate::interfaces::install::installing;
 
 const EMPLOYEE: u64 = 67;
 const ADMINISTRATOR: u64 = 1;
 
-/// Portals that say who is an administrator, called by their ids.
+/// Portals that report their administrators, named by their ids.
 fn with_administrators(admins: &[u64]) -> Rig {
     let rig = installing("name = \"{member_id}\"");
-    rig.sandbox.serve_portals(admins);
+    rig.server.serve_portals(admins);
     rig
 }
 
@@ -24,7 +24,7 @@ fn seconds(offset: i64) -> String {
     (crate::common::now_millis() / 1000 + offset).to_string()
 }
 
-/// The event of an installation that an employee makes up around his own grant.
+/// An install event that an employee forges around an own grant.
 fn planted(grant: &Grant) -> Form {
     let event = with(
         event_of("ONAPPINSTALL", "auth", grant),
@@ -34,13 +34,13 @@ fn planted(grant: &Grant) -> Form {
     with(event, "ts", &seconds(-60))
 }
 
-/// What the portal sends of the true installation.
+/// The portal's event of the true installation.
 fn genuine(grant: &Grant) -> Form {
     event_of("ONAPPINSTALL", "auth", grant)
 }
 
-/// An employee's notice was first; the portal's name.
-fn squat(rig: &Rig) -> String {
+/// An employee's event comes first; returns the portal's name.
+fn forged_first(rig: &Rig) -> String {
     let grant = rig.grant_of("acme", EMPLOYEE);
     rig.post("", &planted(&grant));
     rig.wait_for_installs("stored", 1.0);
@@ -72,7 +72,9 @@ fn wait_for_incidents(rig: &Rig, count: usize) {
 #[track_caller]
 fn line(daemon: &Daemon, outcome: &str, reason: &str) {
     daemon.wait_for(&format!("the line of {outcome}: {reason}"), |event| {
-        event["target"] == "refreshd::install" && event["outcome"] == outcome && says(event, reason)
+        event["target"] == "refreshd::install"
+            && event["outcome"] == outcome
+            && message_contains(event, reason)
     });
 }
 
@@ -87,37 +89,41 @@ fn waiting(rig: &Rig) -> Value {
 }
 
 #[track_caller]
-fn json_of(ran: &Ran) -> Value {
+fn json_of(ran: &CommandOutput) -> Value {
     serde_json::from_str(&ran.stdout).unwrap_or_else(|_| panic!("{ran:?}"))
 }
 
 #[test]
-fn the_true_installer_takes_the_place_of_the_first_ones_grant_and_proof_once_a_person_says_so() {
+fn operator_lets_the_true_installer_replace_the_first_sender() {
     let rig = with_administrators(&[ADMINISTRATOR]);
     let daemon = rig.start();
-    let portal = squat(&rig);
-    // What the authorization server does not vouch for is a matter for nobody.
-    let true_one = rig.grant_of("acme", ADMINISTRATOR);
+    let portal = forged_first(&rig);
+    // An event that the authorization server does not verify raises no incident.
+    let genuine_grant = rig.grant_of("acme", ADMINISTRATOR);
     for _ in 0..3 {
         rig.post(
             "",
-            &with(genuine(&true_one), "auth[access_token]", &"0".repeat(70)),
+            &with(
+                genuine(&genuine_grant),
+                "auth[access_token]",
+                &"0".repeat(70),
+            ),
         );
     }
     rig.wait_for_installs("forged", 3.0);
     assert_eq!((incidents(&rig), waiting(&rig)), (vec![], json!([])));
-    // The true one raises one incident, however often it comes.
+    // The genuine one raises one incident, however often it comes.
     for count in [1.0, 2.0] {
-        rig.post("", &genuine(&true_one));
+        rig.post("", &genuine(&genuine_grant));
         rig.wait_for_installs("other-user", count);
     }
-    let told = daemon.wait_for_step(&portal, "disputed");
+    let event = daemon.wait_for_step(&portal, "disputed");
     let accept = format!("refreshd install accept {portal}");
     for part in ["user 1 (an administrator", "user 67 (no administrator"] {
-        contains(told["reason"].as_str().unwrap(), &[part]);
+        contains(event["reason"].as_str().unwrap(), &[part]);
     }
     contains(
-        told["action"].as_str().unwrap(),
+        event["action"].as_str().unwrap(),
         &[&accept, &format!("refreshd install refuse {portal}")],
     );
     wait_for_incidents(&rig, 1);
@@ -131,13 +137,13 @@ fn the_true_installer_takes_the_place_of_the_first_ones_grant_and_proof_once_a_p
     );
     contains(open["action"].as_str().unwrap(), &[&accept]);
     let steps = daemon.events(|event| event["step"] == "disputed").len();
-    assert_eq!(steps, 1, "told once");
-    // Nothing is done by itself, least of all to the grant.
+    assert_eq!(steps, 1, "logged once");
+    // Nothing is done automatically, least of all to the grant.
     assert_eq!(
         (rig.generation(&portal), user_of(&rig, &portal)),
         (2, json!(EMPLOYEE))
     );
-    // Neither is another employee a reason to forget the administrator.
+    // An event of another employee does not displace the administrator's.
     rig.post(
         "",
         &with(
@@ -167,7 +173,7 @@ fn the_true_installer_takes_the_place_of_the_first_ones_grant_and_proof_once_a_p
     assert_eq!(
         rig.run(["install", "accept", &portal]).code,
         Some(64),
-        "nobody said that it is meant"
+        "without a confirmation"
     );
     assert_eq!(
         rig.run(["install", "accept", &portal, "--user", "68", "--yes"])
@@ -188,7 +194,7 @@ fn the_true_installer_takes_the_place_of_the_first_ones_grant_and_proof_once_a_p
     });
     wait_for_incidents(&rig, 0);
     assert_eq!(waiting(&rig), json!([]));
-    // The first one's proof went with his grant, and the true one's came.
+    // The employee's application token is replaced by the genuine one together with the grant.
     let requests = rig.requests("acme");
     rig.post(
         "",
@@ -204,7 +210,7 @@ fn the_true_installer_takes_the_place_of_the_first_ones_grant_and_proof_once_a_p
         requests,
         "it was renewed a moment ago"
     );
-    // His events and visits are told of to nobody any more: he is none of the administrators, and the other is.
+    // The employee's events and visits are not reported any more: the employee is no administrator, and the owner is.
     rig.post(
         "",
         &with(
@@ -222,15 +228,15 @@ fn the_true_installer_takes_the_place_of_the_first_ones_grant_and_proof_once_a_p
         (incidents(&rig), user_of(&rig, &portal)),
         (vec![], json!(ADMINISTRATOR))
     );
-    rig.sandbox.uninstall(&crate::common::domain("acme"));
-    rig.post("", &removal_of(&true_one, PROOF, 60));
+    rig.server.uninstall(&crate::common::domain("acme"));
+    rig.post("", &removal_of(&genuine_grant, PROOF, 60));
     rig.wait_for_installs("uninstalled", 1.0);
     rig.wait_for_phase(&portal, "gone");
-    let said = format!("{}{}{}", daemon.stderr(), accepted.stdout, accepted.stderr);
+    let output = format!("{}{}{}", daemon.stderr(), accepted.stdout, accepted.stderr);
     for field in ["access_token", "refresh_token"] {
         assert!(
-            !said.contains(&text(&true_one, field)[32..42]),
-            "{field} was said"
+            !output.contains(&text(&genuine_grant, field)[32..42]),
+            "{field} was shown"
         );
     }
     daemon.stop();
@@ -238,10 +244,10 @@ fn the_true_installer_takes_the_place_of_the_first_ones_grant_and_proof_once_a_p
 }
 
 #[test]
-fn a_visit_of_an_administrator_is_a_matter_for_a_person_where_an_employee_was_first() {
+fn administrator_after_an_employee_is_disputed() {
     let rig = with_administrators(&[ADMINISTRATOR, 2]);
     let daemon = rig.start();
-    let portal = squat(&rig);
+    let portal = forged_first(&rig);
     rig.open("acme", &rig.grant_of("acme", 68));
     rig.wait_for_installs("other-user", 1.0);
     assert_eq!(waiting(&rig), json!([]), "an employee's visit is none");
@@ -264,7 +270,7 @@ fn a_visit_of_an_administrator_is_a_matter_for_a_person_where_an_employee_was_fi
     eventually("the administrator's token", SOON, || {
         user_of(&rig, &portal) == json!(ADMINISTRATOR)
     });
-    // Where an administrator's grant is kept, another one's visit is none.
+    // Where an administrator's grant is in force, another administrator's visit is ignored.
     for (count, user) in [(1.0, 2), (2.0, EMPLOYEE)] {
         rig.open("acme", &rig.grant_of("acme", user));
         rig.wait_for_installs("other-user", count);
@@ -275,10 +281,10 @@ fn a_visit_of_an_administrator_is_a_matter_for_a_person_where_an_employee_was_fi
 }
 
 #[test]
-fn whoever_is_refused_is_not_told_of_again_and_others_are() {
+fn refused_sender_is_not_reported_again() {
     let rig = with_administrators(&[]);
     let daemon = rig.start();
-    let portal = squat(&rig);
+    let portal = forged_first(&rig);
     rig.post("", &genuine(&rig.grant_of("acme", 5)));
     wait_for_incidents(&rig, 1);
     let refused = rig.run(["install", "refuse", &portal, "--yes", "--json"]);
@@ -313,10 +319,10 @@ fn whoever_is_refused_is_not_told_of_again_and_others_are() {
 }
 
 #[test]
-fn an_accepted_grant_proves_itself_before_it_takes_the_place_of_one_that_lives() {
+fn approved_grant_is_verified_before_it_replaces_a_live_one() {
     let rig = with_administrators(&[ADMINISTRATOR]);
     let daemon = rig.start();
-    let portal = squat(&rig);
+    let portal = forged_first(&rig);
     rig.post("", &genuine(&rig.grant_of("acme", ADMINISTRATOR)));
     wait_for_incidents(&rig, 1);
     rig.fail(
@@ -335,7 +341,7 @@ fn an_accepted_grant_proves_itself_before_it_takes_the_place_of_one_that_lives()
         (2, json!(EMPLOYEE))
     );
     wait_for_incidents(&rig, 0);
-    // A server that is away proves nothing: the accepted grant waits, over a restart too, and the one before goes on.
+    // An unreachable server verifies nothing: the accepted grant waits, across a restart, and the previous one stays in force.
     rig.post("", &genuine(&rig.grant_of("acme", ADMINISTRATOR)));
     wait_for_incidents(&rig, 1);
     let away = Fault::Refuse {
@@ -375,7 +381,7 @@ fn an_accepted_grant_proves_itself_before_it_takes_the_place_of_one_that_lives()
 }
 
 #[test]
-fn a_removal_with_a_proof_that_a_stranger_may_have_chosen_ends_nothing_by_itself() {
+fn unverified_uninstall_proof_ends_nothing() {
     let rules = Rules {
         token_lifetime: Duration::from_secs(60),
         ..Rules::default()
@@ -384,10 +390,10 @@ fn a_removal_with_a_proof_that_a_stranger_may_have_chosen_ends_nothing_by_itself
     rig.config.app().renew_every = Duration::from_secs(50);
     rig.take_installs("name = \"{member_id}\"", "");
     let daemon = rig.start();
-    let portal = squat(&rig);
+    let portal = forged_first(&rig);
     let requests = rig.requests("acme");
     let grant = rig.grant_of("acme", EMPLOYEE);
-    // One renewal, a tenth of a life later, tells that it is not so, and there is not another one within the hour.
+    // One renewal, a tenth of a life later, disproves it, and there is no other within the hour.
     rig.post("", &removal_of(&grant, "planted", 0));
     rig.wait_for_installs("uninstalled", 1.0);
     line(&daemon, "uninstalled", "which shows whether it is true");
@@ -407,13 +413,13 @@ fn a_removal_with_a_proof_that_a_stranger_may_have_chosen_ends_nothing_by_itself
         (requests + 1, 3)
     );
     assert!(rig.has_working_token(&portal));
-    // A new grant begins the hour anew; and where it is true, the server says so.
+    // A new grant starts the hour again; if the uninstallation is true, the server reports it.
     rig.post(
         "",
         &with(planted(&rig.grant_of("acme", EMPLOYEE)), "ts", &seconds(11)),
     );
     rig.wait_for_installs("resumed", 1.0);
-    rig.sandbox.uninstall(&crate::common::domain("acme"));
+    rig.server.uninstall(&crate::common::domain("acme"));
     rig.post("", &removal_of(&grant, "planted", 20));
     rig.wait_for_installs("uninstalled", 3.0);
     rig.wait_for_phase(&portal, "gone");
@@ -425,14 +431,14 @@ fn a_removal_with_a_proof_that_a_stranger_may_have_chosen_ends_nothing_by_itself
 }
 
 #[test]
-fn a_portal_of_the_configuration_that_waited_is_no_exception() {
+fn configured_portal_that_waited_is_disputed_too() {
     let mut rig = crate::interfaces::calm(["acme"]);
     rig.take_installs("", "");
     let daemon = rig.start();
     rig.post("", &planted(&rig.grant_of("acme", EMPLOYEE)));
     rig.wait_for_installs("resumed", 1.0);
     rig.wait_for_generation("acme", 2);
-    // Nobody says who is an administrator there, so an event is a matter for a person, and a visit is not.
+    // The portal does not report its administrators, so an event needs a decision, and a visit does not.
     rig.open("acme", &rig.grant_of("acme", ADMINISTRATOR));
     rig.wait_for_installs("other-user", 1.0);
     assert_eq!(waiting(&rig), json!([]));

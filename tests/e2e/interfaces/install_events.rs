@@ -1,4 +1,4 @@
-//! Events of installations: what they begin, what they replace, and what they end.
+//! Install events: what they create, replace and end.
 
 use refreshd_time::Timestamp;
 
@@ -12,7 +12,7 @@ fn user_of(rig: &Rig) -> String {
         .unwrap_or_default()
 }
 
-/// Waits until readers have the token of this user.
+/// Waits until the token of this user is published.
 #[track_caller]
 fn wait_for_user(rig: &Rig, user: &str) {
     eventually(&format!("the token of user {user}"), SOON, || {
@@ -21,25 +21,25 @@ fn wait_for_user(rig: &Rig, user: &str) {
 }
 
 #[test]
-fn an_installation_event_brings_the_installers_grant() {
+fn install_event_brings_the_installers_grant() {
     let rig = installing("");
     let daemon = rig.start();
     rig.open("acme", &rig.grant_of("acme", 1));
     rig.wait_for_installs("stored", 1.0);
     rig.wait_for_generation(ACME, 2);
-    // Nothing proves yet that another user's event is one of the portal's: a person decides.
+    // No event is verified as the portal's yet: the operator decides about another user's.
     rig.post(
         "",
         &event_of("ONAPPINSTALL", "auth", &rig.grant_of("acme", 5)),
     );
     rig.wait_for_installs("other-user", 1.0);
-    // The installer's own brings the proof, and from then on another installer's counts.
+    // The installer's own event brings the application token, and from then on another installer's counts.
     for (count, user) in [(1_u32, 1), (2, 5)] {
         let event = event_of("ONAPPINSTALL", "auth", &rig.grant_of("acme", user));
         assert_eq!(rig.post("", &event).0, 200);
         rig.wait_for_installs("resumed", f64::from(count));
         wait_for_user(&rig, &user.to_string());
-        // What takes a living grant's place has proved itself, and is as good as renewed. The same event once more is none.
+        // A grant that replaces a live one has been verified, which counts as a renewal. The same event again is ignored.
         rig.wait_for_generation(ACME, 2 + u64::from(count));
         assert_eq!(rig.post("", &event).0, 200);
         rig.wait_for_installs("replayed", f64::from(count));
@@ -50,7 +50,7 @@ fn an_installation_event_brings_the_installers_grant() {
 }
 
 #[test]
-fn the_apps_own_user_takes_the_grant_over_and_keeps_it() {
+fn app_user_takes_over_the_grant_and_keeps_it() {
     let rig = installing("");
     let daemon = rig.start();
     rig.post(
@@ -76,7 +76,7 @@ fn the_apps_own_user_takes_the_grant_over_and_keeps_it() {
 }
 
 #[test]
-fn a_removal_ends_the_grant_and_a_new_installation_begins_it_again() {
+fn uninstall_ends_the_grant_and_install_restores_it() {
     let rig = installing("");
     let daemon = rig.start();
     let grant = rig.grant_of("acme", 1);
@@ -91,7 +91,7 @@ fn a_removal_ends_the_grant_and_a_new_installation_begins_it_again() {
     );
     rig.wait_for_installs("stored", 1.0);
     rig.wait_for_generation(ACME, 2);
-    rig.sandbox.uninstall(&domain("acme"));
+    rig.server.uninstall(&domain("acme"));
     let removal_at = |seconds| with(removal_of(&grant, PROOF, 0), "ts", &at(base, seconds));
     let removal = removal_at(-10);
     assert_eq!(rig.post("", &removal).0, 200);
@@ -104,7 +104,7 @@ fn a_removal_ends_the_grant_and_a_new_installation_begins_it_again() {
     assert_eq!(step["severity"], "critical");
     let sent = rig.requests("acme");
 
-    // An employee of the portal cannot open what is not installed; whoever installs it again can.
+    // An employee of the portal cannot open an uninstalled app; an installer can.
     rig.post(
         "",
         &with(
@@ -118,7 +118,7 @@ fn a_removal_ends_the_grant_and_a_new_installation_begins_it_again() {
     rig.wait_for_phase(ACME, "fresh");
     assert!(rig.requests("acme") > sent);
 
-    // The removal once more, and one that was sent before the new installation.
+    // The uninstallation again, and one that was sent before the new installation.
     for (count, removal) in [(1.0, removal), (2.0, removal_at(-7))] {
         assert_eq!(rig.post("", &removal).0, 200);
         rig.wait_for_installs("replayed", count);
@@ -127,20 +127,20 @@ fn a_removal_ends_the_grant_and_a_new_installation_begins_it_again() {
     daemon.stop();
 }
 
-/// Seconds of Unix time, so many after `base`: events are compared with each other, however slow the machine is.
+/// Unix time in seconds after `base`: events are compared with each other, however slow the machine is.
 fn at(base: i64, seconds: i64) -> String {
     (base / 1000 + seconds).to_string()
 }
 
 #[test]
-fn a_portal_that_removed_the_app_comes_back_by_being_opened() {
+fn opening_the_app_restores_an_uninstalled_portal() {
     let mut rig = Rig::new([]);
     rig.take_installs("", "");
     let daemon = rig.start();
     rig.open("acme", &rig.grant_of("acme", 1));
     rig.wait_for_generation(ACME, 2);
-    // No event of it comes: the next renewal finds out.
-    rig.sandbox.uninstall(&domain("acme"));
+    // No uninstall event arrives: the next renewal finds out.
+    rig.server.uninstall(&domain("acme"));
     daemon.wait_for_outcome(ACME, "gone");
     rig.open("acme", &rig.grant_of("acme", 3));
     rig.wait_for_installs("resumed", 1.0);
@@ -160,12 +160,12 @@ fn other_events_are_ignored_and_counted() {
     );
     assert_eq!(rig.post("", &event).0, 200);
     rig.wait_for_installs("ignored", 1.0);
-    assert_eq!(rig.sandbox.questions(), 0);
+    assert_eq!(rig.server.questions(), 0);
     daemon.stop();
 }
 
 #[test]
-fn a_notice_that_the_server_can_verify_is_taken_in_whatever_it_is_dressed_in() {
+fn verifiable_event_is_accepted_in_every_encoding() {
     let rig = installing("");
     let daemon = rig.start();
     let form = "application/x-www-form-urlencoded";
@@ -214,7 +214,7 @@ fn a_notice_that_the_server_can_verify_is_taken_in_whatever_it_is_dressed_in() {
         assert_eq!(answer.0, 200, "{name}: {answer:?}");
         rig.wait_for_generation(&domain(name), 2);
     }
-    // An event that says of no portal that it is its own is answered, and not an error.
+    // An event that names no portal is acknowledged without an error.
     let event = event_of("ONAPPINSTALL", "auth", &rig.grant_of("none", 1));
     let answer = rig.post("", &with(event, "auth[member_id]", ""));
     assert_eq!(
@@ -226,7 +226,7 @@ fn a_notice_that_the_server_can_verify_is_taken_in_whatever_it_is_dressed_in() {
 }
 
 #[test]
-fn the_server_names_a_portal_whatever_host_its_notice_names() {
+fn server_decides_the_portal_host_not_the_event() {
     let rig = installing("");
     let daemon = rig.start();
     for (at, host) in [
@@ -260,7 +260,7 @@ fn the_server_names_a_portal_whatever_host_its_notice_names() {
     rig.no_violations();
 }
 
-/// A form as somebody's proxy sends it on.
+/// A form as a proxy may forward it.
 fn json_of(form: &Form) -> String {
     let mut body = serde_json::Map::new();
     for (name, value) in form {

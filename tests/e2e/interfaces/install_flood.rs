@@ -1,4 +1,4 @@
-//! Floods of forged notices: few questions to the authorization server, room for others, and no delay of other apps.
+//! Floods of forged events: few introspections, capacity for others, and no delay of other apps.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use refreshd_time::clock::Clock;
 use tokio_util::sync::CancellationToken;
 
 use crate::common::installs::{Form, encoded, form_of, with};
-use crate::common::{App, CLIENT_SECRET, Rig, SOON, domain, eventually, says};
+use crate::common::{App, CLIENT_SECRET, Rig, SOON, domain, eventually, message_contains};
 use crate::interfaces::install::installing;
 
 const FORM: &str = "application/x-www-form-urlencoded";
 
-/// Posts forms at once to a path, each from an address; how many were taken.
+/// Posts forms concurrently to a path, each from an address; returns the number accepted.
 fn flood(rig: &Rig, path: &str, forms: impl Iterator<Item = (String, Form)>) -> usize {
     let client = reqwest::Client::builder()
         .no_proxy()
@@ -48,7 +48,7 @@ fn flood(rig: &Rig, path: &str, forms: impl Iterator<Item = (String, Form)>) -> 
     })
 }
 
-/// Made up around a form: each with a token of its own, of a portal of its own or of this one.
+/// Forms forged around one: each with an own token, of an own portal or of this one.
 fn forged(form: &Form, number: usize, member_id: Option<&str>) -> Form {
     let form = with(form.clone(), "AUTH_ID", &format!("{number:070}"));
     let made_up = format!("member{number}");
@@ -56,7 +56,7 @@ fn forged(form: &Form, number: usize, member_id: Option<&str>) -> Form {
 }
 
 #[test]
-fn a_sender_a_portal_and_what_nobody_knows_cost_few_questions() {
+fn introspections_per_sender_and_portal_are_limited() {
     for (source_header, same) in [(true, false), (false, true), (false, false)] {
         let mut rig = installing("");
         let header = if source_header {
@@ -70,7 +70,7 @@ fn a_sender_a_portal_and_what_nobody_knows_cost_few_questions() {
         rig.open("known", &known);
         rig.wait_for_installs("stored", 1.0);
         rig.wait_for_generation("known.bitrix24.com", 2);
-        let before = rig.sandbox.questions();
+        let before = rig.server.questions();
         let form = form_of(&rig.grant_of("acme", 1));
         let clock = Clock::system();
         let began = clock.tick();
@@ -81,10 +81,10 @@ fn a_sender_a_portal_and_what_nobody_knows_cost_few_questions() {
             900,
             "they wait, and nothing of it is lost"
         );
-        // A portal that is known is asked about at once: the rest of the budget is kept for it.
+        // A known portal is verified at once: the rest of the budget is reserved for it.
         assert_eq!(rig.open("known", &rig.grant_of("known", 1)).0, 200);
         rig.wait_for_installs("fresh-already", 1.0);
-        // So is one that nobody knows, within seconds.
+        // So is an unknown one, within seconds.
         assert_eq!(rig.open("globex", &rig.grant_of("globex", 1)).0, 200);
         rig.wait_for_installs("stored", 2.0);
         let what = "more than the first questions";
@@ -94,16 +94,16 @@ fn a_sender_a_portal_and_what_nobody_knows_cost_few_questions() {
             APP_BUDGET.0 - RESERVED_FOR_KNOWN
         };
         eventually(what, SOON, || {
-            rig.sandbox.questions() - before > u64::from(burst) + 10
+            rig.server.questions() - before > u64::from(burst) + 10
         });
-        let asked = rig.sandbox.questions() - before;
+        let asked = rig.server.questions() - before;
         let seconds = clock.elapsed(began).as_secs() + 1;
         let rate = if source_header || same {
             SENDER_BUDGET.1
         } else {
             APP_BUDGET.1
         };
-        // And those about the two genuine ones; one more question than is left may be counted.
+        // And those about the two genuine ones; one request beyond the limit may be counted.
         let most = u64::from(burst) + seconds * u64::from(rate) + 5;
         assert!(
             asked <= most,
@@ -112,25 +112,25 @@ fn a_sender_a_portal_and_what_nobody_knows_cost_few_questions() {
         let counted = rig.metric("refreshd_install_questions_total{app=\"crm\"}");
         assert!(counted >= 100.0_f64.min(f64::from(burst)), "{counted}");
         daemon.wait_for("that notices wait", |event| {
-            says(event, "notices of crm wait: questions about")
+            message_contains(event, "notices of crm wait: questions about")
         });
-        let said = daemon
-            .events(|event| says(event, "notices of crm wait: questions about"))
+        let lines = daemon
+            .events(|event| message_contains(event, "notices of crm wait: questions about"))
             .len();
-        assert_eq!(said, 1, "once a minute");
+        assert_eq!(lines, 1, "once a minute");
         daemon.kill9();
     }
 }
 
 #[test]
-fn a_flood_leaves_room_in_the_queue_for_others() {
+fn flood_leaves_queue_capacity_for_others() {
     let mut rig = installing("");
     rig.take_installs(
         "",
         "rate = 10000\nsource_rate = 10000\nsource_header = \"X-Real-IP\"",
     );
     let daemon = rig.start();
-    rig.sandbox.fail_questions(u32::MAX);
+    rig.server.fail_questions(u32::MAX);
     let form = form_of(&rig.grant_of("acme", 1));
     let from = |source: &'static str, first: usize| {
         let form = form.clone();
@@ -147,7 +147,7 @@ fn a_flood_leaves_room_in_the_queue_for_others() {
 }
 
 #[test]
-fn an_app_whose_server_is_slow_and_flooded_does_not_delay_another_app() {
+fn slow_flooded_app_does_not_delay_another_app() {
     let mut rig = installing("");
     let rules = Rules {
         token_lifetime: Duration::from_secs(3600),
@@ -169,8 +169,8 @@ fn an_app_whose_server_is_slow_and_flooded_does_not_delay_another_app() {
     rig.secret("shop.secret", CLIENT_SECRET);
     rig.take_installs("", "rate = 10000");
     let daemon = rig.start();
-    // Longer than the other app may wait, and shorter than a question may take.
-    rig.sandbox.delay_questions(Duration::from_secs(9));
+    // Longer than the other app may wait, and shorter than a request may take.
+    rig.server.delay_questions(Duration::from_secs(9));
     let form = form_of(&rig.grant_of("acme", 1));
     let forms = (0..900).map(|n| (String::new(), forged(&form, n, None)));
     assert_eq!(flood(&rig, "/install/crm", forms), 900);
@@ -192,11 +192,11 @@ fn an_app_whose_server_is_slow_and_flooded_does_not_delay_another_app() {
 }
 
 #[test]
-fn a_genuine_one_waits_seconds_though_the_server_takes_seconds_for_each_forged_one() {
+fn genuine_event_waits_seconds_with_a_slow_server() {
     let mut rig = installing("");
     rig.take_installs("", "rate = 10000");
     let daemon = rig.start();
-    rig.sandbox.delay_questions(Duration::from_secs(2));
+    rig.server.delay_questions(Duration::from_secs(2));
     let form = form_of(&rig.grant_of("acme", 1));
     let forms = (0..900).map(|n| (String::new(), forged(&form, n, None)));
     assert_eq!(flood(&rig, "/install/crm", forms), 900);

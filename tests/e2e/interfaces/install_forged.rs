@@ -1,4 +1,4 @@
-//! Anybody can send a notice: what is not what it says is refused, counted, and said without a secret.
+//! Install requests are unauthenticated: a forged one is refused, counted, and reported without a secret.
 
 use std::io::Read as _;
 use std::net::TcpListener;
@@ -13,7 +13,7 @@ use crate::interfaces::install::{ACME, installing};
 
 const FORM: &str = "application/x-www-form-urlencoded";
 
-/// The one line about a refusal of this kind.
+/// The only log line about a refusal of this kind.
 #[track_caller]
 fn line(daemon: &Daemon, outcome: &str, reason: &str) -> serde_json::Value {
     daemon.wait_for(&format!("the line of {outcome}: {reason}"), |event| {
@@ -26,13 +26,13 @@ fn line(daemon: &Daemon, outcome: &str, reason: &str) -> serde_json::Value {
 }
 
 #[test]
-fn what_is_forged_is_refused_and_nothing_of_it_is_kept_or_told() {
+fn forged_event_is_refused_without_a_trace() {
     let mut rig = installing("");
     rig.config.level = "trace";
-    rig.sandbox.add_client("local.other", "another secret");
+    rig.server.add_client("local.other", "another secret");
     let daemon = rig.start();
     let (mine, other) = (rig.grant_of("acme", 1), rig.grant_of("globex", 1));
-    let foreign = rig.sandbox.install(&domain("acme"), "local.other");
+    let foreign = rig.server.install(&domain("acme"), "local.other");
     let event = |grant| event_of("ONAPPINSTALL", "auth", grant);
     let cases: [(&str, Form, &str); 6] = [
         ("", form_of(&foreign), "is of another app"),
@@ -85,7 +85,7 @@ fn what_is_forged_is_refused_and_nothing_of_it_is_kept_or_told() {
         serde_json::json!([])
     );
     assert_eq!(
-        rig.sandbox.total_requests(),
+        rig.server.total_requests(),
         0,
         "no refresh token was sent anywhere"
     );
@@ -105,7 +105,7 @@ fn what_is_forged_is_refused_and_nothing_of_it_is_kept_or_told() {
 }
 
 #[test]
-fn no_address_of_a_notice_is_ever_connected_to() {
+fn addresses_of_an_event_are_never_connected_to() {
     let rig = installing("");
     let trap = TcpListener::bind("127.0.0.1:0").unwrap();
     trap.set_nonblocking(true).unwrap();
@@ -125,7 +125,7 @@ fn no_address_of_a_notice_is_ever_connected_to() {
         "auth[server_endpoint]",
         &server,
     );
-    // The profile's own server is asked, and its word is taken: of the notice's addresses nothing is kept.
+    // The profile's own server verifies it; the addresses in the event are ignored.
     rig.post("", &with(event, "auth[client_endpoint]", &server));
     rig.wait_for_installs("stored", 1.0);
     rig.wait_for_generation(ACME, 2);
@@ -146,7 +146,7 @@ fn no_address_of_a_notice_is_ever_connected_to() {
 }
 
 #[test]
-fn an_event_without_the_installations_proof_ends_nothing() {
+fn event_without_the_application_token_ends_nothing() {
     let rig = installing("");
     let daemon = rig.start();
     let grant = rig.grant_of("acme", 1);
@@ -173,7 +173,7 @@ fn an_event_without_the_installations_proof_ends_nothing() {
     line(&daemon, "replayed", "or of another day");
     rig.post("", &removal_of(&grant, PROOF, -120));
     rig.wait_for_installs("replayed", 2.0);
-    // An employee has a token that is right, and makes the event up around it.
+    // An employee has a valid token and forges the event around it.
     let employee = event_of("ONAPPINSTALL", "auth", &rig.grant_of("acme", 67));
     rig.post("", &with(employee, "auth[application_token]", "made up"));
     rig.wait_for_installs("malformed", 1.0);
@@ -207,7 +207,7 @@ fn seconds(offset: i64) -> String {
 }
 
 #[test]
-fn what_is_no_notice_is_refused_at_the_door() {
+fn malformed_event_is_refused_on_receipt() {
     let rig = installing("");
     let daemon = rig.start();
     let good = form_of(&rig.grant_of("acme", 1));
@@ -232,7 +232,7 @@ fn what_is_no_notice_is_refused_at_the_door() {
     );
     assert_eq!(rig.post("?DOMAIN=a%0d%0aX:b", &good).0, 400);
     rig.wait_for_installs("malformed", 5.0);
-    // A form of the app, without a grant: said, and no error that would be sent again.
+    // A form of the app without a grant: logged, and no error that would make the sender retry.
     for missing in ["AUTH_ID", "REFRESH_ID", "member_id"] {
         let answer = rig.post("", &with(good.clone(), missing, ""));
         assert_eq!(
@@ -259,14 +259,14 @@ fn what_is_no_notice_is_refused_at_the_door() {
         &rig.runtime.block_on(got.text()).unwrap(),
         &["This address is for portals that install an app."],
     );
-    assert_eq!(rig.sandbox.questions(), 0);
+    assert_eq!(rig.server.questions(), 0);
     daemon.stop();
 }
 
 #[test]
-fn more_than_the_rate_is_told_to_come_again() {
+fn events_beyond_the_rate_limit_are_deferred() {
     let mut rig = installing("");
-    // 20 seconds' worth may come at once: 4 in all, 2 of one sender.
+    // Bursts of 20 seconds' worth are allowed: 4 in all, 2 of one sender.
     rig.take_installs(
         "",
         "rate = 0.2\nsource_rate = 0.1\nsource_header = \"X-Forwarded-For\"",
@@ -291,7 +291,7 @@ fn more_than_the_rate_is_told_to_come_again() {
                 .map(|wait| wait.to_str().unwrap().to_owned()),
         )
     };
-    // Only the last address is the proxy's own word.
+    // Only the last address is set by the proxy itself.
     let one = [
         "198.51.100.1",
         "10.0.0.1, 198.51.100.1",
@@ -315,12 +315,12 @@ fn more_than_the_rate_is_told_to_come_again() {
 }
 
 #[test]
-fn more_than_can_wait_is_told_to_come_again() {
+fn events_beyond_the_queue_limit_are_deferred() {
     let mut rig = installing("");
     rig.take_installs("", "rate = 10000");
     let daemon = rig.start();
-    // Whatever is worked off now waits for its next try.
-    rig.sandbox.fail_questions(u32::MAX);
+    // Pending events wait for their next try.
+    rig.server.fail_questions(u32::MAX);
     let form = encoded(&form_of(&rig.grant_of("acme", 1)));
     let url = format!("http://{}/install/crm?DOMAIN={ACME}", rig.install_address());
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
@@ -355,39 +355,39 @@ fn more_than_can_wait_is_told_to_come_again() {
     assert!(full > 0, "9,600 may wait");
     assert!((rig.installs("too-many") - f64::from(full)).abs() < 0.1);
     line(&daemon, "too-many", "too many wait to be worked off");
-    let said = daemon.events(|event| event["outcome"] == "too-many").len();
-    assert_eq!(said, 1, "a flood is one line");
+    let lines = daemon.events(|event| event["outcome"] == "too-many").len();
+    assert_eq!(lines, 1, "a flood is one line");
     daemon.kill9();
 }
 
 #[test]
-fn a_server_that_is_ill_is_asked_again_and_not_for_ever() {
+fn failing_server_is_retried_a_limited_time() {
     let mut rig = Rig::with_rules([], Rules::default());
     rig.take_installs("", "");
     let daemon = rig.start();
-    rig.sandbox.fail_questions(2);
+    rig.server.fail_questions(2);
     rig.open("acme", &rig.grant_of("acme", 1));
     rig.wait_for_installs("stored", 1.0);
-    assert_eq!(rig.sandbox.questions(), 3);
-    rig.sandbox.fail_questions(u32::MAX);
+    assert_eq!(rig.server.questions(), 3);
+    rig.server.fail_questions(u32::MAX);
     assert_eq!(rig.open("globex", &rig.grant_of("globex", 1)).0, 200);
     eventually("it is given up", SOON * 3, || {
         rig.installs("unverified") > 0.0
     });
-    assert_eq!(rig.sandbox.questions(), 8);
+    assert_eq!(rig.server.questions(), 8);
     line(
         &daemon,
         "unverified",
         "it answered 500, INTERNAL_SERVER_ERROR",
     );
-    rig.sandbox.fail_questions(0);
+    rig.server.fail_questions(0);
     rig.open("globex", &rig.grant_of("globex", 1));
     rig.wait_for_installs("stored", 2.0);
     daemon.stop();
     rig.no_violations();
 }
 
-/// Posts these forms at once.
+/// Posts these forms concurrently.
 fn flood(rig: &Rig, forms: impl Iterator<Item = (String, Form)>) {
     let client = reqwest::Client::builder()
         .no_proxy()
@@ -420,7 +420,7 @@ fn flood(rig: &Rig, forms: impl Iterator<Item = (String, Form)>) {
 }
 
 #[test]
-fn a_genuine_one_waits_seconds_behind_hundreds_that_are_forged_and_the_log_stays_small() {
+fn genuine_event_waits_seconds_behind_hundreds_of_forged() {
     let mut rig = installing("");
     rig.take_installs("", "rate = 10000");
     let mut daemon = rig.start();
@@ -462,15 +462,15 @@ fn a_genuine_one_waits_seconds_behind_hundreds_that_are_forged_and_the_log_stays
 }
 
 #[test]
-fn what_was_answered_survives_a_crash_and_a_stop() {
+fn acknowledged_events_survive_crash_and_shutdown() {
     for crash in [true, false] {
         let rig = installing("");
         let mut daemon = rig.start();
-        rig.sandbox.fail_questions(u32::MAX);
+        rig.server.fail_questions(u32::MAX);
         for portal in ["acme", "globex"] {
             assert_eq!(rig.open(portal, &rig.grant_of(portal, 1)).0, 200);
         }
-        eventually("a first question", SOON, || rig.sandbox.questions() > 0);
+        eventually("a first question", SOON, || rig.server.questions() > 0);
         if crash {
             daemon.kill9();
         } else {
@@ -482,12 +482,12 @@ fn what_was_answered_survives_a_crash_and_a_stop() {
                 daemon.stderr()
             );
         }
-        rig.sandbox.fail_questions(0);
+        rig.server.fail_questions(0);
         let daemon = rig.start();
         rig.wait_for_installs("stored", 2.0);
         rig.wait_for_generation(ACME, 2);
         daemon.stop();
-        // They are done with.
+        // They are processed.
         let daemon = rig.start();
         assert!(
             !daemon.stderr().contains("that were accepted before"),

@@ -1,4 +1,4 @@
-//! Installs whose form is odd and whose word is true: the authorization server vouches, and what it does not is not taken.
+//! Valid installs in unusual forms: the authorization server verifies them, and nothing else is accepted.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use refreshd_time::clock::Clock;
 
 use crate::common::installs::{Form, PROOF, event_of, form_of, removal_of, text, with};
 use crate::common::{
-    CLIENT_ID, CLIENT_SECRET, Daemon, Rig, SOON, always, domain, eventually, says,
+    CLIENT_ID, CLIENT_SECRET, Daemon, Rig, SOON, always, domain, eventually, message_contains,
 };
 use crate::interfaces::contains;
 use crate::interfaces::install::{ACME, installing};
@@ -28,16 +28,18 @@ fn refused(error: &str) -> Fault {
     }
 }
 
-/// The one line about a notice that came to this.
+/// The only log line about an event with this result.
 #[track_caller]
 fn line(daemon: &Daemon, outcome: &str, reason: &str) {
     daemon.wait_for(&format!("the line of {outcome}: {reason}"), |event| {
-        event["target"] == "refreshd::install" && event["outcome"] == outcome && says(event, reason)
+        event["target"] == "refreshd::install"
+            && event["outcome"] == outcome
+            && message_contains(event, reason)
     });
 }
 
 #[test]
-fn neither_scope_nor_the_form_of_the_host_decides() {
+fn scope_and_host_spelling_do_not_matter() {
     let rig = installing("");
     let daemon = rig.start();
     let scopes = [
@@ -53,7 +55,7 @@ fn neither_scope_nor_the_form_of_the_host_decides() {
         rig.wait_for_installs("stored", f64::from(count));
         rig.wait_for_phase(&domain(&portal), "fresh");
     }
-    // How the server has it, how the browser has it, and what the portal is called.
+    // The host according to the server, according to the browser, and the portal's name.
     for (count, (host, asked, name)) in (5..).zip([
         (
             "xn--80awhdgm.xn--p1ai",
@@ -87,7 +89,7 @@ fn neither_scope_nor_the_form_of_the_host_decides() {
             "plain.bitrix24.com",
         ),
     ]) {
-        let grant = rig.sandbox.install(host, CLIENT_ID);
+        let grant = rig.server.install(host, CLIENT_ID);
         assert_eq!(
             rig.post(&format!("?DOMAIN={asked}"), &form_of(&grant)).0,
             200,
@@ -101,7 +103,7 @@ fn neither_scope_nor_the_form_of_the_host_decides() {
 }
 
 #[test]
-fn an_event_from_ahead_is_of_now_and_the_clock_is_said_once() {
+fn future_event_counts_as_now_and_skew_is_reported_once() {
     let rig = installing("");
     let daemon = rig.start();
     for (count, portal) in [(1.0, "acme"), (2.0, "globex")] {
@@ -112,11 +114,12 @@ fn an_event_from_ahead_is_of_now_and_the_clock_is_said_once() {
         rig.wait_for_installs("stored", count);
     }
     daemon.wait_for("the skew", |event| {
-        says(event, "3h ahead of this machine's") || says(event, "ahead of this")
+        message_contains(event, "3h ahead of this machine's")
+            || message_contains(event, "ahead of this")
     });
     assert_eq!(
         daemon
-            .events(|event| says(event, "ahead of this machine's"))
+            .events(|event| message_contains(event, "ahead of this machine's"))
             .len(),
         1
     );
@@ -125,7 +128,7 @@ fn an_event_from_ahead_is_of_now_and_the_clock_is_said_once() {
         &with(installed(&rig, "hooli", 1), "ts", &seconds(-90_000)),
     );
     rig.wait_for_installs("replayed", 1.0);
-    // A removal from the same clock, later than the installation.
+    // An uninstallation from the same clock, later than the installation.
     let grant = rig.grant_of("acme", 1);
     rig.post("", &removal_of(&grant, PROOF, 3 * 3600 + 5));
     rig.wait_for_installs("uninstalled", 1.0);
@@ -133,14 +136,14 @@ fn an_event_from_ahead_is_of_now_and_the_clock_is_said_once() {
 }
 
 #[test]
-fn another_administrator_installs_over_a_dead_grant_and_not_over_a_living_one() {
+fn other_administrator_replaces_only_a_dead_grant() {
     let rig = installing("");
     rig.fail("acme", refused("invalid_grant"), 1);
     let daemon = rig.start();
     rig.post("", &installed(&rig, "acme", 1));
     rig.wait_for_installs("stored", 1.0);
     rig.wait_for_phase(ACME, "needs-authorization");
-    // The words about a grant that is dead are not those of one that lives.
+    // The log lines about a dead grant differ from those about a live one.
     rig.open("acme", &rig.grant_of("acme", 67));
     rig.wait_for_installs("other-user", 1.0);
     line(
@@ -166,15 +169,15 @@ fn another_administrator_installs_over_a_dead_grant_and_not_over_a_living_one() 
         "a-third-one",
     );
     rig.post("", &again);
-    // The first was heard of today only: who is right is a person's to decide.
+    // The first was received today only: the operator decides.
     rig.wait_for_installs("other-user", 2.0);
-    let told = daemon.wait_for_step(ACME, "disputed");
+    let event = daemon.wait_for_step(ACME, "disputed");
     assert!(
-        told["action"]
+        event["action"]
             .as_str()
             .unwrap()
             .contains("refreshd install accept acme.bitrix24.com"),
-        "{told}"
+        "{event}"
     );
     daemon.stop();
     rig.no_violations();
@@ -192,7 +195,7 @@ fn lively(rule: &str) -> Rig {
     rig
 }
 
-/// A reinstallation of user 5 at this portal, whose grant is user 1's and looks alive; its next renewal is refused as dead.
+/// A reinstallation of user 5 at this portal, whose grant is user 1's and looks alive; its next renewal is rejected as dead.
 fn dispute(rig: &Rig, name: &str) -> Daemon {
     let daemon = rig.start();
     rig.post("", &installed(rig, "acme", 1));
@@ -212,7 +215,7 @@ fn dispute(rig: &Rig, name: &str) -> Daemon {
 }
 
 #[test]
-fn a_reinstallation_that_waits_is_taken_once_the_grant_before_it_is_found_dead() {
+fn waiting_reinstallation_is_used_once_the_grant_is_dead() {
     let rig = lively("");
     let daemon = dispute(&rig, ACME);
     eventually("the token of user 5", SOON, || {
@@ -227,10 +230,10 @@ fn a_reinstallation_that_waits_is_taken_once_the_grant_before_it_is_found_dead()
 }
 
 #[test]
-fn the_remedy_of_a_dead_grant_names_the_install_that_waits() {
+fn hint_for_a_dead_grant_names_the_waiting_install() {
     let rig = lively("name = \"{member_id}\"");
-    // The portal says that neither is an administrator.
-    rig.sandbox.serve_portals(&[]);
+    // The portal reports neither as an administrator.
+    rig.server.serve_portals(&[]);
     let name = text(&rig.grant_of("acme", 1), "member_id");
     let daemon = dispute(&rig, &name);
     let view = rig.wait_for_phase(&name, "needs-authorization");
@@ -244,7 +247,7 @@ fn the_remedy_of_a_dead_grant_names_the_install_that_waits() {
 }
 
 #[test]
-fn a_refresh_token_of_another_user_than_the_access_token_replaces_nothing() {
+fn mixed_user_pair_replaces_nothing() {
     let rig = installing("");
     let daemon = rig.start();
     rig.post("", &installed(&rig, "acme", 1));
@@ -274,7 +277,7 @@ fn a_refresh_token_of_another_user_than_the_access_token_replaces_nothing() {
 }
 
 #[test]
-fn an_event_without_tokens_is_answered_and_proves_nothing() {
+fn event_without_tokens_is_acknowledged_and_unverified() {
     let rig = installing("");
     let daemon = rig.start();
     let grant = rig.grant_of("acme", 1);
@@ -293,7 +296,7 @@ fn an_event_without_tokens_is_answered_and_proves_nothing() {
     }
     assert_eq!(
         (
-            rig.sandbox.questions(),
+            rig.server.questions(),
             rig.get_json("/v1/portals")["portals"]
                 .as_array()
                 .map(Vec::len)
@@ -312,7 +315,7 @@ fn an_event_without_tokens_is_answered_and_proves_nothing() {
 }
 
 #[test]
-fn a_grant_that_cannot_prove_itself_does_not_end_the_one_that_lives() {
+fn unverifiable_grant_does_not_end_the_live_one() {
     let rig = installing("");
     let daemon = rig.start();
     rig.post("", &installed(&rig, "acme", 1));
@@ -337,7 +340,7 @@ fn a_grant_that_cannot_prove_itself_does_not_end_the_one_that_lives() {
     });
     assert_eq!(rig.wait_for_phase(ACME, "fresh")["generation"], 2);
     assert!(rig.has_working_token(ACME));
-    // A server that is away proves nothing either, and is asked again.
+    // An unreachable server verifies nothing either, and is retried.
     rig.fail("acme", refused("INTERNAL_SERVER_ERROR"), 1);
     rig.post("", &event);
     rig.wait_for_installs("resumed", 1.0);
@@ -357,7 +360,7 @@ fn a_grant_that_cannot_prove_itself_does_not_end_the_one_that_lives() {
 }
 
 #[test]
-fn a_removal_that_nothing_proves_has_the_portal_renewed_which_decides() {
+fn unproven_uninstall_triggers_a_renewal_that_decides() {
     let rules = Rules {
         token_lifetime: Duration::from_secs(60),
         ..Rules::default()
@@ -372,7 +375,7 @@ fn a_removal_that_nothing_proves_has_the_portal_renewed_which_decides() {
         rig.wait_for_installs("stored", f64::from(count));
         rig.wait_for_generation(&domain(portal), 2);
     }
-    rig.sandbox.uninstall(&domain("acme"));
+    rig.server.uninstall(&domain("acme"));
     for (count, grant) in (1..).zip(&grants) {
         rig.post("", &removal_of(grant, "made-up", 0));
         rig.wait_for_installs("forged", f64::from(count));
@@ -383,7 +386,7 @@ fn a_removal_that_nothing_proves_has_the_portal_renewed_which_decides() {
     rig.wait_for_phase(ACME, "gone");
     rig.wait_for_generation(&domain("globex"), 3);
     rig.wait_for_phase(&domain("globex"), "fresh");
-    // Whoever goes on telling so has no more of it renewed.
+    // Repeated events cause no further renewal.
     rig.post("", &removal_of(&grants[1], "made-up-again", 0));
     rig.wait_for_installs("forged", 3.0);
     line(
@@ -395,7 +398,7 @@ fn a_removal_that_nothing_proves_has_the_portal_renewed_which_decides() {
 }
 
 #[test]
-fn what_one_server_refuses_and_what_is_not_installed_yet_is_asked_again() {
+fn refused_or_uninstalled_tokens_are_verified_again() {
     let mut rig = installing("");
     let other = FakeServer::new(Clock::system(), Rules::default());
     other.add_client(CLIENT_ID, CLIENT_SECRET);
@@ -412,7 +415,7 @@ fn what_one_server_refuses_and_what_is_not_installed_yet_is_asked_again() {
         rig.config.app().more
     );
     let daemon = rig.start();
-    // The server that is named does not know the token; the other does, and has its renewals.
+    // The named server does not know the token; the other does, and gets its renewals.
     let grant = rig.grant_of("acme", 1);
     rig.post(
         "",
@@ -424,24 +427,24 @@ fn what_one_server_refuses_and_what_is_not_installed_yet_is_asked_again() {
     );
     rig.wait_for_installs("stored", 1.0);
     rig.wait_for_generation(ACME, 2);
-    assert_eq!((other.questions(), rig.sandbox.questions()), (1, 1));
-    // Refused once by everybody, and not installed before the installation ends.
-    rig.sandbox.answer_wrongly(1, 2);
+    assert_eq!((other.questions(), rig.server.questions()), (1, 1));
+    // Rejected once by every server, and not installed before the installation ends.
+    rig.server.answer_wrongly(1, 2);
     rig.open("globex", &rig.grant_of("globex", 1));
     rig.wait_for_installs("stored", 2.0);
     rig.wait_for_phase(&domain("globex"), "fresh");
-    // Never installed is said in the end: the server is asked again for about 15 s.
-    rig.sandbox.answer_wrongly(0, 1000);
+    // "Never installed" is reported in the end: the server is retried for about 15 s.
+    rig.server.answer_wrongly(0, 1000);
     rig.open("hooli", &rig.grant_of("hooli", 1));
     daemon.wait_after(0, SOON * 3, "the refusal", |event| {
-        event["outcome"] == "forged" && says(event, "the app is not installed there")
+        event["outcome"] == "forged" && message_contains(event, "the app is not installed there")
     });
     daemon.stop();
     stop.cancel();
 }
 
 #[test]
-fn whoever_was_first_cannot_end_the_grant_once_the_installer_has_come() {
+fn first_sender_cannot_end_the_installers_grant() {
     let rig = installing("");
     let daemon = rig.start();
     let employee = rig.grant_of("acme", 67);
@@ -454,8 +457,8 @@ fn whoever_was_first_cannot_end_the_grant_once_the_installer_has_come() {
     rig.wait_for_installs("stored", 1.0);
     rig.wait_for_generation(ACME, 2);
     rig.post("", &installed(&rig, "acme", 1));
-    let told = daemon.wait_for_step(ACME, "disputed");
-    assert_eq!(told["severity"], "critical", "{told}");
+    let event = daemon.wait_for_step(ACME, "disputed");
+    assert_eq!(event["severity"], "critical", "{event}");
     rig.post("", &removal_of(&employee, "planted", 0));
     line(
         &daemon,
@@ -467,7 +470,7 @@ fn whoever_was_first_cannot_end_the_grant_once_the_installer_has_come() {
         "fresh",
         "the planted proof ends nothing"
     );
-    // A person decides.
+    // The operator decides.
     assert_eq!(rig.run(["forget", ACME, "--yes"]).code, Some(0));
     rig.post("", &installed(&rig, "acme", 1));
     rig.wait_for_installs("stored", 2.0);

@@ -1,4 +1,4 @@
-//! What was told while a request was under way is told once, and resolved.
+//! A step notified during a request is notified once, and resolved.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use refreshd_fake_server::{At, Fault};
 use crate::common::{Rig, is_step};
 
 #[test]
-fn a_step_told_while_a_request_is_under_way_is_resolved_by_its_success() {
+fn step_notified_during_a_request_is_resolved_by_success() {
     let life = Duration::from_secs(10);
     let mut rig = Rig::with_lifetime(["acme"], life);
     rig.config.app().renew_every = Duration::from_secs(3);
@@ -15,7 +15,7 @@ fn a_step_told_while_a_request_is_under_way_is_resolved_by_its_success() {
     let daemon = rig.start();
     rig.wait_for_generation("acme", 2);
     // Sent at the age of 3 s and overdue at 5, it is answered at 7.
-    rig.sandbox.fail(
+    rig.server.fail(
         At::All,
         Fault::Slow {
             by: Duration::from_secs(4),
@@ -31,12 +31,12 @@ fn a_step_told_while_a_request_is_under_way_is_resolved_by_its_success() {
     daemon.wait_after(mark, limit, "the end of it", |event| {
         is_step(event, "resolved")
     });
-    let told: Vec<_> = daemon
+    let steps: Vec<_> = daemon
         .steps("acme")
         .into_iter()
         .map(|(step, _)| step)
         .collect();
-    assert_eq!(told, ["overdue", "resolved"]);
+    assert_eq!(steps, ["overdue", "resolved"]);
     assert_eq!(rig.status("acme").get("incident"), None);
     daemon.stop();
     rig.no_violations();

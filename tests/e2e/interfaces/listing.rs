@@ -1,4 +1,4 @@
-//! The listing of portals under load: page by page, in bounded memory, and all of them with `refreshd status`.
+//! The listing of portals under load: in pages, in bounded memory, and completely with `refreshd status`.
 
 use std::fmt::Write as _;
 
@@ -9,7 +9,7 @@ use crate::interfaces::{calm, contains};
 const MANY: usize = 3_500;
 
 #[test]
-fn thousands_of_portals_come_page_by_page_and_in_bounded_memory() {
+fn thousands_of_portals_are_paged_in_bounded_memory() {
     let mut rig = calm(["acme"]);
     rig.config.more = (0..MANY).fold(String::new(), |mut text, n| {
         let _ = writeln!(text, "[portals.p{n:05}]\napp = \"crm\"");
@@ -57,7 +57,7 @@ fn thousands_of_portals_come_page_by_page_and_in_bounded_memory() {
     assert_eq!(
         (names(&whole).len(), whole["next"].clone()),
         (MANY + 1, Value::Null),
-        "the last page says that it is"
+        "the last page is marked as the last"
     );
     for bad in [
         "?limit=0",
@@ -94,13 +94,13 @@ fn thousands_of_portals_come_page_by_page_and_in_bounded_memory() {
     let grown = daemon.peak_memory().saturating_sub(before);
     assert!(grown < 24 * 1024, "{grown} KiB for listings");
     daemon.stop();
-    // And so does the one that needs no daemon.
+    // So does the command without a daemon.
     let json: Value = serde_json::from_str(&rig.run(["status", "--json"]).stdout).expect("JSON");
     assert_eq!(names(&json), all);
 }
 
 #[test]
-fn the_json_of_few_portals_is_what_it_was() {
+fn json_of_few_portals_is_unchanged() {
     let mut rig = calm(["acme", "globex"]);
     let daemon = rig.start();
     let ran = rig.run(["status", "--json"]);

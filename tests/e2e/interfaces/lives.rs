@@ -1,5 +1,5 @@
-//! What servers say of lives: an end that is now, a life that is no number, a token that is repeated, a refresh token that ends
-//! of itself. Each line of "Lives" in the cases that fell short, and its kind.
+//! Lifetimes reported by servers: an expiry in the past, a lifetime that is no number, a repeated token, a refresh token that
+//! expires by itself. Regression tests for cases that once failed.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ fn rig(server: &Strict, kind: &str) -> Rig {
 
 const CLIENT: &str = "grant = 'client-credentials'";
 
-/// A reply with this access token, and with it a refresh token of the same number.
+/// A response with this access token and a refresh token of the same number.
 fn pair(number: u32, more: &Value) -> Value {
     let mut reply = json!({"access_token": format!("a{number}"), "refresh_token": format!("r{number}"), "token_type": "bearer"});
     let more = more.as_object().expect("an object").clone();
@@ -36,12 +36,12 @@ fn now() -> i64 {
     now_millis() / 1000
 }
 
-/// Starts it with an imported grant; its first renewal is the first thing that is said.
+/// Starts it with an imported grant; its first renewal is the first logged event.
 fn start(rig: &Rig) -> Daemon {
     started(rig, 0)
 }
 
-/// The same; `import` waits for that renewal and ends with this code.
+/// Starts it likewise; `import` waits for that renewal and ends with this code.
 fn started(rig: &Rig, code: i32) -> Daemon {
     let daemon = rig.start();
     let ran = rig.import("news", "r0");
@@ -50,18 +50,18 @@ fn started(rig: &Rig, code: i32) -> Daemon {
 }
 
 #[test]
-fn a_token_that_has_ended_is_published_told_and_renewed_at_once_but_never_in_a_spin() {
+fn expired_token_is_published_and_renewed_without_a_spin() {
     let server = Strict::listen();
     let rig = rig(&server, "");
     for number in 1..=40 {
-        server.say("/token", 200, pair(number, &json!({"expires_in": 0})));
+        server.respond("/token", 200, pair(number, &json!({"expires_in": 0})));
     }
-    // A token that had ended when it came is nothing to work with yet.
+    // A token that is expired on arrival is unusable.
     let daemon = started(&rig, 75);
-    let told = daemon.wait_for_step("news", "failed");
-    assert_eq!(told["severity"], "warning", "{told}");
+    let event = daemon.wait_for_step("news", "failed");
+    assert_eq!(event["severity"], "warning", "{event}");
     contains(
-        told["reason"].as_str().expect("a reason"),
+        event["reason"].as_str().expect("a reason"),
         &["the server says its new token has ended already"],
     );
     eventually("three of them", SOON, || server.asked("/token").len() >= 3);
@@ -97,23 +97,23 @@ fn a_token_that_has_ended_is_published_told_and_renewed_at_once_but_never_in_a_s
             .filter(|(step, _)| step == "failed")
             .count(),
         1,
-        "told once"
+        "logged once"
     );
     daemon.stop();
 }
 
 #[test]
-fn a_life_is_good_again_after_one_that_was_over() {
+fn valid_lifetime_after_an_expired_one_is_used() {
     let server = Strict::listen();
     let rig = rig(&server, "");
-    server.say("/token", 200, pair(1, &json!({"expires_in": -1})));
-    server.say(
+    server.respond("/token", 200, pair(1, &json!({"expires_in": -1})));
+    server.respond(
         "/token",
         200,
         pair(2, &json!({"expires_at": "2001-01-01T00:00:00Z"})),
     );
-    server.say("/token", 200, pair(3, &json!({"expires_in": 3600})));
-    // A token that had ended when it came is nothing to work with yet.
+    server.respond("/token", 200, pair(3, &json!({"expires_in": 3600})));
+    // A token that is expired on arrival is unusable.
     let daemon = started(&rig, 75);
     daemon.wait_for_step("news", "resolved");
     eventually("the good one", SOON, || published(&rig).0 == "a3");
@@ -123,19 +123,19 @@ fn a_life_is_good_again_after_one_that_was_over() {
 }
 
 #[test]
-fn a_token_that_is_repeated_never_lives_longer_than_it_was_said_to() {
-    // The second time the server changes its mind twice.
+fn repeated_token_keeps_its_first_expiry() {
+    // In the second round the server changes the expiry twice.
     for (lives, ends_after) in [([12, 4, 1], 13), ([12, 2, 3600], 11)] {
         let server = Strict::listen();
         let rig = rig(&server, CLIENT);
         for life in lives {
-            server.say(
+            server.respond(
                 "/token",
                 200,
                 json!({"access_token": "a1", "expires_in": life}),
             );
         }
-        server.say(
+        server.respond(
             "/token",
             200,
             json!({"access_token": "a2", "expires_in": 3600}),
@@ -152,7 +152,7 @@ fn a_token_that_is_repeated_never_lives_longer_than_it_was_said_to() {
                 if token == "a1" {
                     assert!(
                         ends <= last,
-                        "{lives:?}: longer than it was said to: {ends}, {last} before"
+                        "{lives:?}: longer than announced: {ends}, {last} before"
                     );
                     last = ends;
                 }
@@ -172,7 +172,7 @@ fn a_token_that_is_repeated_never_lives_longer_than_it_was_said_to() {
 }
 
 #[test]
-fn a_life_that_is_no_number_is_read_where_it_means_one_thing() {
+fn unambiguous_non_numeric_lifetime_is_parsed() {
     let ahead = |secs: i64| now() + secs;
     for (value, least, most) in [
         (json!("20s"), 10, 21),
@@ -190,7 +190,7 @@ fn a_life_that_is_no_number_is_read_where_it_means_one_thing() {
     ] {
         let server = Strict::listen();
         let rig = rig(&server, "");
-        server.say(
+        server.respond(
             "/token",
             200,
             pair(1, &json!({"expires_in": value.clone()})),
@@ -205,10 +205,10 @@ fn a_life_that_is_no_number_is_read_where_it_means_one_thing() {
 }
 
 #[test]
-fn a_life_that_cannot_be_read_is_a_warning_and_is_assumed() {
+fn unreadable_lifetime_warns_and_is_assumed() {
     let server = Strict::listen();
     let rig = rig(&server, "assumed_lifetime = '10m'");
-    server.say(
+    server.respond(
         "/token",
         200,
         pair(
@@ -244,12 +244,12 @@ fn a_life_that_cannot_be_read_is_a_warning_and_is_assumed() {
 }
 
 #[test]
-fn a_refresh_token_that_ends_before_the_access_token_is_renewed_before_its_end() {
+fn refresh_token_ending_first_is_renewed_in_time() {
     let server = Strict::listen();
     let rig = rig(&server, "");
     let lives = json!({"expires_in": 40, "refresh_expires_in": 12});
     for number in 1..=9 {
-        server.say("/token", 200, pair(number, &lives));
+        server.respond("/token", 200, pair(number, &lives));
     }
     let daemon = start(&rig);
     eventually("the first", SOON, || published(&rig).0 == "a1");
@@ -283,13 +283,13 @@ fn a_refresh_token_that_ends_before_the_access_token_is_renewed_before_its_end()
     assert_eq!(
         daemon.steps("news"),
         [],
-        "what each renewal moves is told to nobody"
+        "an end that each renewal moves is not notified"
     );
     daemon.stop();
 }
 
 #[test]
-fn a_refresh_token_that_is_said_to_end_at_once_makes_no_spin_and_is_told() {
+fn refresh_token_ending_at_once_warns_without_a_spin() {
     for ends in [
         json!({"expires_in": 40, "refresh_expires_in": 1}),
         json!({"expires_in": 40, "refresh_token_expires_at": now() - 100}),
@@ -298,13 +298,13 @@ fn a_refresh_token_that_is_said_to_end_at_once_makes_no_spin_and_is_told() {
         let server = Strict::listen();
         let rig = rig(&server, "");
         for number in 1..=40 {
-            server.say("/token", 200, pair(number, &ends));
+            server.respond("/token", 200, pair(number, &ends));
         }
         let daemon = start(&rig);
-        let told = daemon.wait_for_step("news", "refresh-month");
-        assert_eq!(told["severity"], "warning", "{told}");
+        let event = daemon.wait_for_step("news", "refresh-month");
+        assert_eq!(event["severity"], "warning", "{event}");
         contains(
-            told["reason"].as_str().expect("a reason"),
+            event["reason"].as_str().expect("a reason"),
             &["before the next renewal may come"],
         );
         always("at most one in a tenth of its life", LIFE / 2, || {
@@ -328,14 +328,14 @@ fn a_refresh_token_that_is_said_to_end_at_once_makes_no_spin_and_is_told() {
 }
 
 #[test]
-fn a_refresh_token_that_no_renewal_prolongs_is_told_ahead_until_somebody_authorizes_again() {
+fn fixed_refresh_token_end_warns_until_reauthorized() {
     let server = Strict::listen();
     let rig = rig(&server, "renew_every = '2s'");
     let ends = now() + 24;
     for number in 1..=40 {
-        // Counted down, as by LinkedIn; a day of the real one is a fraction of a second here.
+        // It counts down, as LinkedIn's does; a day of the real one is a fraction of a second here.
         let left = 24 - 2 * (i64::from(number) - 1);
-        server.say(
+        server.respond(
             "/token",
             200,
             pair(
@@ -345,16 +345,16 @@ fn a_refresh_token_that_no_renewal_prolongs_is_told_ahead_until_somebody_authori
         );
     }
     let daemon = start(&rig);
-    let told = daemon.wait_after(0, Duration::from_secs(40), "a month ahead", |event| {
+    let event = daemon.wait_after(0, Duration::from_secs(40), "a month ahead", |event| {
         is_step(event, "refresh-month")
     });
     assert_eq!(
-        (&told["severity"], &told["portal"]),
+        (&event["severity"], &event["portal"]),
         (&json!("warning"), &json!("news")),
-        "{told}"
+        "{event}"
     );
     contains(
-        told["action"].as_str().expect("an action"),
+        event["action"].as_str().expect("an action"),
         &["authorize again before 20", "refreshd authorize news"],
     );
     assert!(now() < ends, "ahead");
@@ -378,7 +378,7 @@ fn a_refresh_token_that_no_renewal_prolongs_is_told_ahead_until_somebody_authori
         &rig.run(["status", "news"]).stdout,
         &["no renewal moves that"],
     );
-    // A renewal does not end it: it is told once.
+    // A renewal does not end the incident: it is notified once.
     let asked = server.asked("/token").len();
     eventually("another renewal", SOON, || {
         server.asked("/token").len() > asked
@@ -408,13 +408,13 @@ fn a_refresh_token_that_no_renewal_prolongs_is_told_ahead_until_somebody_authori
 }
 
 #[test]
-fn a_renewal_that_is_possible_only_after_the_expiry_does_not_make_it_unready() {
+fn renewal_allowed_only_after_expiry_keeps_it_ready() {
     let server = Strict::listen();
     let rig = rig(&server, "not_before = 'expiry'");
-    server.say("/token", 200, pair(1, &json!({"expires_in": 3})));
+    server.respond("/token", 200, pair(1, &json!({"expires_in": 3})));
     let daemon = start(&rig);
     eventually("a token", SOON, || published(&rig).0 == "a1");
-    // From the end of the token on, and while the renewal is due: the server has nothing to say but 404.
+    // From the token's expiry on, and while the renewal is due: the server responds with 404 only.
     always("ready", Duration::from_secs(7), || {
         rig.http("/readyz").0 == 200
     });

@@ -1,4 +1,4 @@
-//! What only looks leaves no trace and is in nobody's way; what the superuser makes belongs to the directory's owner.
+//! Reading commands leave no trace and block no other; files created by root belong to the directory's owner.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, chown};
@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::common::{Rig, SOON, eventually};
 use crate::interfaces::{calm, contains};
 
-/// Every file below a directory, with what changes when it is written.
+/// Every file below a directory, with attributes that change when it is written.
 fn traces(directory: &Path) -> Vec<(PathBuf, u64, u64, i64, i64)> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory)
@@ -31,7 +31,7 @@ fn traces(directory: &Path) -> Vec<(PathBuf, u64, u64, i64, i64)> {
     found
 }
 
-/// Commands that only look, and what they come to.
+/// Runs the reading commands and checks their exit codes.
 fn look(rig: &Rig, fresh: bool) {
     let of_state = Some(i32::from(!fresh));
     for (command, code) in [
@@ -54,7 +54,7 @@ fn look(rig: &Rig, fresh: bool) {
 }
 
 #[test]
-fn nothing_is_made_before_the_first_start() {
+fn nothing_is_created_before_the_first_start() {
     let mut rig = calm(["acme"]);
     rig.grant("acme");
     rig.write_config();
@@ -70,7 +70,7 @@ fn nothing_is_made_before_the_first_start() {
 }
 
 #[test]
-fn what_cannot_be_done_without_a_state_makes_none() {
+fn commands_that_need_a_state_create_none() {
     let mut rig = calm(["acme", "globex"]);
     for portal in &mut rig.config.portals {
         portal.refresh_token_file = false;
@@ -98,7 +98,7 @@ fn what_cannot_be_done_without_a_state_makes_none() {
 }
 
 #[test]
-fn nothing_is_changed_after_a_stop_or_an_end_by_force() {
+fn nothing_changes_after_a_stop_or_a_kill() {
     for by_force in [false, true] {
         let mut rig = calm(["acme", "globex"]);
         for portal in ["acme", "globex"] {
@@ -133,7 +133,7 @@ fn nothing_is_changed_after_a_stop_or_an_end_by_force() {
 }
 
 #[test]
-fn a_start_is_never_in_the_way_of_who_looks_nor_the_other_way_round() {
+fn start_and_reading_commands_do_not_block_each_other() {
     let mut rig = calm(["acme"]);
     rig.grant("acme");
     rig.start().stop();
@@ -143,7 +143,7 @@ fn a_start_is_never_in_the_way_of_who_looks_nor_the_other_way_round() {
             scope.spawn(|| {
                 while !stop.load(std::sync::atomic::Ordering::Relaxed) {
                     let ran = rig.run(["status", "--json"]);
-                    // While it starts it cannot be asked yet; it is never damaged, nor half of it.
+                    // While it starts it cannot be queried yet; the state is never damaged or incomplete.
                     assert!(matches!(ran.code, Some(0 | 69)), "{ran:?}");
                 }
             });
@@ -159,7 +159,7 @@ fn a_start_is_never_in_the_way_of_who_looks_nor_the_other_way_round() {
 }
 
 #[test]
-fn a_start_waits_for_a_command_that_has_the_state_and_not_for_a_daemon() {
+fn start_waits_for_a_command_but_not_for_a_daemon() {
     let rig = calm(["acme"]);
     rig.start().stop();
     let lock = fs::OpenOptions::new()
@@ -179,7 +179,7 @@ fn a_start_waits_for_a_command_that_has_the_state_and_not_for_a_daemon() {
     );
     drop(lock);
     daemon.wait_for("the daemon to be ready", |event| {
-        crate::common::says(event, "is ready")
+        crate::common::message_contains(event, "is ready")
     });
     let second = rig.run(["run"]);
     assert_eq!(second.code, Some(69), "{second:?}");
@@ -188,7 +188,7 @@ fn a_start_waits_for_a_command_that_has_the_state_and_not_for_a_daemon() {
 }
 
 #[test]
-fn what_the_superuser_makes_belongs_to_the_owner_of_the_directory() {
+fn files_created_by_root_belong_to_the_directory_owner() {
     const DAEMON: u32 = 65534;
     if fs::metadata("/proc/self").expect("a Linux").uid() != 0 {
         return;

@@ -1,6 +1,6 @@
-//! What the outside sees: commands, the control socket, metrics and health, the demo. All against the real binary.
+//! The interfaces of the real binary: commands, the control socket, metrics and health, the demo.
 //!
-//! One binary for all of it: these tests wait more than they work, and take as long as the longest, the demo.
+//! All in one binary: these tests wait more than they compute, and take as long as the longest, the demo.
 
 mod access;
 mod authorize;
@@ -49,7 +49,7 @@ fn calm<const N: usize>(portals: [&str; N]) -> Rig {
     rig
 }
 
-/// A portal `news` at a server of any dialect: `kind` are the lines of its provider.
+/// A portal `news` at a server of any profile: `kind` holds the lines of its provider.
 fn news(server: &Strict, secret: &str, kind: &str) -> Rig {
     let mut rig = Rig::new([]);
     rig.secret("news.secret", secret);
@@ -74,7 +74,7 @@ fn fresh<const N: usize>(portals: [&str; N]) -> (Rig, Daemon) {
     (rig, daemon)
 }
 
-/// A server that is broken and says so.
+/// A server that fails every request with an error.
 fn broken() -> Fault {
     let (error, description) = (
         "INTERNAL_SERVER_ERROR".to_owned(),
@@ -87,7 +87,7 @@ fn broken() -> Fault {
     }
 }
 
-/// `text` has all of these in it.
+/// Asserts that `text` contains all of these.
 #[track_caller]
 fn contains(text: &str, parts: &[&str]) {
     for part in parts {

@@ -1,4 +1,4 @@
-//! A desktop's browser is opened at a page of this machine: what is in its arguments is no secret, and works once.
+//! On a desktop, the browser is opened at a page of this machine: its arguments hold no secret, and work once.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Read as _;
@@ -15,16 +15,16 @@ use crate::common::authorizing::free_address;
 use crate::common::{CLIENT_ID, COMMAND, Rig, SOON, eventually};
 use crate::interfaces::{calm, contains};
 
-/// `refreshd authorize acme` on a terminal of a desktop. Dropped, it is killed.
+/// `refreshd authorize acme` on a terminal of a desktop. It is killed on drop.
 struct Desk {
     child: Child,
-    said: Arc<Mutex<String>>,
+    output: Arc<Mutex<String>>,
     reader: Option<JoinHandle<()>>,
     _terminal: File,
 }
 
 impl Desk {
-    fn sit_down(rig: &Rig) -> Self {
+    fn start(rig: &Rig) -> Self {
         let programs = rig.path("programs");
         fs::create_dir_all(&programs).expect("a directory");
         let (opened, browser) = (rig.path("opened"), programs.join("xdg-open"));
@@ -61,12 +61,12 @@ impl Desk {
             .expect("the binary starts");
         let mut reader = File::from(master);
         let terminal = reader.try_clone().expect("a descriptor");
-        let said = Arc::new(Mutex::new(String::new()));
-        let heard = Arc::clone(&said);
+        let output = Arc::new(Mutex::new(String::new()));
+        let lines = Arc::clone(&output);
         let listen = move || {
             let mut piece = [0; 1024];
             while let Ok(read @ 1..) = reader.read(&mut piece) {
-                heard
+                lines
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
                     .push_str(&String::from_utf8_lossy(&piece[..read]));
@@ -75,26 +75,27 @@ impl Desk {
         let reader = Some(Builder::new().spawn(listen).expect("a thread"));
         Self {
             child,
-            said,
+            output,
             reader,
             _terminal: terminal,
         }
     }
 
-    fn said(&self) -> String {
-        self.said
+    fn output(&self) -> String {
+        self.output
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .replace('\r', "")
     }
 
-    /// The address that is shown to the person.
+    /// The address that is shown to the user.
     fn address(&self) -> String {
         eventually("the address", SOON, || {
-            let said = self.said();
-            said.lines()
+            let output = self.output();
+            output
+                .lines()
                 .find(|line| line.contains("&state="))
-                .filter(|_| said.contains("paste the address"))
+                .filter(|_| output.contains("paste the address"))
                 .map(str::to_owned)
         })
     }
@@ -109,17 +110,17 @@ impl Desk {
             assert!(
                 clock.elapsed(began) < COMMAND,
                 "it does not end: {}",
-                self.said()
+                self.output()
             );
             std::thread::sleep(std::time::Duration::from_millis(5));
         };
-        // The terminal ends with the last that has it open; what was written before is read by then.
+        // The terminal is closed when its last user closes it; all earlier output has been read by then.
         self.reader
             .take()
             .expect("it ends once")
             .join()
             .expect("it reads");
-        (status.code(), self.said())
+        (status.code(), self.output())
     }
 }
 
@@ -130,7 +131,7 @@ impl Drop for Desk {
     }
 }
 
-/// What the browser was opened with.
+/// Arguments of the browser.
 fn arguments(opened: &Path) -> String {
     eventually("the browser is opened", SOON, || {
         fs::read_to_string(opened)
@@ -144,7 +145,7 @@ fn rig() -> (Rig, String) {
     let mut rig = calm(["acme"]);
     rig.authorizes_here();
     let redirect = format!("http://{}/oauth/callback", free_address());
-    rig.sandbox.set_redirect(CLIENT_ID, &redirect);
+    rig.server.set_redirect(CLIENT_ID, &redirect);
     rig.config
         .portal("acme")
         .more
@@ -152,7 +153,7 @@ fn rig() -> (Rig, String) {
     (rig, redirect)
 }
 
-/// The answer to a request that follows no redirect.
+/// The response to a request, without following redirects.
 fn ask(
     rig: &Rig,
     method: reqwest::Method,
@@ -174,10 +175,10 @@ fn ask(
 }
 
 #[test]
-fn the_browsers_arguments_hold_no_state_and_what_they_hold_works_once() {
+fn browser_arguments_hold_no_state_and_work_once() {
     let (rig, _) = rig();
     let daemon = rig.start();
-    let desk = Desk::sit_down(&rig);
+    let desk = Desk::start(&rig);
     let address = desk.address();
     let page = arguments(&rig.path("opened"));
     assert!(
@@ -191,7 +192,7 @@ fn the_browsers_arguments_hold_no_state_and_what_they_hold_works_once() {
         !page.contains(state.split('&').next().expect("a state")),
         "{page}"
     );
-    // Whoever only looks at it does not use it up, and another path is nothing.
+    // A HEAD request or a prefetch does not use it up, and another path does not exist.
     assert_eq!(ask(&rig, reqwest::Method::HEAD, &page, None).0, 200);
     assert_eq!(
         ask(
@@ -204,11 +205,11 @@ fn the_browsers_arguments_hold_no_state_and_what_they_hold_works_once() {
         503
     );
     assert_eq!(ask(&rig, reqwest::Method::POST, &page, None).0, 405);
-    // A web page whose name was made to point here reads nothing.
+    // DNS rebinding: a page of a foreign name reads nothing.
     let rebound = Some(("host", "evil.example"));
     assert_eq!(ask(&rig, reqwest::Method::GET, &page, rebound).0, 421);
-    let said = desk.said();
-    let callback = said.lines().find_map(|line| {
+    let output = desk.output();
+    let callback = output.lines().find_map(|line| {
         line.strip_prefix("Waiting for the browser on ")?
             .split(". Or")
             .next()
@@ -231,15 +232,15 @@ fn the_browsers_arguments_hold_no_state_and_what_they_hold_works_once() {
     );
     let (status, text, _) = rig.browse(&address);
     assert_eq!(status, 200, "{text}");
-    let (code, said) = desk.end();
-    assert_eq!(code, Some(0), "{said}");
-    // Who was authorized is shown.
+    let (code, output) = desk.end();
+    assert_eq!(code, Some(0), "{output}");
+    // The page shows the authorized account.
     let member = rig.token_json("acme").expect("its token file")["fields"]["member_id"]
         .as_str()
         .expect("text")
         .to_owned();
     contains(
-        &said,
+        &output,
         &[
             "acme: authorized at https://acme.bitrix24.com/rest/",
             &format!("It is the grant of {member}, user 1."),
@@ -250,29 +251,29 @@ fn the_browsers_arguments_hold_no_state_and_what_they_hold_works_once() {
 }
 
 #[test]
-fn a_page_that_is_opened_twice_ends_the_authorization() {
+fn page_opened_twice_ends_the_authorization() {
     let (rig, redirect) = rig();
     let daemon = rig.start();
-    let desk = Desk::sit_down(&rig);
+    let desk = Desk::start(&rig);
     let address = desk.address();
     let page = arguments(&rig.path("opened"));
-    // Somebody else was faster than the browser, and knows the state now.
+    // Another process was faster than the browser, and knows the state now.
     assert_eq!(ask(&rig, reqwest::Method::GET, &page, None).0, 303);
     let (status, text, _) = rig.browse(&page);
     assert_eq!(status, 410);
     contains(&text, &["This page was opened before", "begin it again"]);
-    let (code, said) = desk.end();
-    assert_eq!(code, Some(75), "{said}");
+    let (code, output) = desk.end();
+    assert_eq!(code, Some(75), "{output}");
     contains(
-        &said,
+        &output,
         &["opened twice", "Nothing was stored", "--no-browser"],
     );
-    // The state is worth nothing to the next authorization's listener.
+    // The state is useless for the next authorization's listener.
     let (_, state) = address.split_once("&state=").expect("a state");
     fs::remove_file(rig.path("opened")).expect("a file");
-    let next = Desk::sit_down(&rig);
+    let next = Desk::start(&rig);
     next.address();
-    let code = rig.sandbox.authorize("attacker.bitrix24.com", CLIENT_ID);
+    let code = rig.server.authorize("attacker.bitrix24.com", CLIENT_ID);
     let (status, text, _) = rig.browse(&format!("{redirect}?code={code}&state={state}"));
     assert_eq!(status, 400, "{text}");
     assert_eq!(rig.generation("acme"), 0);
@@ -281,17 +282,17 @@ fn a_page_that_is_opened_twice_ends_the_authorization() {
 }
 
 #[test]
-fn the_page_is_there_also_where_the_browser_is_sent_elsewhere() {
+fn start_page_exists_for_remote_redirects_too() {
     let mut rig = calm(["acme"]);
     rig.authorizes_here();
     rig.config
         .portal("acme")
         .more
         .push_str("redirect_uri = \"https://app.example/installed.html\"\n");
-    rig.sandbox
+    rig.server
         .set_redirect(CLIENT_ID, "https://app.example/installed.html");
     let daemon = rig.start();
-    let desk = Desk::sit_down(&rig);
+    let desk = Desk::start(&rig);
     let address = desk.address();
     let page = arguments(&rig.path("opened"));
     assert!(!page.contains("state"), "{page}");
@@ -302,9 +303,9 @@ fn the_page_is_there_also_where_the_browser_is_sent_elsewhere() {
         address
     );
     assert!(
-        !desk.said().contains("Waiting for the browser"),
+        !desk.output().contains("Waiting for the browser"),
         "{}",
-        desk.said()
+        desk.output()
     );
     drop(desk);
     daemon.stop();

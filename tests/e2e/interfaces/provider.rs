@@ -2,11 +2,11 @@
 
 use std::process::Command;
 
-use crate::common::{Ran, Rig};
+use crate::common::{CommandOutput, Rig};
 use crate::interfaces::contains;
 
 #[test]
-fn a_profile_is_printed_as_it_is_in_force() {
+fn profile_is_printed_as_in_force() {
     let rig = Rig::new(["acme"]);
     rig.write_config();
     let ran = rig.run(["provider", "show", "bitrix24"]);
@@ -25,7 +25,7 @@ fn a_profile_is_printed_as_it_is_in_force() {
         "{}",
         ran.stdout
     );
-    // The app's own address, which is the server of this test.
+    // The app's own address, which is this test's server.
     let ran = rig.run(["provider", "show", "crm"]);
     assert_eq!(ran.code, Some(0));
     contains(
@@ -43,9 +43,9 @@ fn a_profile_is_printed_as_it_is_in_force() {
 }
 
 #[test]
-fn the_built_in_ones_need_no_configuration() {
+fn built_in_profiles_need_no_configuration() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_refreshd"));
-    let ran = Ran::to_its_end(command.env_clear().args(["provider", "show", "x"]));
+    let ran = CommandOutput::run(command.env_clear().args(["provider", "show", "x"]));
     assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
     contains(
         &ran.stdout,

@@ -1,4 +1,4 @@
-//! Providers other than Bitrix24, each as its documentation has it: what is sent, and what an answer means.
+//! Providers other than Bitrix24, according to their documentation: the requests, and the meaning of responses.
 
 use std::fs;
 
@@ -11,7 +11,7 @@ use crate::interfaces::contains;
 
 const REDIRECT: &str = "https://app.example/oauth/callback";
 
-/// A rig with one portal, `news`, of a client of its own at this provider.
+/// A rig with one portal, `news`, with its own client at this provider.
 fn rig(lines: &str) -> Rig {
     let mut rig = Rig::new([]);
     rig.secret("news.secret", "n3wsSecretOfTheTests0123456789");
@@ -34,7 +34,7 @@ fn pair(number: u32, life: u32) -> serde_json::Value {
 }
 
 /// Authorizes by the address that a browser would show, with `more` parameters.
-fn authorize(rig: &Rig, more: &str) -> (url::Url, crate::common::Ran) {
+fn authorize(rig: &Rig, more: &str) -> (url::Url, crate::common::CommandOutput) {
     let mut waiting = Authorizing::spawn(rig.command(["authorize", "news"]));
     let address = url::Url::parse(&waiting.url()).expect("an address");
     let state = parameter(&address, "state");
@@ -52,11 +52,11 @@ fn parameter(address: &url::Url, name: &str) -> String {
 }
 
 #[test]
-fn x_wants_a_proof_of_its_own_each_time_and_the_client_in_the_header_and_the_body() {
+fn x_uses_fresh_pkce_and_client_in_header_and_body() {
     let server = Strict::listen();
     let rig = x(&server, "client_secret_file = 'news.secret'");
     let daemon = rig.start();
-    server.say("/2/oauth2/token", 200, pair(1, 7200));
+    server.respond("/2/oauth2/token", 200, pair(1, 7200));
     let (address, ran) = authorize(&rig, "");
     assert_eq!(ran.code, Some(0), "{ran:?}");
     assert_eq!(parameter(&address, "redirect_uri"), REDIRECT);
@@ -88,7 +88,7 @@ fn x_wants_a_proof_of_its_own_each_time_and_the_client_in_the_header_and_the_bod
         !exchange.parameters.contains_key("client_secret"),
         "X refuses it there"
     );
-    // RFC 7636: whoever sees the address cannot exchange the code.
+    // RFC 7636: the address alone does not suffice to exchange the code.
     let verifier = exchange.parameter("code_verifier");
     assert!((43..=128).contains(&verifier.len()) && !address.as_str().contains(verifier));
     let published = rig.token_json("news").expect("its token file");
@@ -102,13 +102,13 @@ fn x_wants_a_proof_of_its_own_each_time_and_the_client_in_the_header_and_the_bod
             .is_some_and(|fields| fields.is_empty()),
         "{published}"
     );
-    // Minutes before the two hours are over, and by hand at any time after a tenth of them.
+    // Minutes before the two hours are over, and on request at any time after a tenth of them.
     let due = rig.status("news")["next_renewal_in"]
         .as_u64()
         .expect("a time");
     assert!((5600..=6300).contains(&due), "{due}");
-    // Another authorization has another proof.
-    server.say("/2/oauth2/token", 200, pair(2, 7200));
+    // Another authorization has another verifier.
+    server.respond("/2/oauth2/token", 200, pair(2, 7200));
     let (_, ran) = authorize(&rig, "");
     assert_eq!(ran.code, Some(0), "{ran:?}");
     assert_ne!(
@@ -119,11 +119,11 @@ fn x_wants_a_proof_of_its_own_each_time_and_the_client_in_the_header_and_the_bod
 }
 
 #[test]
-fn a_public_client_of_x_has_no_secret_and_a_bare_code_is_not_enough() {
+fn public_x_client_needs_more_than_a_bare_code() {
     let server = Strict::listen();
     let rig = x(&server, "client_authentication = 'none'");
     let daemon = rig.start();
-    server.say("/2/oauth2/token", 200, pair(1, 7200));
+    server.respond("/2/oauth2/token", 200, pair(1, 7200));
     let ran = rig.run(["authorize", "news", "--code", "c0de"]);
     assert_eq!(ran.code, Some(65), "{ran:?}");
     contains(
@@ -143,13 +143,13 @@ fn a_public_client_of_x_has_no_secret_and_a_bare_code_is_not_enough() {
 }
 
 #[test]
-fn a_401_of_x_is_the_apps_fault_and_never_the_accounts() {
+fn x_401_is_an_app_problem() {
     let server = Strict::listen();
     let rig = x(&server, "client_secret_file = 'news.secret'");
     let daemon = rig.start();
     let auth = json!({"client_id": "bmV3cw", "client_secret": "s", "access_token": "a0", "refresh_token": "r0",
                       "redirect_uri": REDIRECT, "scope": "tweet.read", "oauth_token": "o"});
-    server.say(
+    server.respond(
         "/2/oauth2/token",
         401,
         json!({"error": "unauthorized_client", "error_description": "Missing valid authorization header"}),
@@ -175,8 +175,8 @@ fn a_401_of_x_is_the_apps_fault_and_never_the_accounts() {
         !renewal.parameters.contains_key("scope"),
         "never asked for again: {renewal:?}"
     );
-    // The grant is kept, and what X says of it counts once the app is let in.
-    server.say(
+    // The grant is kept, and X's response to it counts once the app is accepted.
+    server.respond(
         "/2/oauth2/token",
         400,
         json!({"error": "invalid_request", "error_description": "Value passed for the token was invalid."}),
@@ -187,7 +187,7 @@ fn a_401_of_x_is_the_apps_fault_and_never_the_accounts() {
     daemon.wait_for("an escalation", |event| {
         is_step(event, "person") && event["portal"] == "news"
     });
-    // Of another client it is not taken.
+    // A grant of another client is refused.
     let other = auth.to_string().replace("bmV3cw", "b3RoZXI");
     let ran = rig.import("news", &other);
     assert_eq!(ran.code, Some(65), "{ran:?}");
@@ -199,9 +199,9 @@ fn a_401_of_x_is_the_apps_fault_and_never_the_accounts() {
 }
 
 #[test]
-fn a_client_that_needs_nobody_is_renewed_by_its_own_credentials() {
+fn client_credentials_portal_renews_by_itself() {
     let server = Strict::listen();
-    server.say(
+    server.respond(
         "/token",
         200,
         json!({"access_token": "a1", "expires_in": 3600}),
@@ -225,12 +225,12 @@ fn a_client_that_needs_nobody_is_renewed_by_its_own_credentials() {
     let ran = rig.run(["authorize", "news"]);
     assert_eq!(ran.code, Some(78), "{ran:?}");
     contains(&ran.stderr, &["the client's own credentials suffice"]);
-    // A lost reply loses nothing: it is an ordinary failure, and the next one brings another token.
+    // A lost response is harmless: it is an ordinary failure, and the next one brings another token.
     assert_eq!(rig.status("news")["phase"], "fresh");
     daemon.stop();
-    // It survives a restart, and a change of the client needs nobody either.
+    // It survives a restart, and a change of the client needs no authorization either.
     rig.config.more = rig.config.more.replace("'svc'", "'svc2'");
-    server.say(
+    server.respond(
         "/token",
         200,
         json!({"access_token": "a2", "expires_in": 3600}),
@@ -240,7 +240,7 @@ fn a_client_that_needs_nobody_is_renewed_by_its_own_credentials() {
         rig.token_json("news")
             .is_some_and(|json| json["access_token"] == "a2")
     });
-    server.say("/revoke", 200, json!({}));
+    server.respond("/revoke", 200, json!({}));
     let ran = rig.run(["forget", "news", "--yes", "--revoke"]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
     let revoked = server.asked("/revoke").remove(0);
@@ -255,7 +255,7 @@ fn a_client_that_needs_nobody_is_renewed_by_its_own_credentials() {
 }
 
 #[test]
-fn a_device_shows_a_code_and_waits_at_the_servers_pace() {
+fn device_flow_shows_a_code_and_keeps_the_interval() {
     let server = Strict::listen();
     let rig = rig(&format!(
         "provider = 'own'\nclient_id = 'tv'\nclient_authentication = 'none'\nscope = ['read']\n\
@@ -263,13 +263,13 @@ fn a_device_shows_a_code_and_waits_at_the_servers_pace() {
         server.origin
     ));
     let daemon = rig.start();
-    server.say(
+    server.respond(
         "/device",
         200,
         json!({"device_code": "d1", "user_code": "WDJB-MJHT", "verification_uri": "https://a.example/device", "interval": 1}),
     );
-    server.say("/token", 400, json!({"error": "authorization_pending"}));
-    server.say("/token", 200, pair(1, 3600));
+    server.respond("/token", 400, json!({"error": "authorization_pending"}));
+    server.respond("/token", 200, pair(1, 3600));
     let ran = Authorizing::spawn(rig.command(["authorize", "news", "--json"])).end();
     assert_eq!(ran.code, Some(0), "{ran:?}");
     contains(
@@ -288,24 +288,24 @@ fn a_device_shows_a_code_and_waits_at_the_servers_pace() {
         rig.token_json("news").expect("its file")["access_token"],
         "a1"
     );
-    // Whoever says no ends it.
+    // A denial ends it.
     let codes = json!({"device_code": "d2", "user_code": "AAAA", "verification_uri": "https://a.example/device", "interval": 1});
-    server.say("/device", 200, codes);
-    server.say("/token", 400, json!({"error": "access_denied"}));
+    server.respond("/device", 200, codes);
+    server.respond("/token", 400, json!({"error": "access_denied"}));
     let ran = Authorizing::spawn(rig.command(["authorize", "news"])).end();
     assert_eq!(ran.code, Some(65), "{ran:?}");
     daemon.stop();
 }
 
 #[test]
-fn what_the_redirect_brings_is_kept_and_sent_again() {
+fn redirect_parameters_are_kept_and_resent() {
     let server = Strict::listen();
     let rig = rig(&format!(
         "provider = 'vk'\nclient_id = '5'\nredirect_uri = '{REDIRECT}'\ntoken_url = '{0}/auth'\nauthorize_url = '{0}/authorize'",
         server.origin
     ));
     let daemon = rig.start();
-    server.say(
+    server.respond(
         "/auth",
         200,
         json!({"access_token": "a1", "refresh_token": "r1", "expires_in": 3600, "user_id": 77}),
@@ -315,15 +315,15 @@ fn what_the_redirect_brings_is_kept_and_sent_again() {
     let exchange = server.asked("/auth").remove(0);
     assert_eq!(exchange.parameter("device_id"), "dev1ce");
     assert!(exchange.parameter("state").len() >= 32);
-    // Its renewal, by a token that is as good as over.
-    server.say(
+    // Its renewal, of a token that is nearly expired.
+    server.respond(
         "/auth",
         200,
         json!({"access_token": "a2", "refresh_token": "r2", "expires_in": 1, "user_id": 77}),
     );
     let (_, ran) = authorize(&rig, "&device_id=dev1ce");
     assert_eq!(ran.code, Some(0), "{ran:?}");
-    server.say(
+    server.respond(
         "/auth",
         200,
         json!({"access_token": "a3", "refresh_token": "r3", "expires_in": 3600, "user_id": 77}),
@@ -344,8 +344,8 @@ fn what_the_redirect_brings_is_kept_and_sent_again() {
         rig.token_json("news").expect("its file")["fields"]["device_id"],
         "dev1ce"
     );
-    // Somebody else who logs in is not taken for this account.
-    server.say(
+    // A login of another user is not accepted for this account.
+    server.respond(
         "/auth",
         200,
         json!({"access_token": "b1", "refresh_token": "s1", "expires_in": 3600, "user_id": 78}),
@@ -360,7 +360,7 @@ fn what_the_redirect_brings_is_kept_and_sent_again() {
 }
 
 #[test]
-fn an_issuer_says_where_everything_is_and_leads_nowhere_else() {
+fn issuer_metadata_gives_endpoints_of_its_own_host_only() {
     let server = Strict::listen();
     let origin = &server.origin;
     let rig = rig(&format!(
@@ -372,8 +372,8 @@ fn an_issuer_says_where_everything_is_and_leads_nowhere_else() {
                "introspection_endpoint": format!("{origin}/introspect"), "authorization_response_iss_parameter_supported": true,
                "token_endpoint_auth_methods_supported": ["client_secret_post"]})
     };
-    // One that would send the secret elsewhere is not believed.
-    server.say(
+    // Metadata that would send the secret to another host is rejected.
+    server.respond(
         "/.well-known/openid-configuration",
         200,
         metadata("https://evil.example/token"),
@@ -396,14 +396,14 @@ fn an_issuer_says_where_everything_is_and_leads_nowhere_else() {
         ],
     );
     daemon.stop();
-    server.say(
+    server.respond(
         "/.well-known/openid-configuration",
         200,
         metadata(&format!("{origin}/token")),
     );
     let daemon = rig.start();
-    server.say("/token", 200, pair(1, 3600));
-    // RFC 9207: the answer must say whose it is.
+    server.respond("/token", 200, pair(1, 3600));
+    // RFC 9207: the response must name its issuer.
     let mut waiting = Authorizing::spawn(rig.command(["authorize", "news"]));
     let address = url::Url::parse(&waiting.url()).expect("an address");
     assert!(
@@ -414,7 +414,7 @@ fn an_issuer_says_where_everything_is_and_leads_nowhere_else() {
     );
     let state = parameter(&address, "state");
     waiting.paste(&format!("{REDIRECT}?code=c0de&state={state}"));
-    waiting.hears("another authorization server answered");
+    waiting.wait_for_output("another authorization server answered");
     waiting.paste(&format!("{REDIRECT}?code=c0de&state={state}&iss={origin}"));
     let ran = waiting.end();
     assert_eq!(ran.code, Some(0), "{ran:?}");
@@ -423,7 +423,7 @@ fn an_issuer_says_where_everything_is_and_leads_nowhere_else() {
         exchange.parameter("client_secret"),
         "n3wsSecretOfTheTests0123456789"
     );
-    server.say(
+    server.respond(
         "/introspect",
         200,
         json!({"active": true, "exp": 1_795_000_000, "scope": "read", "username": "ann"}),
@@ -434,10 +434,10 @@ fn an_issuer_says_where_everything_is_and_leads_nowhere_else() {
         &ran.stderr,
         &["its token works until 2026-11-18T11:06:40Z, scope: read"],
     );
-    server.say("/introspect", 200, json!({"active": false}));
+    server.respond("/introspect", 200, json!({"active": false}));
     assert_eq!(rig.run(["introspect", "news"]).code, Some(1));
     daemon.stop();
-    // What it said is good for a start without it.
+    // The metadata is kept for a start without the issuer.
     let daemon = rig.start();
     assert_eq!(rig.status("news")["phase"], "fresh");
     assert_eq!(server.asked("/.well-known/openid-configuration").len(), 2);
@@ -456,7 +456,7 @@ fn an_issuer_says_where_everything_is_and_leads_nowhere_else() {
 }
 
 #[test]
-fn nothing_of_one_client_is_shown_to_another_or_its_server() {
+fn no_client_data_reaches_another_client_or_server() {
     let (server, other) = (Strict::listen(), Strict::listen());
     let lines = |origin: &str, client: &str| {
         format!(
@@ -466,7 +466,7 @@ fn nothing_of_one_client_is_shown_to_another_or_its_server() {
     };
     let mut rig = rig("");
     rig.config.more = lines(&server.origin, "one");
-    server.say("/token", 200, pair(1, 3600));
+    server.respond("/token", 200, pair(1, 3600));
     let daemon = rig.start();
     assert_eq!(rig.import("news", "r0").code, Some(0));
     rig.wait_for_generation("news", 2);
@@ -475,7 +475,7 @@ fn nothing_of_one_client_is_shown_to_another_or_its_server() {
     daemon.sighup();
     rig.wait_for_phase("news", "client-changed");
     for path in ["/revoke", "/introspect"] {
-        other.say(path, 200, json!({"active": true}));
+        other.respond(path, 200, json!({"active": true}));
     }
     let ran = rig.run(["forget", "news", "--yes", "--revoke"]);
     assert_eq!(ran.code, Some(75), "{ran:?}");
@@ -488,12 +488,12 @@ fn nothing_of_one_client_is_shown_to_another_or_its_server() {
         other.asked("/revoke").len() + other.asked("/introspect").len(),
         0
     );
-    // Where a server does not take it back, it is not forgotten, and renewed as before.
+    // Where the revocation fails, the grant is not forgotten, and is renewed as before.
     rig.config.more = lines(&server.origin, "one");
     rig.write_config();
     daemon.sighup();
     rig.wait_for_phase("news", "fresh");
-    server.say("/revoke", 503, json!({}));
+    server.respond("/revoke", 503, json!({}));
     let due = rig.status("news")["next_renewal"].clone();
     let ran = rig.run(["forget", "news", "--yes", "--revoke"]);
     assert_eq!(ran.code, Some(75), "{ran:?}");
@@ -503,7 +503,7 @@ fn nothing_of_one_client_is_shown_to_another_or_its_server() {
         (&status["phase"], &status["next_renewal"]),
         (&json!("fresh"), &due)
     );
-    server.say("/revoke", 200, json!({}));
+    server.respond("/revoke", 200, json!({}));
     assert_eq!(
         rig.run(["forget", "news", "--yes", "--revoke"]).code,
         Some(0)
@@ -520,7 +520,7 @@ fn nothing_of_one_client_is_shown_to_another_or_its_server() {
 }
 
 #[test]
-fn requests_and_replies_of_a_shape_of_their_own() {
+fn custom_request_and_response_formats_work() {
     let server = Strict::listen();
     let mut rig = rig("");
     rig.config.more = format!(
@@ -529,10 +529,10 @@ fn requests_and_replies_of_a_shape_of_their_own() {
          parameter_names = {{ client_id = 'client_key', refresh_token = 'rt' }}\nheaders = {{ User-Agent = 'acme/1.0' }}\n\
          renewal_parameters = {{ audience = 'api' }}\nexpires_in_unit = 'ms'\nfields = ['team.id']\n\
          reply = {{ access_token = 'user.token', refresh_token = 'user.refresh', expires_in = 'user.life', error = ['status'] }}\n\
-         [[providers.own.errors]]\nerror = 'BAD'\nalso = {{ sub = 'soft' }}\nclass = 'blocked'\nmeaning = 'somebody must allow it'\n",
+         [[providers.own.errors]]\nerror = 'BAD'\nalso = {{ sub = 'soft' }}\nclass = 'blocked'\nmeaning = 'an administrator must allow it'\n",
         server.origin
     );
-    server.say(
+    server.respond(
         "/refresh",
         200,
         json!({"user": {"token": "a1", "refresh": "r1", "life": 3_600_000}, "team": {"id": 7}, "status": ""}),
@@ -568,14 +568,14 @@ fn requests_and_replies_of_a_shape_of_their_own() {
     );
     let left = rig.status("news")["expires_in"].as_u64().expect("a life");
     assert!((3500..=3600).contains(&left), "{left}");
-    // A refusal in the provider's own words, with a status that says nothing.
-    server.say("/refresh", 200, json!({"status": "BAD", "sub": "soft"}));
+    // An error in the provider's own format, with a status that carries no information.
+    server.respond("/refresh", 200, json!({"status": "BAD", "sub": "soft"}));
     let ran = rig.import("news", "r9");
     assert_eq!(ran.code, Some(75), "{ran:?}");
     contains(
         &ran.stderr,
         &[
-            "somebody must allow it",
+            "an administrator must allow it",
             "the grant that news has stays in force",
         ],
     );
@@ -590,16 +590,16 @@ fn requests_and_replies_of_a_shape_of_their_own() {
 }
 
 #[test]
-fn what_may_be_renewed_only_after_its_end_is_left_alone_until_then() {
+fn renewable_only_after_expiry_waits_until_then() {
     let server = Strict::listen();
     let rig = rig(&format!(
         "provider = 'hh'\nclient_id = 'app'\nclient_secret_file = 'news.secret'\ntoken_url = '{}/token'",
         server.origin
     ));
     let daemon = rig.start();
-    // The first try, which would prove the grant, is too early and says nothing against it.
+    // The first try, which would verify the grant, is too early, which says nothing about the grant.
     let early = json!({"error": "invalid_grant", "error_description": "token not expired"});
-    server.say("/token", 400, early);
+    server.respond("/token", 400, early);
     let grant = json!({"access_token": "a0", "refresh_token": "r0", "expires_in": 1_209_600,
                        "expires": now_secs() + 3});
     assert_eq!(
@@ -614,8 +614,8 @@ fn what_may_be_renewed_only_after_its_end_is_left_alone_until_then() {
         "{view}"
     );
     assert!(rig.metric("refreshd_renewals_total{provider=\"hh\",result=\"too-early\"}") > 0.0);
-    server.say("/token", 200, pair(1, 1_209_600));
-    // Once it has ended, at once: not after a tenth of its two weeks.
+    server.respond("/token", 200, pair(1, 1_209_600));
+    // Once it has expired, at once: not after a tenth of its two weeks.
     rig.wait_for_generation("news", 2);
     let renewal = server.asked("/token").remove(0);
     assert_eq!(renewal.parameter("refresh_token"), "r0");
@@ -631,7 +631,7 @@ fn now_secs() -> i64 {
 }
 
 #[test]
-fn a_code_that_was_copied_with_its_percent_signs_is_sent_without() {
+fn percent_encoded_code_is_decoded() {
     let server = Strict::listen();
     let rig = rig(&format!(
         "provider = 'own'\nclient_id = 'n'\nclient_secret_file = 'news.secret'\n[providers.own]\ntoken_url = '{0}/token'\n\
@@ -647,7 +647,7 @@ fn a_code_that_was_copied_with_its_percent_signs_is_sent_without() {
         "code=4%2F0Axyz",
         " 4%2F0A\n xyz",
     ]) {
-        server.say("/token", 200, pair(count, 3600));
+        server.respond("/token", 200, pair(count, 3600));
         let ran = rig.run(["authorize", "news", "--code", code]);
         assert_eq!(ran.code, Some(0), "{code:?}: {ran:?}");
         assert_eq!(
@@ -664,7 +664,7 @@ fn a_code_that_was_copied_with_its_percent_signs_is_sent_without() {
 }
 
 #[test]
-fn a_device_outlives_the_page_of_a_proxy_and_ends_at_its_own_errors() {
+fn device_flow_survives_proxy_pages_and_ends_on_errors() {
     let server = Strict::listen();
     let rig = rig(&format!(
         "provider = 'own'\nclient_id = 'tv'\nclient_secret_file = 'news.secret'\n\
@@ -673,16 +673,16 @@ fn a_device_outlives_the_page_of_a_proxy_and_ends_at_its_own_errors() {
     ));
     let daemon = rig.start();
     let codes = json!({"device_code": "d1", "user_code": "WDJB-MJHT", "verification_uri": "https://a.example/device", "interval": 1});
-    server.say("/device", 200, codes.clone());
-    server.say("/token", 403, json!("<html>Attention required</html>"));
-    server.say("/token", 403, json!({"error": "forbidden_by_the_proxy"}));
-    server.say("/token", 200, pair(1, 3600));
+    server.respond("/device", 200, codes.clone());
+    server.respond("/token", 403, json!("<html>Attention required</html>"));
+    server.respond("/token", 403, json!({"error": "forbidden_by_the_proxy"}));
+    server.respond("/token", 200, pair(1, 3600));
     let ran = rig.run(["authorize", "news"]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
     assert_eq!(server.asked("/token").len(), 3);
     for error in ["access_denied", "expired_token"] {
-        server.say("/device", 200, codes.clone());
-        server.say("/token", 400, json!({"error": error}));
+        server.respond("/device", 200, codes.clone());
+        server.respond("/token", 400, json!({"error": error}));
         let ran = rig.run(["authorize", "news"]);
         assert_eq!(ran.code, Some(65), "{ran:?}");
         contains(&ran.stderr, &[error, "begin again"]);
@@ -691,14 +691,14 @@ fn a_device_outlives_the_page_of_a_proxy_and_ends_at_its_own_errors() {
 }
 
 #[test]
-fn microsoft_is_asked_for_the_scope_at_each_renewal() {
+fn microsoft_renewals_send_the_scope() {
     let server = Strict::listen();
     let rig = rig(&format!(
         "provider = 'microsoft'\nclient_id = 'm'\nclient_secret_file = 'news.secret'\ntoken_url = '{}/token'\n\
          scope = ['api://ID/read']",
         server.origin
     ));
-    server.say("/token", 200, pair(1, 3600));
+    server.respond("/token", 200, pair(1, 3600));
     let daemon = rig.start();
     assert_eq!(
         rig.import("news", "0.AXoAr3fr3shT0kenOfMicrosoft").code,
@@ -713,7 +713,7 @@ fn microsoft_is_asked_for_the_scope_at_each_renewal() {
 }
 
 #[test]
-fn an_openid_request_has_a_nonce_which_the_id_token_must_repeat() {
+fn openid_nonce_is_verified() {
     let server = Strict::listen();
     let rig = rig(&format!(
         "provider = 'own'\nclient_id = 'n'\nclient_secret_file = 'news.secret'\nscope = ['openid', 'offline_access']\n\
@@ -734,10 +734,10 @@ fn an_openid_request_has_a_nonce_which_the_id_token_must_repeat() {
         let mut waiting = Authorizing::spawn(rig.command(["authorize", "news"]));
         let address = url::Url::parse(&waiting.url()).expect("an address");
         let (state, nonce) = (parameter(&address, "state"), parameter(&address, "nonce"));
-        server.say(
+        server.respond(
             "/token",
             200,
-            with_token(if own { &nonce } else { "of somebody else" }),
+            with_token(if own { &nonce } else { "of another user" }),
         );
         waiting.paste(&format!("{REDIRECT}?state={state}&code=c0de"));
         let ran = waiting.end();

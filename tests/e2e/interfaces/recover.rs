@@ -1,17 +1,17 @@
-//! What a code or a device buys is read however it is wrapped, and kept where it cannot be read.
+//! Responses to a code or a device code are parsed however they are wrapped, and kept if unreadable.
 
 use std::sync::Mutex;
 
 use serde_json::json;
 
 use crate::common::authorizing::Authorizing;
-use crate::common::hostile::{Hostile, Play, reply};
+use crate::common::hostile::{Behaviour, Hostile, reply};
 use crate::common::{Portal, Rig};
 use crate::interfaces::contains;
 
 const PAIR: &str = r#"{"access_token":"a1","refresh_token":"r1","expires_in":3600}"#;
 
-/// A portal `news` without a grant, whose token requests are answered with these bodies in turn, the last one for ever.
+/// A portal `news` without a grant, whose token requests get these responses in turn, the last one repeatedly.
 fn rig(bodies: &[&str], keys: &str) -> (Hostile, Rig) {
     let mut left: Vec<String> = bodies.iter().rev().map(|&body| body.to_owned()).collect();
     let last = left[0].clone();
@@ -26,7 +26,7 @@ fn rig(bodies: &[&str], keys: &str) -> (Hostile, Rig) {
                 .pop()
                 .unwrap_or_else(|| last.clone())
         };
-        Play::Close(reply("200 OK", "Connection: close\r\n", &body))
+        Behaviour::Close(reply("200 OK", "Connection: close\r\n", &body))
     });
     let mut rig = Rig::new([]);
     rig.config.portals.push(Portal::new("news", "own"));
@@ -40,7 +40,7 @@ fn rig(bodies: &[&str], keys: &str) -> (Hostile, Rig) {
 }
 
 #[test]
-fn a_code_and_a_device_take_a_wrapped_reply() {
+fn code_and_device_accept_a_wrapped_response() {
     let wrapped = format!("<br /><b>Notice</b>: x {PAIR}");
     let (_hostile, rig) = rig(&[&wrapped], "");
     let daemon = rig.start();
@@ -62,9 +62,9 @@ fn a_code_and_a_device_take_a_wrapped_reply() {
     daemon.stop();
 }
 
-/// The code is spent: what it bought is kept, and accepted once the profile says where the token is.
+/// The code is spent: its response is kept, and accepted once the profile names the place of the token.
 #[test]
-fn what_a_code_bought_and_cannot_be_read_is_kept() {
+fn unreadable_code_response_is_kept() {
     let (_hostile, mut rig) = rig(&[&PAIR.replace("access_token", "tok")], "");
     let daemon = rig.start();
     let ran = rig.run(["authorize", "news", "--code", "c0de"]);
@@ -103,7 +103,7 @@ fn what_a_code_bought_and_cannot_be_read_is_kept() {
 }
 
 #[test]
-fn a_device_waits_on_where_a_reply_cannot_be_read_and_keeps_it() {
+fn device_flow_keeps_an_unreadable_response_and_waits() {
     let (_hostile, rig) = rig(&["<p>a moment</p>", PAIR], "grant = 'device'");
     let daemon = rig.start();
     let ran = Authorizing::spawn(rig.command(["authorize", "news"])).end();

@@ -1,4 +1,4 @@
-//! `refreshd renew`: one, several, all; and when it does not send, or does not get.
+//! `refreshd renew`: one portal, several, all; and the cases in which nothing is sent or no token is obtained.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -7,10 +7,10 @@ use refreshd_fake_server::{At, Fault};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::common::{Ran, SOON, domain, eventually};
+use crate::common::{CommandOutput, SOON, domain, eventually};
 use crate::interfaces::{broken, calm, contains, fresh};
 
-fn outcomes(ran: &Ran) -> Vec<(String, String)> {
+fn outcomes(ran: &CommandOutput) -> Vec<(String, String)> {
     let all: Value =
         serde_json::from_str(&ran.stdout).unwrap_or_else(|_| panic!("no JSON: {ran:?}"));
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -26,9 +26,9 @@ fn pair(portal: &str, outcome: &str) -> (String, String) {
 }
 
 #[test]
-fn a_moment_after_a_renewal_nothing_is_sent() {
+fn just_after_a_renewal_nothing_is_sent() {
     let (rig, daemon) = fresh(["acme", "globex"]);
-    let sent = rig.sandbox.total_requests();
+    let sent = rig.server.total_requests();
     let check = || {
         let ran = rig.run(["renew", "acme", "globex"]);
         assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), ""));
@@ -51,14 +51,14 @@ fn a_moment_after_a_renewal_nothing_is_sent() {
     check();
     daemon.stop();
     check();
-    assert_eq!(rig.sandbox.total_requests(), sent);
+    assert_eq!(rig.server.total_requests(), sent);
     rig.no_violations();
 }
 
 #[test]
-fn with_a_daemon_a_failure_is_1_with_its_reason_and_the_operator_need_not_wait_for_the_retry() {
+fn with_a_daemon_failure_exits_1_and_skips_the_retry_wait() {
     let mut rig = calm(["acme", "globex", "initech"]);
-    rig.sandbox.fail(At::All, broken(), u32::MAX);
+    rig.server.fail(At::All, broken(), u32::MAX);
     rig.grant("acme");
     rig.grant("globex");
     let daemon = rig.start();
@@ -77,9 +77,9 @@ fn with_a_daemon_a_failure_is_1_with_its_reason_and_the_operator_need_not_wait_f
         pair("globex", "transient"),
         pair("initech", "not-tried"),
     ];
-    assert_eq!(outcomes(&ran), all, "what nothing was sent for is named");
+    assert_eq!(outcomes(&ran), all, "portals without a request are named");
 
-    rig.sandbox.heal(At::All);
+    rig.server.heal(At::All);
     let ran = rig.run(["renew", "acme", "globex"]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
     contains(
@@ -91,8 +91,8 @@ fn with_a_daemon_a_failure_is_1_with_its_reason_and_the_operator_need_not_wait_f
     );
     assert_eq!(
         (
-            rig.sandbox.renewals(&domain("acme")),
-            rig.sandbox.renewals(&domain("globex"))
+            rig.server.renewals(&domain("acme")),
+            rig.server.renewals(&domain("globex"))
         ),
         (1, 1)
     );
@@ -111,25 +111,25 @@ fn with_a_daemon_a_failure_is_1_with_its_reason_and_the_operator_need_not_wait_f
             "refreshd import initech",
         ],
     );
-    let ran = rig.run(["renew", "acme", "nobody"]);
+    let ran = rig.run(["renew", "acme", "unknown"]);
     assert_eq!(ran.code, Some(66), "the unknown one decides");
     contains(
         &ran.stderr,
-        &["acme: renewed a moment ago", "no portal is named nobody"],
+        &["acme: renewed a moment ago", "no portal is named unknown"],
     );
-    let ran = rig.run(["renew", "nobody", "acme", "--json"]);
+    let ran = rig.run(["renew", "unknown", "acme", "--json"]);
     assert_eq!(ran.code, Some(66));
     assert_eq!(
         outcomes(&ran),
-        [pair("nobody", ""), pair("acme", "fresh-already")]
+        [pair("unknown", ""), pair("acme", "fresh-already")]
     );
-    contains(&ran.stdout, &["\"error\": \"no portal is named nobody\""]);
+    contains(&ran.stdout, &["\"error\": \"no portal is named unknown\""]);
     daemon.stop();
     rig.no_violations();
 }
 
 #[test]
-fn without_a_daemon_it_renews_by_itself() {
+fn without_a_daemon_the_command_renews() {
     let rig = calm(["acme", "globex"]);
     rig.write_config();
     let ran = rig.run(["renew", "--all"]);
@@ -142,11 +142,11 @@ fn without_a_daemon_it_renews_by_itself() {
             "refreshd import globex",
         ],
     );
-    rig.sandbox.fail(At::All, broken(), u32::MAX);
+    rig.server.fail(At::All, broken(), u32::MAX);
     assert_eq!(rig.import("acme", &rig.install("acme")).code, Some(75));
     assert_eq!(rig.import("globex", &rig.install("globex")).code, Some(75));
-    rig.sandbox.heal(At::All);
-    rig.sandbox
+    rig.server.heal(At::All);
+    rig.server
         .fail(At::Portal(domain("globex")), broken(), u32::MAX);
     let ran = rig.run(["renew", "--all", "--json"]);
     assert_eq!(
@@ -156,13 +156,10 @@ fn without_a_daemon_it_renews_by_itself() {
     );
     assert_eq!(ran.code, Some(1));
     assert_eq!(
-        (
-            rig.generation("acme"),
-            rig.sandbox.renewals(&domain("acme"))
-        ),
+        (rig.generation("acme"), rig.server.renewals(&domain("acme"))),
         (2, 1)
     );
-    rig.sandbox.heal(At::All);
+    rig.server.heal(At::All);
     let ran = rig.run(["renew", "globex"]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
     contains(&ran.stderr, &["globex: renewed, valid until 20"]);
@@ -170,7 +167,7 @@ fn without_a_daemon_it_renews_by_itself() {
 }
 
 #[test]
-fn without_a_daemon_a_signal_waits_for_the_request_that_was_sent_and_nothing_more_is_sent() {
+fn without_a_daemon_a_signal_waits_for_the_sent_request() {
     let ignored = ["USR1", "USR2", "ALRM", "VTALRM", "PROF", "IO", "40"];
     for (signal, code) in [
         (Signal::INT, 130),
@@ -183,14 +180,14 @@ fn without_a_daemon_a_signal_waits_for_the_request_that_was_sent_and_nothing_mor
         let slow = Fault::Slow {
             by: Duration::from_secs(2),
         };
-        rig.sandbox.fail(At::All, slow, 1);
+        rig.server.fail(At::All, slow, 1);
         rig.grant("acme");
         rig.grant("globex");
         rig.write_config();
         let mut command = rig.command(["renew", "acme", "globex"]);
         let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = command.spawn().unwrap();
-        eventually("a request", SOON, || rig.sandbox.total_requests() == 1);
+        eventually("a request", SOON, || rig.server.total_requests() == 1);
         for ignored in ignored {
             let kill = format!("kill -{ignored} {}", child.id());
             let sent = Command::new("/bin/sh").args(["-c", &kill]).status();
@@ -208,10 +205,10 @@ fn without_a_daemon_a_signal_waits_for_the_request_that_was_sent_and_nothing_mor
                 "SIGUSR1 has no meaning for refreshd and is ignored",
             ],
         );
-        assert_eq!(rig.sandbox.total_requests(), 1, "{stderr}");
+        assert_eq!(rig.server.total_requests(), 1, "{stderr}");
         // The pair of the reply is stored: it is used, and the next renewal of each portal succeeds.
         assert_eq!(rig.run(["token", "acme"]).code, Some(0));
-        assert_eq!(rig.sandbox.total_requests(), 1);
+        assert_eq!(rig.server.total_requests(), 1);
         assert_eq!(rig.run(["renew", "globex"]).code, Some(0));
         rig.no_violations();
     }

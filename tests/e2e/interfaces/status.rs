@@ -1,4 +1,4 @@
-//! `refreshd status`: for a person, for a script, with a daemon and without one.
+//! `refreshd status`: for people and scripts, with a daemon and without one.
 
 use serde_json::Value;
 
@@ -38,7 +38,7 @@ fn json(rig: &Rig, arguments: &[&str]) -> (Option<i32>, Value) {
 }
 
 #[test]
-fn in_a_pipe_it_is_plain_columns_and_what_is_to_be_done() {
+fn piped_output_is_plain_columns_with_hints() {
     let mut rig = calm(["acme", "globex"]);
     rig.grant("acme");
     let daemon = rig.start();
@@ -84,7 +84,7 @@ fn in_a_pipe_it_is_plain_columns_and_what_is_to_be_done() {
 }
 
 #[test]
-fn one_portal_is_shown_in_full_and_decides_the_exit_code() {
+fn one_portal_is_shown_in_full_and_sets_the_exit_code() {
     let mut rig = calm(["acme", "globex"]);
     rig.grant("acme");
     let daemon = rig.start();
@@ -125,7 +125,7 @@ fn one_portal_is_shown_in_full_and_decides_the_exit_code() {
 }
 
 #[test]
-fn json_says_the_same_with_a_daemon_and_without() {
+fn json_is_the_same_with_and_without_a_daemon() {
     let (rig, daemon) = fresh(["acme"]);
     let (code, with) = json(&rig, &["status", "--json"]);
     daemon.stop();
@@ -173,7 +173,7 @@ fn json_says_the_same_with_a_daemon_and_without() {
 }
 
 #[test]
-fn an_unknown_portal_is_66_and_names_the_likely_one() {
+fn unknown_portal_exits_66_with_a_suggestion() {
     let rig = calm(["acme", "globex"]);
     let daemon = rig.start();
     let check = || {

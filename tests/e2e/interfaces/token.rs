@@ -1,4 +1,4 @@
-//! `refreshd token`: the access token in every form, renewed first if need be, or 75.
+//! `refreshd token`: the access token in every format, renewed first if necessary, or exit code 75.
 
 use std::fs;
 use std::time::Duration;
@@ -10,9 +10,9 @@ use crate::common::{Rig, domain, eventually};
 use crate::interfaces::{broken, calm, contains, fresh};
 
 #[test]
-fn every_form_is_the_published_token_and_nothing_is_sent_for_it() {
+fn every_format_prints_the_published_token_unsent() {
     let (rig, daemon) = fresh(["acme"]);
-    let sent = rig.sandbox.total_requests();
+    let sent = rig.server.total_requests();
     let check = || {
         let token = fs::read_to_string(rig.token_path("acme", "token")).unwrap();
         let raw = rig.run(["token", "acme"]);
@@ -43,7 +43,7 @@ fn every_form_is_the_published_token_and_nothing_is_sent_for_it() {
     check();
     daemon.stop();
     check();
-    assert_eq!(rig.sandbox.total_requests(), sent);
+    assert_eq!(rig.server.total_requests(), sent);
     rig.no_violations();
 }
 
@@ -56,16 +56,16 @@ fn too_little_time_left_renews_first() {
     let daemon = rig.start();
     rig.wait_for_generation("acme", 2);
     let first = rig.run(["token", "acme", "--min-valid", "1s"]);
-    assert_eq!(rig.sandbox.renewals(&domain("acme")), 1);
-    // Renewed a moment ago, it is as fresh as it gets; from a tenth of its life on it is renewed for the asking.
+    assert_eq!(rig.server.renewals(&domain("acme")), 1);
+    // Renewed just before, it is as fresh as possible; from a tenth of its life on it is renewed on request.
     let second = eventually("a renewal for the asking", Duration::from_secs(15), || {
         let ran = rig.run(["token", "acme", "--min-valid", "29s"]);
         assert_eq!(ran.code, Some(0), "{ran:?}");
-        (rig.sandbox.renewals(&domain("acme")) == 2).then_some(ran)
+        (rig.server.renewals(&domain("acme")) == 2).then_some(ran)
     });
     assert_ne!(first.stdout, second.stdout);
     let known = rig
-        .sandbox
+        .server
         .knows_access(second.stdout.trim())
         .expect("the server issued it");
     assert!(known.current, "it is the new one");
@@ -78,9 +78,9 @@ fn too_little_time_left_renews_first() {
 }
 
 #[test]
-fn what_cannot_be_had_is_75_with_the_reason() {
+fn unavailable_token_exits_75_with_the_reason() {
     let rig = calm(["acme", "globex"]);
-    rig.sandbox.fail(At::All, broken(), u32::MAX);
+    rig.server.fail(At::All, broken(), u32::MAX);
     let daemon = rig.start();
     assert_eq!(rig.import("acme", &bare(&rig, "acme")).code, Some(75));
     let check = || {
@@ -103,17 +103,17 @@ fn what_cannot_be_had_is_75_with_the_reason() {
     check();
     daemon.stop();
     check();
-    rig.sandbox.heal(At::All);
+    rig.server.heal(At::All);
     assert_eq!(
         rig.run(["token", "acme"]).code,
         Some(0),
-        "the failures are not held against it"
+        "earlier failures have no effect"
     );
     rig.no_violations();
 }
 
 #[test]
-fn a_result_that_cannot_be_written_is_74_and_one_that_nobody_reads_is_none() {
+fn unwritable_output_exits_74_and_a_closed_pipe_0() {
     let (rig, daemon) = fresh(["acme"]);
     for arguments in [
         &["token", "acme"] as &[_],

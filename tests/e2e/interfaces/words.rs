@@ -1,12 +1,12 @@
-//! What servers and strangers say: no secret in any encoding, no character that drives a terminal or that nobody sees, no address
-//! that is none, and nothing that was not asked for, in the log, on a page, on a terminal or in a token file.
+//! Untrusted text of servers and senders: no secret in any encoding, no control or invisible character, no invalid address,
+//! and no unexpected content is in the log, on a page, on a terminal or in a token file.
 
 use serde_json::{Value, json};
 
 use crate::common::authorizing::{Authorizing, free_address};
 use crate::common::installs::{event_of, with};
 use crate::common::strict::Strict;
-use crate::common::{Daemon, Ran, Rig, SOON, eventually};
+use crate::common::{CommandOutput, Daemon, Rig, SOON, eventually};
 use crate::interfaces::install::{ACME, installing};
 use crate::interfaces::{broken, contains, news};
 
@@ -21,12 +21,12 @@ fn pair(number: u32) -> Value {
     json!({"access_token": format!("a{number}"), "refresh_token": REFRESH, "expires_in": 3600})
 }
 
-/// A grant as a dump has it.
+/// A grant in the format of a dump.
 fn first() -> String {
     json!({"refresh_token": REFRESH}).to_string()
 }
 
-/// Whether eight letters or digits of a secret in a row are in a text.
+/// Whether eight consecutive letters or digits of a secret are in a text.
 fn holds_part(text: &str, secret: &str) -> bool {
     let normal = |text: &str| -> Vec<char> {
         text.chars()
@@ -40,7 +40,7 @@ fn holds_part(text: &str, secret: &str) -> bool {
         .any(|part| text.contains(&part.iter().collect::<String>()))
 }
 
-/// Characters that drive a terminal, or that nobody sees; a line's end is none.
+/// Whether a text is free of control and invisible characters, except for line ends.
 fn is_clean(text: &str) -> bool {
     let bad = |c: char| {
         (c.is_control() && c != '\n')
@@ -53,8 +53,8 @@ fn percent(text: &str) -> String {
     url::form_urlencoded::byte_serialize(text.as_bytes()).collect()
 }
 
-/// All that an operator sees of the portal.
-fn seen(rig: &Rig, daemon: &Daemon, ran: &Ran) -> String {
+/// Everything that an operator sees of the portal.
+fn seen(rig: &Rig, daemon: &Daemon, ran: &CommandOutput) -> String {
     let status = [
         rig.run(["status", "--json"]),
         rig.run(["status", "news"]),
@@ -78,7 +78,7 @@ fn seen(rig: &Rig, daemon: &Daemon, ran: &Ran) -> String {
 }
 
 #[test]
-fn a_secret_that_a_server_repeats_is_shown_nowhere_whatever_it_is_encoded_as() {
+fn echoed_secret_is_masked_in_every_encoding() {
     use base64::Engine as _;
     use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
     let server = Strict::listen();
@@ -88,7 +88,7 @@ fn a_secret_that_a_server_repeats_is_shown_nowhere_whatever_it_is_encoded_as() {
         |text: &str| -> String { text.bytes().map(|byte| format!("\\u{byte:04x}")).collect() };
     let entities =
         |text: &str| -> String { text.bytes().map(|byte| format!("&#{byte};")).collect() };
-    let dresses = [
+    let encodings = [
         percent(REFRESH),
         percent(&percent(REFRESH)),
         percent(REFRESH).to_lowercase(),
@@ -116,7 +116,7 @@ fn a_secret_that_a_server_repeats_is_shown_nowhere_whatever_it_is_encoded_as() {
         numbers(REFRESH, ":", |byte| format!("{byte:02X}")),
         numbers(SECRET, ", ", |byte| format!("0x{byte:02x}")),
         numbers(REFRESH, "", |byte| format!("\\x{byte:02x}")),
-        // Markup that nobody sees.
+        // Invisible markup.
         REFRESH.chars().map(|c| format!("{c}<wbr>")).collect(),
         SECRET.chars().map(|c| format!("{c}&shy;")).collect(),
         SECRET.chars().map(|c| format!("<!-- > -->{c}")).collect(),
@@ -124,19 +124,19 @@ fn a_secret_that_a_server_repeats_is_shown_nowhere_whatever_it_is_encoded_as() {
         URL_SAFE_NO_PAD.encode(&REFRESH[3..12]),
     ];
     let mut bodies = Vec::new();
-    for dress in dresses.iter().chain(&packed) {
-        bodies.push(json!({"error": dress, "hint": dress}));
-        let words = format!("cannot parse: grant_type=refresh_token&refresh_token={dress}");
-        let page = format!("https://help.example/?t={dress}");
+    for encoded in encodings.iter().chain(&packed) {
+        bodies.push(json!({"error": encoded, "hint": encoded}));
+        let words = format!("cannot parse: grant_type=refresh_token&refresh_token={encoded}");
+        let page = format!("https://help.example/?t={encoded}");
         bodies.push(json!({"error": "odd", "error_description": words, "error_uri": page}));
     }
-    // A portal for each of them: one would wait longer from refusal to refusal.
+    // A portal for each of them: a single one would back off between rejections.
     for (at, body) in bodies.iter().enumerate() {
         rig.secret(&format!("p{at}.refresh"), &format!("{REFRESH}{at}"));
         rig.config.more.push_str(&format!(
             "\n[portals.p{at}]\nprovider = 'own'\nclient_id = 'svc'\nclient_secret_file = 'news.secret'\nrefresh_token_file = 'p{at}.refresh'"
         ));
-        server.say("/token", 400, body.clone());
+        server.respond("/token", 400, body.clone());
     }
     let daemon = rig.start();
     eventually("each is refused", SOON, || {
@@ -145,7 +145,7 @@ fn a_secret_that_a_server_repeats_is_shown_nowhere_whatever_it_is_encoded_as() {
     let ran = rig.run(["renew", "p0", "--json"]);
     let mut seen = seen(&rig, &daemon, &ran);
     for at in 0..bodies.len() {
-        let view = eventually("what was said", SOON, || {
+        let view = eventually("the error text", SOON, || {
             Some(rig.get_json(&format!("/v1/portals/p{at}")))
                 .filter(|view| view["last_error"].is_object())
         });
@@ -165,13 +165,13 @@ fn a_secret_that_a_server_repeats_is_shown_nowhere_whatever_it_is_encoded_as() {
     }
     assert!(
         seen.contains("cannot parse"),
-        "the rest of what it says is shown"
+        "the rest of the text is shown"
     );
     daemon.stop();
 }
 
 #[test]
-fn characters_that_drive_a_terminal_or_that_nobody_sees_are_shown_nowhere() {
+fn control_and_invisible_characters_are_never_shown() {
     let server = Strict::listen();
     let rig = rig(&server, "identity = 'sub'\nfields = ['name']");
     let odd = "a\u{1b}[2J\u{202e}b\u{2066}c\u{200b}d\u{feff}e\n2026-11-28T00:00:00Z INFO forged\u{9b}1A\u{ad}";
@@ -184,10 +184,10 @@ fn characters_that_drive_a_terminal_or_that_nobody_sees_are_shown_nowhere() {
     ] {
         odd_pair[field] = value.into();
     }
-    server.say("/token", 200, odd_pair);
+    server.respond("/token", 200, odd_pair);
     let daemon = rig.start();
     assert_eq!(rig.import("news", &first()).code, Some(0));
-    server.say(
+    server.respond(
         "/token",
         400,
         json!({"error": odd, "error_description": odd, "hint": odd}),
@@ -209,7 +209,7 @@ fn characters_that_drive_a_terminal_or_that_nobody_sees_are_shown_nowhere() {
 }
 
 #[test]
-fn the_addresses_of_metadata_are_parsed_before_anybody_sees_them() {
+fn metadata_urls_are_validated_before_use() {
     let server = Strict::listen();
     let (issuer, place) = (server.origin.clone(), "/.well-known/openid-configuration");
     let mut rig = Rig::new([]);
@@ -218,14 +218,14 @@ fn the_addresses_of_metadata_are_parsed_before_anybody_sees_them() {
     rig.config.more = format!(
         "[providers.own]\nissuer = '{issuer}'\n[portals.news]\nprovider = 'own'\nclient_id = 'svc'\nclient_secret_file = 'news.secret'\n"
     );
-    let says = |token: &str, page: &str| {
+    let respond_with = |token: &str, page: &str| {
         let metadata =
             json!({"issuer": issuer, "token_endpoint": token, "authorization_endpoint": page});
-        server.say(place, 200, metadata);
+        server.respond(place, 200, metadata);
     };
     let good = format!("{issuer}/token");
     let forged = "https://evil\n2026-11-28T00:00:00Z  INFO acme: renewed \u{1b}[1A\u{1b}[2K/token";
-    says(forged, &good);
+    respond_with(forged, &good);
     let daemon = rig.start();
     let refused = |what: &str| {
         let ran = rig.run(["authorize", "news", "--no-browser"]);
@@ -259,11 +259,11 @@ fn the_addresses_of_metadata_are_parsed_before_anybody_sees_them() {
             "the metadata names authorization_endpoint on login.example",
         ),
     ] {
-        says(&good, &page);
+        respond_with(&good, &page);
         assert_eq!(rig.control("POST", "/v1/reload", "").0, 200);
         refused(why);
     }
-    says(
+    respond_with(
         &good,
         &format!(
             "{}/a\u{202e}uth#\u{202e}",
@@ -276,13 +276,13 @@ fn the_addresses_of_metadata_are_parsed_before_anybody_sees_them() {
         &waiting.url(),
         &[&format!("{issuer}/a%E2%80%AEuth?response_type=code")],
     );
-    assert!(is_clean(&waiting.said()), "{:?}", waiting.said());
+    assert!(is_clean(&waiting.output()), "{:?}", waiting.output());
     drop(waiting);
     daemon.stop();
 }
 
 #[test]
-fn a_device_shows_only_what_can_be_typed_and_opened() {
+fn device_flow_shows_only_typeable_codes_and_safe_urls() {
     let server = Strict::listen();
     let rig = rig(
         &server,
@@ -318,7 +318,7 @@ fn a_device_shows_only_what_can_be_typed_and_opened() {
         ),
     ] {
         let codes = json!({"device_code": "d1", "user_code": code, "verification_uri": page, "interval": 1});
-        server.say("/device", 200, codes);
+        server.respond("/device", 200, codes);
         let ran = rig.run(["authorize", "news"]);
         assert_eq!(ran.code, Some(75), "{ran:?}");
         contains(&ran.stderr, &[why]);
@@ -331,18 +331,18 @@ fn a_device_shows_only_what_can_be_typed_and_opened() {
 }
 
 #[test]
-fn an_endpoint_is_an_https_address_without_a_token_or_it_is_left_out() {
+fn endpoint_is_https_without_a_token_or_left_out() {
     let server = Strict::listen();
     let rig = rig(&server, "endpoint = 'api'");
     let access = "4cc3ssT0k3n0fTh3R3plyAnd1t5Own";
-    let says = |api: &str| {
-        server.say(
+    let respond_with = |api: &str| {
+        server.respond(
             "/token",
             200,
             json!({"access_token": access, "refresh_token": REFRESH, "expires_in": 10, "api": api}),
         );
     };
-    says("https://api.example/v1/");
+    respond_with("https://api.example/v1/");
     let daemon = rig.start();
     assert_eq!(rig.import("news", &first()).code, Some(0));
     let endpoint = || {
@@ -360,7 +360,7 @@ fn an_endpoint_is_an_https_address_without_a_token_or_it_is_left_out() {
         format!("https://a.example/{}", percent(REFRESH)),
     ] {
         let generation = rig.generation("news");
-        says(&api);
+        respond_with(&api);
         eventually("a renewal by hand", SOON, || {
             rig.run(["renew", "news", "--json"]);
             rig.generation("news") > generation
@@ -375,7 +375,7 @@ fn an_endpoint_is_an_https_address_without_a_token_or_it_is_left_out() {
     daemon.stop();
 }
 
-/// A portal that people authorize in a browser, which comes back to `address`.
+/// A portal that is authorized in a browser, which returns to `address`.
 fn by_browser(server: &Strict, address: &str) -> Rig {
     let mut rig = rig(
         server,
@@ -401,7 +401,7 @@ fn state_of(url: &str) -> String {
 }
 
 #[test]
-fn nothing_of_a_redirect_without_our_state_is_shown() {
+fn redirect_with_a_foreign_state_shows_nothing() {
     let (server, address) = (Strict::listen(), free_address());
     let rig = by_browser(&server, &address);
     let daemon = rig.start();
@@ -424,8 +424,8 @@ fn nothing_of_a_redirect_without_our_state_is_shown() {
         waiting.paste(&format!("http://{address}/cb?{query}"));
     }
     waiting.paste(&format!("?{lure}"));
-    waiting.hears("does not belong to an authorization of this portal");
-    // With it, it is the server's word.
+    waiting.wait_for_output("does not belong to an authorization of this portal");
+    // With it, the error is the server's.
     let (status, page, _) = rig.browse(&format!(
         "http://{address}/cb?error=access_denied&error_description=the+user%1B+said+no&state={state}"
     ));
@@ -445,7 +445,7 @@ fn nothing_of_a_redirect_without_our_state_is_shown() {
 }
 
 #[test]
-fn a_code_of_another_issuer_is_sent_nowhere() {
+fn code_of_another_issuer_is_not_sent() {
     let (server, address) = (Strict::listen(), free_address());
     let rig = by_browser(&server, &address);
     let daemon = rig.start();
@@ -456,7 +456,7 @@ fn a_code_of_another_issuer_is_sent_nowhere() {
         ("nonsense".to_owned(), 65),
         (server.origin.clone(), 0),
     ] {
-        server.say("/token", 200, pair(1));
+        server.respond("/token", 200, pair(1));
         let waiting = Authorizing::spawn(rig.command(["authorize", "news"]));
         let state = state_of(&waiting.url());
         let query = format!("code=c0de&state={state}&iss={}", percent(&iss));
@@ -478,7 +478,7 @@ fn a_code_of_another_issuer_is_sent_nowhere() {
 }
 
 #[test]
-fn nothing_that_a_notice_claims_is_published_before_the_server_has_answered() {
+fn event_claims_are_published_only_after_verification() {
     let rig = installing("");
     rig.fail("acme", broken(), u32::MAX);
     let daemon = rig.start();
@@ -502,13 +502,13 @@ fn nothing_that_a_notice_claims_is_published_before_the_server_has_answered() {
     );
     assert_eq!(
         published["expires_at_unix"], grant["expires"],
-        "as the server said"
+        "from the server's response"
     );
     daemon.stop();
 }
 
 #[test]
-fn a_dead_grant_is_told_at_once_in_whatever_words_its_server_says_it() {
+fn dead_grant_is_reported_at_once_for_any_error_text() {
     let cases = [
         (401, json!({"error": "invalid_token"})),
         (400, json!({"error": "expired_token"})),
@@ -532,34 +532,34 @@ fn a_dead_grant_is_told_at_once_in_whatever_words_its_server_says_it() {
         ));
         let path = format!("/p{at}");
         let good = json!({"access_token": format!("a{at}"), "refresh_token": format!("r{at}"), "expires_in": 6});
-        server.say(&path, 200, good);
+        server.respond(&path, 200, good);
         for _ in 0..9 {
-            server.say(&path, *status, refusal.clone());
+            server.respond(&path, *status, refusal.clone());
         }
     }
     let daemon = rig.start();
     for (at, (status, refusal)) in cases.iter().enumerate() {
         let portal = format!("p{at}");
-        let said = format!("{status} {refusal}");
-        eventually(&said, SOON, || {
+        let case = format!("{status} {refusal}");
+        eventually(&case, SOON, || {
             server.asked(&format!("/{portal}")).len() >= 2
         });
-        let told = daemon.wait_for_step(&portal, "person");
+        let event = daemon.wait_for_step(&portal, "person");
         let assumed = !refusal.to_string().contains("grant");
         contains(
-            told["action"].as_str().expect("an action"),
+            event["action"].as_str().expect("an action"),
             &[&format!("refreshd authorize {portal}")],
         );
-        let reason = told["reason"].as_str().expect("a reason");
+        let reason = event["reason"].as_str().expect("a reason");
         assert_eq!(
             reason.contains("assumed: the grant is dead"),
             assumed,
-            "{said}: {told}"
+            "{case}: {event}"
         );
         let view = rig.get_json(&format!("/v1/portals/{portal}"));
-        assert_eq!(view["phase"], "needs-authorization", "{said}: {view}");
+        assert_eq!(view["phase"], "needs-authorization", "{case}: {view}");
         let asked = server.asked(&format!("/{portal}")).len();
-        assert_eq!(asked, 2, "{said}: it is asked again after half a minute");
+        assert_eq!(asked, 2, "{case}: it is asked again after half a minute");
     }
     daemon.stop();
 }
