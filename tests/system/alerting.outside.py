@@ -1,16 +1,16 @@
-"""The outside of tests/system/alerting.sh: what stands before the authorization servers, and everybody who hears of alerts.
+"""The servers of tests/system/alerting.sh: proxies in front of the authorization servers, and every receiver of alerts.
 
 Not a rig by itself. Started with a directory and the ports as JSON, it serves on loopback until it is ended:
-  token     passes requests on to the stand-in servers, or refuses those of a portal, as it is told; a reply that a
-            killed daemon did not hear is given again, since what becomes of lost replies is not looked at here
+  token     forwards requests to the fake servers, or rejects those of a portal, as configured; a response that a
+            killed daemon did not receive is given again, since lost responses are not tested here
   receivers checks strictly what is sent to a webhook, Slack, Telegram, PagerDuty, a heartbeat and a program
-  webhook   one of them, which can be away
+  webhook   one of them, which can be down
   mail      a mail server (aiosmtpd): STARTTLS first, then a login, or nothing
-  silent    takes every connection and never answers
-  control   how the rig says what they do from now on
+  silent    accepts every connection and never answers
+  control   the rig sets the behaviour of the others here
 
-What they get is written to DIR/told.jsonl, a line for each message: at, channel, whom, how, title, text. The same as it
-came, without what that receiver must know itself, is in DIR/told.raw; every token that passed is in DIR/secrets.
+Messages are written to DIR/messages.jsonl, one a line: at, channel, subject, how, title, text. The same as received, without
+the receiver's own secret, is in DIR/messages.raw; every token that passed is in DIR/secrets.
 """
 
 import base64
@@ -35,12 +35,12 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult
 
 DIR = pathlib.Path(sys.argv[1])
-# ports, and what each receiver knows its own by; see `parts` in the rig
+# ports, and the secret of each receiver; see `parts` in the rig
 SETUP = json.loads((DIR / "setup.json").read_text())
 SECRET = SETUP["secrets"]
 LOCK = threading.RLock()
 
-# --- books ----------------------------------------------------------------------------------------------------------
+# --- records --------------------------------------------------------------------------------------------------------
 
 
 def append(name, line):
@@ -52,17 +52,17 @@ def note(name, **what):
     append(name, json.dumps({"at": time.time(), **what}))
 
 
-def told(channel, raw, title="", whom="", how="", text="", **more):
-    """A message arrived. `raw`: its bytes, without what the receiver must know itself."""
-    append("told.raw", f"=== {channel}\n{raw}")
+def record(channel, raw, title="", subject="", how="", text="", **more):
+    """A message arrived. `raw`: its bytes, without the receiver's own secret."""
+    append("messages.raw", f"=== {channel}\n{raw}")
     parts = re.match(r"\[(\w+)\] (.*?): ", title)
     how = how or (parts[1] if parts else "")
-    note("told.jsonl", channel=channel, whom=whom or (whom_of(parts[2]) if parts else ""), how=how, title=title,
+    note("messages.jsonl", channel=channel, subject=subject or (subject_of(parts[2]) if parts else ""), how=how, title=title,
          text=text, **more)
 
 
-def whom_of(words):
-    """`portal/acme` from what a title calls it."""
+def subject_of(words):
+    """`portal/acme` from the name in a title."""
     many = re.match(r"(\d+) portals (at|of app) (.*)", words)
     if many:
         return ("server/" if many[2] == "at" else "app/") + many[3]
@@ -78,25 +78,25 @@ def complain(channel, why, raw):
 
 
 class Tokens:
-    """Whose a refresh token is, and what becomes of that portal's requests."""
+    """The owners of refresh tokens, and the behaviour for their requests."""
 
     def __init__(self):
         self.owner, self.play, self.replies = {}, {}, {}
 
-    def learn(self, who, token):
+    def learn(self, portal, token):
         with LOCK:
-            self.owner[token] = who
+            self.owner[token] = portal
         append("secrets", token)
 
     def read(self):
-        """The first refresh tokens, as the stand-in servers have written them."""
+        """The first refresh tokens, as the fake servers have written them."""
         for server in SETUP["servers"]:
             for path in pathlib.Path(SETUP["servers"][server]["dir"]).glob("*.refresh"):
                 self.learn(f"{server}/{path.stem}", path.read_text().strip())
 
-    def how(self, who):
+    def how(self, portal):
         with LOCK:
-            return self.play.get(who) or self.play.get(who.split("/")[0] + "/*") or "pass"
+            return self.play.get(portal) or self.play.get(portal.split("/")[0] + "/*") or "pass"
 
 
 TOKENS = Tokens()
@@ -108,7 +108,7 @@ REFUSALS = {
 
 
 class Http(BaseHTTPRequestHandler):
-    """What all of them have in common."""
+    """Common parts of all of them."""
 
     protocol_version = "HTTP/1.1"
     # A reply in two packets would wait for the client's acknowledgement.
@@ -137,11 +137,11 @@ class TokenServer(Http):
         body = self.body()
         server = self.path.split("/")[1]
         form = dict(urllib.parse.parse_qsl(body.decode()))
-        who = TOKENS.owner.get(form.get("refresh_token"), f"{server}/?")
-        refusal = REFUSALS[TOKENS.how(who)]
+        portal = TOKENS.owner.get(form.get("refresh_token"), f"{server}/?")
+        refusal = REFUSALS[TOKENS.how(portal)]
         if refusal:
-            # The moment is known before the daemon can know of it.
-            note("requests.jsonl", who=who, status=refusal[0])
+            # The time is recorded before the daemon can know of it.
+            note("requests.jsonl", portal=portal, status=refusal[0])
             return self.answer(*refusal)
         again = TOKENS.replies.get(form.get("refresh_token"))
         if again:
@@ -149,22 +149,22 @@ class TokenServer(Http):
         upstream = http.client.HTTPConnection("127.0.0.1", SETUP["servers"][server]["port"], timeout=20)
         upstream.request("POST", "/oauth/token/", body, {"content-type": self.headers["content-type"]})
         reply = upstream.getresponse()
-        said = reply.read()
+        content = reply.read()
         upstream.close()
-        pair = json.loads(said)
+        pair = json.loads(content)
         if "refresh_token" in pair:
-            TOKENS.learn(who, pair["refresh_token"])
+            TOKENS.learn(portal, pair["refresh_token"])
             append("secrets", pair["access_token"])
-            TOKENS.replies[form["refresh_token"]] = (reply.status, said, reply.headers["content-type"])
-        note("requests.jsonl", who=who, status=reply.status)
-        return self.answer(reply.status, said, reply.headers["content-type"])
+            TOKENS.replies[form["refresh_token"]] = (reply.status, content, reply.headers["content-type"])
+        note("requests.jsonl", portal=portal, status=reply.status)
+        return self.answer(reply.status, content, reply.headers["content-type"])
 
 
 # --- receivers ------------------------------------------------------------------------------------------------------
 
 
 class Wrong(Exception):
-    """What was sent is not what the documentation of the receiver says."""
+    """A message does not conform to the receiver's documentation."""
 
 
 def must(holds, what):
@@ -217,7 +217,7 @@ def webhook(body, channel):
         more = {"severity": alert["labels"].get("severity"), "status": alert["status"]}
         if channel != "hook":
             more |= {"labels": alert["labels"]}
-        yield {"title": title, "whom": alert["labels"].get("incident", alert["labels"].get("alertname")), "text":
+        yield {"title": title, "subject": alert["labels"].get("incident", alert["labels"].get("alertname")), "text":
                title + "\n" + alert["annotations"].get("description", ""), **more}
 
 
@@ -267,12 +267,12 @@ def pagerduty(body, _):
     fields(body, ["routing_key", "event_action", "dedup_key"], of_trigger)
     must(len(json.dumps(body)) <= 512 * 1024, "at most 512 KB")
     key = text(body["dedup_key"], 1, 255)
-    whom = key.removeprefix("refreshd/rig-host/")
+    subject = key.removeprefix("refreshd/rig-host/")
     if body["event_action"] != "trigger":
         must(body["event_action"] in ("acknowledge", "resolve"), "an action")
         fields(body, ["routing_key", "event_action", "dedup_key"])
-        # With `alert test` an end follows at once; it has no name but its key.
-        yield {"whom": whom, "how": {"acknowledge": "acknowledged", "resolve": "resolved"}[body["event_action"]]}
+        # With `alert test` a resolution follows at once; its only name is its key.
+        yield {"subject": subject, "how": {"acknowledge": "acknowledged", "resolve": "resolved"}[body["event_action"]]}
         return
     payload = fields(body["payload"], ["summary", "source", "severity"],
                      ["timestamp", "component", "group", "class", "custom_details"])
@@ -283,22 +283,22 @@ def pagerduty(body, _):
     must(isinstance(payload["custom_details"], dict), "an object of details")
     for link in body.get("links", []):
         address(fields(link, ["href"], ["text"])["href"])
-    yield {"title": title, "whom": whom, "text": "\n".join([title, *payload["custom_details"]["lines"]])}
+    yield {"title": title, "subject": subject, "text": "\n".join([title, *payload["custom_details"]["lines"]])}
 
 
 def push(body, _):
-    """The template of the rig's own."""
+    """The rig's own template."""
     fields(body, ["title", "message", "urgent"])
     must(body["urgent"] or not body["title"].startswith("[critical]"), "urgent when critical")
     yield {"title": body["title"], "text": body["title"] + "\n" + body["message"]}
 
 
 def script(body, _):
-    """What the program got on its standard input; refreshd's own form."""
+    """The standard input of the program, in refreshd's own format."""
     yield {"title": body["title"], "text": "\n".join([body["title"], *body["lines"]]), "event": body["event"]}
 
 
-# path: the channel, the check, the answer to what is right
+# path: the channel, the check, the answer to a valid message
 RECEIVERS = {
     "/slack/T0AAAA/B0BBBB/" + SECRET["slack"]: ("slack", slack, (200, "ok")),
     "/bot" + SECRET["telegram"] + "/sendMessage":
@@ -317,7 +317,7 @@ class Receivers(Http):
     def do_GET(self):
         if self.path != "/beat/" + SECRET["beat"]:
             return self.answer(404, "(not found)")
-        told("beat", str(self.headers), how="ping", whom="everything")
+        record("beat", str(self.headers), how="ping", subject="everything")
         return self.answer(200, "OK")
 
     def do_POST(self):
@@ -325,23 +325,23 @@ class Receivers(Http):
         headers = {name.lower(): value for name, value in self.headers.items()}
         authorization = headers.pop("authorization", "")
         if self.path == "/beat/" + SECRET["beat"] + "/fail":
-            told("beat", raw, how="fail", whom="everything", text=raw)
+            record("beat", raw, how="fail", subject="everything", text=raw)
             return self.answer(200, "OK")
         if self.path == "/script-environment":
-            append("told.raw", f"=== script's environment\n{raw}")
+            append("messages.raw", f"=== script's environment\n{raw}")
             return self.answer(200, "")
         if self.path not in RECEIVERS:
-            return self.answer(404, "nobody is here")
+            return self.answer(404, "no such receiver")
         channel, check, good = RECEIVERS[self.path]
-        # What it must know itself is no leak there.
+        # The receiver's own secret is no leak there.
         kept = raw.replace(SECRET["pager"], "…") if channel == "pager" else raw
         kept = json.dumps(headers) + "\n" + kept
         if channel in ANSWERS:
-            append("told.raw", f"=== {channel}\n{kept}")
+            append("messages.raw", f"=== {channel}\n{kept}")
             return self.answer(*ANSWERS[channel])
         if channel == "hook" and authorization != SECRET["authorization"]:
             complain(channel, "the authorization is wrong", kept)
-            return self.answer(401, "who is it?")
+            return self.answer(401, "unauthorized")
         try:
             must(headers.get("content-type") == "application/json", "application/json")
             body = json.loads(raw)
@@ -352,19 +352,19 @@ class Receivers(Http):
             complain(channel, f"is not {wrong}", kept)
             return self.answer(400, f"is not {wrong}")
         for message in messages:
-            told(channel, kept, **message)
+            record(channel, kept, **message)
         return self.answer(*good)
 
 
 class Mail:
-    """Takes mail of one user, over TLS alone; `require_starttls` and `auth_required` refuse all else."""
+    """Accepts mail of one user, over TLS only; `require_starttls` and `auth_required` refuse the rest."""
 
     async def handle_DATA(self, _server, session, envelope):
         content = envelope.original_content.decode()
         mail = email.message_from_string(content, policy=email.policy.default)
         body = mail.get_content()
         kept = {name: mail[name] for name in ("message-id", "references", "in-reply-to", "from", "to", "date")}
-        told("mail", content, title=mail["subject"], text=mail["subject"] + "\n" + body, headers=kept,
+        record("mail", content, title=mail["subject"], text=mail["subject"] + "\n" + body, headers=kept,
              tls=session.ssl is not None, user=session.auth_data.decode() if session.auth_data else None,
              envelope=[envelope.mail_from, *envelope.rcpt_tos], kind=mail.get_content_type(),
              automatic=mail["auto-submitted"])
@@ -376,11 +376,11 @@ class Mail:
         return AuthResult(success=good, handled=False, auth_data=login.login)
 
 
-# --- what else is there ---------------------------------------------------------------------------------------------
+# --- other parts ----------------------------------------------------------------------------------------------------
 
 
 def be_silent():
-    """Takes every connection, and never answers."""
+    """Accepts every connection, and never answers."""
     listener = socket.create_server(("127.0.0.1", SETUP["ports"]["silent"]), backlog=512)
     taken = []
     while True:
@@ -389,7 +389,7 @@ def be_silent():
 
 
 def watch_alertmanager():
-    """What is active in Alertmanager, whenever it changes."""
+    """Records the active alerts of Alertmanager whenever they change."""
     last, opener = None, urllib.request.build_opener(urllib.request.ProxyHandler({}))
     url = f"http://127.0.0.1:{SETUP['ports']['alertmanager']}/api/v2/alerts?active=true"
     while True:
@@ -401,7 +401,7 @@ def watch_alertmanager():
         now = [{"labels": alert["labels"], "ends": alert["endsAt"], "text": alert["annotations"].get("description", ""),
                 "state": alert["status"]["state"]} for alert in alerts]
         if now != last:
-            append("told.raw", f"=== alertmanager\n{json.dumps(alerts)}")
+            append("messages.raw", f"=== alertmanager\n{json.dumps(alerts)}")
             note("active.jsonl", alerts=now)
         last = now
         time.sleep(0.3)
@@ -423,7 +423,7 @@ HOOK = []
 
 
 def hook(is_there):
-    """The webhook's receiver goes away: nobody listens on its port any more. Or it comes back."""
+    """Stops the webhook's receiver: nothing listens on its port any more. Or starts it again."""
     if is_there and not HOOK:
         HOOK.append(serve(SETUP["ports"]["hook"], Receivers))
     elif not is_there and HOOK:

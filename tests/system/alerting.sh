@@ -1,36 +1,36 @@
 #!/usr/bin/env bash
-# Alerts, heard by real outside parts: tests/system/alerting.sh [BINARY], by default target/release/refreshd.
+# Alerts to real receivers: tests/system/alerting.sh [BINARY], by default target/release/refreshd.
 #
 # On loopback: Debian's Prometheus and Alertmanager, a mail server (aiosmtpd, STARTTLS and a login), and receivers for a
-# webhook, Slack, Telegram, PagerDuty, a heartbeat and a program, which check strictly what they are sent. Behind them
-# one daemon whose portals get into every kind of trouble. Proved are that
-#   - a dead grant is told at every channel within 10 s, with all that a person needs, and told once;
-#   - an outage is told step by step, in order, none twice, and its end once, though the daemon is stopped, and killed,
-#     and a receiver is away in between; after a SIGKILL what was under way may come a second time, and nothing else;
-#   - two hundred portals that fail together are one message, and one end;
-#   - Alertmanager shows what is firing, all the time, and what is over as over; so it is with the rules for Prometheus;
-#   - silences, acknowledgements, tests and the heartbeat do what they say;
-#   - renewals go on as fast while every receiver hangs;
-#   - nobody was ever sent a secret.
+# webhook, Slack, Telegram, PagerDuty, a heartbeat and a program, which validate every request strictly. One daemon has
+# portals with every kind of failure. It checks that
+#   - a dead grant is notified on every channel within 10 s, with all necessary information, once;
+#   - an outage is notified step by step, in order, without repetition, and resolved once, although the daemon is stopped
+#     and killed and a receiver is down in between; after a SIGKILL only a delivery in progress may be repeated;
+#   - two hundred portals that fail together are one message and one resolution;
+#   - Alertmanager always shows exactly the firing alerts, both of refreshd and of the rules for Prometheus;
+#   - silences, acknowledgements, tests and the heartbeat work as documented;
+#   - renewals are as fast while every receiver hangs;
+#   - no receiver ever gets a secret.
 # REFRESHD_RIG_RULES names other rules for Prometheus than the shipped ones.
 #
 # About 170 s, nearly all of it waiting for tokens to expire. Installs prometheus, prometheus-alertmanager, openssl,
-# curl, jq and python3 if they are not there, and aiosmtpd for itself. Exit code: 0, 1 (something failed), 77 (cannot
+# curl, jq and python3 if they are not there, and aiosmtpd for itself. Exit code: 0, 1 (a check failed), 77 (cannot
 # run here).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=tests/system/lib.sh
 source tests/system/lib.sh
 
-# The whole rig is bounded, not only each step.
+# A time limit for the whole rig, not only for each step.
 if [[ -z ${REFRESHD_RIG_BOUNDED-} ]]; then
     REFRESHD_RIG_BOUNDED=1 exec timeout --kill-after=30 250 "$0" "$@"
 fi
 
-# How long the tokens of each stand-in server live, and how many portals it has.
+# Lifetime of the tokens of each fake server, and its number of portals.
 declare -rA lifetime=([slow]=170s [minute]=60s [bulk]=60s [calm]=20s [held]=20s)
 declare -rA portals=([slow]=2 [minute]=2 [bulk]=200 [calm]=240 [held]=240)
-# The channels that hear of incidents. Alertmanager is asked itself.
+# The channels that are notified of incidents. Alertmanager is queried itself.
 readonly channels=(hook mail pager push script slack telegram)
 readonly instance=rig-host
 
@@ -39,14 +39,14 @@ work='' daemon='' installer=''
 declare -a started=()
 declare -A port=() secret=()
 
-# --- words ----------------------------------------------------------------------------------------------------------
+# --- helpers --------------------------------------------------------------------------------------------------------
 
 heading() { printf '\n--- %s (%d s)\n' "$1" "$SECONDS"; }
 
 # at SECOND: waits until so long after the start of the daemon.
 at() { while ((SECONDS - began < $1)); do sleep 0.2; done; }
 
-# --- the parts ------------------------------------------------------------------------------------------------------
+# --- processes ------------------------------------------------------------------------------------------------------
 
 has_tools() {
     local tool
@@ -75,7 +75,7 @@ install_mail() {
         && "$work/venv/bin/pip" install --quiet --disable-pip-version-check aiosmtpd==1.4.6
 }
 
-# free_port NAME: of those that nobody listens on, and that no other part has.
+# free_port NAME: a port on which nothing listens, and that no other part has.
 free_port() {
     local number
     while :; do
@@ -89,7 +89,7 @@ free_port() {
 start() {
     local name=$1
     shift
-    # A proxy of the environment is not for loopback.
+    # Ignore a proxy of the environment for loopback.
     env -u http_proxy -u HTTP_PROXY -u https_proxy -u HTTPS_PROXY "$@" >>"$work/$name.log" 2>&1 &
     started+=($!)
 }
@@ -131,7 +131,7 @@ start_servers() {
     done
     for name in "${!lifetime[@]}"; do
         within 20 test -s "$work/$name/portal-${portals[$name]}.refresh" \
-            || give_up "a stand-in server did not start"
+            || give_up "a fake server did not start"
     done
 }
 
@@ -197,7 +197,7 @@ END
         sed -n '1s/ (.*//p'), rules of $(basename "$rules")"
 }
 
-# The program of the channel `script`: tells the receivers what it was told, and says something.
+# The program of the channel `script`: forwards its input and environment to the receivers, and prints a line.
 write_script() {
     cat >"$work/script" <<END
 #!/bin/sh
@@ -245,7 +245,7 @@ settings() {
     local number
     general main "${port[http]}"
     echo "alerts = { instance = \"$instance\", url = \"https://refreshd.example.org/?a=1&b=2\" }"
-    # The path says to the token server which stand-in server is meant.
+    # The path names the fake server for the token server.
     app slow slow "${port[token]}/slow" 17s
     app quick minute "${port[token]}/minute" 50%
     app many bulk "${port[token_of_many]}/bulk" 12s
@@ -296,12 +296,12 @@ url = "http://127.0.0.1:${port[receivers]}"
 END
 }
 
-# The two daemons of the comparison: portals that renew all the time, and forty that fail, each told by itself.
+# The two daemons of the comparison: portals that renew all the time, and forty that fail, each notified separately.
 comparison() {
     local number
     general "$1" "${port[$1_http]}"
     echo "alerts = { instance = \"$1\", group_threshold = 1000 }"
-    # Directly, not over the token server, which would be what is measured.
+    # Directly, not through the token server, which would be measured instead.
     app well "$1" "${port[$1]}" 2s
     app ill "$1" "${port[token]}/$1" 2s
     for ((number = 1; number <= portals[$1]; number++)); do
@@ -328,15 +328,15 @@ END
 }
 
 refreshd() { "$binary" "$@" --config "$work/main.toml"; }
-# ask COMMAND...: what it says is in `said`, how it ended in `code`.
-ask() { code=0; refreshd "$@" >"$work/said" 2>&1 || code=$?; }
+# ask COMMAND...: its output is in $work/output, its exit code in `code`.
+ask() { code=0; refreshd "$@" >"$work/output" 2>&1 || code=$?; }
 
 start_daemon() {
     SSL_CERT_FILE="$work/ca.pem" "$binary" run --config "$work/main.toml" >>"$work/main.log" 2>&1 &
     daemon=$!
-    within 20 says "is ready" || { tail -n 20 "$work/main.log" >&2; give_up "the daemon did not start"; }
+    within 20 log_contains "is ready" || { tail -n 20 "$work/main.log" >&2; give_up "the daemon did not start"; }
 }
-says() { tail -n "+$((${logged:-0} + 1))" "$work/main.log" | grep --quiet -- "$1"; }
+log_contains() { tail -n "+$((${logged:-0} + 1))" "$work/main.log" | grep --quiet -- "$1"; }
 # end_daemon SIGNAL
 end_daemon() {
     logged=$(wc -l <"$work/main.log")
@@ -345,7 +345,7 @@ end_daemon() {
     daemon=''
 }
 
-# Ends what this script has started, and nothing else.
+# Ends the processes that this script started, and no others.
 clean_up() {
     local status=$? pid
     trap - EXIT INT TERM
@@ -358,44 +358,44 @@ clean_up() {
     exit "$status"
 }
 
-# --- what is looked at ----------------------------------------------------------------------------------------------
+# --- inspection -----------------------------------------------------------------------------------------------------
 
 get() { curl --silent --show-error --fail --noproxy '*' --max-time 5 "$@"; }
-# tell JSON: what the outside does from now on.
-tell() { get --output /dev/null --data "$1" "http://127.0.0.1:${port[control]}/"; }
-# play WHO HOW: requests of a portal (`minute/portal-1`), or of all of a server (`bulk/*`), pass, or get 500 or 400.
-play() { tell "{\"play\": {\"$1\": \"$2\"}}"; }
+# control JSON: sets the behaviour of the servers and receivers from now on.
+control() { get --output /dev/null --data "$1" "http://127.0.0.1:${port[control]}/"; }
+# play PORTAL HOW: requests of a portal (`minute/portal-1`), or of all of a server (`bulk/*`), pass, or get 500 or 400.
+play() { control "{\"play\": {\"$1\": \"$2\"}}"; }
 
-# told CHANNEL WHOM FILTER...: what a channel was told of something, by a filter of jq.
-told() {
-    jq -r --arg channel "$1" --arg whom "$2" "select(.channel == \$channel and .whom == \$whom) | $3" "$work/told.jsonl"
+# messages CHANNEL SUBJECT FILTER...: the messages to a channel about a subject, by a filter of jq.
+messages() {
+    jq -r --arg channel "$1" --arg subject "$2" "select(.channel == \$channel and .subject == \$subject) | $3" "$work/messages.jsonl"
 }
-# heard CHANNEL WHOM: how it was told, in order: `warning error critical resolved`.
-heard() { told "$1" "$2" .how | paste -sd ' '; }
-# everywhere WHOM WHAT: every channel was told exactly that.
-everywhere() {
+# received CHANNEL SUBJECT: the severities of the messages in order: `warning error critical resolved`.
+received() { messages "$1" "$2" .how | paste -sd ' '; }
+# at_every_channel SUBJECT WHAT: every channel got exactly these messages.
+at_every_channel() {
     local channel
-    for channel in "${channels[@]}"; do [[ $(heard "$channel" "$1") == "$2" ]] || return; done
+    for channel in "${channels[@]}"; do [[ $(received "$channel" "$1") == "$2" ]] || return; done
 }
-# all_heard SECONDS WHAT WHOM HOW
-all_heard() {
-    local channel heard
-    if within "$1" everywhere "$3" "$4"; then pass "$2"; return; fi
+# all_received SECONDS WHAT SUBJECT HOW
+all_received() {
+    local channel received
+    if within "$1" at_every_channel "$3" "$4"; then pass "$2"; return; fi
     fail "$2 (not within $1 s)"
     for channel in "${channels[@]}"; do
-        heard=$(heard "$channel" "$3")
-        [[ $heard == "$4" ]] || note "$channel heard: ${heard:-nothing}"
+        received=$(received "$channel" "$3")
+        [[ $received == "$4" ]] || note "$channel received: ${received:-nothing}"
     done
 }
-# without_twins: each message that is the same as the one before it is left out; counted in `twins`.
-without_twins() { told "$1" "$2" '"\(.how)\t\(.title)"' | uniq | cut -f1 | paste -sd ' '; }
-twins() { told "$1" "$2" '"\(.how)\t\(.title)"' | uniq --repeated | wc -l; }
+# without_repetitions: messages without immediate repetitions, which `repetitions` counts.
+without_repetitions() { messages "$1" "$2" '"\(.how)\t\(.title)"' | uniq | cut -f1 | paste -sd ' '; }
+repetitions() { messages "$1" "$2" '"\(.how)\t\(.title)"' | uniq --repeated | wc -l; }
 
-first_refusal() { jq -rs --arg who "$1" 'map(select(.who == $who and .status >= 400))[0].at' "$work/requests.jsonl"; }
-# delay CHANNEL WHOM SINCE: seconds until the first message.
-delay() { told "$1" "$2" .at | sed -n 1p | awk -v since="$3" '{ printf "%.1f", $1 - since }'; }
+first_refusal() { jq -rs --arg portal "$1" 'map(select(.portal == $portal and .status >= 400))[0].at' "$work/requests.jsonl"; }
+# delay CHANNEL SUBJECT SINCE: seconds until the first message.
+delay() { messages "$1" "$2" .at | sed -n 1p | awk -v since="$3" '{ printf "%.1f", $1 - since }'; }
 
-beats() { jq -r --arg how "$1" 'select(.channel == "beat" and .how == $how) | .at' "$work/told.jsonl" | wc -l; }
+beats() { jq -r --arg how "$1" 'select(.channel == "beat" and .how == $how) | .at' "$work/messages.jsonl" | wc -l; }
 beaten() { (($(beats "$1") >= $2)); }
 
 # active FILTER: alerts that Alertmanager has now, by a filter of jq over the labels.
@@ -404,8 +404,8 @@ active() {
         | jq -r ".[] | select(.status.state == \"active\") | .labels | $1"
 }
 active_is() { [[ $(active "select(.incident == \"$1\") | .severity" | sort | paste -sd ' ') == "$2" ]]; }
-# noticed WHOM: what Alertmanager's own webhook was told, in order: `warning:firing warning:resolved`.
-noticed() { told from-alertmanager "$1" '"\(.severity):\(.status)"' | paste -sd ' '; }
+# noticed SUBJECT: the messages to Alertmanager's own webhook in order: `warning:firing warning:resolved`.
+noticed() { messages from-alertmanager "$1" '"\(.severity):\(.status)"' | paste -sd ' '; }
 # all_noticed_are GROUP WORDS: the same in any order, sorted.
 all_noticed_are() { [[ $(noticed "$1" | tr ' ' '\n' | sort | paste -sd ' ') == "$2" ]]; }
 noticed_is() { [[ $(noticed "$1") == "$2" ]]; }
@@ -414,9 +414,9 @@ outcomes() {
     get "http://127.0.0.1:$1/metrics" \
         | awk '/^refreshd_renewals_total.*result="renewed"/ { sum += $NF } END { print sum + 0 }'
 }
-said() { grep --quiet --fixed-strings -- "$1" "$2" || { note "it said: $(head -c 300 "$2")"; return 1; }; }
+prints() { grep --quiet --fixed-strings -- "$1" "$2" || { note "it printed: $(head -c 300 "$2")"; return 1; }; }
 
-# new_grant SERVER NUMBER: a new token reply, as a person would get it on the portal.
+# new_grant SERVER NUMBER: a new token response, as a user would get it on the portal.
 new_grant() {
     local server=http://127.0.0.1:${port[$1]} code
     code=$(get "$server/oauth/authorize/?client_id=local.sandbox&domain=portal-$2.bitrix24.com" |
@@ -426,7 +426,7 @@ new_grant() {
     jq -r '.access_token, .refresh_token' "$work/grant.json" >>"$work/secrets"
 }
 
-# --- what is proved -------------------------------------------------------------------------------------------------
+# --- checks ---------------------------------------------------------------------------------------------------------
 
 tests_every_channel() {
     heading "refreshd alert test"
@@ -439,13 +439,13 @@ tests_every_channel() {
         "push (webhook): delivered: status 200: taken by push" \
         "script (command): delivered: exit code 0: taken by script" "slack (slack): delivered: status 200: ok" \
         "telegram (telegram): delivered: status 200"; do
-        check "it says: $channel" said "$channel" "$work/said"
+        check "it prints: $channel" prints "$channel" "$work/output"
     done
-    tell '{"answers": {"slack": [404, "no_service"], "mail": null}}'
+    control '{"answers": {"slack": [404, "no_service"], "mail": null}}'
     ask alert test slack
     check "one that is refused: exit code 69" test $code = 69
-    check "it says what the receiver answered" said "slack (slack): failed: status 404: no_service" "$work/said"
-    tell '{"answers": {"slack": null}}'
+    check "it prints the receiver's answer" prints "slack (slack): failed: status 404: no_service" "$work/output"
+    control '{"answers": {"slack": null}}'
     ask alert test slack
     check "and again it takes it: exit code 0" test $code = 0
     ask alert list
@@ -457,39 +457,39 @@ beats_while_all_is_well() {
     # One was the test's.
     # Those of the start and of the test do not count.
     eventually $((20 - SECONDS + began)) "it is pinged while all is fresh" beaten ping $(($(beats ping) + 1))
-    check "and not told of trouble" not beaten fail 1
+    check "and no failure is sent" not beaten fail 1
 }
 
-keeps_quiet() {
+silences() {
     heading "silence, and a heartbeat that stops"
     ask silence initech 2h
-    check "refreshd silence initech 2h says until when" said "initech: notifications are suppressed until 20" "$work/said"
+    check "refreshd silence initech 2h prints the end" prints "initech: notifications are suppressed until 20" "$work/output"
     play slow/portal-1 500
     play slow/portal-2 400
     eventually 25 "initech's grant is dead, and umbrella's server has an error" refused_both
     pings=$(beats ping)
     local end=$((SECONDS + 16))
     while ((SECONDS < end)); do sleep 0.2; done
-    check "nobody hears of it" everywhere portal/initech ""
+    check "no channel is notified" at_every_channel portal/initech ""
     check "no ping came for a period, since not all is fresh" test "$(beats ping)" = "$pings"
-    check "and no bad news, since nothing was told" not beaten fail 1
+    check "and no failure, since nothing was notified" not beaten fail 1
     ask alert list
-    check "refreshd alert list shows the silence" said "silenced: initech, until 20" "$work/said"
+    check "refreshd alert list shows the silence" prints "silenced: initech, until 20" "$work/output"
     play slow/portal-1 pass
     refreshd renew umbrella >/dev/null 2>&1 || true
     ask silence initech --end
-    check "refreshd silence initech --end says so" said "initech: not silenced any more" "$work/said"
-    all_heard 10 "every channel is told now" portal/initech critical
-    eventually 10 "the heartbeat is told at once" beaten fail 1
+    check "refreshd silence initech --end confirms it" prints "initech: not silenced any more" "$work/output"
+    all_received 10 "every channel is notified now" portal/initech critical
+    eventually 10 "the heartbeat fails at once" beaten fail 1
 }
 
-tells_of_a_dead_grant() {
+notifies_of_a_dead_grant() {
     heading "a dead grant"
     local channel since delays='' worst=0 delay text part missing=0
     play minute/portal-1 400
     within 12 refused minute/portal-1 || fail "acme is refused"
     since=$(first_refusal minute/portal-1)
-    all_heard 10 "every channel hears of it, once" portal/acme critical
+    all_received 10 "every channel is notified once" portal/acme critical
     eventually 10 "Alertmanager has it" active_is portal/acme critical
     for channel in "${channels[@]}"; do
         delay=$(delay "$channel" portal/acme "$since")
@@ -502,145 +502,145 @@ tells_of_a_dead_grant() {
         if [[ $channel == alertmanager ]]; then
             text=$(jq -rs 'map(.alerts[] | select(.labels.incident == "portal/acme"))[0].text' "$work/active.jsonl")
         else
-            text=$(told "$channel" portal/acme .text)
+            text=$(messages "$channel" portal/acme .text)
         fi
         for part in '\[critical] acme: the grant is dead' '^Since 20..-..-..T..:..:..' \
             'works for [0-9]*s more, until 20' \
             'To do: authorize the app quick on portal-1.bitrix24.com again: refreshd authorize acme'; do
             # The title of an alert is another field.
             [[ $channel == alertmanager && $part == *acme:* ]] && continue
-            grep --quiet -- "$part" <<<"$text" || { missing=1; note "$channel does not say: $part"; }
+            grep --quiet -- "$part" <<<"$text" || { missing=1; note "$channel lacks: $part"; }
         done
     done
     if ((missing)); then
-        fail "each says which portal, since when, how long the token works, and what to type"
+        fail "each message has the portal, the start, the token's remaining life and the command"
     else
-        pass "each says which portal, since when, how long the token works, and what to type"
+        pass "each message has the portal, the start, the token's remaining life and the command"
     fi
 }
 refused_both() { refused slow/portal-1 && refused slow/portal-2; }
 refused() { [[ $(first_refusal "$1") != null ]]; }
 
-stage() { jq -r --arg key "$1" '.incidents[] | select(.key == $key) | .stage' "$work/said"; }
-takes_it_on() {
+stage() { jq -r --arg key "$1" '.incidents[] | select(.key == $key) | .stage' "$work/output"; }
+acknowledges() {
     heading "acknowledge"
     ask alert acknowledge initech
-    check "refreshd alert acknowledge initech says so" said "initech: 1 incident is acknowledged" "$work/said"
-    all_heard 10 "every channel hears of it" portal/initech "critical acknowledged"
+    check "refreshd alert acknowledge initech confirms it" prints "initech: 1 incident is acknowledged" "$work/output"
+    all_received 10 "every channel is notified" portal/initech "critical acknowledged"
     ask alert list --json
     check "refreshd alert list shows it" test "$(stage portal/initech)" = acknowledged
-    check "and acme, which nobody has taken on" test "$(stage portal/acme)" = open
+    check "and acme is not acknowledged" test "$(stage portal/acme)" = open
     play slow/portal-2 pass
     new_grant slow 2
     ask import initech "$work/grant.json"
-    check "a new grant is taken" test $code = 0
-    all_heard 10 "which ends it, once" portal/initech "critical acknowledged resolved"
+    check "a new grant is accepted" test $code = 0
+    all_received 10 "which ends it, once" portal/initech "critical acknowledged resolved"
 }
 
-folds() {
+groups() {
     heading "two hundred portals at once"
     local count
     many=server/127.0.0.1:${port[token_of_many]}
-    within 50 everywhere "$many" warning || true
-    all_heard 1 "one message at every channel" "$many" warning
-    count=$(told slack "$many" .title)
+    within 50 at_every_channel "$many" warning || true
+    all_received 1 "one message at every channel" "$many" warning
+    count=$(messages slack "$many" .title)
     note "$(cut -c1-110 <<<"$count")…"
-    check "it says that there are 200" grep --quiet '200 portals at 127.0.0.1' <<<"$count"
+    check "it gives the number 200" grep --quiet '200 portals at 127.0.0.1' <<<"$count"
     play 'bulk/*' pass
-    all_heard 25 "and one end" "$many" "warning resolved"
+    all_received 25 "and one resolution" "$many" "warning resolved"
     sleep 1
-    check "nobody heard of a single one" not grep --quiet '"whom": "portal/bulk' "$work/told.jsonl"
+    check "no single portal is notified" not grep --quiet '"subject": "portal/bulk' "$work/messages.jsonl"
     check "Alertmanager has none of them" test -z \
         "$(active 'select(.incident // "" | test("bulk|server")) | .incident')"
-    check "its webhook heard the beginning and the end" noticed_is "$many" "warning:firing warning:resolved"
+    check "its webhook got the firing alert and the resolution" noticed_is "$many" "warning:firing warning:resolved"
 }
 
-climbs() {
+escalates() {
     heading "an outage, step by step"
-    local channel twins=0 heard all
-    within 45 everywhere portal/globex warning || true
-    tell '{"hook": false}'
-    all_heard 1 "warning: 30 % of the time between due and expiry has passed" portal/globex warning
+    local channel repetitions=0 received all
+    within 45 at_every_channel portal/globex warning || true
+    control '{"hook": false}'
+    all_received 1 "warning: 30 % of the time between due and expiry has passed" portal/globex warning
     eventually 5 "Alertmanager has a warning" active_is portal/globex warning
     end_daemon TERM
     start_daemon
-    note "the daemon was stopped and started, and the webhook's receiver is away"
-    eventually 15 "error: a fifth is left, told to all who are there" others_heard "warning error"
-    check "the webhook, which is away, heard of none" test "$(heard hook portal/globex)" = warning
+    note "the daemon was stopped and started, and the webhook's receiver is down"
+    eventually 15 "error: a fifth is left, at every reachable channel" others_received "warning error"
+    check "the webhook, which is down, got none" test "$(received hook portal/globex)" = warning
     eventually 5 "in Alertmanager the warning ended with it" active_is portal/globex error
-    eventually 5 "which told its webhook so" noticed_is portal/globex "warning:firing error:firing warning:resolved"
+    eventually 5 "which notified its webhook" noticed_is portal/globex "warning:firing error:firing warning:resolved"
     end_daemon KILL
     killed=$(date +%s)
     start_daemon
     note "the daemon was killed and started"
-    tell '{"hook": true}'
+    control '{"hook": true}'
     within 20 critical_everywhere 1 || true
     check "critical: a tenth is left" critical_everywhere 1
     within 20 critical_everywhere 2 || true
     check "critical again: the token has expired" critical_everywhere 2
     eventually 5 "in Alertmanager it is critical alone" active_is portal/globex critical
     play minute/portal-2 pass
-    note "the server is well again"
+    note "the server works again"
     within 30 resolved_everywhere || true
     for channel in "${channels[@]}"; do
-        heard=$(without_twins "$channel" portal/globex)
-        twins=$((twins + $(twins "$channel" portal/globex)))
-        if [[ $heard == "warning error critical critical resolved" ]]; then
-            pass "$channel heard it in order, and the end once"
+        received=$(without_repetitions "$channel" portal/globex)
+        repetitions=$((repetitions + $(repetitions "$channel" portal/globex)))
+        if [[ $received == "warning error critical critical resolved" ]]; then
+            pass "$channel got the messages in order, and the resolution once"
         else
-            fail "$channel heard: $heard"
+            fail "$channel received: $received"
         fi
     done
-    note "told twice, which is allowed once after SIGKILL: $twins"
-    check "at most one channel was told something twice" test "$twins" -le 1
+    note "repeated, which is allowed once after SIGKILL: $repetitions"
+    check "at most one channel got a message twice" test "$repetitions" -le 1
     eventually 5 "Alertmanager has nothing of it" active_is portal/globex ""
-    # It is told of an end some seconds after Alertmanager shows it no more.
-    eventually 20 "its webhook heard of each severity once, and of each end" all_noticed_are portal/globex \
+    # Its webhook gets a resolution some seconds after Alertmanager stops showing the alert.
+    eventually 20 "its webhook got each severity once, and each resolution" all_noticed_are portal/globex \
         "critical:firing critical:resolved error:firing error:resolved warning:firing warning:resolved"
 }
-others_heard() {
+others_received() {
     local channel
     for channel in "${channels[@]}"; do
-        [[ $channel == hook || $(heard "$channel" portal/globex) == "$1" ]] || return
+        [[ $channel == hook || $(received "$channel" portal/globex) == "$1" ]] || return
     done
 }
 critical_everywhere() {
     local channel
     for channel in "${channels[@]}"; do
-        (($(told "$channel" portal/globex '"\(.how)\t\(.title)"' | uniq | grep -c ^critical) >= $1)) || return
+        (($(messages "$channel" portal/globex '"\(.how)\t\(.title)"' | uniq | grep -c ^critical) >= $1)) || return
     done
 }
 resolved_everywhere() {
     local channel
-    for channel in "${channels[@]}"; do [[ $(heard "$channel" portal/globex) == *resolved ]] || return; done
+    for channel in "${channels[@]}"; do [[ $(received "$channel" portal/globex) == *resolved ]] || return; done
 }
 
 mails() {
     heading "mail"
     check "every mail came over TLS, from the user, to both" test "$(jq -rs 'map(select(.channel == "mail"))
         | all(.tls and .user == "refreshd" and .kind == "text/plain" and .automatic == "auto-generated"
-        and .envelope == ["refreshd@example.org", "ops@example.org", "zoe@example.org"])' "$work/told.jsonl")" = true
-    check "the subject says how loud, whom and what" grep --quiet '^\[critical\] acme: the grant is dead' \
-        <<<"$(told mail portal/acme .title)"
-    check "the body says who writes, and where to look" grep --quiet --fixed-strings \
-        "refreshd on $instance" <<<"$(told mail portal/acme .text)"
+        and .envelope == ["refreshd@example.org", "ops@example.org", "zoe@example.org"])' "$work/messages.jsonl")" = true
+    check "the subject has the severity, the portal and the problem" grep --quiet '^\[critical\] acme: the grant is dead' \
+        <<<"$(messages mail portal/acme .title)"
+    check "the body has the sender and the status page" grep --quiet --fixed-strings \
+        "refreshd on $instance" <<<"$(messages mail portal/acme .text)"
     local thread
-    thread=$(told mail portal/globex .headers.references | sed -n 1p)
+    thread=$(messages mail portal/globex .headers.references | sed -n 1p)
     check "the mails of an incident are one thread" test \
-        "$(told mail portal/globex '.headers.references, .headers["in-reply-to"]' | sort -u)" = "$thread"
-    check "the end is in it" test "$(told mail portal/globex 'select(.how == "resolved") | .headers.references')" \
+        "$(messages mail portal/globex '.headers.references, .headers["in-reply-to"]' | sort -u)" = "$thread"
+    check "the resolution is in it" test "$(messages mail portal/globex 'select(.how == "resolved") | .headers.references')" \
         = "$thread"
-    check "another incident is another thread" test "$(told mail portal/acme .headers.references)" != "$thread"
-    check "no two have the same Message-ID, but twins" test \
+    check "another incident is another thread" test "$(messages mail portal/acme .headers.references)" != "$thread"
+    check "no two have the same Message-ID, but repetitions" test \
         "$(jq -rs 'map(select(.channel == "mail") | [.headers["message-id"], .title]) | unique
-        | (map(.[0]) | unique | length) == length' "$work/told.jsonl")" = true
+        | (map(.[0]) | unique | length) == length' "$work/messages.jsonl")" = true
 }
 
 from_prometheus() {
     heading "Prometheus, its rules, Alertmanager, its webhook"
     eventually 15 "the target is up" prometheus_has 'up{job="refreshd"} == 1'
     eventually 10 "the rule fires in Alertmanager" fires_from_prometheus
-    eventually 5 "which told its webhook" noticed_firing RefreshdNeedsPerson
+    eventually 5 "which messages its webhook" noticed_firing RefreshdNeedsPerson
 }
 prometheus_has() {
     [[ -n $(get "http://127.0.0.1:${port[prometheus]}/api/v1/query" --get --data-urlencode "query=$1" |
@@ -656,14 +656,14 @@ compares() {
         (umask 077 && { comparison $name; [[ $name == calm ]] || hanging_channels; } >"$work/$name.toml")
         mkdir -m 700 "$work/$name.state"
     done
-    # Half of the ill ones are refused, the others meet an error.
+    # Half of the failing ones are rejected, the others get an error.
     local number plays=''
     for name in calm held; do
         for ((number = 1; number <= 40; number++)); do
             plays+="\"$name/portal-$number\": \"$((400 + number % 2 * 100))\","
         done
     done
-    tell "{\"play\": {${plays%,}}}"
+    control "{\"play\": {${plays%,}}}"
     local compared=()
     for name in calm held; do
         start "$name-daemon" "$binary" run --config "$work/$name.toml"
@@ -681,39 +681,39 @@ compares() {
     note "renewals in 20 s: $calm without channels, $held with channels that hang: $(awk -v a=$held -v b=$calm \
         'BEGIN { printf "%.3f", a / b }')"
     check "the ratio is at least 0.9" awk -v a=$held -v b=$calm 'BEGIN { exit !(b > 500 && a / b >= 0.9) }'
-    "$binary" alert list --config "$work/held.toml" --json >"$work/said" || true
+    "$binary" alert list --config "$work/held.toml" --json >"$work/output" || true
     kill -TERM "${compared[@]}"
-    note "waiting: $(jq -r '[.channels[] | "\(.channel) \(.waiting)"] | join(", ")' "$work/said")"
+    note "waiting: $(jq -r '[.channels[] | "\(.channel) \(.waiting)"] | join(", ")' "$work/output")"
 }
-# Each of the seven that hear of incidents has had a connection, or a program, and nothing is delivered.
+# Each of the seven channels for incidents has a connection or a program, and nothing is delivered.
 hangs() {
-    "$binary" alert list --config "$work/held.toml" --json >"$work/said" || true
+    "$binary" alert list --config "$work/held.toml" --json >"$work/output" || true
     (($(cat "$work/silent" 2>/dev/null || echo 0) >= 6)) \
-        && [[ $(jq '[.channels[] | select(.waiting > 5)] | length' "$work/said") == 7 ]]
+        && [[ $(jq '[.channels[] | select(.waiting > 5)] | length' "$work/output") == 7 ]]
 }
 
 ends() {
-    heading "the end of it"
-    check "acme was told once in all the time" everywhere portal/acme critical
-    check "Alertmanager was told again what is firing, a minute later and soon after a start" sent_again
+    heading "resolution"
+    check "acme was notified once in all the time" at_every_channel portal/acme critical
+    check "Alertmanager got the firing alert again, a minute later and soon after a start" sent_again
     check "it fired without a break, longer than Alertmanager's resolve_timeout" fired_all_the_time
-    check "its webhook heard of it once" noticed_is portal/acme critical:firing
+    check "its webhook was notified once" noticed_is portal/acme critical:firing
     play minute/portal-1 pass
     new_grant minute 1
     ask import acme "$work/grant.json"
-    check "a new grant is taken" test $code = 0
-    all_heard 10 "which ends it, once" portal/acme "critical resolved"
+    check "a new grant is accepted" test $code = 0
+    all_received 10 "which ends it, once" portal/acme "critical resolved"
     eventually 10 "in Alertmanager too" active_is portal/acme ""
     eventually 5 "and at its webhook" noticed_is portal/acme "critical:firing critical:resolved"
     eventually 15 "the rule of Prometheus is over" not fires_from_prometheus
-    eventually 10 "and its end was told" over_from_prometheus
+    eventually 10 "and its resolution was sent" over_from_prometheus
     eventually 25 "all is fresh, and the heartbeat is pinged again" beaten ping $((pings + 1))
     ask alert list
-    check "nothing is open" said "no incident is open" "$work/said"
+    check "nothing is open" prints "no incident is open" "$work/output"
     end_daemon TERM
 }
 over_from_prometheus() { [[ $(noticed RefreshdNeedsPerson) == *critical:resolved ]]; }
-# The end that Alertmanager knows of an alert moves with each time it is told.
+# The end that Alertmanager knows of an alert moves with each repetition.
 ends_of_acme() { jq -r '.alerts[] | select(.labels.incident == "portal/acme") | .ends' "$work/active.jsonl" | uniq; }
 sent_again() {
     local last
@@ -725,7 +725,7 @@ fired_all_the_time() {
         | join("")' "$work/active.jsonl" | grep -qE '^0*1+$'
 }
 
-nobody_has_a_secret() {
+no_secret_is_sent() {
     heading "secrets"
     local name found=0
     {
@@ -740,29 +740,29 @@ for state in pathlib.Path(sys.argv[1]).glob("*.state/state.db"):
             print(*filter(None, row), sep="\n")
 END
     sort -u "$work/secrets" | grep -E '.{12,}' >"$work/known"
-    note "$(wc -l <"$work/known") secrets, $(stat -c %s "$work/told.raw") bytes that receivers got"
+    note "$(wc -l <"$work/known") secrets, $(stat -c %s "$work/messages.raw") bytes that receivers got"
     get "http://127.0.0.1:${port[prometheus]}/api/v1/series" --get \
         --data-urlencode 'match[]={job="refreshd"}' >"$work/series.json"
-    for name in told.raw series.json main.log; do
+    for name in messages.raw series.json main.log; do
         if grep --fixed-strings --file="$work/known" --max-count=1 "$work/$name" | cut -c1-200 | grep -q .; then
             fail "no secret in $name"
             found=1
         fi
     done
-    ((found)) || pass "no token, client secret or channel's secret in what anybody got, in the series, or in the log"
-    check "the receivers were sent enough to say so" test "$(stat -c %s "$work/told.raw")" -gt 50000
+    ((found)) || pass "no token, client secret or channel's secret in any message, series or log"
+    check "the receivers got enough messages to search" test "$(stat -c %s "$work/messages.raw")" -gt 50000
 }
 
-nobody_complains() {
+no_receiver_complains() {
     if [[ -s $work/complaints.jsonl ]]; then
-        fail "every receiver understood what it was sent"
+        fail "every receiver accepted every message"
         jq -r '"\(.channel): \(.why)"' "$work/complaints.jsonl" | sort | uniq -c | head
     else
-        pass "every receiver understood what it was sent"
+        pass "every receiver accepted every message"
     fi
 }
 
-# --- and now --------------------------------------------------------------------------------------------------------
+# --- main -----------------------------------------------------------------------------------------------------------
 
 [[ -x $binary ]] || give_up "no executable at $binary; build it first, or name it" 66
 work=$(mktemp -d)
@@ -784,24 +784,24 @@ within 20 test -s "$work/main.tokens/bulk-${portals[bulk]}/token.json" || fail "
 
 tests_every_channel
 beats_while_all_is_well
-keeps_quiet
+silences
 play 'bulk/*' 500
-tells_of_a_dead_grant
-takes_it_on
+notifies_of_a_dead_grant
+acknowledges
 from_prometheus
-folds
+groups
 # From now on it takes a while until globex is overdue.
 ask renew globex
 play minute/portal-2 500
 compares
-climbs
+escalates
 mails
 ends
-nobody_complains
-nobody_has_a_secret
+no_receiver_complains
+no_secret_is_sent
 
 if ((failed)); then
-    heading "last words"
+    heading "last log lines"
     grep -v ' bulk-' "$work/main.log" | tail -n 30 | cut -c1-300 || true
 fi
 printf '\ntests/system/alerting.sh: %d passed, %d failed, %d s\n' "$passed" "$failed" "$SECONDS"

@@ -1,4 +1,4 @@
-"""What tests/system/authorization-servers.sh proves. Not a rig by itself.
+"""The checks of tests/system/authorization-servers.sh. Not a rig by itself.
 
 Started with the binary and a directory in which npm/ has `oidc-provider` and venv/ has `django-oauth-toolkit`.
 """
@@ -21,11 +21,11 @@ from authorizing import (Authorization, Browser, Front, Parts, Patience, Refresh
 
 HERE = pathlib.Path(__file__).parent
 BINARY, WORK = sys.argv[1], pathlib.Path(sys.argv[2])
-# Seconds: how long an access token lives, how long refreshd waits for a reply, and how long a spent refresh token gets
-# its pair again at Django.
+# Seconds: the lifetime of an access token, refreshd's timeout for a response, and the grace period of a spent refresh token
+# at Django.
 LIFE, PATIENCE, GRACE = 30, 5, 120
 PERSON = {"username": "ada", "password": "the-password-of-ada", "email": "ada@example.org"}
-# With every character that a form or a URL would treat in a way of its own.
+# With every character that has a special meaning in a form or a URL.
 SECRETS = {name: f"{name}:s+cr%t/&= {number}~" for number, name in enumerate(("basic", "body", "machine", "django"))}
 DEVICE = "urn:ietf:params:oauth:grant-type:device_code"
 
@@ -41,7 +41,7 @@ def start_servers():
     ports = {"oidc": free_port(), "django": free_port()}
     fronts = {name: Front(port, delay=PATIENCE + 2) for name, port in ports.items()}
     fronts["django"].listen()
-    # A native client may be sent to any port of this machine (RFC 8252 section 7.3).
+    # A native client may redirect to any port of this machine (RFC 8252 section 7.3).
     native = {"grant_types": ["authorization_code", "refresh_token"],
               "redirect_uris": [callback, "http://127.0.0.1/oauth/callback"]}
     renewing = {"grant_types": ["authorization_code", "refresh_token"], "redirect_uris": [callback]}
@@ -70,18 +70,18 @@ def start_servers():
 
 
 def by_basic(secret):
-    """The client `basic`, form-encoded as RFC 6749 section 2.3.1 wants it."""
+    """The client `basic`, form-encoded as RFC 6749 section 2.3.1 requires."""
     client = f"basic:{urllib.parse.quote_plus(SECRETS[secret])}"
     return {"Authorization": f"Basic {base64.b64encode(client.encode()).decode()}"}
 
 
 def accepted(front, token):
-    """Whether the server itself says that the token is good: when it ends, or 0 (RFC 7662)."""
+    """Expiry of the token according to the server, or 0 (RFC 7662)."""
     path, secret = ("/token/introspection", "basic") if front is oidc else ("/o/introspect/", "django")
     with front.turn:
         status, body, _ = fetch(f"http://127.0.0.1:{front.backend}{path}", {"token": token}, by_basic(secret))
-    said = json.loads(body) if status == 200 else {}
-    return said["exp"] if said.get("active") is True else 0
+    response = json.loads(body) if status == 200 else {}
+    return response["exp"] if response.get("active") is True else 0
 
 
 # --- the configuration ----------------------------------------------------------------------------------------------
@@ -109,22 +109,22 @@ def settings():
 [renewal]
 timeout = "{PATIENCE}s"
 
-# Everything about it is found by its metadata (OpenID Connect Discovery).
+# Its metadata names everything (OpenID Connect Discovery).
 [providers.oidc]
 issuer = "{oidc.url}"
 renew_every = "40%"
 assumed_lifetime = "{LIFE}s"
-# OpenID Connect gives no refresh token otherwise.
+# Without it, OpenID Connect issues no refresh token.
 authorize_parameters = {{ prompt = "consent" }}
 
-# The same by RFC 8414, whose well-known path stands before the issuer's own.
+# The same by RFC 8414, whose well-known path precedes the issuer's own path.
 [providers.django]
 issuer = "{django.url}/o"
 renew_every = "40%"
 assumed_lifetime = "{LIFE}s"
 grace = "{GRACE}s"
 
-# And by hand.
+# And configured by hand.
 [providers.written]
 token_url = "{django.url}/o/token/"
 authorize_url = "{django.url}/o/authorize/"
@@ -132,7 +132,7 @@ renew_every = "40%"
 assumed_lifetime = "{LIFE}s"
 grace = "{GRACE}s"
 
-# It writes its own name in another way.
+# Its metadata spells the issuer differently.
 [providers.elsewhere]
 issuer = "{oidc.url.replace("127.0.0.1", "localhost")}"
 
@@ -203,7 +203,7 @@ def front_of(portal):
     return django if portal.startswith("django") else oidc
 
 
-# --- a person authorizes --------------------------------------------------------------------------------------------
+# --- authorization by a user ----------------------------------------------------------------------------------------
 
 
 def person():
@@ -215,13 +215,13 @@ def parameter(url, name):
 
 
 def authorize(portal, way="browser"):
-    """The exit code, the family of tokens that came of it, and the command. The answer comes by the loopback listener,
-    by pasting, or by the `address` or the `code` that another call of the command is given."""
+    """The exit code, the resulting family of tokens, and the command. The answer comes by the loopback listener, by pasting,
+    or by the `address` or the `code` that is passed to another call of the command."""
     front = front_of(portal)
     waiting = Authorization(refreshd, portal, "--json")
     redirected, page = person().go(waiting.url or front.url, waiting.redirect_uri())
     if redirected is None:
-        score.note(f"{portal}: the login did not come to its end: {page}")
+        score.note(f"{portal}: the login did not finish: {page}")
     if way in ("address", "code"):
         waiting.command.terminate()
         waiting.end()
@@ -235,11 +235,11 @@ def authorize(portal, way="browser"):
     return code, front.newest(), waiting
 
 
-# --- the readers ----------------------------------------------------------------------------------------------------
+# --- readers --------------------------------------------------------------------------------------------------------
 
 
 class Readers(threading.Thread):
-    """Look at every portal's token file all the time, and show each new token to its server."""
+    """Polls every portal's token file, and tests each new token at its server."""
 
     def __init__(self):
         super().__init__(daemon=True)
@@ -270,7 +270,7 @@ class Readers(threading.Thread):
             self.over.wait(0.2)
 
     def complain(self, portal, family, what):
-        # Whoever is about to be authorized anew is followed no more.
+        # A portal that is about to be authorized again is not checked any more.
         if self.families.get(portal) is family and (portal, what) not in self.wrong:
             self.wrong.append((portal, what))
 
@@ -285,7 +285,7 @@ class Readers(threading.Thread):
 readers = Readers()
 
 
-# --- what is proved -------------------------------------------------------------------------------------------------
+# --- checks ---------------------------------------------------------------------------------------------------------
 
 
 def first_grants():
@@ -294,24 +294,24 @@ def first_grants():
     score.check("a public client with PKCE, endpoints written by hand: exit 0", code == 0, waiting.err)
     readers.follow("django-public", family)
 
-    score.heading("a daemon whose issuer is away")
+    score.heading("a daemon whose issuer is unreachable")
     score.check("it starts", refreshd.start(), refreshd.log()[-1500:])
     readers.start()
     code, _, err = refreshd.command("authorize", "basic", "--no-browser", "--timeout", "2s")
-    score.check("who wants to authorize there is told: exit 75", code == 75 and "issuer" in err, (code, err))
+    score.check("authorizing there fails: exit 75", code == 75 and "issuer" in err, (code, err))
     score.eventually(10, "the portals of others have their tokens", lambda: refreshd.token("django-public"))
     metadata = "/.well-known/openid-configuration"
     host = oidc.url.removeprefix("http://")
     oidc.instead[host, metadata] = '{"status": "maintenance"}'
     oidc.listen()
     refreshd.daemon.send_signal(signal.SIGHUP)
-    score.eventually(10, "a reload asks again, and does not believe everything that is JSON",
+    score.eventually(10, "a reload fetches the metadata again, and rejects other JSON",
                      lambda: not oidc.instead and "no metadata of an authorization server" in refreshd.log(),
                      lambda: refreshd.log()[-800:])
     refreshd.daemon.send_signal(signal.SIGHUP)
-    score.eventually(10, "the next one asks once more, and finds it",
+    score.eventually(10, "the next one fetches it again, and accepts it",
                      lambda: [entry for entry in oidc.asked(metadata) if entry["host"] == host])
-    score.eventually(10, "with it the client that needs nobody has its token", lambda: refreshd.token("machine"))
+    score.eventually(10, "the client with client credentials has its token then", lambda: refreshd.token("machine"))
 
     score.heading("first grants, with the daemon")
     for portal, what, way in (
@@ -329,26 +329,26 @@ def first_grants():
         score.check(f"{portal}: PKCE S256 and a state of its own", asked.get("code_challenge_method") == "S256"
                     and len(asked.get("code_challenge", "")) == 43 and len(asked.get("state", "")) >= 22, asked)
         token = within(3, lambda portal=portal: refreshd.token(portal)) or {}
-        score.check(f"{portal}: readers have the very token that the server issued",
+        score.check(f"{portal}: the server's token is published unchanged",
                     bool(family) and token.get("access_token") in [pair[0] for pair in family.pairs])
-        says_reply(portal, waiting, token)
+        prints_response(portal, waiting, token)
         if family:
             readers.follow(portal, family)
 
 
-def says_reply(portal, waiting, token):
+def prints_response(portal, waiting, token):
     try:
-        said = json.loads(waiting.out)
+        response = json.loads(waiting.out)
     except ValueError:
-        said = {}
-    score.check(f"{portal}: --json has the token reply without the refresh token", said.get("outcome") == "authorized"
-                and said.get("portal") == portal and said.get("generation") == token.get("generation")
-                and said.get("reply", {}).get("access_token") == token.get("access_token")
-                and "refresh_token" not in said.get("reply", {}), {**said, "reply": sorted(said.get("reply", {}))})
+        response = {}
+    score.check(f"{portal}: --json has the token reply without the refresh token", response.get("outcome") == "authorized"
+                and response.get("portal") == portal and response.get("generation") == token.get("generation")
+                and response.get("reply", {}).get("access_token") == token.get("access_token")
+                and "refresh_token" not in response.get("reply", {}), {**response, "reply": sorted(response.get("reply", {}))})
 
 
 def how_it_asks():
-    score.heading("what the servers were sent")
+    score.heading("requests to the servers")
     exchanges = {entry["sent"].get("client_id") or "basic": entry for entry in oidc.asked("/token")
                  if entry["sent"].get("grant_type") == "authorization_code"}
     nothing = {"sent": {}, "authorization": ""}
@@ -374,30 +374,30 @@ def machine_and_device():
     waiting = Authorization(refreshd, "device", "--json")
     within(10, lambda: "device" in waiting.err and waiting.url or waiting.command.poll() is not None)
     shown = re.search(r"\b([A-Z]{4}-[A-Z]{4})\b", waiting.err)
-    score.check("the device grant shows a user code and where to type it", shown and waiting.url, waiting.err)
+    score.check("the device grant shows a user code and its address", shown and waiting.url, waiting.err)
     if not (shown and waiting.url):
         waiting.command.kill()
         waiting.end()
         return
     polls = within(10, lambda: [entry for entry in oidc.asked("/token") if entry["sent"].get("grant_type") == DEVICE])
-    score.check("nobody has typed it yet, and it waits", polls and waiting.command.poll() is None
-                and polls[0]["said"].get("error") == "authorization_pending", waiting.err)
+    score.check("the code has not been typed, and it waits", polls and waiting.command.poll() is None
+                and polls[0]["response"].get("error") == "authorization_pending", waiting.err)
     _, page = Browser(user_code=shown[1], login="ada", password="x").go(f"{oidc.url}/device", None)
     score.note(f"the last page: {' '.join(page.split())[-90:]}")
     code = waiting.end()
-    score.check("and is authorized once the person has consented", code == 0, waiting.err)
+    score.check("and is authorized once the user has consented", code == 0, waiting.err)
     at = [entry["at"] for entry in oidc.asked("/token") if entry["sent"].get("grant_type") == DEVICE]
-    score.check("it asked no more often than every five seconds",
+    score.check("it polled no more often than every five seconds",
                 len(at) >= 2 and min(later - sooner for sooner, later in zip(at, at[1:])) > 4.9, at)
     family = oidc.newest()
     token = within(3, lambda: refreshd.token("device")) or {}
-    score.check("readers have its token", bool(family) and token.get("access_token") == family.current())
+    score.check("its token is published", bool(family) and token.get("access_token") == family.current())
     readers.follow("device", family)
 
 
 def takes_in():
-    """A grant that another program got by itself is accepted as it came."""
-    score.heading("a token reply of another program")
+    """A grant that another program obtained is accepted unchanged."""
+    score.heading("a token response of another program")
     verifier = secrets.token_urlsafe(48)
     challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).decode().rstrip("=")
     asked = {"response_type": "code", "client_id": "basic", "redirect_uri": callback, "scope": "openid offline_access",
@@ -406,17 +406,17 @@ def takes_in():
     code = parameter(redirected, "code")
     sent = {"grant_type": "authorization_code", "code": code, "redirect_uri": callback, "code_verifier": verifier}
     status, reply, _ = fetch(f"{oidc.url}/token", sent, by_basic("basic"))
-    score.check("the other program has its reply", status == 200, (redirected is None and page, status))
+    score.check("the other program has its response", status == 200, (redirected is None and page, status))
     code, _, err = refreshd.command("import", "taken", text=reply)
-    score.check("refreshd import takes it: exit 0", code == 0, err)
+    score.check("refreshd import accepts it: exit 0", code == 0, err)
     readers.follow("taken", oidc.newest())
-    score.eventually(5, "it is renewed at once, which proves that it lives",
+    score.eventually(5, "it is renewed at once, which proves that it is alive",
                      lambda: refreshd.token("taken").get("access_token") == oidc.newest().pairs[-1][0]
                      and len(oidc.newest().pairs) == 2, lambda: refreshd.status("taken"))
 
 
 def loses_replies():
-    score.heading("replies are lost after the server has carried the request out")
+    score.heading("responses are lost after the server has carried out the request")
     families = {}
     for way in WAYS:
         for portal in (f"lost-{way}", f"django-lost-{way}"):
@@ -432,26 +432,26 @@ def loses_replies():
 
 
 def recovers(families):
-    score.heading("a server with a grace period: nobody is needed")
+    score.heading("a server with a grace period: no user is needed")
     patience = Patience(40)
     for portal, family in families.items():
         if not portal.startswith("django"):
             continue
         way = portal.removeprefix("django-lost-")
-        score.eventually(patience.left(), f"{way}: the reply is lost, and the same family goes on",
+        score.eventually(patience.left(), f"{way}: the response is lost, and the same family continues",
                          lambda family=family: family.lost and len(family.delivered) >= 3,
                          lambda portal=portal: refreshd.status(portal))
         again = bool(family.lost) and family.lost[0][0] in [access for access, _ in family.delivered]
-        score.check(f"{way}: the pair that was lost is the one that came with the replay", again)
+        score.check(f"{way}: the replay returned the lost pair", again)
         score.check(f"{way}: the server has refused nothing", not family.refused, family.refused)
         file, server = readers.replayed.get(portal, (0, 0))
-        score.check(f"{way}: readers were told no later end than the server's", server and file <= server + 1,
+        score.check(f"{way}: the published expiry is not later than the server's", server and file <= server + 1,
                     (file, server))
         score.check(f"{way}: it is fresh", refreshd.status(portal).get("fresh") is True, refreshd.status(portal))
 
 
 def resumes(families):
-    score.heading("a server that revokes the family: it is said, and authorizing resumes it")
+    score.heading("a server that revokes the family: it is reported, and authorizing resumes it")
     patience = Patience(40)
     for portal, family in families.items():
         if portal.startswith("django"):
@@ -461,12 +461,12 @@ def resumes(families):
                          lambda portal=portal: refreshd.status(portal).get("phase") == "needs-authorization",
                          lambda portal=portal: refreshd.status(portal))
         lines = [line for line in refreshd.log().splitlines() if portal in line]
-        score.check(f"{way}: named as rejected while in doubt",
+        score.check(f"{way}: reported as rejected while in doubt",
                     any("rejected while in doubt" in line for line in lines), "\n".join(lines[-6:]))
         score.check(f"{way}: and not as a grant that died by itself",
                     not any("the grant is dead" in line for line in lines))
         status = refreshd.status(portal)
-        score.check(f"{way}: what is to be done names the command", f"refreshd authorize {portal}" in
+        score.check(f"{way}: the action names the command", f"refreshd authorize {portal}" in
                     (status.get("action") or ""), status.get("action"))
         sent = len(family.refused)
         code, anew, waiting = authorize(portal)
@@ -489,93 +489,93 @@ def no_incident():
     return code == 0 and not json.loads(out).get("incidents")
 
 
-def says_what_a_token_is_worth():
+def introspects_tokens():
     score.heading("introspection")
     code, out, err = refreshd.command("introspect", "basic", "--json")
-    said = json.loads(out) if code == 0 else {}
-    score.check("of a token that works: exit 0, whose it is, and until when", said.get("active") is True
-                and said.get("client_id") == "basic" and said.get("sub") == "ada" and "expires_at" in said,
+    response = json.loads(out) if code == 0 else {}
+    score.check("a valid token: exit 0, its owner and its expiry", response.get("active") is True
+                and response.get("client_id") == "basic" and response.get("sub") == "ada" and "expires_at" in response,
                 (code, out, err))
     code, _, err = refreshd.command("introspect", "django-basic")
     score.check("the same at the other server", code == 0 and "works" in err, (code, err))
     code, _, err = refreshd.command("introspect", "django-body")
-    score.check("where nobody says: exit 78, and which key is missing", code == 78 and "introspect_url" in err,
+    score.check("without introspection: exit 78, and the missing key", code == 78 and "introspect_url" in err,
                 (code, err))
 
 
 def restarts():
-    score.heading("a restart while the issuer is away")
+    score.heading("a restart while the issuer is unreachable")
     oidc.vanish()
     code = parts.stop(refreshd.daemon)
-    score.check("the daemon stops in good order", code == 0, code)
+    score.check("the daemon stops cleanly", code == 0, code)
     score.check("it starts", refreshd.start(), refreshd.log()[-1500:])
     oidc.listen()
     since = {portal: len(readers.families[portal].delivered) for portal in ("basic", "public", "machine", "device")}
     patience = Patience(40)
     for portal, before in since.items():
-        score.eventually(patience.left(), f"{portal} goes on by what is kept of the issuer's metadata",
+        score.eventually(patience.left(), f"{portal} continues with the stored metadata of the issuer",
                          lambda portal=portal, before=before: len(readers.families[portal].delivered) > before
                          and refreshd.status(portal).get("fresh"), lambda portal=portal: refreshd.status(portal))
 
 
 def refuses():
-    score.heading("what is refused")
+    score.heading("refusals")
 
     def sent(code):
         return any(entry["sent"].get("code") == code for entry in oidc.asked("/token"))
 
     waiting = Authorization(refreshd, "basic", "--json")
-    status, page, _ = fetch(f"{callback}?code=a-code-of-somebody-else&state=a-state-of-somebody-else")
+    status, page, _ = fetch(f"{callback}?code=a-foreign-code&state=a-foreign-state")
     score.check("a callback with another state gets no done page", status == 400, (status, page))
-    score.check("and its code is not sent to the server", not sent("a-code-of-somebody-else"))
+    score.check("and its code is not sent to the server", not sent("a-foreign-code"))
     redirected, _ = person().go(waiting.url or oidc.url, callback)
     readers.leave("basic")
     fetch(redirected or callback)
-    score.check("the true one still counts", waiting.end() == 0, waiting.err)
+    score.check("the genuine one is still accepted", waiting.end() == 0, waiting.err)
     readers.follow("basic", oidc.newest())
 
     waiting = Authorization(refreshd, "body", "--json")
     redirected, _ = person().go(waiting.url or oidc.url, callback)
     forged = re.sub(r"state=[^&]*", "state=" + "x" * 43, redirected or "")
     waiting.paste(forged + "\n")
-    score.check("a pasted address with another state: it is said",
+    score.check("a pasted address with another state: it is rejected",
                 within(5, lambda: "does not belong" in waiting.err), waiting.err)
     code = parameter(forged, "code")
     score.check("and its code is not sent to the server", code and not sent(code))
     readers.leave("body")
-    score.check("the true one still counts", waiting.end(f"{redirected}\n") == 0, waiting.err)
+    score.check("the genuine one is still accepted", waiting.end(f"{redirected}\n") == 0, waiting.err)
     readers.follow("body", oidc.newest())
 
     waiting = Authorization(refreshd, "django-public", "--json")
     redirected, page = Browser(**PERSON, allow=None).go(waiting.url or django.url, callback)
-    score.check("the person says no, and the server says so", "error=access_denied" in (redirected or ""), page)
+    score.check("the user denies, and the server redirects with the error", "error=access_denied" in (redirected or ""), page)
     status, page, _ = fetch(redirected or callback)
-    score.check("the browser is told", status == 400 and "access_denied" in page, (status, page))
+    score.check("the browser gets the error page", status == 400 and "access_denied" in page, (status, page))
     score.check("exit 65", waiting.end() == 65, waiting.err)
 
-    score.check("metadata of another issuer than the configured one is not believed",
+    score.check("metadata of another issuer than the configured one is rejected",
                 "the metadata is of another issuer" in refreshd.log())
     code, _, err = refreshd.command("authorize", "elsewhere", "--no-browser", "--timeout", "2s")
-    score.check("and nobody is authorized there", code in (75, 78) and "issuer" in err, (code, err))
+    score.check("and authorizing there fails", code in (75, 78) and "issuer" in err, (code, err))
     score.check("nor is its secret sent there", not any("elsewhere" in str(entry) for entry in oidc.requests))
 
-    code, _, err = refreshd.command("authorize", "nobody", "--no-browser")
+    code, _, err = refreshd.command("authorize", "unknown", "--no-browser")
     score.check("an unknown portal: exit 66", code == 66, (code, err))
     code, _, err = refreshd.command("authorize", "basic", "--no-browser", "--timeout", "1s")
-    score.check("nobody comes: exit 75", code == 75, (code, err))
+    score.check("the wait times out: exit 75", code == 75, (code, err))
     code, _, err = refreshd.command("authorize", "basic", "--no-browser", "--code", "this-code-is-none")
     score.check("a code that the server refuses: exit 65", code == 65, (code, err))
-    score.check("and the grant that was there goes on", refreshd.status("basic").get("fresh") is True)
+    score.check("and the existing grant stays in force", refreshd.status("basic").get("fresh") is True)
 
 
 def loses_the_first_reply():
-    score.heading("the reply to the exchange of a code is lost")
+    score.heading("the response to a code exchange is lost")
     for portal, front, token in (("unlucky", oidc, "/token"), ("django-unlucky", django, "/o/token/")):
         front.lose_code = "close"
         code, _, waiting = authorize(portal)
         spent = [entry["sent"].get("code") for entry in front.asked(token)][-1:]
         sent = sum(entry["sent"].get("code") in spent for entry in front.asked(token))
-        score.check(f"{portal}: exit 65 or 75, and words", code in (65, 75) and len(waiting.err.splitlines()) > 3,
+        score.check(f"{portal}: exit 65 or 75, with an explanation", code in (65, 75) and len(waiting.err.splitlines()) > 3,
                     (code, waiting.err))
         score.note(waiting.err.splitlines()[-1] if waiting.err else "")
         score.check(f"{portal}: the code, which may be spent, is not sent again", sent == 1, sent)
@@ -591,7 +591,7 @@ def renews():
     for portal, family in list(readers.families.items()):
         if "lost" in portal:
             continue
-        score.eventually(patience.left(), f"{portal}: three renewals; its server took each token that readers found",
+        score.eventually(patience.left(), f"{portal}: three renewals; its server accepted each published token",
                          lambda family=family, portal=portal: len(family.delivered) >= 4
                          and readers.accepted.get(portal, 0) >= 4,
                          lambda family=family, portal=portal: (len(family.delivered), readers.accepted.get(portal, 0),
@@ -600,7 +600,7 @@ def renews():
                                                                 if error != "authorization_pending"], family.refused)
     found = refreshd.token("basic").get("access_token", "")
     status, body, _ = fetch(f"http://127.0.0.1:{oidc.backend}/me", headers={"Authorization": f"Bearer {found}"})
-    score.check("userinfo says whose token it is", status == 200 and json.loads(body).get("sub") == "ada", body)
+    score.check("userinfo names the token's owner", status == 200 and json.loads(body).get("sub") == "ada", body)
     machine = [entry["sent"] for entry in oidc.asked("/token")
                if entry["sent"].get("grant_type") == "client_credentials"]
     score.check("client credentials: no refresh token was ever sent or stored",
@@ -619,13 +619,13 @@ def revokes():
     code, out, err = refreshd.command("forget", "revoked", "--revoke", "--yes")
     score.check("refreshd forget --revoke: exit 0", code == 0, (code, out, err))
     access, refresh = family.pairs[-1]
-    score.check("introspection says active=false of both", not accepted(oidc, access) and not accepted(oidc, refresh))
+    score.check("introspection returns active=false for both", not accepted(oidc, access) and not accepted(oidc, refresh))
     score.check("the token files are gone", not (refreshd.tokens / "revoked" / "token.json").exists())
 
 
 def readers_are_content():
     score.heading("readers")
-    score.check("nobody met an ended, an old or a refused token", not readers.wrong, readers.wrong)
+    score.check("no reader met an expired, an old or a rejected token", not readers.wrong, readers.wrong)
     score.eventually(10, "every file has its newest token", lambda: all(
         refreshd.token(portal).get("access_token") == family.current() for portal, family in readers.families.items()))
 
@@ -636,11 +636,11 @@ def leaks_nothing():
     refreshd.command("alert", "list")
     passed = oidc.secrets | django.secrets | set(SECRETS.values()) | {PERSON["password"]}
     passed |= {urllib.parse.quote_plus(secret) for secret in SECRETS.values()}
-    score.note(f"{len(passed)} secrets passed, {len(refreshd.said)} commands were run")
-    score.check("enough has passed to find", len(passed) > 100)
-    score.check("what is there is found", refreshd.leaks({"next_renewal="}) == ["the log"])
+    score.note(f"{len(passed)} secrets passed, {len(refreshd.outputs)} commands were run")
+    score.check("enough secrets have passed", len(passed) > 100)
+    score.check("the search finds text that is there", refreshd.leaks({"next_renewal="}) == ["the log"])
     found = refreshd.leaks(passed, oidc.access | django.access)
-    score.check("none is in the log, in what a command printed, on a page or where it does not belong", not found,
+    score.check("none is in the log, in an output, on a page or in another place", not found,
                 found)
 
 
@@ -654,14 +654,14 @@ def play():
     recovers(families)
     resumes(families)
     renews()
-    says_what_a_token_is_worth()
+    introspects_tokens()
     restarts()
     refuses()
     revokes()
     readers_are_content()
     leaks_nothing()
     code = parts.stop(refreshd.daemon)
-    score.check("the daemon stops in good order", code == 0, code)
+    score.check("the daemon stops cleanly", code == 0, code)
 
 
 try:
@@ -670,7 +670,7 @@ try:
     refreshd = Refreshd(BINARY, parts, settings())
     play()
     if score.failed:
-        score.heading("the daemon's last words")
+        score.heading("the daemon's last log lines")
         print("\n".join(line[:300] for line in refreshd.log().splitlines()[-40:]))
 finally:
     readers.over.set()

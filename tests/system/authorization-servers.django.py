@@ -1,7 +1,7 @@
 """The `django-oauth-toolkit` of PyPI, on loopback, for tests/system/authorization-servers.sh. Not a rig by itself.
 
-Started with a directory: DIR/django.json holds the port, the clients, the person and the lives of tokens in seconds.
-Refresh tokens rotate, and the reuse of one that is spent revokes its family, except within the grace period, in which
+Started with a directory: DIR/django.json holds the port, the clients, the user and the lifetimes of tokens in seconds.
+Refresh tokens rotate, and the reuse of a spent one revokes its family, except within the grace period, in which
 the same pair is given again.
 """
 
@@ -19,7 +19,7 @@ SETUP = json.loads((DIR / "django.json").read_text())
 settings.configure(
     SECRET_KEY="only for this rig",
     ALLOWED_HOSTS=["127.0.0.1"],
-    # It need not outlive the rig, and a busy disk is not what is looked at.
+    # It need not outlive the rig, and a busy disk is not tested.
     DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": DIR / "django.db",
                            "OPTIONS": {"init_command": "PRAGMA synchronous=OFF; PRAGMA journal_mode=MEMORY;"}}},
     INSTALLED_APPS=["django.contrib.admin", "django.contrib.auth", "django.contrib.contenttypes",
@@ -32,7 +32,7 @@ settings.configure(
                 "OPTIONS": {"context_processors": ["django.template.context_processors.request",
                                                    "django.contrib.auth.context_processors.auth",
                                                    "django.contrib.messages.context_processors.messages"]}}],
-    # Nobody is kept out here, so no time is spent on it.
+    # Passwords protect nothing here, so hashing is fast.
     PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"],
     ROOT_URLCONF=__name__,
     LOGIN_URL="/admin/login/",

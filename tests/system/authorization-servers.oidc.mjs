@@ -1,7 +1,7 @@
 // The certified `oidc-provider` of npm, on loopback, for tests/system/authorization-servers.sh. Not a rig by itself.
 //
-// Started with a directory: DIR/npm holds the package, DIR/oidc.json the port, the issuer, the clients and the lives of
-// tokens in seconds. Refresh tokens rotate at every use, and the reuse of one that is spent revokes its whole family.
+// Started with a directory: DIR/npm holds the package, DIR/oidc.json the port, the issuer, the clients and the lifetimes of
+// tokens in seconds. Refresh tokens rotate at every use, and the reuse of a spent one revokes its whole family.
 
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';

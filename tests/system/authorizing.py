@@ -1,4 +1,4 @@
-"""What the rigs that authorize have in common: keeping score, starting refreshd, a browser, a layer before a server.
+"""Common parts of the rigs that authorize: results, starting refreshd, a browser, a proxy in front of a server.
 
 Not a rig by itself. Everything is on loopback, and every process that is started here is ended here, by its id.
 """
@@ -24,13 +24,13 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-# A proxy of the environment is not for loopback.
+# Ignore a proxy of the environment for loopback.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-# What a token request or reply holds that nobody else may read.
+# Fields of a token request or response that are secret.
 SECRETS = ("access_token", "refresh_token", "id_token", "client_secret", "code", "code_verifier", "device_code")
 
 
-# --- keeping score --------------------------------------------------------------------------------------------------
+# --- results --------------------------------------------------------------------------------------------------------
 
 
 class Score:
@@ -60,7 +60,7 @@ class Score:
         return bool(holds)
 
     def eventually(self, seconds, what, look, seen=lambda: ""):
-        """Passes if `look` says so within the time."""
+        """Passes if `look` is true within the time."""
         held = within(seconds, look)
         return self.check(what if held else f"{what} (not within {seconds} s)", held, "" if held else seen())
 
@@ -70,7 +70,7 @@ class Score:
 
 
 class Patience:
-    """Seconds that several checks share, so that a rig with much amiss comes to its end too."""
+    """Seconds that several checks share, so that a rig with many failures ends, too."""
 
     def __init__(self, seconds):
         self.until = time.monotonic() + seconds
@@ -89,7 +89,7 @@ def within(seconds, look):
 
 
 def free_port(taken=set()):  # kept on purpose: one that is not used yet is not free
-    """Another one at each call, of those that nobody listens on."""
+    """Another port at each call, on which nothing listens."""
     while True:
         port = random.randrange(20000, 30000)
         with socket.socket() as trial:
@@ -106,7 +106,7 @@ class Parts:
 
     def __init__(self, work):
         self.work, self.running = pathlib.Path(work), []
-        # A signal ends the rig as anything else does: what was started is ended first.
+        # A signal ends the rig like any error: the started processes are ended first.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
     def start(self, name, argv, **more):
@@ -142,11 +142,11 @@ def listens(port):
 
 
 class Refreshd:
-    """The real binary, with a configuration of its own. Everything that it prints is kept."""
+    """The real binary, with its own configuration. All its output is kept."""
 
     def __init__(self, binary, parts, settings):
         self.binary, self.parts, self.work = binary, parts, parts.work
-        self.tokens, self.said, self.daemon = self.work / "tokens", [], None
+        self.tokens, self.outputs, self.daemon = self.work / "tokens", [], None
         self.page = free_port()
         common = {"state": f"{self.work}/state.db", "token_dir": f"{self.tokens}",
                   "control_socket": f"{self.work}/control.sock"}
@@ -170,7 +170,7 @@ class Refreshd:
                                 text=True, env=ENVIRONMENT, **more)
 
     def keep(self, words, out, err):
-        self.said.append((" ".join(words), out, err))
+        self.outputs.append((" ".join(words), out, err))
 
     def command(self, *words, text=None, seconds=60):
         """Exit code, standard output, standard error."""
@@ -192,24 +192,24 @@ class Refreshd:
             return {}
 
     def token(self, portal):
-        """What readers find now, or nothing."""
+        """The published token, or nothing."""
         try:
             return json.loads((self.tokens / portal / "token.json").read_text())
         except (OSError, ValueError):
             return {}
 
     def leaks(self, secrets, shown=()):
-        """Where one of the secrets stands that must not: the log, what commands printed, pages, token files. The access
-        tokens in `shown` are what readers get."""
+        """The places that hold one of the secrets and must not: the log, outputs, pages, token files. The access tokens in `shown`
+        are published."""
         places = {"the log": self.log()}
         for path in ("/metrics", "/", "/readyz"):
             places[f"the page {path}"] = fetch(f"http://127.0.0.1:{self.page}{path}")[1]
-        for words, out, err in self.said:
+        for words, out, err in self.outputs:
             places[f"standard error of refreshd {words}"] = err
             if "--json" not in words or "authorize" not in words and "renew" not in words:
                 places[f"standard output of refreshd {words}"] = out
             else:
-                # A token reply is asked for there. A refresh token never is.
+                # A token response is requested there. A refresh token never is.
                 places[f"refresh token in the output of refreshd {words}"] = "".join(
                     secret for secret in secrets - set(shown) if secret in out)
         found = []
@@ -245,7 +245,7 @@ class Authorization:
         return dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(self.url or "").query))
 
     def redirect_uri(self):
-        return self.parameters().get("redirect_uri", "http://nobody.invalid/")
+        return self.parameters().get("redirect_uri", "http://unused.invalid/")
 
     def paste(self, text, last=False):
         try:
@@ -257,7 +257,7 @@ class Authorization:
             pass  # it has ended and does not read any more
 
     def end(self, text=None):
-        """The exit code. `text` is what the person pastes."""
+        """The exit code. `text` is pasted by the user."""
         if text is not None:
             self.paste(text)
         try:
@@ -297,7 +297,7 @@ def fetch(url, form=None, headers=None, by=None, seconds=20):
 
 
 class Forms(html.parser.HTMLParser):
-    """The first form of a page: where it goes, and its fields."""
+    """The first form of a page: its target and its fields."""
 
     def __init__(self, page):
         super().__init__()
@@ -318,16 +318,16 @@ class Forms(html.parser.HTMLParser):
 
 
 class Browser:
-    """A person who logs in and consents: follows redirects, keeps cookies, fills in and sends each page's form. An
-    answer of `None` is a field, or a button, that is left out."""
+    """A user who logs in and consents: follows redirects, keeps cookies, fills in and sends each page's form. An answer of
+    `None` is a field, or a button, that is left out."""
 
     def __init__(self, **answers):
         self.answers = answers
         self.by = opener(urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar()))
 
     def go(self, url, until):
-        """To the first address that begins with `until`, which is not visited; or `None` and the last page's text where
-        no form is left."""
+        """To the first address that begins with `until`, which is not visited; or `None` and the last page's text if no form
+        is left."""
         form = None
         for _ in range(20):
             status, page, headers = fetch(url, form, {"Referer": url}, self.by)
@@ -346,35 +346,35 @@ class Browser:
         return None, f"no end of pages at {url.partition('?')[0]}"
 
 
-# --- the layer before a server --------------------------------------------------------------------------------------
+# --- the proxy in front of a server ---------------------------------------------------------------------------------
 
 
 class Family:
-    """The tokens that came of one authorization, newest last."""
+    """The tokens of one authorization, newest last."""
 
     def __init__(self):
         self.pairs = []         # as the server issued them: (access, refresh)
-        self.delivered = []     # access tokens whose reply was passed on whole, with the moment
+        self.delivered = []     # access tokens whose response was forwarded completely, with the time
         self.lose = []          # the faults of the next replies
-        self.lost = []          # pairs whose reply was lost
+        self.lost = []          # pairs whose response was lost
         self.refused = []       # the error codes of renewals
 
     def current(self):
         return self.delivered[-1][0] if self.delivered else None
 
     def settled(self, token, seconds=8):
-        """Whether this is the newest token, or was until a moment ago: a busy disk takes its time to make a pair
-        durable, and before that nobody may see it."""
+        """Whether this is the newest token, or was until shortly before: a busy disk takes its time to make a pair durable, and
+        it is published only afterwards."""
         newest = [access for access, at in self.delivered if time.monotonic() - at > seconds][-1:]
         recent = [access for access, at in self.delivered if time.monotonic() - at <= seconds]
         return token in newest + recent
 
 
 class Front:
-    """Passes requests on to a real server, and can lose the reply once the server has carried the request out.
+    """Forwards requests to a real server, and can lose the response once the server has carried out the request.
 
-    Keeps every secret that passes, and which tokens follow which. The ways to lose a reply: `close`, `reset` and
-    `truncate` the connection, `delay` it beyond the client's patience, or answer `502` or `504` instead.
+    Keeps every secret that passes, and the order of tokens. The ways to lose a response: `close`, `reset` and `truncate` the
+    connection, `delay` it beyond the client's timeout, or answer `502` or `504` instead.
     """
 
     WAYS = ("close", "reset", "truncate", "delay", "502", "504")
@@ -404,7 +404,7 @@ class Front:
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
     def vanish(self):
-        """Nobody listens until `listen` is called again."""
+        """Nothing listens until `listen` is called again."""
         self.server.shutdown()
         self.server.server_close()
 
@@ -426,7 +426,7 @@ class Front:
             client.sendall(f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n"
                            f"Content-Length: {len(other)}\r\n\r\n{other}".encode())
             return client.close()
-        # One after the other: what a server does with two at once is not looked at here.
+        # One after the other: concurrent requests are not tested here.
         with self.turn:
             server = http.client.HTTPConnection("127.0.0.1", self.backend, timeout=30)
             server.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
@@ -460,27 +460,27 @@ class Front:
             try:
                 client.sendall(answer)
             except OSError:
-                pass  # it has given up: that is what was wanted
+                pass  # it has timed out, as intended
         elif way is None:
             client.sendall(answer)
         client.close()
 
     def note(self, method, target, head, body, reply, content):
-        """The fault of this reply."""
+        """The fault for this response."""
         path, _, query = target.partition("?")
         sent = dict(urllib.parse.parse_qsl(query)) | dict(
             urllib.parse.parse_qsl(body.decode("latin-1")) if "form" in head.get("Content-Type", "") else ())
         try:
-            said = json.loads(content) if "json" in (reply.getheader("Content-Type") or "") else {}
+            response = json.loads(content) if "json" in (reply.getheader("Content-Type") or "") else {}
         except ValueError:
-            said = {}
+            response = {}
         with self.lock:
-            self.learn(sent, said, head, reply.getheader("Location") or "")
-            granted = said.get("access_token")
+            self.learn(sent, response, head, reply.getheader("Location") or "")
+            granted = response.get("access_token")
             kind = sent.get("grant_type", "")
             self.requests.append({
                 "at": time.monotonic(), "host": head.get("Host"), "method": method, "path": path, "sent": sent,
-                "authorization": head.get("Authorization", ""), "status": reply.status, "said": said})
+                "authorization": head.get("Authorization", ""), "status": reply.status, "response": response})
             if kind == "refresh_token":
                 family = self.families.get(sent.get("refresh_token")) or Family()
             elif kind == "client_credentials" and granted:
@@ -488,10 +488,10 @@ class Front:
             else:
                 family = Family()
             if kind and not granted:
-                family.refused.append(said.get("error"))
+                family.refused.append(response.get("error"))
             if not (kind and granted):
                 return None
-            pair = (granted, said.get("refresh_token"))
+            pair = (granted, response.get("refresh_token"))
             if pair not in family.pairs:
                 family.pairs.append(pair)
             if pair[1]:
@@ -505,12 +505,12 @@ class Front:
             family.delivered.append((granted, time.monotonic()))
             return None
 
-    def learn(self, sent, said, head, location):
+    def learn(self, sent, response, head, location):
         redirect = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(location).query))
-        for where in (sent, said, redirect):
+        for where in (sent, response, redirect):
             self.secrets |= {where[name] for name in SECRETS if len(str(where.get(name) or "")) > 5}
-        if said.get("access_token"):
-            self.access |= {said["access_token"]} | ({said["id_token"]} if said.get("id_token") else set())
+        if response.get("access_token"):
+            self.access |= {response["access_token"]} | ({response["id_token"]} if response.get("id_token") else set())
         scheme, _, value = head.get("Authorization", "").partition(" ")
         if scheme.lower() == "basic":
             self.secrets |= {value, base64.b64decode(value).decode().partition(":")[2]}
@@ -526,11 +526,11 @@ class Front:
             return self.families.get(refresh)
 
     def newest(self):
-        """The family that was authorized last."""
+        """The family of the last authorization."""
         with self.lock:
-            first = [entry for entry in self.requests if entry["said"].get("refresh_token")
+            first = [entry for entry in self.requests if entry["response"].get("refresh_token")
                      and entry["sent"].get("grant_type") != "refresh_token"]
-            return self.families.get(first[-1]["said"]["refresh_token"]) if first else None
+            return self.families.get(first[-1]["response"]["refresh_token"]) if first else None
 
     def asked(self, path):
         with self.lock:

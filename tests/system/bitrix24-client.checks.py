@@ -1,4 +1,4 @@
-"""What tests/system/bitrix24-client.sh proves. Not a rig by itself.
+"""The checks of tests/system/bitrix24-client.sh. Not a rig by itself.
 
 Started with the binary and a directory in which venv/ has `fast_bitrix24`.
 """
@@ -45,7 +45,7 @@ redirect_uri = "{callback}"
 
 
 def authorizes():
-    score.heading("a person authorizes")
+    score.heading("authorization by a user")
     login, password = portal.person
     waiting = Authorization(refreshd, "acme", "--json")
     score.check("refreshd authorize prints the portal's address with a state",
@@ -54,10 +54,10 @@ def authorizes():
     redirected, page = Browser(login=login, password=password).go(waiting.url or portal.url, callback)
     score.check("the portal sends the browser back", redirected is not None, page)
     status, page, _ = fetch(redirected or callback)
-    score.check("the browser is answered that it is done", status == 200 and "<" in page, (status, page))
+    score.check("the browser gets the success page", status == 200 and "<" in page, (status, page))
     score.check("exit 0", waiting.end() == 0, waiting.err)
     found = within(5, lambda: refreshd.token("acme")) or {}
-    score.check("readers have the token that the portal issued",
+    score.check("the portal's token is published",
                 found.get("access_token") == portal.tokens[-1]["token"])
     score.check("and the address of its REST interface", found.get("endpoint") == f"{portal.url}/rest/",
                 {**found, "access_token": "…"})
@@ -70,28 +70,28 @@ def works():
     first = len(portal.tokens)
     score.eventually(LIFE * RENEWALS, f"{RENEWALS} renewals while it works",
                      lambda: len(portal.tokens) >= first + RENEWALS or consumer.poll() is not None)
-    # The last of them is worked with, too.
+    # The last of them is used, too.
     score.eventually(10, "and it goes on with the newest token", lambda: portal.tokens[-1]["calls"] > 20)
     score.check("it runs", consumer.poll() is None, parts.log("consumer")[-1500:])
     (WORK / "enough").touch()
     try:
         consumer.wait(30)
     except subprocess.TimeoutExpired:
-        score.check("it comes to its end", False, parts.log("consumer")[-1500:])
+        score.check("it ends", False, parts.log("consumer")[-1500:])
     file = WORK / "consumer.json"
-    seen = json.loads(file.read_text()) if file.exists() else {"read": [], "failed": ["it said nothing"], "done": {}}
-    score.note(f"done: {seen['done']}; calls the portal took: {portal.calls}")
+    seen = json.loads(file.read_text()) if file.exists() else {"read": [], "failed": ["it wrote no result"], "done": {}}
+    score.note(f"done: {seen['done']}; calls the portal accepted: {portal.calls}")
     score.check("no call failed for good, every answer was whole", not seen["failed"], seen["failed"][:5])
     score.check("it listed, called and sent batches", len(seen["done"]) == 3 and min(seen["done"].values()) >= 20
                 and portal.calls.get("batch", 0) >= 40, (seen["done"], portal.calls))
-    score.check(f"each of {RENEWALS + 1} tokens was worked with", sum(one["calls"] > 0 for one in portal.tokens)
+    score.check(f"each of {RENEWALS + 1} tokens was used", sum(one["calls"] > 0 for one in portal.tokens)
                 >= RENEWALS + 1, [one["calls"] for one in portal.tokens])
     score.check("it read the file at each renewal", len({one["generation"] for one in seen["read"]}) >= RENEWALS + 1)
     score.check("no token that it read had expired", all(one["left"] > 0 for one in seen["read"]),
                 min((one["left"] for one in seen["read"]), default=None))
     late = [ago for ago in portal.refused if ago is not None]
     score.note(f"{len(late)} calls came with the token before, up to {max(late, default=0):.3f} s after its end")
-    score.check("every other call had the current token, or the one that was replaced a moment ago",
+    score.check("every other call had the current token, or the one that was replaced just before",
                 len(late) == len(portal.refused) and max(late, default=0) < 8, portal.refused)
     score.check("the file never held a refresh token", not any(one["refresh"] for one in seen["read"]))
 
@@ -104,25 +104,25 @@ def codes_are_late():
     redirected, page = Browser(login=login, password=password).go(waiting.url or portal.url, callback)
     fetch(redirected or callback)
     score.check("exit 65", waiting.end() == 65, waiting.err)
-    score.check("it says how long a code lives", "30 seconds" in waiting.err, waiting.err)
+    score.check("it prints the lifetime of a code", "30 seconds" in waiting.err, waiting.err)
     portal.code_life = 30
     status = refreshd.status("acme")
-    score.check("the grant that was there goes on", status.get("fresh") is True, status)
+    score.check("the existing grant stays in force", status.get("fresh") is True, status)
 
 
 def is_correct():
-    score.heading("what the portal was sent")
+    score.heading("requests to the portal")
     score.check("nothing that a correct client would not send", not portal.complaints, portal.complaints)
     score.note(f"token requests: {portal.grants}")
     refreshd.command("status")
     access = {one["token"] for one in portal.tokens}
     found = refreshd.leaks(portal.secrets, access)
-    score.check("no secret is in the log, in what a command printed, on a page or where it does not belong", not found,
+    score.check("no secret is in the log, in an output, on a page or in another place", not found,
                 found)
     log = parts.log("consumer")
     score.check("the client never saw a secret but the access token",
                 not any(secret in log + (WORK / "consumer.json").read_text() for secret in portal.secrets - access))
-    score.check("the daemon stops in good order", parts.stop(refreshd.daemon) == 0)
+    score.check("the daemon stops cleanly", parts.stop(refreshd.daemon) == 0)
 
 
 try:
@@ -133,7 +133,7 @@ try:
         codes_are_late()
         is_correct()
     if score.failed:
-        score.heading("the daemon's last words")
+        score.heading("the daemon's last log lines")
         print("\n".join(line[:300] for line in refreshd.log().splitlines()[-40:]))
 finally:
     parts.stop_all()

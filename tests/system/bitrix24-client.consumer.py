@@ -1,7 +1,7 @@
 """The consumer of tests/system/bitrix24-client.sh: PyPI's `fast_bitrix24`, used as it documents. Not a rig by itself.
 
-Knows nothing but a portal's token file, and works without a pause until DIR/enough is there. What it has seen is in
-DIR/consumer.json then.
+Reads only a portal's token file, and works without a pause until DIR/enough is there. Then it writes its results to
+DIR/consumer.json.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ import warnings
 from fast_bitrix24 import BitrixAsync
 
 DIR, TOKEN = map(pathlib.Path, sys.argv[1:3])
-# A warning of the client is a finding: it warns where it gets less than it was promised.
+# A warning of the client is a finding: it warns if it gets less than it was promised.
 warnings.simplefilter("error", RuntimeWarning)
 
 read, failed, done = [], [], {}
@@ -33,8 +33,8 @@ async def one(name, work, good):
         if good(await work):
             done[name] = done.get(name, 0) + 1
         else:
-            failed.append(f"{name}: the answer is not what the portal holds")
-    except Exception as error:  # whatever it is, it is what the rig looks for
+            failed.append(f"{name}: the answer differs from the portal's data")
+    except Exception as error:  # any error is a finding
         failed.append(f"{name}: {type(error).__name__}: {error}")
 
 

@@ -1,7 +1,7 @@
 """A Bitrix24 portal and its authorization server, for tests/system/bitrix24-client.sh. Not a rig by itself.
 
-Strict: a code works once and for 30 seconds, a refresh token works once, and once a pair is issued the access token
-before it is dead. REST takes the current access token and no other. What a correct client would not send is noted.
+Strict: a code works once and for 30 seconds, a refresh token works once, and a new pair ends the previous access token at
+once. REST accepts the current access token only. Requests that a correct client would not send are recorded.
 """
 
 import http.server
@@ -71,12 +71,12 @@ class Portal:
             return self.rest(url.path.removeprefix("/rest/").removesuffix(".json"), body)
         return 404, "<h1>There is nothing here</h1>", {}
 
-    # --- a person authorizes ----------------------------------------------------------------------------------------
+    # --- authorization by a user ------------------------------------------------------------------------------------
 
     def authorize(self, method, url, body, headers):
         asked = dict(urllib.parse.parse_qsl(url.query))
         if asked.get("client_id") != self.client:
-            # The real one shows a page too: there is no redirect on failure.
+            # The real one shows a page, too: there is no redirect on failure.
             return 200, "<h1>The app was not found</h1>", {}
         session = re.search(r"session=(\w+)", headers.get("Cookie") or "")
         more = {}
@@ -93,7 +93,7 @@ class Portal:
         self.codes[code] = time.monotonic() + self.code_life
         reply = {"code": code, "state": asked.get("state", ""), "domain": f"127.0.0.1:{self.port}",
                  "member_id": self.member, "scope": "crm,task", "server_domain": "oauth.bitrix.info"}
-        # Where to is written on the app's card; a redirect_uri of the request is not looked at.
+        # The target is configured in the app's card; a redirect_uri of the request is ignored.
         return 302, "", {**more, "Location": f"{self.callback}?{urllib.parse.urlencode(reply)}"}
 
     # --- tokens -----------------------------------------------------------------------------------------------------
@@ -155,7 +155,7 @@ class Portal:
         current = self.current()
         if not current or auth != current["token"]:
             known = access.get(auth)
-            # How long ago it ended; `None`: nobody has ever had it.
+            # Time since it expired; `None`: it was never issued.
             self.refused.append(known and time.monotonic() - (known["ended"] or known["issued"] + self.lifetime))
             error = "expired_token" if known else "NO_AUTH_FOUND"
             return self.refuse(401, error, "The access token provided has expired.")

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
 # The daemon under a wall clock that jumps: tests/system/clock.sh [BINARY], by default target/release/refreshd.
 #
-# libfaketime moves the wall clock of the daemon alone and leaves its monotonic clock true, as a machine's clock
-# moves when somebody sets it. The stand-in authorization server and this script keep the real time, and every
-# access token has the end of its life written in its first digits, by the server's clock. A reader looks at the
-# token files all the while and must never meet a token that has ended at the server.
+# libfaketime moves the wall clock of the daemon only and leaves its monotonic clock unchanged, as setting a machine's clock
+# does. The fake authorization server and this script keep the real time, and the first digits of every access token hold
+# its expiry by the server's clock. A reader polls the token files all the while and must never meet a token that has
+# expired at the server.
 #
 # Needs Debian's faketime (installs it) and a dynamically linked binary. The machine's own clock is never touched.
-# Exit code: 0, 1 (something failed), 77 (cannot run here).
+# Exit code: 0, 1 (a check failed), 77 (cannot run here).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=tests/system/lib.sh
 source tests/system/lib.sh
 
-# The whole rig is bounded, not only each step.
+# A time limit for the whole rig, not only for each step.
 if [[ -z ${REFRESHD_RIG_BOUNDED-} ]]; then
     REFRESHD_RIG_BOUNDED=1 exec timeout --kill-after=30 300 "$0" "$@"
 fi
@@ -26,9 +26,9 @@ readonly hours=7200 year=31536000
 binary=$(realpath -m "${1:-target/release/refreshd}")
 work='' sandbox='' daemon='' reader='' offset=0
 
-# --- words ----------------------------------------------------------------------------------------------------------
+# --- helpers --------------------------------------------------------------------------------------------------------
 
-# --- the parts ------------------------------------------------------------------------------------------------------
+# --- processes ------------------------------------------------------------------------------------------------------
 
 faketime_library() { compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' | head -n 1; }
 
@@ -42,8 +42,8 @@ install_tools() {
     [[ -n $(faketime_library) ]] || give_up "faketime is not installed and cannot be" 77
 }
 
-# set_clock SECONDS: how far ahead of the real time the daemon's clock is from now on. The file is replaced in one
-# step, since the daemon reads it whenever it asks for the time.
+# set_clock SECONDS: sets how far the daemon's clock is ahead of the real time from now on. The file is replaced in one
+# step, since the daemon reads it with every request for the time.
 set_clock() {
     offset=$1
     printf '%+d\n' "$offset" >"$work/offset.new"
@@ -56,7 +56,7 @@ start_sandbox() {
     sandbox=$!
     within 10 test -s "$work/sandbox/${portals[-1]}.refresh" || {
         cat "$work/sandbox.log" >&2
-        give_up "the stand-in server did not start"
+        give_up "the fake server did not start"
     }
 }
 
@@ -100,7 +100,7 @@ start_daemon() {
 
 stop() { kill -TERM "$1" && wait "$1"; }
 
-# Looks at every token file a few times a second, and notes what it must not see.
+# Polls every token file a few times a second, and records violations.
 read_tokens() {
     local portal token reads=0
     while sleep 0.2; do
@@ -117,7 +117,7 @@ read_tokens() {
     done
 }
 
-# Ends what this script has started, and nothing else.
+# Ends the processes that this script started, and no others.
 clean_up() {
     local status=$? pid
     trap - EXIT INT TERM
@@ -126,30 +126,30 @@ clean_up() {
         kill -KILL "$pid" 2>/dev/null || true
         wait "$pid" 2>/dev/null || true
     done
-    # A process that is killed leaves libfaketime's shared memory behind.
+    # A killed process leaves libfaketime's shared memory behind.
     if [[ -n $daemon ]]; then rm -f "/dev/shm/faketime_shm_$daemon" "/dev/shm/sem.faketime_sem_$daemon"; fi
     if [[ -n $work ]]; then rm -rf --one-file-system "$work"; fi
     exit "$status"
 }
 
-# --- what is looked at ----------------------------------------------------------------------------------------------
+# --- inspection -----------------------------------------------------------------------------------------------------
 
-# The end of an access token by the server's clock: its first eight digits, least significant byte first.
+# Expiry of an access token by the server's clock: its first eight digits, least significant byte first.
 ends_at() { echo $((16#${1:6:2}${1:4:2}${1:2:2}${1:0:2})); }
 
 # field PORTAL NAME: a number of token.json.
 field() { grep -o "\"$2\": *-\?[0-9]*" "$work/tokens/$1/token.json" | grep -o '[0-9-]*$'; }
 generation() { field "$1" generation; }
 
-# by_fake_clock PORTAL: token.json says, in the daemon's own time, that the token ends within a life from now.
+# by_fake_clock PORTAL: by token.json and the daemon's own time, the token expires within a life from now.
 by_fake_clock() {
     local left=$(($(field "$1" expires_at_unix) - EPOCHSECONDS - offset))
-    # Both ends are whole seconds.
-    ((left >= -1 && left <= lifetime + 1)) || { note "$1: token.json says $left s to go"; return 1; }
+    # Both times are whole seconds.
+    ((left >= -1 && left <= lifetime + 1)) || { note "$1: token.json log_contains $left s to go"; return 1; }
 }
 all_by_fake_clock() { local portal; for portal in "${portals[@]}"; do by_fake_clock "$portal" || return; done; }
 
-# A GET with what bash has.
+# A GET in pure bash.
 metrics() {
     timeout 5 bash -c "exec 3<>/dev/tcp/127.0.0.1/$http_port
         printf 'GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n' >&3; cat <&3" | tr -d '\r'
@@ -158,13 +158,13 @@ metrics() {
 requests() { metrics | awk '/^refreshd_renewals_total/ { sum += $NF } END { print sum + 0 }'; }
 failures() { metrics | awk '/^refreshd_renewals_total/ && !/result="renewed"/ { sum += $NF } END { print sum + 0 }'; }
 skew() { metrics | awk '/^refreshd_clock_skew_seconds/ { print int($NF) }'; }
-# The server's Date has whole seconds, and the reply takes its time.
+# The server's Date has whole seconds, and the response takes its time.
 skew_is() { local skew; skew=$(skew); [[ -n $skew ]] && ((skew >= $1 - 3 && skew <= $1 + 3)); }
 
 # The log from here on.
 mark() { logged=$(wc -l <"$work/daemon.log"); }
-says() { tail -n "+$((logged + 1))" "$work/daemon.log" | grep --quiet --fixed-strings -- "$1"; }
-silent() { ! says "$1"; }
+log_contains() { tail -n "+$((logged + 1))" "$work/daemon.log" | grep --quiet --fixed-strings -- "$1"; }
+silent() { ! log_contains "$1"; }
 
 remember_generations() { local portal; for portal in "${portals[@]}"; do before[$portal]=$(generation "$portal"); done; }
 # renewed_since N: every portal has been renewed so many times since.
@@ -182,7 +182,7 @@ at_most() {
     ((sent <= $1 * ${#portals[@]}))
 }
 
-# --- what is proved -------------------------------------------------------------------------------------------------
+# --- checks ---------------------------------------------------------------------------------------------------------
 
 starts() {
     heading "start"
@@ -190,7 +190,7 @@ starts() {
     eventually "$patience" "each is renewed" renewed_since 2
     check "the stored times are the daemon's" all_by_fake_clock
     check "no clock skew is measured" skew_is 0
-    check "nothing is said about a clock" silent clock
+    check "nothing is logged about a clock" silent clock
 }
 
 follows_a_step_back() {
@@ -199,36 +199,36 @@ follows_a_step_back() {
     remember_generations
     counted=$(requests)
     set_clock -$hours
-    eventually "$patience" "the log says so" says "the wall clock was set back"
+    eventually "$patience" "the log reports it" log_contains "the wall clock was set back"
     eventually 2 "the stored times follow" all_by_fake_clock
     eventually "$patience" "renewals go on" renewed_since 1
     check "the stored times are the daemon's" all_by_fake_clock
     check "the metric shows the server two hours ahead" skew_is $hours
-    check "the log warns of it" says "the authorization server's clock differs"
+    check "the log warns of it" log_contains "the authorization server's clock differs"
     eventually "$patience" "renewals keep on" renewed_since 2
-    # Two by the plan; the step may bring one forward.
+    # Two are planned; the step may bring one forward.
     check "at their pace" at_most 3
 }
 
 follows_a_step_ahead() {
     heading "a year ahead"
-    # Longer than the least time between two renewals, a tenth of the life: whether the machine slept is not known.
+    # Longer than the least time between two renewals, a tenth of the life: the time that the machine slept is unknown.
     sleep 3
     mark
     remember_generations
     counted=$(requests)
     set_clock $year
-    eventually "$patience" "the log says so" says "the wall clock jumped ahead"
-    eventually 3 "every portal is renewed, since nobody knows how long the machine slept" renewed_since 1
+    eventually "$patience" "the log reports it" log_contains "the wall clock jumped ahead"
+    eventually 3 "every portal is renewed, since the time that the machine slept is unknown" renewed_since 1
     check "the stored times are the daemon's" all_by_fake_clock
     check "the metric shows the server a year behind" skew_is -$year
-    check "the log warns of it" says "the authorization server's clock differs"
+    check "the log warns of it" log_contains "the authorization server's clock differs"
     sleep 3
     check "without a storm" at_most 2
     eventually "$patience" "renewals go on" renewed_since 2
 }
 
-# The pair whose request left before the step and whose reply came after it must not be dated a year ahead.
+# A pair whose request was sent before the step and whose response came after it must not be dated a year ahead.
 follows_a_step_back_with_a_request_under_way() {
     heading "back again, while a request is under way"
     local portal=${portals[0]} command
@@ -242,9 +242,9 @@ follows_a_step_back_with_a_request_under_way() {
     command=$!
     sleep 1
     set_clock 0
-    # Wakes the loop that looks at the clock.
+    # Wakes the loop that checks the clock.
     kill -HUP "$daemon"
-    eventually "$patience" "the log says so" says "the wall clock was set back"
+    eventually "$patience" "the log reports it" log_contains "the wall clock was set back"
     kill -CONT "$sandbox"
     wait "$command" || { note "refreshd renew: $(<"$work/renew.log")"; fail "the renewal ends well"; }
     eventually 2 "the stored times follow, those of the reply too" all_by_fake_clock
@@ -260,7 +260,7 @@ follows_a_step_back_while_stopped() {
     check "it stops" stop "$daemon"
     set_clock -$hours
     start_daemon
-    check "the log says so" says "the wall clock was set back while refreshd did not run"
+    check "the log reports it" log_contains "the wall clock was set back while refreshd did not run"
     eventually 5 "every portal is renewed, since the ages are not known" renewed_since 1
     check "the stored times are the daemon's" all_by_fake_clock
     check "the daemon stops" stop "$daemon"
@@ -276,11 +276,11 @@ ends_well() {
     check "no renewal failed" test "$1" == 0
     stop "$sandbox" || true
     sandbox=''
-    check "nobody was alarmed" not grep --quiet 'severity="\(warning\|error\|critical\)"' "$work/daemon.log"
+    check "no alarm was logged" not grep --quiet 'severity="\(warning\|error\|critical\)"' "$work/daemon.log"
     check "the server saw nothing that a correct client would not send" not grep violation "$work/sandbox.log"
 }
 
-# --- and now --------------------------------------------------------------------------------------------------------
+# --- main -----------------------------------------------------------------------------------------------------------
 
 [[ -x $binary ]] || give_up "no executable at $binary; build it first, or name it" 66
 ldd "$binary" >/dev/null 2>&1 || give_up "$binary is linked statically: its clock cannot be moved" 77
@@ -316,7 +316,7 @@ reader=''
 ends_well "$failed_renewals"
 
 if ((failed)); then
-    heading "the daemon's last words"
+    heading "the daemon's last log lines"
     tail -n 60 "$work/daemon.log"
 fi
 printf '\ntests/system/clock.sh: %d passed, %d failed, %d s\n' "$passed" "$failed" "$SECONDS"

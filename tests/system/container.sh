@@ -1,4 +1,4 @@
-# A Debian in a container, with systemd booted and without a network: what the rigs share that install refreshd as a service.
+# A Debian in a container, with systemd booted and without a network, for the rigs that install refreshd as a service.
 # Sourced after lib.sh by scripts that run as root, have a directory $work, and call `power_off` at their end.
 # shellcheck shell=bash disable=SC2034 # `tokens` is read by the scripts
 
@@ -16,7 +16,7 @@ install_container_tools() {
     install_packages systemd-container mmdebstrap
 }
 
-# The suite of this machine, since a binary is linked against the libc of the machine that built it.
+# The release of this machine, since a binary is linked against the libc of its build machine.
 suite() {
     if [[ -n ${REFRESHD_RIG_SUITE-} ]]; then echo "$REFRESHD_RIG_SUITE"; return; fi
     # shellcheck source=/dev/null
@@ -24,7 +24,7 @@ suite() {
         || echo bookworm
 }
 
-# debian_tree SUITE: prints the path of the Debian tree, which is made if it is not there. The container never writes into it.
+# debian_tree SUITE: prints the path of the Debian tree, which is created if missing. The container never writes into it.
 debian_tree() {
     local cache tree
     cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/refreshd-rigs
@@ -34,13 +34,13 @@ debian_tree() {
         echo "      making a Debian tree ($1), once" >&2
         timeout 600 mmdebstrap --quiet --variant=minbase \
             --include=systemd,systemd-sysv,dbus,procps,ca-certificates,libbpf1 "$1" "$work/tree" >&2
-        # Two runs at once: the second finds the first one's.
+        # Two runs at once: the second uses the tree of the first.
         mv -T "$work/tree" "$tree" 2>/dev/null || [[ -d $tree ]]
     fi
     echo "$tree"
 }
 
-# boot TREE DIRECTORY: the directory is /pkg in there.
+# boot TREE DIRECTORY: the directory is /pkg inside.
 boot() {
     # `bpf`: a BPF program enforces SocketBindDeny= (in Debian 13; Debian 12's systemd is built without it).
     SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 systemd-nspawn --quiet --register=no --keep-unit --volatile=overlay \
@@ -73,9 +73,9 @@ power_off() {
     nspawn='' leader=''
 }
 
-# --- the stand-in authorization server ------------------------------------------------------------------------------
+# --- the fake authorization server ------------------------------------------------------------------------------
 
-# start_sandbox PORTALS LIFETIME: as a unit of its own without any sandbox; its secret and refresh tokens are in /tmp/sandbox.
+# start_sandbox PORTALS LIFETIME: as a separate unit without sandboxing; its secret and refresh tokens are in /tmp/sandbox.
 start_sandbox() {
     local portal
     inside systemd-run --quiet --unit=sandbox /usr/bin/refreshd sandbox --listen "$sandbox_address" \
@@ -83,12 +83,12 @@ start_sandbox() {
     for portal in $(seq "$1"); do
         within 20 inside test -s /tmp/sandbox/client.secret -a -s "/tmp/sandbox/portal-$portal.refresh" || {
             inside journalctl --no-pager -u sandbox >&2 || true
-            give_up "the stand-in server did not start"
+            give_up "the fake server did not start"
         }
     done
 }
 
-# A connection of it on which something waits that it has not read.
+# A connection of it with unread data.
 under_way() {
     local port
     port=$(printf '%04X' "${sandbox_address#*:}")
@@ -112,6 +112,6 @@ generation() { inside grep -o '"generation": *[0-9]*' "$tokens/$1/token.json" | 
 renewed_since() { (($(generation "$1") > $2)); }
 
 journal() { inside journalctl --quiet --no-pager --output=json --unit=refreshd.service "$@"; }
-said_since() { [[ $(journal --since="$1") == *"$2"* ]]; }
+logged_since() { [[ $(journal --since="$1") == *"$2"* ]]; }
 now() { inside date '+%Y-%m-%d %H:%M:%S'; }
 systemd_version() { inside systemctl --version | sed -n '1s/^systemd \([0-9]*\).*/\1/p'; }

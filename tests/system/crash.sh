@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Renewals killed at every system call, and disks that fail: tests/system/crash.sh [--whole] [BINARY], by default
+# Renewals killed at every system call, and failing disks: tests/system/crash.sh [--whole] [BINARY], by default
 # target/release/refreshd.
 #
-# strace kills the real binary before its Nth system call, N counted up until a renewal is over before it, and lets the
-# Nth write, flush, rename or truncation fail with EIO and ENOSPC. After each fault the next start must find the newest
-# pair in the state, renew it once more, and say what happened. The judge is `tests/crash`, with a stand-in server that
-# takes each refresh token once (strict) or gives a lost reply again (with grace).
+# strace kills the real binary before its Nth system call, for growing N until the renewal ends first, and lets the Nth
+# write, flush, rename or truncation fail with EIO and ENOSPC. After each fault the next start must find the newest pair in
+# the state, renew it once more, and report the fault. `tests/crash` judges, with a fake server that accepts each refresh
+# token once (strict) or repeats a lost response (with grace).
 #
-# Without --whole every call that reaches the disk or the server is hit and of the others every few: two to three
+# Without --whole it hits every call that reaches the disk or the server, and a sample of the others: two to three
 # minutes. With it all of them: about ten.
 #
-# Needs strace (installs it), cargo, and to be allowed to trace. Exit code: 0, 1 (something was lost, or not as
-# promised), 77 (cannot run here).
+# Needs strace (installs it), cargo, and the permission to trace. Exit code: 0, 1 (something was lost, or a promise
+# broken), 77 (cannot run here).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=tests/system/lib.sh
@@ -53,7 +53,7 @@ sed -n 's/^.*TABLE \(.*\) | \(.*\) | \(.*\)$/\1\t\2\t\3/p' "$log" | sort \
     | awk -F '\t' '{ printf "%-72s %6d  %s\n", $1, $2, $3; tried += $2; lost += $3 }
         END { printf "%-72s %6d  %d\n", "all of them", tried, lost }'
 if ((status)); then
-    printf '\n--- what was not as promised\n'
+    printf '\n--- broken promises\n'
     grep -v TABLE "$log" | cut -c1-2000
     printf '\nFAIL  tests/system/crash.sh, %d s\n' "$SECONDS"
     exit 1

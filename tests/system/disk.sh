@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# The daemon on a disk that is full: tests/system/disk.sh [BINARY], by default target/release/refreshd.
+# The daemon on a full disk: tests/system/disk.sh [BINARY], by default target/release/refreshd.
 #
-# Small file systems (tmpfs, ext4 and, where their tools can be had, XFS and Btrfs) are mounted in a mount namespace of
-# this script and filled to the last byte, by a process that goes on writing whenever there is room. The stand-in server
-# is strict: a refresh token that was spent and whose successor was not stored is a dead grant. Proved are that
-#   - what was claimed before the disk was full is recorded on the full disk, and renewals go on there, also after a
+# Small file systems (tmpfs, ext4 and, if their tools are available, XFS and Btrfs) are mounted in a mount namespace of
+# this script and filled to the last byte, by a process that writes whenever there is space. The fake server is strict: a
+# spent refresh token whose successor was not stored is a dead grant. It checks that
+#   - a renewal claimed before the disk was full is recorded on the full disk, and renewals go on there, also after a
 #     SIGKILL and after a stop and a start;
-#   - where there is no room for new pairs nothing is sent, and it is said what to do;
-#   - a pair that no disk takes is held, counted, told of, and waited for by SIGTERM, within a limit.
-# Btrfs writes nothing in place and is looked at without being judged.
+#   - without space for new pairs nothing is sent, and the log log_contains what to do;
+#   - a pair that the disk refuses is held, counted, notified, and waited for by SIGTERM, within a limit.
+# Btrfs writes nothing in place: its results are printed without a verdict.
 #
-# Needs root (mounts) and strace (installs it). Exit code: 0, 1 (something failed), 77 (cannot run here).
+# Needs root (mounts) and strace (installs it). Exit code: 0, 1 (a check failed), 77 (cannot run here).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=tests/system/lib.sh
@@ -27,7 +27,7 @@ readonly patience=40
 binary=$(realpath -m "${1:-target/release/refreshd}")
 work='' disk='' sandbox='' daemon='' filler='' tracer='' judged=1
 
-# --- words ----------------------------------------------------------------------------------------------------------
+# --- helpers --------------------------------------------------------------------------------------------------------
 
 fail() {
     if ((judged)); then echo "FAIL  $1"; failed=$((failed + 1)); else echo "      not so here: $1"; fi
@@ -43,7 +43,7 @@ within() {
     done
 }
 
-# --- the parts ------------------------------------------------------------------------------------------------------
+# --- processes ------------------------------------------------------------------------------------------------------
 
 install() {
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$1" >/dev/null 2>&1 \
@@ -51,7 +51,7 @@ install() {
             >/dev/null 2>&1 || true
 }
 
-# has TOOL PACKAGE: is there, or is installed now.
+# has TOOL PACKAGE: is available, or is installed now.
 has() { command -v "$1" >/dev/null || install "$2"; command -v "$1" >/dev/null; }
 
 # mounted KIND: a fresh, small file system on $disk; false if this machine has none of that kind.
@@ -60,7 +60,7 @@ mounted() {
     mkdir -p "$disk"
     case $1 in
         tmpfs) mount -t tmpfs -o size=24m tmpfs "$disk"; return ;;
-        # The smaller block is what mkfs takes for small disks, the larger what it takes for others.
+        # mkfs uses the smaller block for small disks, the larger one for others.
         ext4-1k) image 32 && mkfs.ext4 -q -b 1024 "$disk.img" ;;
         ext4-4k) image 32 && mkfs.ext4 -q -b 4096 "$disk.img" ;;
         xfs) has mkfs.xfs xfsprogs && image 320 && mkfs.xfs -q "$disk.img" ;;
@@ -68,7 +68,7 @@ mounted() {
     esac && mount -o loop "$disk.img" "$disk" 2>"$work/mount.log"
 }
 image() { truncate -s "$1M" "$disk.img"; }
-# The filler's last child may have a moment left.
+# The filler's last child may still be running.
 unmount() { within 10 umount "$disk" && rm -f "$disk.img"; }
 
 # start_sandbox PORTALS
@@ -78,7 +78,7 @@ start_sandbox() {
     "$binary" sandbox --listen "127.0.0.1:$sandbox_port" --portals "$1" --lifetime "${lifetime}s" \
         --dir "$work/sandbox" >"$work/sandbox.log" 2>&1 &
     sandbox=$!
-    within 10 test -s "$work/sandbox/portal-$1.refresh" || give_up "the stand-in server did not start"
+    within 10 test -s "$work/sandbox/portal-$1.refresh" || give_up "the fake server did not start"
     (umask 077 && settings "$1" >"$work/refreshd.toml")
     : >"$work/daemon.log"
 }
@@ -112,16 +112,16 @@ launch() {
     "$binary" run --config "$work/refreshd.toml" >>"$work/daemon.log" 2>&1 &
     daemon=$!
 }
-start_daemon() { launch; within 20 says "is ready" || { cat "$work/daemon.log" >&2; fail "the daemon starts"; return 1; }; }
+start_daemon() { launch; within 20 log_contains "is ready" || { cat "$work/daemon.log" >&2; fail "the daemon starts"; return 1; }; }
 
 # end SIGNAL PROCESS: its exit code.
 end() { local status=0; kill -s "$1" "$2" 2>/dev/null || true; wait "$2" 2>/dev/null || status=$?; return "$status"; }
 stop() { end TERM "$daemon"; }
 
-# Fills the disk, and takes whatever becomes free from then on.
+# Fills the disk, and any space that becomes free from then on.
 fill() {
     cat /dev/zero >"$disk/fill" 2>/dev/null || true
-    # Large writes, and small ones for what the large ones leave.
+    # Large writes, and small ones for the remainder.
     while :; do
         cat /dev/zero >>"$disk/fill" || true
         dd if=/dev/zero bs=512 >>"$disk/fill" || true
@@ -134,7 +134,7 @@ empty() {
     rm -f "$disk/fill"
 }
 
-# Ends what this script has started, and nothing else. The mounts end with the namespace, the loop devices with them.
+# Ends the processes that this script started, and no others. The mounts end with the namespace, the loop devices with them.
 clean_up() {
     local status=$? pid
     trap - EXIT INT TERM
@@ -150,10 +150,10 @@ clean_up() {
     exit "$status"
 }
 
-# --- what is looked at ----------------------------------------------------------------------------------------------
+# --- inspection -----------------------------------------------------------------------------------------------------
 
 mark() { logged=$(wc -l <"$work/daemon.log"); }
-says() { tail -n "+$((logged + 1))" "$work/daemon.log" | grep --quiet -- "$1"; }
+log_contains() { tail -n "+$((logged + 1))" "$work/daemon.log" | grep --quiet -- "$1"; }
 metrics() {
     timeout 5 bash -c "exec 3<>/dev/tcp/127.0.0.1/$http_port
         printf 'GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n' >&3; cat <&3" | tr -d '\r'
@@ -169,7 +169,7 @@ renewed() {
     local portal
     for ((portal = 1; portal <= count; portal++)); do (($(generation "$portal") > before[portal])) || return; done
 }
-# Requests that are under way: connections on which the server, which is stopped, has something to read.
+# Pending requests: connections with unread data at the server, which is suspended.
 under_way() {
     local port
     port=$(printf '%04X' "$sandbox_port")
@@ -177,9 +177,9 @@ under_way() {
 }
 is_full() { ! { dd if=/dev/zero bs=4096 count=1 of="$disk/probe" 2>/dev/null && rm -f "$disk/probe"; }; }
 sees_violation() { grep violation "$work/sandbox.log" | grep -v 'renewed twice within a tenth'; }
-nobody_was_lost() { not grep --quiet 'rejected while in doubt\|needs-authorization' "$work/daemon.log"; }
+no_grant_was_lost() { not grep --quiet 'rejected while in doubt\|needs-authorization' "$work/daemon.log"; }
 
-# --- what is proved -------------------------------------------------------------------------------------------------
+# --- checks ---------------------------------------------------------------------------------------------------------
 
 fills_up_between_claim_and_record() {
     heading "$1: full between claim and record"
@@ -199,25 +199,25 @@ fills_up_between_claim_and_record() {
     mark
     kill -CONT "$sandbox"
     eventually $patience "all $portals pairs are recorded and published" renewed
-    wait "$command" || fail "refreshd renew --all says so: $(tail -n 3 "$work/renew.log")"
-    check "none was unsaved, not for a moment" not says "not on disk"
+    wait "$command" || fail "refreshd renew --all failed: $(tail -n 3 "$work/renew.log")"
+    check "none was unsaved at any time" not log_contains "not on disk"
     eventually 5 "the disk is still full" is_full
     end KILL "$daemon" || true
     remember
     if start_daemon; then pass "it starts after a SIGKILL on the full disk"; fi
     eventually $patience "renewals go on there" renewed
-    check "no grant was lost" nobody_was_lost
+    check "no grant was lost" no_grant_was_lost
     empty
     check "it stops" stop
     fill
     remember
     if start_daemon; then pass "after a stop it starts on a full disk"; fi
     eventually $patience "and renews" renewed
-    check "no grant was lost" nobody_was_lost
+    check "no grant was lost" no_grant_was_lost
     empty
     stop || true
     end TERM "$sandbox" || true
-    # The server stood still for a while: what it renewed then is younger for it than for the daemon.
+    # The server was suspended for a while: its last renewals are younger by its clock than by the daemon's.
     check "the server saw nothing that a correct client would not send" not sees_violation
     unmount
 }
@@ -229,28 +229,28 @@ sends_nothing_without_room() {
     start_daemon || return 0
     within $patience renewed || fail "each portal has a token"
     stop || true
-    # As after a restore of the database alone: its log, with the room in it, is not there.
+    # As after a restore of the database alone: its log, with the reserved space, is missing.
     rm -f "$disk/state.db-wal"
     fill
     start_daemon || return 0
     pass "it starts without a byte left"
-    eventually 10 "it says that nothing is sent" says "so nothing is sent: the disk has no room for new pairs"
-    check "and what to do" says "To do: free space"
+    eventually 10 "the log reports that nothing is sent" log_contains "so nothing is sent: the disk has no room for new pairs"
+    check "and what to do" log_contains "To do: free space"
     remember
     sleep 3 # longer than it waits before it tries the disk again
     check "nothing is sent" test "$(outcomes)" = 0
     empty
     eventually $patience "once there is room each is renewed" renewed
-    eventually 5 "and it says so" says "the state is written again"
-    check "no grant was lost" nobody_was_lost
+    eventually 5 "and the log reports it" log_contains "the state is written again"
+    check "no grant was lost" no_grant_was_lost
     check "it stops" stop
     end TERM "$sandbox" || true
     unmount
 }
 
-# refuse: from now on the disk takes nothing of the daemon's state, whatever room there is; `accept` ends it.
+# refuse: from now on the disk refuses every write of the daemon's state, whatever space there is; `accept` ends it.
 refuse() {
-    # The last one's log says "attached" too.
+    # The log of the last one contains "attached" too.
     rm -f "$work/strace.log"
     strace -f -o /dev/null -p "$daemon" -e trace=pwrite64 -e inject=pwrite64:error=ENOSPC 2>"$work/strace.log" &
     tracer=$!
@@ -258,7 +258,7 @@ refuse() {
 }
 accept() { end TERM "$tracer" || true; tracer=''; }
 
-# begin_a_renewal: a request is under way, and the disk takes nothing any more.
+# begin_a_renewal: a request is pending, and the disk refuses every write.
 begin_a_renewal() {
     start_sandbox 1
     remember
@@ -273,11 +273,11 @@ begin_a_renewal() {
     mark
     kill -CONT "$sandbox"
     eventually 10 "the metric counts the pair" unsaved_is 1
-    check "it is critical, and says what to do" says "a new pair is not on disk, it is held in memory.*do not stop or kill refreshd; free space"
-    check "nobody reads a token that is not stored" not renewed
+    check "it is critical, with the action" log_contains "a new pair is not on disk, it is held in memory.*do not stop or kill refreshd; free space"
+    check "an unstored token is not published" not renewed
 }
 
-holds_what_no_disk_takes() {
+holds_a_refused_pair() {
     heading "$1: a pair that no disk takes"
     begin_a_renewal || return 0
     kill -TERM "$daemon"
@@ -287,12 +287,12 @@ holds_what_no_disk_takes() {
     local status=0
     wait "$daemon" || status=$?
     check "once there is room it stops in good order" test "$status" = 0
-    check "the pair is on disk" says "the new pair is on disk now"
+    check "the pair is on disk" log_contains "the new pair is on disk now"
     check "and published" renewed
     remember
     start_daemon
     eventually $patience "the grant lives on" renewed
-    check "no grant was lost" nobody_was_lost
+    check "no grant was lost" no_grant_was_lost
     stop || true
     end TERM "$sandbox" || true
     rm -f "$disk"/*
@@ -306,16 +306,16 @@ holds_what_no_disk_takes() {
     note "it waited $((SECONDS - began)) s"
     check "SIGTERM waits for the request's time limit and 50 s" test $((SECONDS - began)) -ge 55 -a $((SECONDS - began)) -le 70
     check "the end is no good one (69)" test "$status" = 69
-    check "it says what it could not do" says "could not stop in time.*unsaved=1"
+    check "the log reports what could not be done" log_contains "could not stop in time.*unsaved=1"
     start_daemon || return 0
-    eventually $patience "the next start says what happened" says "a renewal was under way when refreshd ended"
-    eventually $patience "and that the server does not know the token any more" says "rejected while in doubt"
+    eventually $patience "the next start reports what happened" log_contains "a renewal was under way when refreshd ended"
+    eventually $patience "and that the server does not know the token any more" log_contains "rejected while in doubt"
     stop || true
     end TERM "$sandbox" || true
     unmount
 }
 
-# --- and now --------------------------------------------------------------------------------------------------------
+# --- main -----------------------------------------------------------------------------------------------------------
 
 [[ -x $binary ]] || give_up "no executable at $binary; build it first, or name it" 66
 has strace strace || give_up "strace is not installed and cannot be" 77
@@ -335,10 +335,10 @@ for kind in tmpfs ext4-1k; do
     if mounted "$kind"; then sends_nothing_without_room "$kind"; fi
 done
 mounted tmpfs
-holds_what_no_disk_takes tmpfs
+holds_a_refused_pair tmpfs
 
 if ((failed)); then
-    heading "the daemon's last words"
+    heading "the daemon's last log lines"
     tail -n 30 "$work/daemon.log" | cut -c1-400
 fi
 printf '\ntests/system/disk.sh: %d passed, %d failed, %d s\n' "$passed" "$failed" "$SECONDS"

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Fuzzes what reads other people's words: tests/system/fuzz.sh [SECONDS [TARGET...]], by default 10 seconds for each target.
-# tests/system/fuzz.sh keep [TARGET...] takes over into fuzz/corpus what earlier runs found and adds coverage.
+# Fuzzes the parsers of untrusted input: tests/system/fuzz.sh [SECONDS [TARGET...]], by default 10 seconds for each target.
+# tests/system/fuzz.sh keep [TARGET...] copies into fuzz/corpus what earlier runs found and adds coverage.
 #
-# libFuzzer, by fuzz, on the nightly toolchain and without sanitizers: the program has no unsafe code, so what is
-# looked for is a panic, an overflow, or a property of fuzz/src that does not hold. It begins with the corpus, and
-# with what earlier runs on this machine found (target/fuzz/work).
+# libFuzzer, by cargo-fuzz, on the nightly toolchain and without sanitizers: the program has no unsafe code, so the fuzzer
+# looks for panics, overflows and violated properties of fuzz/src. It begins with the corpus and the findings of earlier
+# runs on this machine (target/fuzz/work).
 #
 # Needs a nightly toolchain and a C++ compiler (installs the latter). Exit code: 0, 1 (something was found), 77 (cannot
 # run here).
@@ -18,7 +18,7 @@ seconds=10 keep=''
 if [[ ${1-} == keep ]]; then keep=yes; shift; elif [[ ${1-} =~ ^[0-9]+$ ]]; then seconds=$1; shift; fi
 targets=("${@:-${all[@]}}")
 
-# The whole rig is bounded, not only each step. KILL, since the daemon under test takes TERM for itself.
+# A time limit for the whole rig, not only for each step. KILL, since the daemon under test handles TERM itself.
 if [[ -z ${REFRESHD_RIG_BOUNDED-} ]]; then
     export REFRESHD_RIG_BOUNDED=1
     arguments=("$seconds")
@@ -30,7 +30,7 @@ readonly triple=x86_64-unknown-linux-gnu
 readonly home=$PWD/target/fuzz corpus=fuzz/corpus
 export CARGO_TARGET_DIR=$home
 
-# Folders of the targets end with this one, however they end. In memory: they are thousands a second.
+# Folders of the targets are removed with this one, however they end. In memory: there are thousands a second.
 TMPDIR=$(mktemp -d -p /dev/shm 2>/dev/null || mktemp -d)
 export TMPDIR
 trap 'rm -rf "$TMPDIR"' EXIT
@@ -47,20 +47,20 @@ tools() {
     command -v c++ >/dev/null || give_up "c++ is not installed and cannot be" 77
 }
 
-# What `cargo fuzz build --sanitizer none` does. With a target named, build scripts are left as they are.
+# Equivalent to `cargo fuzz build --sanitizer none`. With a named target, build scripts are left alone.
 build() {
     local flag flags=(-Cpasses=sancov-module)
     for flag in level=4 inline-8bit-counters pc-table trace-compares; do
         flags+=("-Cllvm-args=-sanitizer-coverage-$flag")
     done
     flags+=(--cfg fuzzing)
-    # For seconds of fuzzing the building is what takes time.
+    # For seconds of fuzzing, building dominates.
     if ((seconds < 60)) && [[ -z $keep ]]; then export CARGO_PROFILE_RELEASE_OPT_LEVEL=0; fi
     RUSTFLAGS="${flags[*]}" cargo +nightly build --quiet --locked --release --target "$triple" \
         --manifest-path fuzz/Cargo.toml
 }
 
-# run TARGET: prints one line of what came of it, or all that is known.
+# run TARGET: prints its result in one line, or everything known about a failure.
 run() {
     local target=$1 work=$home/work/$1 found=$home/found/$1 log=$home/$1.log status=0
     mkdir -p "$work" "$found"

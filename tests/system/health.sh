@@ -1,33 +1,33 @@
 #!/usr/bin/env bash
-# A daemon that is stuck, and who notices: tests/system/health.sh [BINARY], by default target/release/refreshd.
+# A stuck daemon and its detection: tests/system/health.sh [BINARY], by default target/release/refreshd.
 #
-# A disk that does not answer holds the scheduler up: strace lets one flush of the state take 90 seconds. `/livez` must
-# say so after a minute, the watchdog of systemd must hear nothing meanwhile, and both must be well again afterwards,
-# with no grant lost. systemd is a socket here that notes what it is told, so nobody ends what is stuck.
+# A disk that does not respond blocks the scheduler: strace delays one flush of the state by 90 seconds. `/livez` must
+# report it after a minute, systemd's watchdog must get no ping meanwhile, and both must recover afterwards, with no grant
+# lost. A socket that records messages replaces systemd, so the stuck daemon is not killed.
 #
 # Then the tests of tests/e2e/daemon/hung.rs, which need strace as well: calls on token files and on the record of generations
 # that hang.
 #
-# Needs cargo. Installs Debian's strace, socat and curl if they are not there. Exit code: 0, 1 (something failed), 77 (cannot run here).
+# Needs cargo. Installs Debian's strace, socat and curl if they are not there. Exit code: 0, 1 (a check failed), 77 (cannot run here).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=tests/system/lib.sh
 source tests/system/lib.sh
 
-# The whole rig is bounded, not only each step.
+# A time limit for the whole rig, not only for each step.
 if [[ -z ${REFRESHD_RIG_BOUNDED-} ]]; then
     REFRESHD_RIG_BOUNDED=1 exec timeout --kill-after=30 600 "$0" "$@"
 fi
 
-# A token outlives what is done here, and none is due by itself.
+# A token outlives the whole rig, and no renewal is due by itself.
 readonly lifetime=900 stuck=90 ping=10
 
 binary=$(realpath -m "${1:-target/release/refreshd}")
 work='' sandbox='' daemon='' listener='' tracer=''
 
-# --- words ----------------------------------------------------------------------------------------------------------
+# --- helpers --------------------------------------------------------------------------------------------------------
 
-# --- the parts ------------------------------------------------------------------------------------------------------
+# --- processes ------------------------------------------------------------------------------------------------------
 
 has_tools() { command -v strace && command -v socat && command -v curl; } >/dev/null
 
@@ -70,14 +70,14 @@ start_sandbox() {
     "$binary" sandbox --listen "127.0.0.1:$sandbox_port" --portals 2 --lifetime "${lifetime}s" \
         --dir "$work/sandbox" >"$work/sandbox.log" 2>&1 &
     sandbox=$!
-    within 10 test -s "$work/sandbox/portal-2.refresh" || give_up "the stand-in server did not start"
+    within 10 test -s "$work/sandbox/portal-2.refresh" || give_up "the fake server did not start"
 }
 
-# What systemd would hear, one message after the other.
+# The messages to systemd, one after the other.
 start_listener() {
-    socat -u "UNIX-RECV:$work/notify.sock" "CREATE:$work/heard" 2>"$work/socat.log" &
+    socat -u "UNIX-RECV:$work/notify.sock" "CREATE:$work/notifications" 2>"$work/socat.log" &
     listener=$!
-    within 10 test -S "$work/notify.sock" || give_up "nobody listens: $(<"$work/socat.log")"
+    within 10 test -S "$work/notify.sock" || give_up "socat does not listen: $(<"$work/socat.log")"
 }
 
 start_daemon() {
@@ -88,8 +88,8 @@ start_daemon() {
     within 20 generation_of portal-1 2 || { cat "$work/daemon.log" >&2; give_up "the daemon did not start"; }
 }
 
-# The next flush of the state takes this long, and all others as long as they need.
-hold_up() {
+# The next flush of the state takes this long; all others are not delayed.
+delay_flush() {
     strace -f -o "$work/trace" -p "$daemon" -P "$work/state.db-wal" -e trace=fdatasync \
         -e inject=fdatasync:delay_exit="${stuck}000000":when=1 2>"$work/strace.log" &
     tracer=$!
@@ -99,7 +99,7 @@ hold_up() {
 # end SIGNAL PROCESS: its exit code.
 end() { local status=0; kill -s "$1" "$2" 2>/dev/null || true; wait "$2" 2>/dev/null || status=$?; return "$status"; }
 
-# Ends what this script has started, and nothing else.
+# Ends the processes that this script started, and no others.
 clean_up() {
     local status=$? pid
     trap - EXIT INT TERM
@@ -112,17 +112,17 @@ clean_up() {
     exit "$status"
 }
 
-# --- what is looked at ----------------------------------------------------------------------------------------------
+# --- inspection -----------------------------------------------------------------------------------------------------
 
 get() { curl --silent --show-error --noproxy '*' --max-time 5 "$@"; }
 answer() { get --output "$work/answer" --write-out '%{http_code}' "http://127.0.0.1:$http_port$1"; }
 answers() { [[ $(answer "$1") == "$2" ]]; }
-pings() { grep -o 'WATCHDOG=1' "$work/heard" | wc -l; }
+pings() { grep -o 'WATCHDOG=1' "$work/notifications" | wc -l; }
 more_pings_than() { (($(pings) > $1)); }
-# generation_of PORTAL NUMBER: readers have the token of this generation.
+# generation_of PORTAL NUMBER: the token of this generation is published.
 generation_of() { grep --quiet "\"generation\": *$2\b" "$work/tokens/$1/token.json"; }
 
-# --- what is proved -------------------------------------------------------------------------------------------------
+# --- checks ---------------------------------------------------------------------------------------------------------
 
 is_well() {
     heading "well"
@@ -135,27 +135,27 @@ is_well() {
 
 is_stuck() {
     heading "a flush of the state that takes $stuck s"
-    hold_up
+    delay_flush
     local began=$SECONDS before
-    # A grant that comes in is written at once.
+    # An imported grant is stored at once.
     "$binary" import portal-2 "$work/sandbox/portal-2.refresh" --config "$work/refreshd.toml" >"$work/import.log" 2>&1 &
     local command=$!
-    # Until it goes round the next time, the loop does not know.
+    # The loop notices it in its next round only.
     sleep $((ping + 2))
     before=$(pings)
     sleep $((began + 50 - SECONDS))
     check "/livez is 200 before a minute is over" answers /livez 200
     eventually $((20 + ping)) "/livez is 503 then" answers /livez 503
     note "after $((SECONDS - began)) s: $(<"$work/answer")"
-    check "it says why" grep --quiet 'no progress in the last minute' "$work/answer"
-    check "the watchdog has heard nothing since" test "$(pings)" = "$before"
+    check "it gives the reason" grep --quiet 'no progress in the last minute' "$work/answer"
+    check "the watchdog has got no ping since" test "$(pings)" = "$before"
     check "/metrics still answers" answers /metrics 200
-    check "nothing was sent for what is not durable" not grep --quiet 'portal-2: renewed' "$work/daemon.log"
+    check "nothing was sent for a grant that is not durable" not grep --quiet 'portal-2: renewed' "$work/daemon.log"
 
     heading "well again"
     eventually 30 "/livez is 200" answers /livez 200
     note "after $((SECONDS - began)) s"
-    check "one flush was held up" test "$(grep -c DELAYED "$work/trace")" = 1
+    check "one flush was delayed" test "$(grep -c DELAYED "$work/trace")" = 1
     eventually $((ping + 5)) "the watchdog is fed" more_pings_than "$before"
     end TERM "$tracer" || true
     tracer=''
@@ -167,7 +167,7 @@ is_stuck() {
     check "the server saw nothing that a correct client would not send" not grep --quiet violation "$work/sandbox.log"
 }
 
-# --- and now --------------------------------------------------------------------------------------------------------
+# --- main -----------------------------------------------------------------------------------------------------------
 
 [[ -x $binary ]] || give_up "no executable at $binary; build it first, or name it" 66
 work=$(mktemp -d)
@@ -184,10 +184,10 @@ is_well
 is_stuck
 
 heading "calls on token files that hang"
-check "they hold up what needs them, and nothing else" cargo test --quiet --test e2e hung:: -- --ignored
+check "they block the work that needs them, and nothing else" cargo test --quiet --test e2e hung:: -- --ignored
 
 if ((failed)); then
-    heading "last words"
+    heading "last log lines"
     tail -n 20 "$work/daemon.log" "$work/import.log" "$work/trace" | cut -c1-400
 fi
 printf '\ntests/system/health.sh: %d passed, %d failed, %d s\n' "$passed" "$failed" "$SECONDS"

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Portals install an app through a real proxy: tests/system/install.sh [BINARY], by default target/release/refreshd.
+# Install events through a real proxy: tests/system/install.sh [BINARY], by default target/release/refreshd.
 #
-# nginx ends TLS with deploy/nginx/refreshd-install.conf, of which only addresses, names and files are changed. Behind it is
-# refreshd, and a stand-in server that says whose a token is. Forms, events and forgeries are posted to it; then a
-# thousand portals install the app within a minute. Says how long it took until all were stored, and kept fresh.
+# nginx terminates TLS with deploy/nginx/refreshd-install.conf, of which only addresses, names and files are changed. Behind
+# it are refreshd and a fake server that verifies tokens. Forms, events and forgeries are posted; then a thousand portals
+# install the app within a minute. Prints the time until all were stored and kept fresh.
 #
-# Installs Debian's nginx-light, openssl, curl and jq if they are not there; nginx runs as a process of this rig's own.
-# Exit code: 0, 1 (something failed), 66 (no such binary), 77 (cannot run here).
+# Installs Debian's nginx-light, openssl, curl and jq if they are not there; nginx runs as a process of this rig.
+# Exit code: 0, 1 (a check failed), 66 (no such binary), 77 (cannot run here).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=tests/system/lib.sh
 source tests/system/lib.sh
 
-# The whole rig is bounded, not only each step.
+# A time limit for the whole rig, not only for each step.
 if [[ -z ${REFRESHD_RIG_BOUNDED-} ]]; then
     REFRESHD_RIG_BOUNDED=1 exec timeout --kill-after=30 400 "$0" "$@"
 fi
@@ -22,9 +22,9 @@ readonly many=1000 name=refreshd.example.org proof=51856fefc120afa4b628cc82d3935
 binary=$(realpath -m "${1:-target/release/refreshd}")
 work='' sandbox='' daemon='' nginx=''
 
-# --- words ----------------------------------------------------------------------------------------------------------
+# --- helpers --------------------------------------------------------------------------------------------------------
 
-# --- the parts ------------------------------------------------------------------------------------------------------
+# --- processes ------------------------------------------------------------------------------------------------------
 
 has_tools() { command -v nginx && command -v openssl && command -v curl && command -v jq; } >/dev/null
 
@@ -59,7 +59,7 @@ token_url = "http://127.0.0.1:$sandbox_port/oauth/token/"
 END
 }
 
-# An authority of its own, and a certificate of the proxy by it.
+# An authority of its own, and a certificate for the proxy signed by it.
 make_certificate() {
     (cd "$work" && umask 077 && {
         openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj "/CN=authority of this rig" \
@@ -70,7 +70,7 @@ make_certificate() {
     }) >"$work/openssl.log" 2>&1 || { cat "$work/openssl.log" >&2; give_up "no certificate could be made"; }
 }
 
-# The shipped file, with this rig's addresses and files in it.
+# The shipped file, with this rig's addresses and files.
 proxy() {
     sed -e "s|127.0.0.1:9472|127.0.0.1:$install_port|; s|listen 443 ssl|listen 127.0.0.1:$tls_port ssl|" \
         -e '/listen \[::\]/d' -e "s|/etc/ssl/refreshd/|$work/|; s|/var/log/nginx/|$work/|" \
@@ -107,7 +107,7 @@ start_sandbox() {
     "$binary" sandbox --listen "127.0.0.1:$sandbox_port" --portals 0 --installs "$((many + 20))" --lifetime 1h \
         --dir "$work/sandbox" >"$work/sandbox.log" 2>&1 &
     sandbox=$!
-    within 20 test -s "$work/sandbox/installs.jsonl" || give_up "the stand-in server did not start"
+    within 20 test -s "$work/sandbox/installs.jsonl" || give_up "the fake server did not start"
 }
 
 start_daemon() {
@@ -120,7 +120,7 @@ start_daemon() {
 # end SIGNAL PROCESS: its exit code.
 end() { local status=0; kill -s "$1" "$2" 2>/dev/null || true; wait "$2" 2>/dev/null || status=$?; return "$status"; }
 
-# Ends what this script has started, and nothing else.
+# Ends the processes that this script started, and no others.
 clean_up() {
     local status=$? pid
     trap - EXIT INT TERM
@@ -133,18 +133,18 @@ clean_up() {
     exit "$status"
 }
 
-# --- what portals send ----------------------------------------------------------------------------------------------
+# --- requests of portals --------------------------------------------------------------------------------------------
 
 grant() { sed -n "$1p" "$work/sandbox/installs.jsonl"; }
 
-# form NUMBER: what a browser brings of that portal, form-encoded.
+# form NUMBER: a browser's form of that portal, form-encoded.
 form() {
     grant "$1" | jq --raw-output '{AUTH_ID: .access_token, AUTH_EXPIRES: "3600", REFRESH_ID: .refresh_token,
         SERVER_ENDPOINT: .server_endpoint, member_id, status: "L", PLACEMENT: "DEFAULT"}
         | to_entries | map("\(.key)=\(.value | @uri)") | join("&")'
 }
 
-# event NAME NUMBER TS: an event of that portal; a removal has no tokens.
+# event NAME NUMBER TS: an event of that portal; an uninstallation has no tokens.
 event() {
     grant "$2" | jq --raw-output --arg event "$1" --arg ts "$3" --arg proof "$proof" '
         [["event", $event], ["data[VERSION]", "1"], ["ts", $ts], ["auth[application_token]", $proof]]
@@ -162,7 +162,7 @@ post() {
 }
 posts() { local expected=$1; shift; [[ $(post "$@") == "$expected" ]]; }
 
-# --- what is looked at ----------------------------------------------------------------------------------------------
+# --- inspection -----------------------------------------------------------------------------------------------------
 
 metrics() { curl --silent --show-error --noproxy '*' --max-time 5 "http://127.0.0.1:$http_port/metrics"; }
 metric() { metrics | awk -v name="$1" '$1 == name { print $2 }'; }
@@ -173,10 +173,10 @@ renewed_are() { [[ $(renewed) == "$1" ]]; }
 phase_of() { "$binary" status "$1" --json --config "$work/refreshd.toml" | jq --raw-output '.portals[0].phase'; }
 is_phase() { [[ $(phase_of "$1") == "$2" ]]; }
 
-# --- what is proved -------------------------------------------------------------------------------------------------
+# --- checks ---------------------------------------------------------------------------------------------------------
 
 comes_through() {
-    heading "what is right"
+    heading "valid requests"
     check "a browser's form is taken" posts 200 '?DOMAIN=install-1.bitrix24.com&PROTOCOL=1&APP_SID=dd8c' < <(form 1)
     check "its page finishes the installation" grep --quiet 'BX24.installFinish();' "$work/answer"
     check "and may be framed by that portal" grep --quiet --ignore-case \
@@ -189,13 +189,13 @@ comes_through() {
     eventually 10 "and stored" installs_are stored 2
     check "a removal is taken" posts 200 '' < <(event ONAPPUNINSTALL 2 $((now - 5)))
     eventually 10 "and counted" installs_are uninstalled 1
-    # The stand-in server has the app installed still: its word counts.
+    # The fake server still has the app installed, which decides.
     check "the portal stays" is_phase install-2.bitrix24.com fresh
     check "its token files do" test -e "$work/tokens/install-2.bitrix24.com/token.json"
 }
 
 is_kept_out() {
-    heading "what is not"
+    heading "forged requests"
     local forged before
     forged=$(form 3 | sed "s/member_id=[^&]*/member_id=$(grant 4 | jq --raw-output .member_id)/")
     check "the token of another portal is answered like any other" posts 200 '' <<<"$forged"
@@ -217,7 +217,7 @@ is_kept_out() {
 a_thousand() {
     heading "$many portals"
     local number began stored
-    # One after the other, as the proxy's own limit for one sender allows.
+    # One after the other, within the proxy's limit for one sender.
     for ((number = 11; number < 11 + many; number++)); do
         form "$number" >"$work/forms/$number"
     done
@@ -243,8 +243,8 @@ a_thousand() {
 }
 since() { awk -v from="$1" -v to="$(date +%s%N)" 'BEGIN { printf "%.1f", (to - from) / 1e9 }'; }
 
-tells_nothing() {
-    heading "what is left"
+leaks_nothing() {
+    heading "secrets"
     check "refreshd stops in good order" end TERM "$daemon"
     daemon=''
     check "the server saw nothing that a correct client would not send" not grep --quiet violation "$work/sandbox.log"
@@ -256,7 +256,7 @@ tells_nothing() {
     check "no form was written to a file" test -z "$(find "$work/body" "$work/proxy" -type f 2>/dev/null)"
 }
 
-# --- and now --------------------------------------------------------------------------------------------------------
+# --- main -----------------------------------------------------------------------------------------------------------
 
 [[ -x $binary ]] || give_up "no executable at $binary; build it first, or name it" 66
 work=$(mktemp -d)
@@ -273,10 +273,10 @@ start_nginx
 comes_through
 is_kept_out
 a_thousand
-tells_nothing
+leaks_nothing
 
 if ((failed)); then
-    heading "last words"
+    heading "last log lines"
     tail -n 20 "$work/daemon.log" "$work/nginx.log" "$work/refreshd-install.error.log" "$work/curl.log" 2>/dev/null | cut -c1-400
 fi
 printf '\ntests/system/install.sh: %d passed, %d failed, %d s\n' "$passed" "$failed" "$SECONDS"

@@ -1,4 +1,4 @@
-# What the scripts of tests/system share. Sourced by them, from the root of the repository; it is not run by itself.
+# Functions shared by the scripts of tests/system, which source it from the root of the repository. Not run by itself.
 # shellcheck shell=bash disable=SC2034 # `passed` and `failed` are read by the scripts
 
 passed=0 failed=0
@@ -7,7 +7,7 @@ pass() { echo "PASS  $1"; passed=$((passed + 1)); }
 fail() { echo "FAIL  $1"; failed=$((failed + 1)); }
 note() { echo "      $1"; }
 heading() { printf '\n--- %s\n' "$1"; }
-# give_up WHY [STATUS]: 77 is for what cannot run on this machine.
+# give_up WHY [STATUS]: 77 if this machine cannot run the script.
 give_up() { echo "tests/system/$(basename "$0"): $1" >&2; exit "${2:-1}"; }
 
 # check WHAT COMMAND...: passes if the command succeeds now.
@@ -35,7 +35,7 @@ not() { ! "$@"; }
 # gone PID: the process has ended, or is a zombie.
 gone() { [[ ! -d /proc/$1 || $(awk '{ print $3 }' "/proc/$1/stat") == Z ]]; }
 
-# Another port at each call, of those that nobody listens on.
+# Another port at each call, on which nothing listens.
 free_port() {
     local port
     while :; do
@@ -57,7 +57,7 @@ install_packages() {
     return 1
 }
 
-# install_python PACKAGE...: of PyPI, into $work/venv. What is said goes to $work/pip.log.
+# install_python PACKAGE...: of PyPI, into $work/venv. Its output goes to $work/pip.log.
 install_python() {
     command -v python3 || install_packages python3 python3-venv || return
     python3 -m venv "$work/venv" \
@@ -65,8 +65,8 @@ install_python() {
     "$work/venv/bin/pip" install --quiet --disable-pip-version-check "$@"
 } >"$work/pip.log" 2>&1
 
-# run_checks PROGRAM: runs the checks of a rig that are written in Python, and exits as they do. A program of its own, so that a
-# signal to the script is heard while it runs.
+# run_checks PROGRAM: runs the checks of a rig that are written in Python, and exits with their status. It is a separate
+# process, so that the script handles signals while it runs.
 run_checks() {
     local status=0
     python3 -B "$1" "$binary" "$work" &
@@ -76,7 +76,7 @@ run_checks() {
     exit "$status"
 }
 
-# end_checks: for `trap`. Ends the checks that were started, and nothing else, and removes $work.
+# end_checks: for `trap`. Ends the checks that were started, and no other process, and removes $work.
 checks=''
 end_checks() {
     local status=$?

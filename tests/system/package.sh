@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# What an administrator installs: tests/system/package.sh [BINARY], by default target/release/refreshd.
+# The packages of an administrator: tests/system/package.sh [BINARY], by default target/release/refreshd.
 #
 # deploy/package makes a .deb of the binary, and another one of a higher version. On Debian 12 and on Debian 13, with systemd
 # booted, the package is installed; ten lines of TOML and a refresh token are written, and `systemctl start` gives a fresh
-# token. The package is upgraded while a renewal waits for its answer, the daemon is killed, the package is removed, installed
-# again and purged, and nothing is left but what the administrator wrote. Then it is installed over what was made by hand.
-# The .rpm has the same files with the same modes; the tarball is installed and removed.
+# token. The package is upgraded during a pending renewal, the daemon is killed, the package is removed, installed again and
+# purged, and only the administrator's files are left. Then it is installed over a manual installation. The .rpm has the
+# same files with the same modes; the tarball is installed and removed.
 #
 # Needs root. Installs what it uses; the Debian trees (210 MB each) are made once and kept in ~/.cache/refreshd-rigs.
-# REFRESHD_RIG_SUITES chooses other Debian releases. Exit code: 0, 1 (something failed), 66 (no such binary), 77 (cannot
+# REFRESHD_RIG_SUITES chooses other Debian releases. Exit code: 0, 1 (a check failed), 66 (no such binary), 77 (cannot
 # run here).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -17,19 +17,19 @@ source tests/system/lib.sh
 # shellcheck source=tests/system/container.sh
 source tests/system/container.sh
 
-# The whole rig is bounded, not only each step.
+# A time limit for the whole rig, not only for each step.
 if [[ -z ${REFRESHD_RIG_BOUNDED-} ]]; then
     REFRESHD_RIG_BOUNDED=1 exec timeout --kill-after=30 1200 "$0" "$@"
 fi
 
 readonly lifetime=20 patience=40
-# As the first release would be called, and one that comes after it.
+# Version of the first release, and of a later one.
 readonly first=0.1.0 later=99.0.0
 
 binary=${1:-target/release/refreshd}
 work='' upgrade=''
 
-# Ends what this script has started, and nothing else.
+# Ends the processes that this script started, and no others.
 clean_up() {
     local status=$?
     trap - EXIT INT TERM
@@ -39,34 +39,34 @@ clean_up() {
     exit "$status"
 }
 
-# --- words ----------------------------------------------------------------------------------------------------------
+# --- helpers --------------------------------------------------------------------------------------------------------
 
-# said TEXT: in what the last `told` printed.
-said() { grep --quiet --fixed-strings -- "$1" "$work/said"; }
-# told COMMAND...: runs it inside; what it prints is kept. apt gives dpkg a terminal, whose lines end in CR LF.
-told() {
+# printed TEXT: in the output of the last `run`.
+printed() { grep --quiet --fixed-strings -- "$1" "$work/output"; }
+# run COMMAND...: runs it inside and keeps its output. apt gives dpkg a terminal, whose lines end in CR LF.
+run() {
     local status=0
     inside "$@" >"$work/printed" 2>&1 || status=$?
-    tr -d '\r' <"$work/printed" >"$work/said"
-    ((status == 0)) || sed 's/^/      /' "$work/said"
+    tr -d '\r' <"$work/printed" >"$work/output"
+    ((status == 0)) || sed 's/^/      /' "$work/output"
     return $status
 }
-# as_told PATTERN: does what the last `told` printed as a remedy, from where the pattern begins.
-as_told() {
-    sed -nE "s#^refreshd: .*($1.*)#\\1#p" "$work/said" >"$work/remedies"
+# follow PATTERN: executes the remedy that the last `run` printed, from the start of the pattern on.
+follow() {
+    sed -nE "s#^refreshd: .*($1.*)#\\1#p" "$work/output" >"$work/remedies"
     sed 's/^/      /' "$work/remedies"
     [[ -s $work/remedies ]] && inside bash -euc "$(<"$work/remedies")"
 }
 
 deb() { echo "/pkg/refreshd_$1_$architecture.deb"; }
-install_deb() { told env DEBIAN_FRONTEND=noninteractive dpkg -i "$(deb "$1")"; }
+install_deb() { run env DEBIAN_FRONTEND=noninteractive dpkg -i "$(deb "$1")"; }
 installed_version() { inside dpkg-query --show --showformat='${Version}' refreshd; }
 there() { inside test -e "$1"; }
 enabled() { inside systemctl is-enabled --quiet refreshd.service; }
 generation_now() { generation acme || echo 0; }
 has_account() { inside id refreshd >/dev/null 2>&1; }
 
-# --- the packages ---------------------------------------------------------------------------------------------------
+# --- packages -------------------------------------------------------------------------------------------------------
 
 make_packages() {
     heading "packages"
@@ -88,7 +88,7 @@ make_packages() {
     tar -xzf "$into"/refreshd-"$first"-*.tar.gz --strip-components=1 --no-same-owner -C "$into/tarball"
 }
 
-# Modes, owners and paths of what is in the package. For zsh each distribution has a place of its own.
+# Modes, owners and paths in the package. Each distribution has its own place for zsh.
 contents_of_deb() {
     dpkg-deb --contents "$1" | awk '{ sub(/^\./, "", $6); print $1, $2, $6 }' | grep -v '^d' \
         | sed 's|vendor-completions|site-functions|' | LC_ALL=C sort -k3
@@ -105,7 +105,7 @@ the_rpm_is_as_the_deb() {
     contents_of_rpm "$rpm" >"$work/of-rpm"
     note "$(wc -l <"$work/of-deb") files"
     check "the same files with the same modes and owners are in both" diff "$work/of-deb" "$work/of-rpm"
-    check "all are root's, and nobody else may write" not grep -vE '^-(rwxr-xr-x|rw-r--r--) root/root ' "$work/of-rpm"
+    check "root owns all, and no other user may write" not grep -vE '^-(rwxr-xr-x|rw-r--r--) root/root ' "$work/of-rpm"
     mkdir "$work/of"
     (cd "$work/of" && mkdir deb rpm && rpm2cpio "$rpm" | cpio --quiet -idm -D rpm && dpkg-deb -x "$deb" deb)
     check "the contents are the same" same_contents
@@ -119,9 +119,9 @@ same_contents() {
 }
 needs() { local name; for name; do rpm -qp --requires "$work"/package/*.rpm | grep -q "^$name" || return; done; }
 
-# --- what is proved in each Debian ----------------------------------------------------------------------------------
+# --- checks in each Debian ------------------------------------------------------------------------------------------
 
-# What is on the disk, but for logs, caches, and what dpkg and systemd keep of their own.
+# Files on the disk without logs, caches, and the files of dpkg and systemd.
 everything() {
     inside find /etc /usr /var /run /home /root /srv /opt -xdev \( -path /var/log -o -path /var/cache -o -path /var/lib/dpkg \
         -o -path /var/lib/apt -o -path /var/lib/systemd -o -path /var/tmp -o -path /run/systemd -o -path /run/log -o -path /run/udev \
@@ -131,8 +131,8 @@ everything() {
 
 is_installed() {
     heading "$suite: installation"
-    check "apt installs it without a network" told env DEBIAN_FRONTEND=noninteractive apt-get install -y "$(deb "$first")"
-    check "it says what to do next" said 'refreshd check && systemctl enable --now refreshd'
+    check "apt installs it without a network" run env DEBIAN_FRONTEND=noninteractive apt-get install -y "$(deb "$first")"
+    check "it prints the next step" printed 'refreshd check && systemctl enable --now refreshd'
     check "nothing is started" not active
     check "nothing is enabled" not enabled
     check "the account is there" has_account
@@ -145,21 +145,21 @@ is_installed() {
         check "systemd $(systemd_version) has no drop-in" is Type notify
     fi
     check "without a configuration it does not start" not inside systemctl start refreshd.service
-    check "and the exit code says so" is ExecMainStatus 78
+    check "and the exit code is 78" is ExecMainStatus 78
     inside systemctl reset-failed refreshd.service
 }
 
-# As an administrator would, with the usual umask: nothing is said about owners.
+# As an administrator would, with the usual umask and without changing owners.
 is_configured() {
     heading "$suite: ten lines and a refresh token"
-    # A refresh token works once: one for each installation that begins anew.
+    # A refresh token works once: one for each new installation.
     start_sandbox 3 "$lifetime"
     inside bash -euc 'umask 022
         cp /pkg/ten.toml /etc/refreshd/refreshd.toml
         install -m 640 /tmp/sandbox/client.secret /etc/refreshd/crm.secret
         install -m 640 /tmp/sandbox/portal-1.refresh /etc/refreshd/acme.refresh' || true
     check "the secret is the daemon's to read" owned /etc/refreshd/crm.secret '640 root:refreshd'
-    check "refreshd check is content" told refreshd check
+    check "refreshd check finds no problem" run refreshd check
     check "systemctl enable --now returns once it is ready" inside systemctl enable --quiet --now refreshd.service
     eventually 20 "there is a fresh token" has_token acme
     eventually $patience "it is renewed" renewed_since acme "$(generation_now)"
@@ -199,20 +199,20 @@ is_upgraded() {
     check "it is the later version" test "$(installed_version)" = "$later"
     check "the daemon is another process" active_as_other_than "$pid"
     check "the renewal came to its end" renewed_since acme "$generation"
-    check "nothing is in doubt" not said_since "$since" 'doubt'
+    check "nothing is in doubt" not logged_since "$since" 'doubt'
     eventually $patience "the grant lives on: it is renewed" renewed_since acme "$((generation + 1))"
-    check "nobody was called dead meanwhile" not said_since "$since" 'needs-authorization'
+    check "no grant was reported dead meanwhile" not logged_since "$since" 'needs-authorization'
 }
 
-# Of what an older version took, a later one may refuse something.
+# A later version may refuse a key that an older one accepted.
 is_not_restarted_in_vain() {
     heading "$suite: upgrade that refuses the configuration"
     local pid
     pid=$(main_pid)
     inside bash -c 'printf "[htp]\n" >>/etc/refreshd/refreshd.toml'
     check "dpkg is content" install_deb "$later"
-    check "the problem is named with its place" said '/etc/refreshd/refreshd.toml:11'
-    check "what to do is said" said 'refreshd check && systemctl restart refreshd'
+    check "the problem is named with its place" printed '/etc/refreshd/refreshd.toml:11'
+    check "the action is printed" printed 'refreshd check && systemctl restart refreshd'
     check "the daemon that runs is left" is MainPID "$pid"
     check "and active" active
     inside sed -i '$d' /etc/refreshd/refreshd.toml
@@ -235,11 +235,11 @@ stays_stopped() {
     check "dpkg is content" install_deb "$later"
     check "it is not started" not active
     check "it is enabled still" enabled
-    check "nothing is said of a first installation" not said 'needs a configuration'
+    check "no hint for a first installation is printed" not printed 'needs a configuration'
     check "it starts" inside systemctl start refreshd.service
 }
 
-# dpkg tells the package when systemd's own files are replaced.
+# dpkg triggers the package when systemd's own files are replaced.
 notices_systemd() {
     heading "$suite: another systemd"
     local link=/usr/lib/systemd/system/refreshd.service.d/10-systemd-254.conf
@@ -254,8 +254,8 @@ notices_systemd() {
     check "the daemon runs on" active
 }
 
-# The disk is a limit of the file size, as in systemd.sh.
-is_not_removed_with_what_no_disk_took() {
+# A limit of the file size simulates the full disk, as in systemd.sh.
+is_not_removed_with_an_unsaved_pair() {
     heading "$suite: removal while a pair is in memory alone"
     local pid generation
     pid=$(main_pid)
@@ -265,8 +265,8 @@ is_not_removed_with_what_no_disk_took() {
     inside prlimit --pid "$pid" --fsize=4096:
     inside systemctl kill --kill-whom=main --signal=CONT sandbox.service
     eventually 10 "systemd has a copy of the pair" keeps 1
-    check "apt does not remove it" not told env DEBIAN_FRONTEND=noninteractive apt-get remove -y refreshd
-    check "it says why" said 'not removed: the disk refuses token pairs, which are in memory alone (1)'
+    check "apt does not remove it" not run env DEBIAN_FRONTEND=noninteractive apt-get remove -y refreshd
+    check "it prints the reason" printed 'not removed: the disk refuses token pairs, which are in memory alone (1)'
     check "the daemon runs on" is MainPID "$pid"
     inside prlimit --pid "$pid" --fsize=unlimited:
     eventually $patience "with a disk the pair is saved" keeps 0
@@ -277,10 +277,10 @@ is_removed() {
     heading "$suite: removal"
     local generation
     generation=$(generation_now)
-    check "apt removes it" told env DEBIAN_FRONTEND=noninteractive apt-get remove -y refreshd
+    check "apt removes it" run env DEBIAN_FRONTEND=noninteractive apt-get remove -y refreshd
     check "the daemon is stopped" not active
     check "its files are gone" not there /usr/bin/refreshd
-    check "so is what was made of them" not there /usr/lib/systemd/system/refreshd.service.d
+    check "so are the files made from them" not there /usr/lib/systemd/system/refreshd.service.d
     check "the configuration stays" there /etc/refreshd/refreshd.toml
     check "the state stays" there /var/lib/refreshd/state.db
     check "readers have their token" has_token acme
@@ -291,26 +291,26 @@ is_removed() {
 
 is_purged() {
     heading "$suite: purge"
-    check "apt purges it, running as it is" told env DEBIAN_FRONTEND=noninteractive apt-get purge -y refreshd
+    check "apt purges it, running as it is" run env DEBIAN_FRONTEND=noninteractive apt-get purge -y refreshd
     check "the state is gone" not there /var/lib/refreshd
     check "the token files are gone" not there /run/refreshd
-    check "what the administrator wrote is there" inside test -s /etc/refreshd/refreshd.toml -a -s /etc/refreshd/crm.secret
-    check "it says so" said '/etc/refreshd holds what you wrote and stays'
-    # Its files are the account's to read.
+    check "the administrator's files are there" inside test -s /etc/refreshd/refreshd.toml -a -s /etc/refreshd/crm.secret
+    check "it prints that" printed '/etc/refreshd holds what you wrote and stays'
+    # The account stays, since it may read these files.
     check "so is the account" has_account
-    as_told 'rm -r ' || true
-    check "what it says removes both" not has_account
+    follow 'rm -r ' || true
+    check "the printed command removes both" not has_account
     everything >"$work/after"
     check "nothing is left" diff "$work/before" "$work/after"
     install_deb "$first" || true
-    check "of an installation that was never used" told env DEBIAN_FRONTEND=noninteractive dpkg --purge refreshd
+    check "of an installation that was never used" run env DEBIAN_FRONTEND=noninteractive dpkg --purge refreshd
     everything >"$work/after"
     check "nothing is left either" diff "$work/before" "$work/after"
 }
 
-# Everything that stood in the way of somebody who had installed it by hand.
-replaces_what_was_made_by_hand() {
-    heading "$suite: over what was made by hand"
+# Every obstacle that a manual installation can leave.
+replaces_a_manual_installation() {
+    heading "$suite: over a manual installation"
     local pid
     inside bash -euc '
         install -m 755 /pkg/tarball/root/usr/bin/refreshd /usr/local/bin/refreshd
@@ -325,28 +325,28 @@ replaces_what_was_made_by_hand() {
         systemctl start refreshd.service' || note "the one made by hand does not start"
     eventually 20 "one that was made by hand runs" has_token acme
     pid=$(main_pid)
-    # As root would leave them: this is what stops the service of a newcomer.
+    # As root would leave them: this stops a newcomer's service.
     inside chown root:root /etc/refreshd/crm.secret /etc/refreshd/acme.refresh
     inside chmod 700 /etc/refreshd/portals.d
     check "the package is installed over it" install_deb "$first"
     check "/etc/refreshd has its owner and mode" owned /etc/refreshd '2750 root:refreshd'
-    check "which is said" said '/etc/refreshd was nobody:nogroup 777 and is root:refreshd 2750 now'
-    check "the unit that hides the package's is named" said '/etc/systemd/system/refreshd.service takes the place of the package'
+    check "which is printed" printed '/etc/refreshd was nobody:nogroup 777 and is root:refreshd 2750 now'
+    check "the unit that hides the package's is named" printed '/etc/systemd/system/refreshd.service takes the place of the package'
     check "and left" there /etc/systemd/system/refreshd.service
-    check "the program that hides the package's is named" said 'rm /usr/local/bin/refreshd'
+    check "the program that hides the package's is named" printed 'rm /usr/local/bin/refreshd'
     check "and left" there /usr/local/bin/refreshd
-    check "a secret that the daemon cannot read is named" said 'the daemon cannot read /etc/refreshd/crm.secret'
-    check "so is a directory" said 'the daemon cannot read /etc/refreshd/portals.d'
+    check "a secret that the daemon cannot read is named" printed 'the daemon cannot read /etc/refreshd/crm.secret'
+    check "so is a directory" printed 'the daemon cannot read /etc/refreshd/portals.d'
     check "their owners are left" owned /etc/refreshd/crm.secret '600 root:root'
     check "the daemon that runs is left, since it would not start again" is MainPID "$pid"
-    check "which is said" said 'the daemon is not restarted'
-    check "what is said to do can be done" as_told '(chown |rm /usr/local|rm /etc/systemd)'
+    check "which is printed" printed 'the daemon is not restarted'
+    check "the printed commands work" follow '(chown |rm /usr/local|rm /etc/systemd)'
     inside systemctl restart refreshd.service || true
-    check "with every remedy that was said, the package's unit runs" runs_the_packages_unit
+    check "with every printed remedy, the package's unit runs" runs_the_packages_unit
     check "as another process" active_as_other_than "$pid"
     eventually $patience "the grant lives on: it is renewed" renewed_since acme "$(generation_now)"
-    told env DEBIAN_FRONTEND=noninteractive dpkg --purge refreshd || true
-    as_told 'rm -r ' || true
+    run env DEBIAN_FRONTEND=noninteractive dpkg --purge refreshd || true
+    follow 'rm -r ' || true
 }
 
 runs_the_packages_unit() { [[ $(property FragmentPath) =~ ^(/usr)?/lib/systemd/system/refreshd.service$ ]]; }
@@ -354,8 +354,8 @@ runs_the_packages_unit() { [[ $(property FragmentPath) =~ ^(/usr)?/lib/systemd/s
 # The same files without a package manager.
 is_installed_from_the_tarball() {
     heading "$suite: tarball"
-    check "install.sh installs it" told /pkg/tarball/install.sh
-    check "it says what to do next" said 'refreshd check && systemctl enable --now refreshd'
+    check "install.sh installs it" run /pkg/tarball/install.sh
+    check "it prints the next step" printed 'refreshd check && systemctl enable --now refreshd'
     inside bash -euc 'umask 022
         cp /pkg/ten.toml /etc/refreshd/refreshd.toml
         install -m 640 /tmp/sandbox/client.secret /etc/refreshd/crm.secret
@@ -364,14 +364,14 @@ is_installed_from_the_tarball() {
     eventually 20 "there is a fresh token" has_token acme
     local pid
     pid=$(main_pid)
-    check "install.sh upgrades it" told /pkg/tarball/install.sh
+    check "install.sh upgrades it" run /pkg/tarball/install.sh
     check "the daemon is another process" active_as_other_than "$pid"
-    check "install.sh purges it" told /pkg/tarball/install.sh purge
-    as_told 'rm -r ' || true
+    check "install.sh purges it" run /pkg/tarball/install.sh purge
+    follow 'rm -r ' || true
     everything >"$work/after"
     check "nothing is left" diff "$work/before" "$work/after"
     install_deb "$first" || true
-    check "it refuses to install over a package" not told /pkg/tarball/install.sh
+    check "it refuses to install over a package" not run /pkg/tarball/install.sh
 }
 
 # on SUITE
@@ -396,22 +396,22 @@ on() {
         is_killed
         stays_stopped
         notices_systemd
-        is_not_removed_with_what_no_disk_took
+        is_not_removed_with_an_unsaved_pair
         is_removed
         is_purged
-        replaces_what_was_made_by_hand
+        replaces_a_manual_installation
         is_installed_from_the_tarball
     else
-        note "it does not run: nothing else can be looked at"
+        note "it does not run: the other checks are skipped"
     fi
     if ((failed)); then
-        heading "the daemon's last words"
+        heading "the daemon's last log lines"
         inside journalctl --no-pager --lines=60 --unit=refreshd.service || true
     fi
     power_off
 }
 
-# --- and now --------------------------------------------------------------------------------------------------------
+# --- main -----------------------------------------------------------------------------------------------------------
 
 ((EUID == 0)) || give_up "needs root: a container is booted" 77
 command -v dpkg-deb >/dev/null || give_up "needs Debian's own tools" 77

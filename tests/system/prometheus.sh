@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
 # The metrics, read by a real Prometheus: tests/system/prometheus.sh [BINARY], by default target/release/refreshd.
 #
-# Starts the stand-in authorization server and the daemon, lets `promtool` lint the live page, then lets Debian's
-# Prometheus scrape it for a few seconds, with the shipped alerting rules, and asks Prometheus what it has understood.
-# All of it on loopback. When each rule fires is deploy/prometheus/check's affair.
+# Starts the fake authorization server and the daemon, lets `promtool` lint the live page, then lets Debian's Prometheus
+# scrape it for a few seconds with the shipped alerting rules, and queries Prometheus for the result. All of it on
+# loopback. deploy/prometheus/check tests when each rule fires.
 #
-# Installs Debian's prometheus if it is not there. Exit code: 0, 1 (something failed), 77 (cannot run here).
+# Installs Debian's prometheus if it is not there. Exit code: 0, 1 (a check failed), 77 (cannot run here).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=tests/system/lib.sh
 source tests/system/lib.sh
 
-# The whole rig is bounded, not only each step.
+# A time limit for the whole rig, not only for each step.
 if [[ -z ${REFRESHD_RIG_BOUNDED-} ]]; then
     REFRESHD_RIG_BOUNDED=1 exec timeout --kill-after=30 300 "$0" "$@"
 fi
@@ -21,9 +21,9 @@ readonly lifetime=20 portals=(portal-1 portal-2)
 binary=$(realpath -m "${1:-target/release/refreshd}")
 work='' sandbox='' daemon='' prometheus=''
 
-# --- words ----------------------------------------------------------------------------------------------------------
+# --- helpers --------------------------------------------------------------------------------------------------------
 
-# --- the parts ------------------------------------------------------------------------------------------------------
+# --- processes ------------------------------------------------------------------------------------------------------
 
 has_tools() { command -v prometheus && command -v promtool && command -v curl && command -v jq; } >/dev/null
 
@@ -93,7 +93,7 @@ start_sandbox() {
     sandbox=$!
     within 10 test -s "$work/sandbox/${portals[-1]}.refresh" || {
         cat "$work/sandbox.log" >&2
-        give_up "the stand-in server did not start"
+        give_up "the fake server did not start"
     }
 }
 
@@ -109,7 +109,7 @@ start_daemon() {
 
 start_prometheus() {
     scraping >"$work/prometheus.yml"
-    # A proxy of the environment is not for loopback.
+    # Ignore a proxy of the environment for loopback.
     env -u http_proxy -u HTTP_PROXY prometheus --config.file="$work/prometheus.yml" \
         --storage.tsdb.path="$work/series" --web.listen-address="127.0.0.1:$prometheus_port" \
         >"$work/prometheus.log" 2>&1 &
@@ -117,7 +117,7 @@ start_prometheus() {
     within 20 ask /-/ready || { cat "$work/prometheus.log" >&2; give_up "Prometheus did not start"; }
 }
 
-# Ends what this script has started, and nothing else.
+# Ends the processes that this script started, and no others.
 clean_up() {
     local status=$? pid
     trap - EXIT INT TERM
@@ -130,39 +130,39 @@ clean_up() {
     exit "$status"
 }
 
-# --- what is looked at ----------------------------------------------------------------------------------------------
+# --- inspection -----------------------------------------------------------------------------------------------------
 
 get() { curl --silent --show-error --fail --noproxy '*' --max-time 5 "$@"; }
 ask() { get "http://127.0.0.1:$prometheus_port$1" "${@:2}"; }
 
-# value EXPRESSION: what Prometheus makes of it now; one line for each series.
+# value EXPRESSION: its present value; one line for each series.
 value() { ask /api/v1/query --get --data-urlencode "query=$1" | jq -r '.data.result[].value[1]'; }
 # series EXPRESSION LABEL: the values of a label of each series.
 series() { ask /api/v1/query --get --data-urlencode "query=$1" | jq -r ".data.result[].metric[\"$2\"]" | sort; }
 # holds EXPRESSION: it has a result.
 holds() { [[ -n $(value "$1") ]]; }
 target() { ask /api/v1/targets | jq -er ".data.activeTargets[0] | $1"; }
-# rules FILTER: what it makes of each alerting rule.
+# rules FILTER: the state of each alerting rule.
 rules() { ask /api/v1/rules | jq -r ".data.groups[].rules[] | $1"; }
 type_of() { ask /api/v1/metadata | jq -er ".data[\"$1\"][0].type"; }
 
-# --- what is proved -------------------------------------------------------------------------------------------------
+# --- checks ---------------------------------------------------------------------------------------------------------
 
 lints() {
     heading "promtool"
     local page=$work/page head=$work/head lint=$work/lint
     get --dump-header "$head" --output "$page" --header 'Accept: application/openmetrics-text' \
         "http://127.0.0.1:$http_port/metrics"
-    check "the page says that it is OpenMetrics 1.0.0" \
+    check "the page is declared as OpenMetrics 1.0.0" \
         grep --quiet --ignore-case '^content-type: application/openmetrics-text; version=1.0.0; charset=utf-8' "$head"
     check "it ends as OpenMetrics must" test "$(tail -n 1 "$page")" == '# EOF'
     get --dump-header "$head" --output "$page.text" "http://127.0.0.1:$http_port/metrics"
-    check "who does not ask for it gets the text format 0.0.4" \
+    check "the default is the text format 0.0.4" \
         grep --quiet --ignore-case '^content-type: text/plain; version=0.0.4; charset=utf-8' "$head"
     if promtool check metrics <"$page.text" >"$lint" 2>&1; then
-        pass "promtool has nothing to say of the metrics"
+        pass "promtool reports no problem of the metrics"
     else
-        fail "promtool has nothing to say of the metrics"
+        fail "promtool reports no problem of the metrics"
         cat "$lint"
     fi
 }
@@ -201,7 +201,7 @@ watches() {
     check "a healthy daemon raises none of them" none_of_rules 'select(.state != "inactive") | "\(.name): \(.state)"'
 }
 all_evaluated() { [[ $(rules .health | sort -u) =~ ^(ok|err) ]] && ! rules .health | grep -qx unknown; }
-# none_of_rules FILTER: what the filter leaves of the rules is noted, and is nothing.
+# none_of_rules FILTER: prints the rules that pass the filter; succeeds if there are none.
 none_of_rules() {
     local left
     left=$(rules "$1") || return 1
@@ -210,7 +210,7 @@ none_of_rules() {
 has_metrics_of_rules() {
     local metric missing=0
     while read -r metric; do
-        # Of some there is no value while no server says one: an end of a refresh token.
+        # Some have no value until a server reports one: the end of a refresh token.
         holds "$metric" || [[ -n $(type_of "$metric") ]] || { note "there is no $metric"; missing=1; }
     done < <(rules '.query | scan("refreshd_[a-z_]+")' | sort -u)
     ((missing == 0))
@@ -218,7 +218,7 @@ has_metrics_of_rules() {
 # OpenMetrics names a counter's family without its suffix, and so does Prometheus.
 knows() { local type; type=$(type_of "$1"); [[ $type == "$2" ]] || { note "$1 is ${type:-unknown}"; return 1; }; }
 
-# --- and now --------------------------------------------------------------------------------------------------------
+# --- main -----------------------------------------------------------------------------------------------------------
 
 [[ -x $binary ]] || give_up "no executable at $binary; build it first, or name it" 66
 work=$(mktemp -d)
@@ -236,7 +236,7 @@ scrapes
 watches
 
 if ((failed)); then
-    heading "last words"
+    heading "last log lines"
     tail -n 20 "$work/daemon.log" "$work/prometheus.log"
 fi
 printf '\ntests/system/prometheus.sh: %d passed, %d failed, %d s\n' "$passed" "$failed" "$SECONDS"

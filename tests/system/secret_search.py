@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""No secret leaves its place: tests/system/secret_search.py [BINARY], by default target/release/refreshd.
+"""Search for leaked secrets: tests/system/secret_search.py [BINARY], by default target/release/refreshd.
 
-Runs the daemon at level trace and its commands against a server whose secrets are all known and which repeats what it
-is sent, in several encodings, to see where they end up. Then every log, page, answer, alert, argument list, file and
-core is searched for each secret: as it is, in parts of 16 characters, and percent-, JSON-, HTML-, base64- and
-hex-encoded. Allowed are the state, the token files, the files that secrets come from, and what commands are asked for:
-`token`, `renew --json`, `authorize --json`, and the address with `state` on the terminal of `authorize`.
+Runs the daemon at level trace and its commands against a server whose secrets are all known and which repeats its input in
+several encodings. Then every log, page, response, alert, argument list, file and core is searched for each secret:
+unchanged, in parts of 16 characters, and percent-, JSON-, HTML-, base64- and hex-encoded. Allowed are the state, the token
+files, the source files of secrets, and requested output: `token`, `renew --json`, `authorize --json`, and the address with
+`state` on the terminal of `authorize`.
 
 Everything is on loopback, in a temporary directory, and ends within three minutes. Exit code: 0, 1 (a secret was found,
 or something that should be searched did not happen), 66 (no such binary).
@@ -45,7 +45,7 @@ failed = 0
 lock = threading.Lock()
 
 
-def say(ok, what, *details):
+def report(ok, what, *details):
     global failed
     failed += not ok
     print(f"{'PASS' if ok else 'FAIL'}  {what}")
@@ -69,7 +69,7 @@ def look(where, text):
 
 
 def forms(it):
-    """What a secret may be spelt as, with a name for each."""
+    """Encodings of a secret, with a name for each."""
     percent = urllib.parse.quote(it, safe="")
     made = {
         "percent": percent,
@@ -83,7 +83,7 @@ def forms(it):
         "hex": it.encode().hex(),
     }
     for before in range(3):
-        # As a part of something longer: the first and the last characters depend on their neighbours.
+        # As a part of a longer text: the first and the last characters depend on their neighbours.
         encoded = base64.b64encode(b"x" * before + it.encode()).decode().rstrip("=")[2 * (before > 0) + before : -2]
         made[f"base64, {before}"] = encoded
         made[f"base64url, {before}"] = encoded.replace("+", "-").replace("/", "_")
@@ -114,7 +114,7 @@ def within(seconds, what):
     return None
 
 
-# --- the server: an authorization server that repeats what it is sent, and a receiver of alerts that does ---
+# --- the server: an authorization server that repeats its input, and a receiver of alerts that does ---
 
 SPELLINGS = [
     lambda it: it,
@@ -160,7 +160,7 @@ class Server(http.server.BaseHTTPRequestHandler):
         if self.path.startswith("/hook"):
             Server.alerts += 1
             look("an alert", body)
-            # As many servers do, it repeats the address.
+            # It repeats the address, as many servers do.
             self.answer(404 if Server.alerts % 2 else 200, {"error": f"no route {self.path}, {urllib.parse.unquote(self.path)}"})
             return
         form = dict(urllib.parse.parse_qsl(body))
@@ -177,9 +177,9 @@ class Server(http.server.BaseHTTPRequestHandler):
             Server.echoes += 1
             spelt = SPELLINGS[Server.echoes % len(SPELLINGS)]
             basic = self.headers.get("Authorization", "")
-            said = spelt(body) + " and " + basic + " and " + spelt(base64.b64decode(basic[6:] or b"").decode())
+            details = spelt(body) + " and " + basic + " and " + spelt(base64.b64decode(basic[6:] or b"").decode())
             error = "odd_error" if portal == "echo" else spelt(token)
-            self.answer(400, {"error": error, "error_description": f"cannot parse {said}"})
+            self.answer(400, {"error": error, "error_description": f"cannot parse {details}"})
         elif portal in (None, "dead"):
             self.answer(400, {"error": "invalid_grant", "error_description": f"unknown {token}"})
         else:
@@ -285,7 +285,7 @@ url_file = "{inputs}/hook.url"
     for folder in ("state", "tokens"):
         (work / folder).mkdir(mode=0o700 if folder == "state" else 0o755)
     (work / "refreshd.toml").write_text(lines)
-    # The browser: notes what it was started with, and goes where it is led.
+    # The browser: records its arguments and follows redirects.
     browser = work / "bin" / "xdg-open"
     browser.write_text(
         f"""#!{sys.executable}
@@ -323,12 +323,12 @@ def main():
     }
     options = {"cwd": work / "cwd", "env": environment, "stdin": subprocess.DEVNULL}
 
-    # The search itself, first: what it cannot find proves nothing.
+    # The search itself comes first: a search that finds nothing proves nothing.
     sample = secret("a sample")
     blind = [name for name, form in forms(sample).items() if not search("here", f"a {form} b")]
     blind += [f"base64 behind {n}" for n in range(6) if not search("", base64.b64encode(b"c:" * n + sample.encode() + b"!").decode())]
-    say(not blind, "the search finds a secret in every form", *blind)
-    say(not search("", "nothing of the kind"), "and nothing where there is none")
+    report(not blind, "the search finds a secret in every form", *blind)
+    report(not search("", "nothing of the kind"), "and nothing where there is none")
 
     watcher.start()
     daemon = None
@@ -337,9 +337,9 @@ def main():
         given = dict(options, stdin=None, input=feed) if feed is not None else options
         done = subprocess.run([binary, *words], capture_output=True, text=True, timeout=60, check=False, **given)
         found = search(" ".join(words), done.stdout, without=prints) + search(" ".join(words), done.stderr)
-        said = f"exit code {done.returncode}: {done.stderr.strip()[-300:]}"
+        details = f"exit code {done.returncode}: {done.stderr.strip()[-300:]}"
         good = done.returncode in code
-        say(good and not found, f"refreshd {' '.join(words)}", *found, *([] if good else [said]))
+        report(good and not found, f"refreshd {' '.join(words)}", *found, *([] if good else [details]))
 
     try:
         command("check")
@@ -351,9 +351,9 @@ def main():
                 preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY,) * 2),
                 **options,
             )
-        say(within(20, lambda: (work / "tokens/good/token").read_text()), "the daemon runs and publishes")
+        report(within(20, lambda: (work / "tokens/good/token").read_text()), "the daemon runs and publishes")
         command("import", "given", str(work / "inputs/given.json"), code=(0, 75))
-        # A person at a terminal, so that a browser is opened.
+        # A user at a terminal, so that a browser is opened.
         ours, terminal = pty.openpty()
         person = subprocess.Popen([binary, "authorize", "browser", "--timeout", "20s"], stdout=terminal, stderr=terminal, **options)
         os.close(terminal)
@@ -369,15 +369,15 @@ def main():
         person.wait(30)
         shown = shown.decode("utf-8", "replace")
         found = search("the terminal", shown.replace("\r\n", ""), without=("state",))
-        say(person.returncode == 0 and not found, "refreshd authorize browser, on a terminal", *found, *shown.splitlines()[-5:])
+        report(person.returncode == 0 and not found, "refreshd authorize browser, on a terminal", *found, *shown.splitlines()[-5:])
         browser = (work / "browser.arguments").read_text() if (work / "browser.arguments").exists() else ""
-        say(browser, "a browser was opened")
+        report(browser, "a browser was opened")
         command("authorize", "given", "--redirected-url", f"http://127.0.0.1:{back}/callback?error=access_denied", code=(64, 65, 75))
         command("introspect", "good", code=(0, 1, 64, 69))
         command("token", "good", prints=("access token",))
         command("renew", "good")
         command("renew", "good", "--json", prints=("access token",))
-        # Every spelling of what it repeats.
+        # Every spelling of the repeated input.
         for portal in ("echo", "code"):
             for _ in SPELLINGS:
                 command("renew", portal, code=(0, 1, 75))
@@ -395,18 +395,18 @@ def main():
             look(f"page {path}", get(f"http://127.0.0.1:{page}{path}"))
         for target in ("/v1/portals", "/v1/alerts", *(f"/v1/portals/{it}{end}" for it in PORTALS for end in ("", "/replies"))):
             look(f"control socket {target}", ask(work / "run/control.sock", target))
-        say(within(20, lambda: Server.alerts > 2), "alerts were received")
+        report(within(20, lambda: Server.alerts > 2), "alerts were received")
         log = (work / "log").read_text()
-        say("renewed" in log, "the log tells of renewals")
-        say("odd_error" in log, "and of the server that repeats")
-        say(Server.echoes > 2 * len(SPELLINGS), f"the server repeated what it was sent, in every spelling ({Server.echoes} times)")
+        report("renewed" in log, "the log reports renewals")
+        report("odd_error" in log, "and of the server that repeats")
+        report(Server.echoes > 2 * len(SPELLINGS), f"the server repeated its input in every spelling ({Server.echoes} times)")
         daemon.send_signal(signal.SIGABRT)
         daemon.wait(20)
-        say(daemon.returncode == -signal.SIGABRT, "the daemon was ended as by a fault", f"{daemon.returncode}")
+        report(daemon.returncode == -signal.SIGABRT, "the daemon was ended as by a fault", f"{daemon.returncode}")
         pattern = Path("/proc/sys/kernel/core_pattern").read_text().strip()
         places = [work / "cwd", *([Path(pattern).parent] if pattern.startswith("/") else [])]
         cores = [it for place in places for it in place.glob("*core*") if str(daemon.pid) in it.name or place == work / "cwd"]
-        say(not cores, "it left no core", *cores)
+        report(not cores, "it left no core", *cores)
         command("status", code=(0, 1, 2, 69))
         command("token", "good", prints=("access token",), code=(0, 75))
     finally:
@@ -418,7 +418,7 @@ def main():
         if watcher.is_alive():
             watcher.join(5)
 
-    # What is on disk. The state and the token files are where secrets belong; `inputs` is where they come from.
+    # Files on disk. Secrets belong in the state and the token files; `inputs` is their source.
     for folder, below, files in os.walk(work):
         if Path(folder) == work:
             below[:] = [it for it in below if it not in ("inputs", "tokens", "state", "bin")]
@@ -428,19 +428,19 @@ def main():
         if not re.fullmatch(r"state\.db(-wal|-shm|-journal)?", file.name):
             look(f"file state/{file.name}", file.read_bytes())
     others = [it for it in (work / "tokens").rglob("*") if it.is_file() and it.name not in ("token", "token.json", "header", "env")]
-    say(not others, "beside the token files there are no others", *others)
+    report(not others, "beside the token files there are no others", *others)
     for file in (work / "tokens").rglob("*"):
         if file.is_file():
             found = search(f"token file {file.relative_to(work)}", file.read_text(), without=("access token",))
-            say(not found, f"{file.relative_to(work)} holds nothing but an access token", *found)
+            report(not found, f"{file.relative_to(work)} holds nothing but an access token", *found)
     kinds = sorted({what for what in known.values()})
-    say(len(kinds) >= 7, f"{len(known)} secrets are known: {', '.join(kinds)}")
+    report(len(kinds) >= 7, f"{len(known)} secrets are known: {', '.join(kinds)}")
     places = {}
     for where, text in texts:
         places.setdefault(where, []).append(text)
     for where, all_of_it in sorted(places.items()):
         found = search(where, "\n".join(all_of_it))
-        say(not found, f"no secret in: {where} ({len(all_of_it)})", *found)
+        report(not found, f"no secret in: {where} ({len(all_of_it)})", *found)
     print(f"\ntests/system/secret_search.py: {failed} failed")
     sys.exit(1 if failed else 0)
 

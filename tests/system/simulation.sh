@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # The whole daemon in simulated time: tests/system/simulation.sh [--full] [SEEDS [FIRST]], by default 8 seeds from 1.
 #
-# A seed is three days of twenty portals; with --full each comes with thirty days of fifty portals as well, and the first one
-# with three days of two hundred. Everything
-# goes wrong that `src/daemon/tests/plan.rs` knows: replies of every class, lost replies, outages, crashes, disks,
-# backups, clocks, reloads, operators. A failure prints its seed and the command that replays it.
+# A seed is three days of twenty portals; with --full each comes with thirty days of fifty portals as well, and the first
+# one with three days of two hundred. Every fault in `src/daemon/tests/plan.rs` occurs: responses of every class, lost
+# responses, outages, crashes, disks, backups, clocks, reloads, operators. A failure prints its seed and the command that
+# replays it.
 #
 # Afterwards the program is broken on purpose (tests/mutants), and the seed kept for each mutant must find it. All
 # mutants are in one program, built in a copy of the tree; `REFRESHD_MUTANT` chooses one.
 #
-# Needs git, Rust and a C compiler. Exit code: 0, or 1 (something failed).
+# Needs git, Rust and a C compiler. Exit code: 0, or 1 (a check failed).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=tests/system/lib.sh
@@ -19,7 +19,7 @@ full=''
 if [[ ${1-} == --full ]]; then full=1; shift; fi
 readonly seeds=${1:-8} first=${2:-1}
 
-# The whole rig is bounded, not only each step.
+# A time limit for the whole rig, not only for each step.
 if [[ -z ${REFRESHD_RIG_BOUNDED-} ]]; then
     REFRESHD_RIG_BOUNDED=1 exec timeout --kill-after=30 $((1500 + seeds * (full ? 900 : 60))) "$0" ${full:+--full} "$@"
 fi
@@ -27,7 +27,7 @@ fi
 work=$(mktemp -d) passed=0 failed=0
 trap 'rm -rf "$work"' EXIT
 
-# A little optimised: quick to build, with what `cargo test` has built already, and quick enough.
+# Optimised a little: builds fast on top of what `cargo test` has built, and runs fast enough.
 export CARGO_PROFILE_DEV_OPT_LEVEL=1
 
 # program DIRECTORY: builds the tests there and prints the program's path.
@@ -58,7 +58,7 @@ if cases | xargs -P 2 -I {} bash -c 'simulate "$0" "{}" >"$1/{}" 2>&1 || { cat "
 else
     fail "a seed found something"
 fi
-# What they went through, added up.
+# The events of all seeds, added up.
 sed -n 's/^seed [0-9]*: Tally { \(.*\) }/\1/p' "$work"/seed=* | sed 's/, /\n/g' \
     | awk -F ': ' '{ sum[$1] += $2 } END { for (what in sum) printf "      %10d %s\n", sum[what], what }' | sort -k 2
 
@@ -73,7 +73,7 @@ done
 broken=$(program "$work/tree")
 [[ -n $broken ]] || { cat "$work/build.log"; fail "the mutants do not build"; exit 1; }
 
-# of MUTANT WHAT: what its file says of it.
+# of MUTANT FIELD: a field of the mutant's file.
 of() { sed -n "s/^$2: //p" "tests/mutants/$1.patch"; }
 export broken work
 for mutant in tests/mutants/*.patch; do

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# A daemon whose surroundings stop, vanish and attack: tests/system/soak.sh [SECONDS] [BINARY], by default 600 seconds and
+# A daemon whose surroundings stall, vanish and attack: tests/system/soak.sh [SECONDS] [BINARY], by default 600 seconds and
 # target/release/refreshd.
 #
 # Three daemons with 67 portals each, at a strict server, one with grace and one that revokes on reuse, go through rounds
-# of a frozen process, an unread log, no descriptors, a missing state, callers who take every place, and forged installs.
-# No grant may be lost, every token must work after each trouble, SIGTERM must be obeyed, memory must stay under 80 MB.
+# of a suspended process, an unread log, no descriptors, a missing state, clients that take every connection, and forged
+# installs. No grant may be lost, every token must work after each disturbance, SIGTERM must work, memory must stay under
+# 80 MB.
 #
-# Needs cargo. Exit code: 0, 1 (something was lost, or not as promised), 66 (no such binary).
+# Needs cargo. Exit code: 0, 1 (something was lost, or a promise broken), 66 (no such binary).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 

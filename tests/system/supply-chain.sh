@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# What is in the binary, and what is known against it: tests/system/supply-chain.sh [BINARY], by default target/release/refreshd.
+# The content of the binary and its known advisories: tests/system/supply-chain.sh [BINARY], by default target/release/refreshd.
 #
-# deploy/advisories and deploy/sbom are tried on inputs that must fail, and the binary is searched for the paths of this
-# machine and for the list of its crates. Needs no network. Exit code: 0, 1 (something failed).
+# deploy/advisories and deploy/sbom are run on inputs that must fail, and the binary is searched for the paths of this
+# machine and for the list of its crates. Needs no network. Exit code: 0, 1 (a check failed).
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
 # shellcheck source=tests/system/lib.sh
@@ -13,11 +13,11 @@ binary=${1:-target/release/refreshd}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# check WHAT COMMAND...: the output is shown if it fails.
+# check WHAT COMMAND...: prints the output if it fails.
 check() {
     local what=$1
     shift
-    if "$@" >"$work/said" 2>&1; then pass "$what"; else fail "$what"; sed 's/^/      /' "$work/said" | head -20; fi
+    if "$@" >"$work/output" 2>&1; then pass "$what"; else fail "$what"; sed 's/^/      /' "$work/output" | head -20; fi
 }
 
 # lock NAME VERSION...: a Cargo.lock of these crates.
@@ -29,7 +29,7 @@ lock() {
     done
 }
 
-# judged STATUS TEXT NAME VERSION...: what deploy/advisories makes of such a Cargo.lock.
+# judged STATUS TEXT NAME VERSION...: the result of deploy/advisories for such a Cargo.lock.
 judged() {
     local status=$1 text=$2 found=0
     shift 2
@@ -49,7 +49,7 @@ check "a patched older line is safe" judged 0 '0 failed' tokio 1.53.0
 check "the version before a patch is not: unsound counts" judged 1 'tokio 1.44.1: RUSTSEC-2025-0023 (unsound)' tokio 1.44.1
 check "a pre-release of the patched version is not patched" judged 1 'RUSTSEC-2025-0023' tokio 1.44.2-rc.1
 check "one of two versions of a crate is enough" judged 1 'tokio 1.44.1' tokio 1.53.0 tokio 1.44.1
-check "a crate that nobody looked up fails" judged 1 'no-such-crate 1.0.0 is new' no-such-crate 1.0.0
+check "a crate that was not looked up fails" judged 1 'no-such-crate 1.0.0 is new' no-such-crate 1.0.0
 
 # a database of one repository, as rustsec/advisory-db is
 database() {
@@ -61,7 +61,7 @@ database() {
     git -C "$work/db" add . \
         && git -C "$work/db" -c user.name=rig -c user.email=rig@localhost -c commit.gpgsign=false \
             commit -q --date=2001-01-01T00:00:00Z -m advisories || return
-    # A copy of the program with a snapshot of its own.
+    # A copy of the program with its own snapshot.
     mkdir -p "$work/copy/deploy" && cp deploy/advisories "$work/copy/deploy" && cp Cargo.lock "$work/copy" || return
 }
 updates() {
@@ -102,17 +102,17 @@ spoiled "a crate has no licence" 'del c[5]["licenses"]'
 spoiled "a crate has another checksum" 'c[5]["hashes"][0]["content"] = "00"'
 spoiled "a crate has no package URL" 'del c[5]["purl"]'
 spoiled "the C library of a crate is missing" 'b["components"] = [it for it in c if it["name"] != "sqlite"]'
-spoiled "a crate is listed and nobody needs it" 'b["dependencies"] = []'
+spoiled "a crate is listed without a dependent" 'b["dependencies"] = []'
 
 echo "--- binary"
-# no_path PATH: at least as a directory, since /root is also a word of other things.
+# no_path PATH: at least as a directory, since /root is a word elsewhere, too.
 no_path() { ! grep -aoE "$(sed 's/[][\.*^$+?(){}|]/\\&/g' <<<"${1%/}")/[[:print:]]{0,60}" "$binary"; }
 check "no path of the checkout" no_path "$PWD"
 check "no path of the home directory" no_path "${HOME:-/root}"
 check "no path of cargo" no_path "${CARGO_HOME:-${HOME:-/root}/.cargo}"
 
-# Every crate of the bill of materials is in .dep-v0. There may be more in it: it is made from `cargo metadata`, which counts
-# what tests alone switch on. All of it is in Cargo.lock.
+# Every crate of the bill of materials is in .dep-v0. It may hold more: it is made from `cargo metadata`, which includes
+# features that only tests enable. All of it is in Cargo.lock.
 crates() {
     objcopy --dump-section .dep-v0="$work/dep" "$binary" /dev/null 2>/dev/null && [[ -s $work/dep ]] \
         || { echo "there is no section .dep-v0: it was built without cargo-auditable"; return 1; }

@@ -2,11 +2,11 @@
 # The shipped unit under a real systemd: tests/system/systemd.sh [BINARY], by default target/release/refreshd.
 #
 # Boots Debian in a container without a network, installs the binary, the unit, its user and its directories as a
-# package would, starts the binary's own stand-in authorization server in there, and looks at the daemon as an
-# operator does: systemctl, journalctl, the token files, the metrics.
+# package would, starts the binary's own fake authorization server inside, and examines the daemon as an operator does:
+# systemctl, journalctl, the token files, the metrics.
 #
 # Needs root. Installs what it uses; the Debian tree (210 MB) is made once and kept in ~/.cache/refreshd-rigs.
-# REFRESHD_RIG_SUITE chooses another Debian release. Exit code: 0, 1 (something failed), 77 (cannot run here).
+# REFRESHD_RIG_SUITE chooses another Debian release. Exit code: 0, 1 (a check failed), 77 (cannot run here).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=tests/system/lib.sh
@@ -14,7 +14,7 @@ source tests/system/lib.sh
 # shellcheck source=tests/system/container.sh
 source tests/system/container.sh
 
-# The whole rig is bounded, not only each step.
+# A time limit for the whole rig, not only for each step.
 if [[ -z ${REFRESHD_RIG_BOUNDED-} ]]; then
     REFRESHD_RIG_BOUNDED=1 exec timeout --kill-after=30 900 "$0" "$@"
 fi
@@ -26,7 +26,7 @@ readonly patience=40
 binary=${1:-target/release/refreshd}
 work=''
 
-# Ends what this script has started, and nothing else.
+# Ends the processes that this script started, and no others.
 clean_up() {
     local status=$?
     trap - EXIT INT TERM
@@ -35,7 +35,7 @@ clean_up() {
     exit "$status"
 }
 
-# --- what is installed ----------------------------------------------------------------------------------------------
+# --- installed files ------------------------------------------------------------------------------------------------
 
 # settings PORTAL...: a configuration that keeps these portals fresh.
 settings() {
@@ -71,8 +71,8 @@ pack() {
     settings portal-1 portal-2 >"$work/package/two.toml"
     { settings portal-1 portal-2; printf '\n[channels.script]\nkind = "command"\ncommand = ["/usr/local/bin/alert"]\n'; } \
         >"$work/package/command.toml"
-    # What it may see and do is the unit's affair: it only says that it was started, and by whom.
-    printf '#!/bin/sh\nread -r line\necho "heard $REFRESHD_EVENT of $REFRESHD_CHANNEL as $(id -un)"\n' >"$work/package/alert"
+    # The unit decides what the program may see and do: it only prints that it was started, and by which user.
+    printf '#!/bin/sh\nread -r line\necho "received $REFRESHD_EVENT of $REFRESHD_CHANNEL as $(id -un)"\n' >"$work/package/alert"
     printf '[http]\nlistne = "127.0.0.1:%s"\n' "$metrics_port" >"$work/package/broken.toml"
     # A consumer that reads portal-2 through its own group; see refreshd.tmpfiles.conf.
     echo 'd /run/refreshd/tokens/portal-2 2750 refreshd www-data - -' >"$work/package/consumer.conf"
@@ -100,11 +100,11 @@ hand_over_grants() {
 # configure FILE: puts one of the configurations of `pack` in force for the next start or reload.
 configure() { inside install -o root -g refreshd -m 0640 "/pkg/$1" /etc/refreshd/refreshd.toml; }
 
-# --- what is looked at ----------------------------------------------------------------------------------------------
+# --- inspection -----------------------------------------------------------------------------------------------------
 
 has_status_text() { [[ -n $(property StatusText) ]]; }
 
-# A GET with what bash has; `-` ends the reading when the server closes.
+# A GET in pure bash; `-` ends the reading when the server closes.
 metric() {
     inside timeout 5 bash -c "exec 3<>/dev/tcp/127.0.0.1/$metrics_port
         printf 'GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n' >&3; cat <&3" \
@@ -112,11 +112,11 @@ metric() {
 }
 metric_is() { [[ $(metric "$1") =~ ^$2(\.0)?$ ]]; }
 
-# Entries that the daemon itself sent in the journal's protocol. Those of its standard output have no priority of theirs.
+# Entries that the daemon itself sent in the journal's protocol. Entries from standard output have no priority of their own.
 own_entries() { journal _TRANSPORT=journal _COMM=refreshd "$@"; }
 failure_report() { inside journalctl --quiet --no-pager --output=cat --identifier=refreshd-failed --priority=crit; }
 
-# The secrets that are known: the client's, the first refresh tokens, and the access tokens of this moment.
+# The known secrets: the client's, the first refresh tokens, and the present access tokens.
 no_secret_in_journal() {
     inside bash -euo pipefail -c '
         for file in /tmp/sandbox/client.secret /tmp/sandbox/*.refresh /run/refreshd/tokens/*/token; do
@@ -129,7 +129,7 @@ no_secret_in_journal() {
         ! grep --quiet --fixed-strings --file=/tmp/secrets /tmp/journal'
 }
 
-# --- what is proved -------------------------------------------------------------------------------------------------
+# --- checks ---------------------------------------------------------------------------------------------------------
 
 starts() {
     heading "start"
@@ -166,14 +166,14 @@ survives_a_broken_reload() {
     sleep 1
     configure broken.toml
     inside systemctl reload refreshd.service || note "systemctl reload reports the failure"
-    eventually 10 "the metrics say so" metric_is config_last_reload_successful 0
-    check "the log says so, as a warning or worse" test -n "$(own_entries --priority=warning --since="$since")"
+    eventually 10 "the metrics report it" metric_is config_last_reload_successful 0
+    check "the log reports it, as a warning or worse" test -n "$(own_entries --priority=warning --since="$since")"
     check "the process is the same, and active" is MainPID "$pid"
     generation=$(generation portal-2 || echo 0)
     eventually $patience "the old configuration is in force: portal-2 is renewed" renewed_since portal-2 "$generation"
     configure two.toml
     check "systemctl reload with a mended configuration succeeds" inside systemctl reload refreshd.service
-    eventually 10 "the metrics say so" metric_is config_last_reload_successful 1
+    eventually 10 "the metrics report it" metric_is config_last_reload_successful 1
 }
 
 survives_sigkill() {
@@ -185,10 +185,10 @@ survives_sigkill() {
     check "the token stays where readers look for it" has_token portal-1
     eventually 20 "systemd starts it again" active_as_other_than "$pid"
     eventually $patience "the grant lives on: portal-1 is renewed" renewed_since portal-1 "$generation"
-    check "refreshd-failed@ is silent about what mends itself" test -z "$(failure_report)"
+    check "refreshd-failed@ is silent about problems that resolve by themselves" test -z "$(failure_report)"
 }
 
-# The disk is a limit of the file size: what lives in memory has room in it, and no commit of SQLite's does.
+# A limit of the file size simulates the full disk: memory files fit, and no commit of SQLite does.
 carries_a_pair_over() {
     heading "a pair that no disk takes, and SIGKILL"
     local pid generation since
@@ -202,7 +202,7 @@ carries_a_pair_over() {
     inside systemctl kill --kill-whom=main --signal=CONT sandbox.service
     eventually 10 "the pair is in memory alone" metric_is tokens_unsaved '[12]'
     eventually 5 "systemd has a copy" keeps '[12]'
-    check "the log says so" said_since "$since" 'the service manager'
+    check "the log reports it" logged_since "$since" 'the service manager'
     inside kill -KILL "$pid" || true
     eventually 20 "systemd starts it again" active_as_other_than "$pid"
     eventually 10 "the next process has the pair, and the disk takes nothing yet" metric_is tokens_unsaved '[12]'
@@ -213,7 +213,7 @@ carries_a_pair_over() {
     inside systemctl daemon-reload
     if (($(systemd_version) >= 254)); then
         note "and stopped before it is started again"
-        # A unit that nothing wants is forgotten with all that it has, once it has stopped.
+        # systemd forgets a stopped unit that nothing wants, with its stored descriptors.
         inside systemctl enable --quiet refreshd.service
         inside bash -c "kill -KILL $pid; systemctl stop refreshd.service"
         check "a stop leaves the copy" keeps '[12]'
@@ -225,11 +225,11 @@ carries_a_pair_over() {
     eventually 20 "with a disk it starts again" active_as_other_than "$pid"
     eventually 10 "no pair is in memory alone" metric_is tokens_unsaved 0
     eventually 5 "systemd has no copy any more" keeps 0
-    check "the log says where it came from" said_since "$since" 'kept since the last process is in the state now'
+    check "the log reports its origin" logged_since "$since" 'kept since the last process is in the state now'
     eventually 5 "portal-1 is renewed with it" renewed_since portal-1 "$generation"
     generation=$(generation portal-1 || echo 0)
     eventually $patience "the grant lives on: portal-1 is renewed" renewed_since portal-1 "$generation"
-    check "nobody was called dead meanwhile" not said_since "$since" 'needs-authorization'
+    check "no grant was reported dead meanwhile" not logged_since "$since" 'needs-authorization'
 }
 
 stops() {
@@ -267,7 +267,7 @@ survives_a_hang() {
         systemctl daemon-reload
         systemctl restart refreshd.service'
     pid=$(main_pid)
-    # The daemon pings while it is well.
+    # The daemon pings while it is healthy.
     sleep 8
     check "a healthy daemon outlives WatchdogSec=5s" is MainPID "$pid"
     generation=$(generation portal-1 || echo 0)
@@ -296,7 +296,7 @@ starts_on_a_large_machine() {
     check "its exit code is 0" is ExecMainStatus 0
 }
 
-# One thread too few is an error with a sentence, never a daemon that looks ready.
+# One thread too few is a clear error, never a daemon that looks ready.
 refuses_too_few_threads() {
     heading "too few threads"
     local since
@@ -305,7 +305,7 @@ refuses_too_few_threads() {
     sleep 1
     check "systemctl start fails" not inside timeout 30 systemctl start refreshd.service
     check "the exit code is 69" eventually_exit_code_69
-    check "the log says what to raise" said_since "$since" 'raise TasksMax='
+    check "the log names the limit to raise" logged_since "$since" 'raise TasksMax='
     check "it obeys systemctl stop" inside timeout 20 systemctl stop refreshd.service
     inside rm -f /etc/systemd/system/refreshd.service.d/91-large.conf
     inside systemctl daemon-reload
@@ -326,7 +326,7 @@ starts_programs() {
     inside install -m 0755 /pkg/alert /usr/local/bin/alert
     check "systemctl reload succeeds" inside systemctl reload refreshd.service
     check "the unit as shipped lets it not be started" not inside refreshd alert test script
-    check "and the command says which drop-in is needed" says_drop_in
+    check "and the command names the necessary drop-in" names_drop_in
     inside bash -euc '
         install -D -m 0644 /pkg/refreshd.service.d/20-command-channel.conf.example \
             /etc/systemd/system/refreshd.service.d/20-command-channel.conf
@@ -334,11 +334,11 @@ starts_programs() {
             /etc/systemd/system/refreshd.service.d/20-command-channel.conf
         systemctl daemon-reload
         systemctl restart refreshd.service'
-    check "with it, the program is told" inside refreshd alert test script
-    check "what it says is in the journal: it runs as refreshd" heard_as_refreshd
+    check "with it, the program is run" inside refreshd alert test script
+    check "its output is in the journal: it runs as refreshd" ran_as_refreshd
 }
-says_drop_in() { [[ $(inside refreshd alert test script 2>&1 || true) == *20-command-channel.conf* ]]; }
-heard_as_refreshd() { [[ $(journal) == *'heard test of script as refreshd'* ]]; }
+names_drop_in() { [[ $(inside refreshd alert test script 2>&1 || true) == *20-command-channel.conf* ]]; }
+ran_as_refreshd() { [[ $(journal) == *'received test of script as refreshd'* ]]; }
 
 logs() {
     heading "journal"
@@ -348,7 +348,7 @@ logs() {
 }
 several_priorities() { (($(own_entries | grep -o '"PRIORITY":"[0-7]"' | sort -u | wc -l) > 1)); }
 
-# --- and now --------------------------------------------------------------------------------------------------------
+# --- main -----------------------------------------------------------------------------------------------------------
 
 ((EUID == 0)) || give_up "needs root: a container is booted" 77
 [[ -x $binary ]] || give_up "no executable at $binary; build it first, or name it" 66
@@ -381,11 +381,11 @@ if active; then
     starts_programs
     logs
 else
-    note "it does not run: nothing else can be looked at"
+    note "it does not run: the other checks are skipped"
 fi
 
 if ((failed)); then
-    heading "the daemon's last words"
+    heading "the daemon's last log lines"
     inside journalctl --no-pager --lines=60 --unit=refreshd.service || true
 fi
 printf '\ntests/system/systemd.sh: %d passed, %d failed, %d s\n' "$passed" "$failed" "$SECONDS"

@@ -124,7 +124,7 @@ impl ReceivedAlerts {
                 if notification.message == last.message {
                     if notification.process == last.process {
                         return Err(format!(
-                            "people were told twice: {}",
+                            "people were notified twice: {}",
                             notification.message.title()
                         ));
                     }
@@ -242,11 +242,11 @@ fn check(
     }
     let gap = after.at.since(before.at);
     if after.event == Event::Repeated && gap < REPEAT {
-        return wrong("people were told again too soon");
+        return wrong("people were notified again too soon");
     }
     let flaps = before.event == Event::Resolved && !anew && after.severity <= before.severity;
     if flaps && gap < HOLD {
-        return wrong("people were told at once of what comes and goes");
+        return wrong("people were notified at once of a flapping problem");
     }
     Ok(())
 }
