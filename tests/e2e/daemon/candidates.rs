@@ -5,7 +5,9 @@ use std::time::Duration;
 use refreshd_fake_server::{Fault, Reuse, Rules};
 
 use crate::common::installs::event_of;
-use crate::common::{Daemon, EVERY, LIFE, Rig, SOON, domain, eventually, is_step, message_contains};
+use crate::common::{
+    Daemon, EVERY, LIFE, Rig, SOON, domain, eventually, is_step, message_contains,
+};
 
 /// A portal whose grant was renewed once, at a server with these rules.
 fn live_grant(reuse: Reuse) -> (Rig, Daemon) {
