@@ -1,6 +1,6 @@
-# The recipes that people type; .ci/run runs the same commands. `just --list` shows them.
+# Recipes for developers; .ci/run runs the same commands. `just --list` shows them.
 
-# What a change needs before it is committed.
+# The checks before a commit.
 check: fmt lint test
 
 # Format the code.
@@ -16,7 +16,7 @@ lint:
 test *ARGUMENTS:
     cargo test {{ARGUMENTS}}
 
-# The tests against outside parts: a script of tests/system, on the debug build.
+# The tests against third-party programs: a script of tests/system, on the debug build.
 system RIG: build
     tests/system/{{RIG}} target/debug/refreshd
 
@@ -39,7 +39,7 @@ shipped: build
     deploy/check target/debug/refreshd
     deploy/prometheus/check target/debug/refreshd
 
-# All that CI runs for a change; `just ci --full` before a release.
+# All checks of CI for a change; `just ci --full` before a release.
 ci *ARGUMENTS:
     .ci/run {{ARGUMENTS}}
 

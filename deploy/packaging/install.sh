@@ -1,7 +1,7 @@
 #!/bin/sh
-# Installs refreshd from this directory, which the tarball holds: ./install.sh [install|remove|purge], as root.
+# Installs refreshd from this directory of the tarball: ./install.sh [install|remove|purge], as root.
 #
-#   install  the files, the account and the directories, to the places of the .deb and the .rpm, or an upgrade of them
+#   install  installs or upgrades the files, the account and the directories, in the places of the .deb and the .rpm
 #   remove   stops the daemon and removes the files; configuration and state stay
 #   purge    the same, and the state, the token files and the account
 set -eu
@@ -12,7 +12,7 @@ manifest=/usr/lib/refreshd/files
 
 give_up() { echo "install.sh: $1" >&2; exit "${2:-1}"; }
 
-# A package manager must not find its files changed by another hand.
+# A package manager's files must not be changed.
 owned_by_a_package() {
     { command -v dpkg-query && dpkg-query -S /usr/bin/refreshd; } >/dev/null 2>&1 \
         || { command -v rpm && rpm -qf /usr/bin/refreshd; } >/dev/null 2>&1
@@ -21,7 +21,7 @@ owned_by_a_package() {
 remove() {
     [ -f $manifest ] || give_up "refreshd was not installed by this script" 66
     /usr/lib/refreshd/setup remove
-    # Longest first, so that a directory is empty when its turn comes.
+    # Longest first, so that a directory is empty when it is removed.
     sort -r $manifest | while read -r path; do
         if [ -d "/$path" ]; then rmdir "/$path" 2>/dev/null || true; else rm -f "/$path"; fi
     done
@@ -36,11 +36,11 @@ case $action in
         command -v systemd-sysusers >/dev/null || give_up "needs systemd 252 or later" 69
         step=installed
         if [ -f $manifest ]; then step=upgraded; fi
-        # The directories that are made are to be removed as well: those of this time, and of the times before.
+        # Created directories are removed later, too: those of this installation and of earlier ones.
         made=$(cd root && find . -mindepth 1 -type d -printf '%P\n' | while read -r path; do
             { [ -f $manifest ] && grep -Fx "$path" $manifest; } || { [ -d "/$path" ] || { mkdir "/$path" && echo "$path"; }; }
         done)
-        # Each file is written beside and renamed: the daemon that runs keeps the one that it was started from.
+        # Each file is written beside and renamed: the running daemon keeps its own.
         (cd root && find . ! -type d -printf '%P\n') | while read -r path; do
             cp -p --no-preserve=ownership "root/$path" "/$path.new" && mv -f "/$path.new" "/$path" || exit
         done

@@ -137,14 +137,14 @@ pub(in crate::config) const KEYS: [ProviderKey; 42] = [
     key(
         "issuer",
         r#""https://login.example.org/realms/staff""#,
-        "in place of the addresses below: its metadata has them (RFC 8414, OpenID Connect)",
+        "replaces the addresses below: its metadata has them (RFC 8414, OpenID Connect)",
         read_issuer,
         |profile| profile.issuer.clone().map(Value::from),
     ),
     key(
         "allowed_hosts",
         r#"["sso-api.example.org"]"#,
-        "other hosts that the metadata may name; nothing is sent to any else",
+        "other hosts that the metadata may name; nothing is sent to further ones",
         |reader, profile| {
             if let Some(hosts) = reader.table.texts(reader.report, reader.key, false) {
                 profile.hosts = hosts
@@ -160,7 +160,7 @@ pub(in crate::config) const KEYS: [ProviderKey; 42] = [
         host,
         default_domain,
         r#""sso.example.org""#,
-        "the {domain} of portals that name none"
+        "the {domain} of portals without one"
     )
     .with_preface(
         "Addresses are https; plain http only to loopback. Each may hold {domain}, the portal's host.",
@@ -168,7 +168,7 @@ pub(in crate::config) const KEYS: [ProviderKey; 42] = [
     key(
         "token_url",
         r#""https://sso.example.org/oauth/token""#,
-        "where codes and refresh tokens are exchanged (RFC 6749 section 3.2)",
+        "the endpoint that exchanges codes and refresh tokens (RFC 6749 section 3.2)",
         |reader, profile| {
             // One endpoint is written for every region, and for renewals.
             profile.token_url_by_region.clear();
@@ -202,21 +202,21 @@ pub(in crate::config) const KEYS: [ProviderKey; 42] = [
         url,
         refresh_url,
         r#""https://sso.example.org/oauth/refresh""#,
-        "where renewals go, if not to the token_url"
+        "the endpoint of renewals, if not the token_url"
     ),
     optional_key!(
         "authorize_url",
         url,
         authorize_url,
         r#""https://sso.example.org/oauth/authorize""#,
-        "where people authorize (RFC 6749 section 3.1)"
+        "the authorization endpoint (RFC 6749 section 3.1)"
     ),
     optional_key!(
         "device_url",
         url,
         device_url,
         r#""https://sso.example.org/oauth/device""#,
-        "where a device requests its codes (RFC 8628)"
+        "the endpoint at which a device requests its codes (RFC 8628)"
     ),
     optional_key!(
         "revoke_url",
@@ -236,7 +236,7 @@ pub(in crate::config) const KEYS: [ProviderKey; 42] = [
         "grant",
         start,
         r#""authorization-code""#,
-        "how the first token comes: authorization-code, client-credentials (nobody authorizes), device"
+        "source of the first token: authorization-code, client-credentials (without a user), device"
     ),
     choice_key!("method", method, r#""post""#, "post, get"),
     choice_key!(
@@ -255,7 +255,7 @@ pub(in crate::config) const KEYS: [ProviderKey; 42] = [
         "basic_encoding",
         request.basic_encoding,
         r#""form""#,
-        "form as in RFC 6749; raw: id and secret as they are"
+        "form as in RFC 6749; raw: id and secret unchanged"
     ),
     choice_key!(
         "pkce",
@@ -266,7 +266,7 @@ pub(in crate::config) const KEYS: [ProviderKey; 42] = [
     key(
         "scope_separator",
         r#"" ""#,
-        "what stands between the scopes of a request",
+        "separates the scopes of a request",
         |reader, profile| {
             let text = reader
                 .table
@@ -291,7 +291,7 @@ pub(in crate::config) const KEYS: [ProviderKey; 42] = [
     key(
         "parameter_names",
         r#"{ client_id = "client_key" }"#,
-        "parameters that have other names",
+        "parameters with other names",
         |reader, profile| {
             if let Some(names) = reader.inner("[parameter_names]") {
                 names.only(reader.report, &[&NAMES]);
@@ -346,12 +346,12 @@ pub(in crate::config) const KEYS: [ProviderKey; 42] = [
         string,
         request.redirect_server,
         r#""server""#,
-        "the parameter that names the authorization server; only hosts written here count"
+        "the parameter that names the authorization server; only hosts listed here count"
     ),
     key(
         "reply",
         r#"{ access_token = "authed_user.access_token", error = ["error", "status"], success = { code = ["0", "200"] } }"#,
-        "where a reply has what",
+        "places of values in a response",
         |reader, profile| {
             if let Some(reply) = reader.inner("[reply]") {
                 read_reply(reply, &mut profile.reply, reader.report);
@@ -368,7 +368,7 @@ pub(in crate::config) const KEYS: [ProviderKey; 42] = [
         "expires_in_unit",
         reply.unit,
         r#""s""#,
-        "s, ms: the unit of lives that are bare numbers"
+        "s, ms: the unit of lifetimes that are bare numbers"
     ),
     key(
         "renew_every",
@@ -392,7 +392,7 @@ pub(in crate::config) const KEYS: [ProviderKey; 42] = [
     key(
         "not_before",
         r#""1m""#,
-        "the age before which the server renews nothing, or its \"expiry\"",
+        "the age before which the server refuses renewals, or \"expiry\"",
         |reader, profile| {
             if reader.text().is_some_and(|text| text.value == "expiry") {
                 profile.earliest = NotBefore::Expiry;
@@ -412,7 +412,7 @@ pub(in crate::config) const KEYS: [ProviderKey; 42] = [
     key(
         "assumed_lifetime",
         r#""1h""#,
-        "the life of a token whose reply does not say it, or not in a way that can be read",
+        "the lifetime of a token whose response has none, or an unreadable one",
         |reader, profile| set(&mut profile.assumed_lifetime, reader.duration("1h")),
         |profile| Some(span(profile.assumed_lifetime).into()),
     ),
@@ -425,14 +425,14 @@ pub(in crate::config) const KEYS: [ProviderKey; 42] = [
     key(
         "grace",
         r#""10m""#,
-        "how long a spent refresh token gets its reply again; default: not known",
+        "how long a spent refresh token gets the same response; default: unknown",
         |reader, profile| set(&mut profile.grace, reader.duration("10m").map(Some)),
         |profile| profile.grace.map(|grace| span(grace).into()),
     ),
     key(
         "retry_ambiguous",
         r#""now""#,
-        "when a request without outcome is retried: now, or before-expiry where reuse revokes the grant",
+        "when a request without outcome is retried: now, or before-expiry if reuse revokes the grant",
         |reader, profile| set(&mut profile.replay, read_retry(reader)),
         |profile| Some(<&str>::from(profile.replay).into()),
     ),
@@ -441,33 +441,33 @@ pub(in crate::config) const KEYS: [ProviderKey; 42] = [
         string,
         identity_field,
         r#""sub""#,
-        "the field of a reply that says whose grant it is, and never changes"
+        "the field of a response that identifies the grant's owner, and never changes"
     ),
     optional_key!(
         "endpoint",
         string,
         endpoint_field,
         r#""api_url""#,
-        "the field that says where the API is"
+        "the field with the address of the API"
     ),
     optional_key!(
         "token_server_field",
         string,
         server_field,
         r#""token_server""#,
-        "the field that names the next renewal's server; only hosts written here count"
+        "the field that names the next renewal's server; only hosts listed here count"
     ),
     key(
         "fields",
         r#"["sub", "api_url"]"#,
-        "fields that readers of token.json get",
+        "fields that are published in token.json",
         |reader, profile| set(&mut profile.fields, reader.fields()),
         |profile| strings(&profile.fields),
     ),
     key(
         "install_check",
         r#""/rest/app.info""#,
-        "a path at the token endpoint's host: says whose an access token is",
+        "a path at the token endpoint's host that returns the owner of an access token",
         |reader, profile| {
             if let Some(text) = reader.text()
                 && let Some(check) = url_path(reader.key, text, reader.report)
@@ -481,7 +481,7 @@ pub(in crate::config) const KEYS: [ProviderKey; 42] = [
     key(
         "install_admin",
         r#""user.admin""#,
-        "a method of the portal's API: whether the user is an administrator; default: not asked",
+        "a method of the portal's API that reports administrators; default: none",
         |reader, profile| {
             let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
             let Some(text) = reader.text() else {
@@ -514,7 +514,7 @@ pub(in crate::config) const KEYS: [ProviderKey; 42] = [
     key(
         "install_run",
         r#""finish();""#,
-        "what is run of that script",
+        "the call into that script",
         |reader, profile| {
             let Some(text) = reader.text() else {
                 return;
@@ -532,7 +532,7 @@ pub(in crate::config) const KEYS: [ProviderKey; 42] = [
     key(
         "errors",
         "[]",
-        "what a failed request means: see below",
+        "the meaning of failed requests: see below",
         |reader, profile| {
             let mut errors = rows(reader.table, reader.report);
             errors.append(&mut profile.errors);
