@@ -425,7 +425,7 @@ impl MetricsSnapshot<'_> {
         );
         let help = "When the renewal counts as overdue: 30 % of the time that it has has passed";
         registry.register("token_overdue_timestamp_seconds", help, overdue);
-        let help = "When the refresh token ends of itself, where the server says so";
+        let help = "When the refresh token expires by itself, if the server reports it";
         registry.register("refresh_token_expiry_timestamp_seconds", help, refresh);
         registry.register(
             "token_issued_timestamp_seconds",

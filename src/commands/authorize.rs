@@ -426,7 +426,7 @@ fn loopbacks(redirect_uri: &str) -> Option<Vec<SocketAddr>> {
 /// Shows the address, and opens a browser at a local page that redirects there: a browser's arguments are visible to every user
 /// of this machine.
 async fn show(begun: &Begun, callback: Option<&Callback>, no_browser: bool) -> Option<BrowserPage> {
-    terminal::eprintln("Open this address in a browser, as the user whom the app is to act for:");
+    terminal::eprintln("Open this address in a browser, as the user for whom the app shall act:");
     terminal::eprintln(&begun.url);
     let opening = if !no_browser && terminal::is_desktop() {
         open_browser(&begun.url).await

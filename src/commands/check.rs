@@ -153,7 +153,7 @@ async fn old_or_lost(config: &Config) -> Option<String> {
         format!(
             "state: {} is older than what was published from it, or lacks grants that there were before, as when its volume is \
              not mounted or a backup was restored; nothing will be sent for {}: {}. If there is a newer state, put that back; if \
-             not, refreshd status says what each portal needs",
+             not, refreshd status shows the action for each portal",
             config.paths.state.display(),
             count(held.len(), "portal"),
             some(&held).join(", ")
@@ -243,7 +243,7 @@ async fn online(config: &mut Config) -> Result<Exit, CommandError> {
     let mut exit = Exit::Done;
     for (issuer, result) in ask_issuers(config, &server).await {
         match result {
-            Ok(()) => terminal::eprintln(&format!("{issuer}: says its metadata")),
+            Ok(()) => terminal::eprintln(&format!("{issuer}: serves its metadata")),
             Err(why) => {
                 terminal::eprintln(&format!("{issuer}: its metadata is not known: {why}"));
                 exit = Exit::Unavailable;

@@ -48,7 +48,7 @@ fn sentence(portal: &str, introspection: &Introspection) -> String {
         sub,
     } = introspection;
     if !active {
-        return format!("{portal}: the authorization server says that its token does not work");
+        return format!("{portal}: the authorization server reports that its token does not work");
     }
     let until = expires_at
         .as_ref()
@@ -62,5 +62,5 @@ fn sentence(portal: &str, introspection: &Introspection) -> String {
         .as_ref()
         .map(|scope| format!(", scope: {scope}"))
         .unwrap_or_default();
-    format!("{portal}: the authorization server says that its token works{until}{owner}{scope}")
+    format!("{portal}: the authorization server reports that its token works{until}{owner}{scope}")
 }

@@ -38,7 +38,7 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
     loop {
         let client = connect::connect_to_read(common).await?;
         if !client.is_daemon() {
-            terminal::eprintln("no daemon runs; this is what the state says");
+            terminal::eprintln("no daemon runs; this is read from the state");
         }
         let shown = show(&client, arguments).await;
         client.close().await;

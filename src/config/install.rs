@@ -72,14 +72,14 @@ pub(super) fn rule(
     {
         report.problem(
             place,
-            "`install` needs a provider that says whose a token is (`install_check`)",
+            "`install` needs a provider that returns a token's owner (`install_check`)",
         );
     }
     if let (Some(true), Some(place)) = (profile.map(Profile::is_at_domain), app.place_of("install"))
     {
         report.problem(
             place,
-            "`install` needs endpoints that are the provider's own: what a portal says must not choose them",
+            "`install` needs endpoints that are the provider's own: a portal must not choose them",
         );
     }
     let users = choice(table, report, "users").unwrap_or(Users::Installer);

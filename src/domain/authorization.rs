@@ -88,7 +88,7 @@ pub enum AnswerError {
     #[error("the address has no `code` in it; copy all of it from the browser's address bar")]
     NoCode,
     /// RFC 6749 section 4.1.2.1.
-    #[error("the authorization server says no: {0}")]
+    #[error("the authorization server denied it: {0}")]
     Refused(String),
     /// The `state` is unknown, expired or of another portal.
     #[error(

@@ -92,13 +92,13 @@ impl Dispute {
         let did = match occasion {
             EventKind::Opened => format!("has opened {app}"),
             EventKind::Installed | EventKind::SystemUser => {
-                format!("says that he installed {app} here, with another application token")
+                format!("has reported an installation of {app} here, with another application token")
             }
         };
         let holder = holder.as_deref().unwrap_or("unknown");
         format!(
             "user {user} ({}) {did}, but the grant that is kept is that of user {holder} ({}), who came first; \
-             removals end nothing by themselves",
+             uninstall events end nothing by themselves",
             rights(*is_admin),
             rights(*holder_is_admin)
         )
@@ -117,8 +117,8 @@ impl Dispute {
 
 const fn rights(is_admin: Option<bool>) -> &'static str {
     match is_admin {
-        Some(true) => "an administrator, says the portal",
-        Some(false) => "no administrator, says the portal",
+        Some(true) => "an administrator, according to the portal",
+        Some(false) => "no administrator, according to the portal",
         None => "the portal did not say whether an administrator",
     }
 }

@@ -753,7 +753,7 @@ mod tests {
         assert_eq!(
             summary(r#"{"refresh_token":4711}"#).0,
             "4711",
-            "whoever names it means it"
+            "an explicit name is intended"
         );
         // In milliseconds, and without an access token.
         let text = r#"{"accessToken":"6b2e06","refreshToken":"5bad2d","expires_at":1728458347000,"expiresIn":3600}"#;

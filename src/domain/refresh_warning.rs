@@ -69,7 +69,7 @@ pub fn reason(end: &RefreshEnd, now: Timestamp) -> String {
     let at = end.at;
     if end.motion == Motion::Short {
         return format!(
-            "the server says that its refresh token ends at {at}, before the next renewal may come; it is renewed as soon as may be"
+            "the server reports that its refresh token expires at {at}, before the next renewal is allowed; it is renewed as soon as possible"
         );
     }
     if at <= now {

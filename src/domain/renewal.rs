@@ -35,7 +35,7 @@ const ASSUMED_LIFETIME: Duration = Duration::from_secs(3600);
 /// Wait if a server answers `too_early` after the time that it named.
 const TOO_EARLY_RETRY_AFTER: Duration = Duration::from_secs(30);
 /// Problem of a token that was expired on arrival.
-const EXPIRED_ON_ARRIVAL: &str = "the server says its new token has ended already";
+const EXPIRED_ON_ARRIVAL: &str = "the server reports that its new token has expired already";
 /// Hint for [`EXPIRED_ON_ARRIVAL`].
 const EXPIRED_ON_ARRIVAL_HINT: &str = "compare the clocks of the authorization server and of this machine, and the life of tokens that the \
     server is set to; if it means by that word that its tokens do not end, see `reply` and `assumed_lifetime` of the provider";

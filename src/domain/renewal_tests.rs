@@ -935,7 +935,7 @@ fn a_token_that_had_ended_when_it_came_is_kept_and_asked_for_again_ever_more_slo
             (problem.class, problem.text()),
             (
                 Class::Unknown,
-                "the server says its new token has ended already".into()
+                "the server reports that its new token has expired already".into()
             )
         );
         let wait = renewed

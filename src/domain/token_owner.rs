@@ -59,7 +59,7 @@ pub enum VerifyError {
     #[error("its access token is of another app")]
     OtherClient,
     /// The app is not installed there.
-    #[error("the authorization server says that the app is not installed there")]
+    #[error("the authorization server reports that the app is not installed there")]
     NotInstalled,
     /// Another portal.
     #[error("its access token is of another portal (another member_id)")]

@@ -352,7 +352,7 @@ async fn read_answer(
                 body = all;
                 body.truncate(MAX_RESPONSE_BYTES);
                 all_came = ended;
-                problem.get_or_insert("its body is longer than its head says".to_owned());
+                problem.get_or_insert("its body is longer than its head announces".to_owned());
             }
         } else {
             recorder.is_read();

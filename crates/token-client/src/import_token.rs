@@ -622,7 +622,7 @@ fn is_reference(word: &str) -> bool {
 /// A JWT of another kind than a refresh token: an access token by its header (RFC 9068 section 2.1) or by Keycloak's
 /// `typ`, an ID token (OpenID Connect Core 1.0 section 2), a client assertion (RFC 7523 section 3).
 fn another_jwt(word: &str) -> Option<&'static str> {
-    const ACCESS: &str = "it is an access token (a JWT that says so); the refresh token is another";
+    const ACCESS: &str = "it is an access token (by the type in the JWT); the refresh token is another";
     let mut parts = word.split('.');
     let (Some(header), Some(payload), Some(_), None) =
         (parts.next(), parts.next(), parts.next(), parts.next())
@@ -678,14 +678,14 @@ fn another_jwt(word: &str) -> Option<&'static str> {
     };
     match (text(&header, "typ").as_deref(), kind.as_deref()) {
         (Some("at+jwt" | "application/at+jwt"), _) | (_, Some("bearer" | "access")) => Some(ACCESS),
-        (_, Some("id")) => Some("it is an ID token (a JWT that says so), and no refresh token"),
+        (_, Some("id")) => Some("it is an ID token (by the type in the JWT), and no refresh token"),
         // Microsoft, Okta and Auth0: their refresh tokens are not JWTs.
         (_, None) if has("scp") || has("scope") && has("azp") => Some(ACCESS),
         (_, None) if has("iss") && has("aud") && has("exp") && about_a_person() => {
             Some("it is an ID token (a JWT about a person), and no refresh token")
         }
         _ if has("at_hash") || has("nonce") && has("aud") && !has("typ") => {
-            Some("it is an ID token (a JWT that says so), and no refresh token")
+            Some("it is an ID token (by the type in the JWT), and no refresh token")
         }
         _ => match (text(&payload, "iss"), text(&payload, "sub")) {
             (Some(issuer), Some(subject)) if issuer == subject => Some(

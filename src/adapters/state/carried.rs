@@ -96,7 +96,7 @@ pub enum CopyDamage {
     #[error("it is damaged: its checksum is wrong")]
     Checksum,
     /// A bug, since its checksum is right.
-    #[error("it says what this version of refreshd does not understand")]
+    #[error("its content is unknown to this version of refreshd")]
     Unclear,
 }
 

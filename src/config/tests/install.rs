@@ -99,12 +99,12 @@ fn what_is_wrong_is_said_with_its_place() {
     main.toml:3:8: `rate` must be a number above 0, at most 10000
     main.toml:4:17: `source_header` must be a header's name such as "X-Real-IP"
     main.toml:5:1: unknown key `port` in [install]
-    main.toml:7:11: `install` needs a provider that says whose a token is (`install_check`)
+    main.toml:7:11: `install` needs a provider that returns a token's owner (`install_check`)
     main.toml:13:11: the `path` of this `install` is also that of the one at main.toml:7:11
     main.toml:5:17: `install_check` must begin with / and hold letters, digits and / . _ ~ - only
     main.toml:6:18: `install_script` must begin with https://; plain http is for loopback addresses only
     main.toml:7:15: `install_run` must not hold </, which would end it
-    main.toml:8:11: `install` needs endpoints that are the provider's own: what a portal says must not choose them
+    main.toml:8:11: `install` needs endpoints that are the provider's own: a portal must not choose them
     main.toml:5:1: unknown key `install` in [portals.acme]
     "#);
 }

@@ -100,7 +100,7 @@ impl Condition<'_> {
                  are to go: refreshd forget each, or take the pattern out of `include`, then reload"
             }
             Self::State => "free space or repair the disk of the state; it is retried by itself",
-            Self::Displaced => "do what the reason says, and do not kill refreshd meanwhile",
+            Self::Displaced => "follow the instructions in the reason, and do not kill refreshd meanwhile",
             Self::Unread => {
                 "look at the disk of the state (dmesg), then stop refreshd and restore the state from a backup or another disk: \
                  the current tokens are published meanwhile"

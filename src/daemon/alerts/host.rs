@@ -126,6 +126,6 @@ async fn self_tests_due(shared: &Context, config: &Config, now: Timestamp) -> Ve
     if shared.state.mark(SELF_TEST, now).await.is_err() {
         return Vec::new();
     }
-    tracing::info!("testing every alert channel, as [alerts] self_test says");
+    tracing::info!("testing every alert channel, because of [alerts] self_test");
     shared.incident_channels()
 }

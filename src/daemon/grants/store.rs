@@ -217,7 +217,7 @@ pub(crate) fn new_grant(
         host: _,
     } = imported;
     if client_id.is_some_and(|client_id| client_id != app.client_id) {
-        let reason = "it says that it belongs to another client than the app's; its refresh token would be refused";
+        let reason = "it belongs to another client than the app's; its refresh token would be refused";
         return Err(OperationError::Refused {
             portal: name.clone(),
             reason: reason.to_owned(),

@@ -495,7 +495,7 @@ fn report_rolled_back(state: &Path, old: &[PortalName]) {
             old.len(),
             names.join(", ")
         ),
-        action: "if there is a newer state, stop refreshd and put that back; if not, refreshd status says what each portal needs"
+        action: "if there is a newer state, stop refreshd and put that back; if not, refreshd status shows the action for each portal"
             .to_owned(),
         remaining: None,
     };

@@ -133,7 +133,7 @@ impl ReceivedAlerts {
                 check(last, &notification, clock_moved_at)?;
             } else if notification.message.event == Event::Resolved && !self.maybe.contains(&key) {
                 return Err(format!(
-                    "people heard of an end without a beginning: {}",
+                    "a resolution was sent without a problem: {}",
                     notification.message.title()
                 ));
             }

@@ -272,7 +272,7 @@ fn online_discovers_endpoints_of_an_issuer() {
     contains(
         &ran.stderr,
         &[
-            "says its metadata",
+            "serves its metadata",
             &format!("{}/token: answers", server.origin),
         ],
     );

@@ -147,7 +147,7 @@ fn introspection_works_during_a_renewal() {
     assert_eq!(ran.code, Some(0), "{ran:?}");
     contains(
         &ran.stderr,
-        &["acme: the authorization server says that its token works"],
+        &["acme: the authorization server reports that its token works"],
     );
     assert_eq!(
         *asked.lock().unwrap_or_else(PoisonError::into_inner),

@@ -276,7 +276,7 @@ fn pizauth_dump_without_a_grant_exits_65() {
             "globex",
             "several",
             None,
-            "it says that it belongs to another client than the app's",
+            "it belongs to another client than the app's",
         ),
         (
             "acme",

@@ -62,7 +62,7 @@ fn expired_token_is_published_and_renewed_without_a_spin() {
     assert_eq!(event["severity"], "warning", "{event}");
     contains(
         event["reason"].as_str().expect("a reason"),
-        &["the server says its new token has ended already"],
+        &["the server reports that its new token has expired already"],
     );
     eventually("three of them", SOON, || server.asked("/token").len() >= 3);
     let (token, ends) = published(&rig);

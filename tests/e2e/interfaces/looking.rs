@@ -124,7 +124,7 @@ fn nothing_changes_after_a_stop_or_a_kill() {
         );
         contains(
             &rig.run(["status"]).stderr,
-            &["no daemon runs; this is what the state says"],
+            &["no daemon runs; this is read from the state"],
         );
         assert_eq!(traces(&rig.path(".")), before, "{by_force}");
         rig.start().stop();

@@ -193,7 +193,7 @@ fn x_401_is_an_app_problem() {
     assert_eq!(ran.code, Some(65), "{ran:?}");
     contains(
         &ran.stderr,
-        &["it says that it belongs to another client than the app's"],
+        &["it belongs to another client than the app's"],
     );
     daemon.stop();
 }

@@ -434,7 +434,7 @@ fn redirect_with_a_foreign_state_shows_nothing() {
     assert_eq!(ran.code, Some(65), "{ran:?}");
     contains(
         &ran.stderr,
-        &["the authorization server says no: access_denied: the user  said no"],
+        &["the authorization server denied it: access_denied: the user  said no"],
     );
     assert!(
         !format!("{}{}", ran.stderr, daemon.stderr()).contains("curl"),

@@ -67,7 +67,7 @@ pub async fn begin(
     };
     match profile.start {
         GrantType::ClientCredentials => Err(no(
-            "its app needs nobody: the client's own credentials suffice",
+            "its app needs no user: the client's own credentials suffice",
         )),
         GrantType::Device => device::begin(shared, &portal, app).await,
         GrantType::AuthorizationCode => {
