@@ -1,7 +1,7 @@
 //! **refreshd** keeps OAuth 2.0 access tokens fresh and writes them where other processes read them.
 //!
 //! This page is the architecture document: the modules, the flow of a renewal, and the invariants with what enforces each.
-//! What an operator sees is in `README.md`; the words are in `docs/glossary.md`, the decisions and their reasons in `docs/adr`.
+//! `README.md` describes the operator's view; the terms are in `docs/glossary.md`, the decisions and their reasons in `docs/adr`.
 //!
 //! # Modules
 //!
@@ -63,7 +63,7 @@
 //! - The escalator wakes when the next escalation step of a portal is due ([`domain::escalation::evaluate`]). Which steps were
 //!   notified is stored before they are logged.
 //! - The alerter ([`daemon::alerts`]) is level-triggered too: it collects findings (portals, conditions of this machine, failing
-//!   channels), [`refreshd_alerting::incidents`] groups them into incidents and decides whom to notify, and incidents and queued alerts are
+//!   channels), [`refreshd_alerting::incidents`] groups them into incidents and decides about notifications, and incidents and queued alerts are
 //!   stored in one transaction before anything is sent. One task per channel delivers its queue in order ([`refreshd_alerting::outbox`]).
 //! - An install event (`daemon::install`) is answered at once, verified with the authorization server
 //!   ([`domain::token_owner`]), judged ([`domain::install`]) and stored in one transaction. What was not verified is not stored.

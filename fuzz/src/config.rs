@@ -31,7 +31,7 @@ const SECRETS: [&str; 6] = [
     "authorization",
 ];
 
-/// What must hold.
+/// Checks the properties.
 pub fn holds(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let (main, more) = text.split_once(NEXT).unwrap_or((&text, ""));
@@ -110,7 +110,7 @@ fn problems(problems: &[ConfigError], folder: &Path, texts: [&str; 2], places: &
     }
 }
 
-/// Whether a file is included, or named for a secret, that is not in the folder: there are files that never end.
+/// Returns whether a file is included, or named for a secret, that is outside the directory: some files never end.
 fn leads_away(text: &str) -> bool {
     let (tree, _) = DeTable::parse_recoverable(text);
     let away =
@@ -123,18 +123,18 @@ fn leads_away(text: &str) -> bool {
     leads
 }
 
-/// Where the secret stands in a text.
+/// Place of the secret in a text.
 #[derive(Clone, Copy, PartialEq)]
 enum Place {
-    /// Where a secret belongs.
+    /// The value of a secret.
     Secret,
-    /// Where only what may be shown belongs.
+    /// A value that may be shown.
     Shown,
-    /// Anywhere else.
+    /// Any other place.
     Elsewhere,
 }
 
-/// Where the secret stands in the part of a file that is judged: all before the line of the first syntax error.
+/// Places of the secret in the checked part of a file: all before the line of the first syntax error.
 fn places(text: &str) -> Vec<Place> {
     let (tree, errors) = DeTable::parse_recoverable(text);
     let first = errors

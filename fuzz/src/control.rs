@@ -25,7 +25,7 @@ use super::{SHORTEST_TOKEN, file, folder, is_silent_about};
 const CLIENT_SECRET: &str = "c1ientSecret0OfTheFuzzer";
 /// Nothing takes longer on the slowest machine.
 const LONG: Duration = Duration::from_secs(30);
-/// A renewal may wait for its turn; whoever asks goes away then.
+/// A renewal may wait for its turn; its client disconnects then.
 const SHORT: Duration = Duration::from_millis(100);
 
 /// The daemon and the server behind it; both end with it.
@@ -108,7 +108,7 @@ impl Daemon {
         started
     }
 
-    /// What must hold.
+    /// Checks the properties.
     pub fn holds(&self, data: &[u8]) {
         if let [0, raw @ ..] = data {
             let answer = self

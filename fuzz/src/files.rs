@@ -11,7 +11,7 @@ use refreshd_time::Timestamp;
 use refreshd_token_client::token::{Access, Details, Generation};
 use serde_json::{Value, json};
 
-/// What must hold.
+/// Checks the properties.
 pub fn holds(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let mut parts = text.split('\x1f');

@@ -10,7 +10,7 @@ use super::{SHORTEST_TOKEN, can_be_read_again, is_a_line, is_silent_about, profi
 
 const NOW: Timestamp = Timestamp::from_secs(1_795_192_000);
 
-/// What must hold.
+/// Checks the properties.
 pub fn holds(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
@@ -37,7 +37,7 @@ fn is_a_grant(intake: &ImportedGrant, text: &str) {
         .expect("a refresh token")
         .expose();
     assert!(!refresh.is_empty() && refresh == refresh.trim());
-    // What is packed, in wide letters or escaped is not found as it is.
+    // Compressed, wide or escaped tokens are not found unchanged.
     let is_plain = |c: char| !c.is_control() || matches!(c, '\n' | '\r' | '\t');
     // An object in Base64 begins so.
     let encoded = ["ey", "ew"]
@@ -90,7 +90,7 @@ fn does_not_quote(error: &ImportError, text: &str) {
         | ImportError::Several => {}
         // Names of keys, masked.
         ImportError::NoRefreshToken { .. } | ImportError::EmptyRefreshToken(_) => {}
-        // The parser has none: whoever knows the replies makes it.
+        // Not an error of the parser: the code with the stored responses creates it.
         ImportError::KeptReply { cause, .. } => does_not_quote(cause, text),
         ImportError::TooLong => assert!(text.len() > MAX_LENGTH),
         ImportError::NotJson { line, column } => {

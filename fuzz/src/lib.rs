@@ -1,4 +1,4 @@
-//! What must hold for any input at all, one function for each target. Each panics where it does not hold.
+//! Properties that hold for any input, one function for each target. Each panics if a property is violated.
 //!
 //! Used by the fuzzing targets beside this folder and by `tests/corpus.rs`, which replays what they found. Must not
 //! depend on the fuzzer.

@@ -14,7 +14,7 @@ use super::{SHORTEST_TOKEN, can_be_read_again, is_a_line, is_silent_about, profi
 const NOW: Timestamp = Timestamp::from_secs(1_795_192_000);
 const CLIENT_ID: &str = "local.1";
 
-/// What must hold.
+/// Checks the properties.
 pub fn holds(data: &[u8]) {
     let mut parts = data.splitn(3, |byte| *byte == b'\n');
     let query = String::from_utf8_lossy(parts.next().unwrap_or_default());

@@ -24,8 +24,8 @@ use serde_json::Value;
 
 use super::{SHORTEST_TOKEN, can_be_read_again, is_a_line, is_silent_about, profiles, words};
 
-/// What refreshd has at hand when a reply comes; the dictionary has them too, so that replies repeat them. None
-/// comes out of an escape such as `\r` by chance.
+/// Secrets known to refreshd when a response arrives; the dictionary has them, too, so that responses repeat them. None
+/// results from an escape such as `\r` by chance.
 const REFRESH: &str = "Sp3ntRefreshTokenOfTheState";
 const ACCESS: &str = "Old4ccessTokenOfTheState";
 const CLIENT: &str = "Cl1ent secret of the app";
@@ -36,7 +36,7 @@ const STATUS: [u16; 16] = [
 const SENT_AT: Timestamp = Timestamp::from_secs(1_795_192_000);
 const NOW: Timestamp = Timestamp::from_secs(1_795_192_002);
 
-/// What must hold.
+/// Checks the properties.
 pub fn holds(data: &[u8]) {
     let [status, choice, body @ ..] = data else {
         return;
@@ -112,7 +112,7 @@ fn is_a_pair(granted: &GrantedTokens, status: u16, body: &[u8]) {
     if let Some(refresh) = refresh.as_ref() {
         comes_from_the_body(refresh.expose(), "refresh_token", body);
     }
-    // What is JSON by the book and says a refresh token is read so, and by no other reading.
+    // Valid JSON with a refresh token is parsed as JSON, and in no other way.
     if let Ok(Value::Object(said)) = serde_json::from_slice::<Value>(body)
         && said.contains_key("access_token")
     {
@@ -161,18 +161,18 @@ fn is_a_pair(granted: &GrantedTokens, status: u16, body: &[u8]) {
     }
 }
 
-/// What nobody sees at the ends of a text.
+/// Returns whether a character at the end of a text is invisible.
 fn is_unseen(c: char) -> bool {
     c.is_whitespace() || matches!(c, '\u{200b}'..='\u{200d}' | '\u{2060}' | '\u{feff}')
 }
 
-/// A token is a whole value below its name, wherever that is: what is plain is followed by the end of a string, of a form's
+/// A token is a whole value below its name, at any place: a plain one is followed by the end of a string, of a form's
 /// value or of a number.
 fn comes_from_the_body(token: &str, name: &str, body: &[u8]) {
     let Ok(text) = std::str::from_utf8(body) else {
         return;
     };
-    // What is packed or escaped is not found as it is.
+    // Compressed or escaped tokens are not found unchanged.
     if body.contains(&b'\\') || body.contains(&0) || body.contains(&b'%') || body.contains(&b'+') {
         return;
     }
@@ -219,7 +219,7 @@ fn without_comment(mut text: &str) -> &str {
     text
 }
 
-/// What broke off is no other pair than what is whole, and a form is none at all: its last value may be cut.
+/// A truncated body yields no other pair than the complete one, and a truncated form none: its last value may be cut.
 fn holds_no_more_when_cut(body: &[u8], profile: &Profile) {
     let pair = |whole: bool| {
         let reply = TokenReply {

@@ -52,7 +52,7 @@ impl Trust {
         self
     }
 
-    /// Whether this user is trusted.
+    /// Returns whether this user is trusted.
     #[must_use]
     pub fn holds(&self, uid: u32) -> bool {
         uid == 0 || uid == geteuid().as_raw() || self.others.contains(&uid)
@@ -435,7 +435,7 @@ impl Directory {
         Ok(file)
     }
 
-    /// Whether this is a regular file with content, of an owner who may write here anyway.
+    /// Returns whether this is a regular file with content, of an owner who may write here anyway.
     ///
     /// # Errors
     /// The operating system's.
@@ -445,7 +445,7 @@ impl Directory {
         Ok(is_file && found.st_size > 0 && self.is_owner(found.st_uid))
     }
 
-    /// Whether an entry is a regular file of an owner who may write here anyway; if not, why.
+    /// Returns whether an entry is a regular file of an owner who may write here anyway; if not, why.
     ///
     /// # Errors
     /// The operating system's.
@@ -563,7 +563,7 @@ impl Directory {
         }
     }
 
-    /// Whether files of this owner are refreshd's own here. The superuser's files are given to the directory's owner.
+    /// Returns whether files of this owner are refreshd's own here. The superuser's files are given to the directory's owner.
     fn is_owner(&self, uid: u32) -> bool {
         uid == geteuid().as_raw() || uid == 0 || uid == self.stat.st_uid
     }
@@ -622,7 +622,7 @@ impl Directory {
     }
 }
 
-/// Whether a call failed because this process, or the machine, has no file descriptor left: that says nothing about the file.
+/// Returns whether a call failed for lack of a file descriptor of this process or machine: that has nothing to do with the file.
 #[must_use]
 pub fn is_shortage(error: &io::Error) -> bool {
     let shortages = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
@@ -648,7 +648,7 @@ fn parts(path: &Path) -> impl DoubleEndedIterator<Item = OsString> {
     })
 }
 
-/// Whether the number stands for users outside this user namespace.
+/// Returns whether the number stands for users outside this user namespace.
 fn is_unmapped(uid: u32) -> bool {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     if read("/proc/sys/kernel/overflowuid").trim().parse() != Ok(uid) {

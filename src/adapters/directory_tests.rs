@@ -71,7 +71,7 @@ fn what_is_somebody_elses_is_refused_with_the_name_of_its_owner() {
             "{text}"
         );
     }
-    // A stranger's link to our directory.
+    // Another user's link to our directory.
     chown(&above, Some(0), None).unwrap();
     let link = folder.path().join("link");
     symlink(&below, &link).unwrap();

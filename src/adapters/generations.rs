@@ -94,7 +94,7 @@ impl Generations {
         Ok((noted, damage))
     }
 
-    /// Whether its last line is incomplete, as after a power cut. An append would turn it into a damaged line.
+    /// Returns whether its last line is incomplete, as after a power cut. An append would turn it into a damaged line.
     #[must_use]
     pub fn is_cut_off(&self) -> bool {
         self.text()
@@ -139,7 +139,7 @@ impl Generations {
             {
                 Some("removed")
             }
-            // An I/O error says nothing about the file's place.
+            // An I/O error has nothing to do with the file's place.
             Err(_) => None,
         }
     }

@@ -232,7 +232,7 @@ impl Metrics {
         self.reload_successful.set(i64::from(successful));
     }
 
-    /// Whether the last reload was successful.
+    /// Returns whether the last reload was successful.
     #[must_use]
     pub fn last_reload_successful(&self) -> bool {
         self.reload_successful.get() == 1

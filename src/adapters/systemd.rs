@@ -73,7 +73,7 @@ pub fn watchdog_interval() -> Option<Duration> {
         .map(|limit| limit / 2)
 }
 
-/// Whether there is a notification socket.
+/// Returns whether there is a notification socket.
 #[must_use]
 pub fn has_notify_socket() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some()
@@ -208,7 +208,7 @@ fn reopen(descriptor: RawFd) -> io::Result<File> {
     Ok(File::from(rustix::fs::open(&path, flags, Mode::empty())?))
 }
 
-/// Whether standard error goes to the journal.
+/// Returns whether standard error goes to the journal.
 #[must_use]
 pub fn has_journal() -> bool {
     std::env::var_os("JOURNAL_STREAM").is_some()

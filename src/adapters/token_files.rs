@@ -172,7 +172,7 @@ impl TokenFiles {
         }
     }
 
-    /// Whether the directory may be used; if it is missing, whether it may be created.
+    /// Returns whether the directory may be used; if it is missing, whether it may be created.
     ///
     /// # Errors
     /// [`UntrustedDirectory`], with its owner's name.

@@ -161,7 +161,7 @@ async fn old_or_lost(config: &Config) -> Option<String> {
     })
 }
 
-/// Whether the daemon would not start for the same reason. `check` may run as another user: a permission error stops the daemon
+/// Returns whether the daemon would not start for the same reason. `check` may run as another user: a permission error stops it
 /// only if this user owns the state's directory.
 fn stops_the_daemon(state: &Path, error: &StateError) -> bool {
     let is_own = || {

@@ -124,7 +124,7 @@ impl Client {
         }
     }
 
-    /// Whether it is connected to a daemon.
+    /// Returns whether it is connected to a daemon.
     pub(super) const fn is_daemon(&self) -> bool {
         matches!(self.transport, Connection::Socket { .. })
     }
@@ -251,7 +251,7 @@ impl Client {
         )
     }
 
-    /// Submits a callback; the inner `Err` says why it is not valid.
+    /// Submits a callback; the inner `Err` is the reason for which it is not valid.
     pub(super) async fn answer(
         &self,
         portal: &str,

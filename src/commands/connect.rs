@@ -155,8 +155,8 @@ pub(super) async fn daemon(common: &Common) -> Result<Option<Client>, CommandErr
     }
 }
 
-/// Whether the listening process may receive a grant: it must be of root, of this user, or of the owner of the configuration or
-/// the state. The owner of the socket's directory proves nothing: it may be a stranger. It is used only by users who can read
+/// Returns whether the listening process may receive a grant: it must belong to root, this user, or the owner of the configuration or
+/// the state. The owner of the socket's directory proves nothing: it may be any user. It counts only for users who can read
 /// no configuration and are not root.
 fn trust(
     common: &Common,
@@ -186,7 +186,7 @@ fn trust(
     Err(CommandError::new(Exit::NoPermission, message))
 }
 
-/// Whether only root and this user can create a socket there.
+/// Returns whether only root and this user can create a socket there.
 fn is_private_to(user: u32, directory: &Path) -> bool {
     let found = std::fs::metadata(directory);
     found.is_ok_and(|found| found.permissions().mode() & 0o002 == 0 && found.uid() == user)

@@ -56,7 +56,7 @@ impl Drop for InProgress {
 /// The signals cannot be received.
 pub(super) async fn interrupted() -> io::Result<Exit> {
     let mut signals = Signals::listen()?;
-    // Whoever ignores it, as nohup does, wants the command to outlive its terminal.
+    // If it is ignored, as nohup does, the command shall outlive its terminal.
     let mut hangup = if ignores(SignalKind::hangup()) {
         None
     } else {

@@ -245,7 +245,7 @@ pub fn main() -> Exit {
             return command.await;
         }
         tokio::select! {
-            // What has just been answered is printed.
+            // A response received just now is printed.
             biased;
             done = command => done,
             Ok(exit) = interruption::interrupted() => Ok(exit),

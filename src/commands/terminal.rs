@@ -37,12 +37,12 @@ pub(super) fn note_unwritten(error: io::Error) {
     let _ = UNWRITTEN.set(error);
 }
 
-/// Whether nothing more can be written: a reader has gone, or a disk is full.
+/// Returns whether nothing more can be written: a reader has closed the pipe, or a disk is full.
 pub(super) fn is_cut_off() -> bool {
     UNWRITTEN.get().is_some()
 }
 
-/// Why a result could not be written; `None` if all of them were, or nobody reads them.
+/// Error of an unwritten result; `None` if all were written, or the reader has closed the pipe.
 pub(super) fn unwritten() -> Option<&'static io::Error> {
     UNWRITTEN
         .get()
@@ -82,23 +82,23 @@ pub(super) fn fail_without_waiting(message: &str) {
     }
 }
 
-/// Whether standard output supports colours.
+/// Returns whether standard output supports colours.
 pub(super) fn is_colourful() -> bool {
     is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// Whether the user sits at a desktop with a browser.
+/// Returns whether the user sits at a desktop with a browser.
 pub(super) fn is_desktop() -> bool {
     let shown = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     io::stderr().is_terminal() && (shown("DISPLAY") || shown("WAYLAND_DISPLAY"))
 }
 
-/// Whether standard error is a terminal.
+/// Returns whether standard error is a terminal.
 pub(super) fn is_stderr_terminal() -> bool {
     io::stderr().is_terminal()
 }
 
-/// Whether standard output is a terminal.
+/// Returns whether standard output is a terminal.
 pub(super) fn is_terminal() -> bool {
     io::stdout().is_terminal()
 }

@@ -60,7 +60,7 @@ impl Config {
             .map(|app| app.name.as_str())
     }
 
-    /// Whether it has a portal, or an app with an install rule. Must be called before the portals are moved.
+    /// Returns whether it has a portal, or an app with an install rule. Must be called before the portals are moved.
     #[must_use]
     pub fn names_portals(&self) -> bool {
         !self.portals.is_empty() || self.installing().next().is_some()

@@ -43,7 +43,7 @@ pub(super) struct ChannelKeys {
 /// Usual default of `timeout`.
 const USUAL: &str = "10s";
 
-/// What a kind of channel is configured with.
+/// Settings of a kind of channel.
 pub(super) const fn keys_of(kind: ChannelKind) -> ChannelKeys {
     match kind {
         ChannelKind::Webhook => ChannelKeys {

@@ -1,6 +1,6 @@
 //! A TOML table as a section of the configuration: typed values with their positions.
 //!
-//! Must not quote a value: a message says what is expected.
+//! Must not quote a value: a message names the expected form.
 
 use std::fmt;
 use std::ops::RangeInclusive;

@@ -203,12 +203,12 @@ pub(super) fn check_any_url(text: &str) -> Result<Url, &'static str> {
     Ok(url)
 }
 
-/// Whether the URL is on this machine.
+/// Returns whether the URL is on this machine.
 pub(super) fn is_loopback(url: &Url) -> bool {
     is_loopback_host(url.host_str().unwrap_or_default())
 }
 
-/// Whether the host is this machine.
+/// Returns whether the host is this machine.
 #[must_use]
 pub fn is_loopback_host(host: &str) -> bool {
     let v6 = host

@@ -41,7 +41,7 @@ pub struct Context {
     pub carry: Carry,
     /// Conditions of this machine.
     pub conditions: Arc<Conditions>,
-    /// There were traces of portals that nobody named at the start.
+    /// There were traces of unconfigured portals at the start.
     pub has_orphaned_traces: bool,
     /// Queued notifications.
     pub outboxes: Outboxes,
@@ -89,7 +89,7 @@ pub struct ContextParts {
     pub carry: Carry,
     /// Conditions of this machine.
     pub conditions: Arc<Conditions>,
-    /// There are traces of portals that nobody names.
+    /// There are traces of unconfigured portals.
     pub has_orphaned_traces: bool,
 }
 
@@ -165,7 +165,7 @@ impl Context {
             .cloned()
     }
 
-    /// Whether the metadata of an issuer is missing.
+    /// Returns whether the metadata of an issuer is missing.
     #[must_use]
     pub fn has_undiscovered(&self) -> bool {
         !self

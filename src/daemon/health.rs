@@ -41,7 +41,7 @@ impl Health {
         *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = self.clock.tick();
     }
 
-    /// Whether the scheduler made progress within the last minute.
+    /// Returns whether the scheduler made progress within the last minute.
     #[must_use]
     pub fn is_live(&self) -> bool {
         let progress = *self.progress.lock().unwrap_or_else(PoisonError::into_inner);
@@ -56,13 +56,13 @@ impl Health {
         self.unwritable.swap(!writable, Ordering::Relaxed) == writable
     }
 
-    /// Whether the last write to the state succeeded.
+    /// Returns whether the last write to the state succeeded.
     #[must_use]
     pub fn is_state_writable(&self) -> bool {
         !self.unwritable.load(Ordering::Relaxed)
     }
 
-    /// Whether a write to the state must be probed: the last one failed, or nothing was written for a while.
+    /// Returns whether a write to the state must be probed: the last one failed, or nothing was written for a while.
     #[must_use]
     pub fn is_state_unproven(&self) -> bool {
         let written = *self.written.lock().unwrap_or_else(PoisonError::into_inner);
@@ -85,7 +85,7 @@ impl Health {
         self.stopping.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the daemon is about to end.
+    /// Returns whether the daemon is about to end.
     #[must_use]
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)

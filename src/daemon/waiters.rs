@@ -43,7 +43,7 @@ impl<K: Clone + Eq + Hash, T: Clone> Waiters<K, T> {
         receiver
     }
 
-    /// Whether a caller awaits this outcome.
+    /// Returns whether a caller awaits this outcome.
     #[must_use]
     pub fn is_awaited(&self, what: &K) -> bool {
         let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);

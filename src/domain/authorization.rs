@@ -138,7 +138,7 @@ pub fn parse(text: &str) -> Result<Redirected, AnswerError> {
     }
 }
 
-/// Whether a browser can have sent this query. Pasted text is not exact.
+/// Returns whether a browser can have sent this query. Pasted text is not exact.
 fn is_exact(query: &str) -> bool {
     query.len() <= 16 * 1024
         && query.bytes().all(|byte| byte.is_ascii_graphic())
@@ -180,7 +180,7 @@ fn redirected(query: &str, pasted: bool) -> Result<Redirected, AnswerError> {
 }
 
 impl PendingAuthorization {
-    /// Whether this authorization belongs to the portal and has this `state`.
+    /// Returns whether this authorization belongs to the portal and has this `state`.
     #[must_use]
     pub fn is(&self, portal: &PortalName, state: &str, now: Timestamp) -> bool {
         self.portal == *portal
@@ -188,7 +188,7 @@ impl PendingAuthorization {
             && verify_slices_are_equal(self.state.as_bytes(), state.as_bytes()).is_ok()
     }
 
-    /// Whether the authorization can still be completed.
+    /// Returns whether the authorization can still be completed.
     #[must_use]
     pub fn is_open(&self, now: Timestamp) -> bool {
         now.since(self.begun_at) < PENDING_TIMEOUT
@@ -300,7 +300,7 @@ pub fn next_poll_interval(code: Option<&str>, interval: Duration) -> Option<Dura
     }
 }
 
-/// Whether an error code ends the polling: the codes of RFC 8628 section 3.5 and RFC 6749 section 5.2, and Microsoft's
+/// Returns whether an error code ends the polling: the codes of RFC 8628 section 3.5 and RFC 6749 section 5.2, and Microsoft's
 /// names for the first two. Any other response, such as the page of a proxy, may be temporary.
 #[must_use]
 pub fn ends_polling(code: &str) -> bool {

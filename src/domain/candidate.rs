@@ -125,7 +125,7 @@ pub enum ImportResult {
     Refused {
         /// Reason.
         why: String,
-        /// A reply was lost before: the refusal says nothing about the token.
+        /// A reply was lost before: the refusal has no meaning for the token.
         while_in_doubt: bool,
     },
     /// Not conclusive yet.

@@ -1,6 +1,6 @@
 //! Conclusion of a renewal: the record to store, and the effects to carry out once it is stored.
 //!
-//! Must not store, publish, log or wake anything: whoever executes a renewal does, in the order of the effects.
+//! Must not store, publish, log or wake anything: the executor of a renewal does, in the order of the effects.
 
 use super::client::{ClientAnswer, ClientDecision};
 use super::escalation::{
@@ -33,7 +33,7 @@ pub struct ClaimedRenewal {
     pub claim: (ClaimId, Timestamp),
 }
 
-/// What the reply came to.
+/// Outcome of a renewal, from its response.
 pub struct RenewalOutcome {
     /// The new status of the grant, with the new pair if there is one.
     pub transition: Transition,
@@ -45,7 +45,7 @@ pub struct RenewalOutcome {
     pub bought_by: Option<Fingerprint>,
 }
 
-/// What follows from a renewal once its record is stored.
+/// Consequences of a renewal once its record is stored.
 pub struct Conclusion {
     /// The grant as it is recorded.
     pub grant: Grant,
@@ -102,7 +102,7 @@ pub enum Effect {
     WakeAlerter,
 }
 
-/// Concludes a renewal: the record to store, and what follows from it.
+/// Concludes a renewal: the record to store, and its consequences.
 #[must_use]
 pub fn conclude(
     claimed: ClaimedRenewal,

@@ -1,4 +1,4 @@
-//! How conspicuously a portal or an incident is displayed: one rule for the status page and for the terminal.
+//! Display level of a portal or an incident: one rule for the status page and for the terminal.
 
 use super::portal::Kind;
 use refreshd_alerting::Severity;

@@ -37,7 +37,7 @@ pub const HINT_TRIED: &str = "nothing yet: the install of another user, which wa
 pub const HINT_WAITS: &str = "the install of another user waits for a decision and may take its place: refreshd install list, then refreshd \
      install accept {portal}; or authorize the app again: refreshd authorize {portal}";
 
-/// Whether an install by another user needs an operator's decision. Administrators open apps that other administrators
+/// Returns whether an install by another user needs an operator's decision. Administrators open apps that other administrators
 /// installed, and employees can forge events: if the portal's answer settles it, no decision is needed.
 #[must_use]
 pub const fn needs_decision(
@@ -58,7 +58,7 @@ pub const fn needs_decision(
 }
 
 impl Dispute {
-    /// Whether it is taken over a grant that is dead without a decision: the authorization server has verified the
+    /// Returns whether it is taken over a grant that is dead without a decision: the authorization server has verified the
     /// installation, and nothing denies that its user may install.
     #[must_use]
     pub const fn replaces_dead(&self) -> bool {
@@ -92,7 +92,9 @@ impl Dispute {
         let did = match occasion {
             EventKind::Opened => format!("has opened {app}"),
             EventKind::Installed | EventKind::SystemUser => {
-                format!("has reported an installation of {app} here, with another application token")
+                format!(
+                    "has reported an installation of {app} here, with another application token"
+                )
             }
         };
         let holder = holder.as_deref().unwrap_or("unknown");

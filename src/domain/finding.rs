@@ -147,7 +147,7 @@ pub fn of_portal(portal: &Portal, context: FindingContext<'_>) -> Option<Finding
     })
 }
 
-/// Whether a refusal is attributed to the app's client: it is refused for all, or no other portal has succeeded since.
+/// Returns whether a refusal is attributed to the app's client: it is refused for all, or no other portal has succeeded since.
 fn is_client_refusal(grant: &Grant, app: &str, refused: &BTreeMap<String, Timestamp>) -> bool {
     let problem = grant.status.phase.problem();
     problem.is_some_and(|problem| {
@@ -175,7 +175,7 @@ pub fn of_refresh_end(portal: &Portal, context: FindingContext<'_>) -> Option<Fi
     let first = STEPS
         .iter()
         .find(|step| still.iter().any(|notified| notified == step.key))?;
-    // What only a person can resolve goes to the channels of that step.
+    // Problems for the operator go to the channels of that step.
     let notify = ladder
         .iter()
         .find(|step| step.when == Trigger::NeedsPerson)
@@ -240,13 +240,13 @@ pub fn of_dispute(dispute: &Dispute, ladder: &[Step], now: Timestamp) -> Option<
     })
 }
 
-/// Whether the key is of an incident about a disputed install.
+/// Returns whether the key is of an incident about a disputed install.
 #[must_use]
 pub fn is_dispute(key: &str) -> bool {
     key.rsplit('/').next() == Some(INSTALL)
 }
 
-/// Whether the key is of an incident about refresh tokens that end by themselves.
+/// Returns whether the key is of an incident about refresh tokens that end by themselves.
 #[must_use]
 pub fn is_refresh_end(key: &str) -> bool {
     key.rsplit('/').next() == Some(REFRESH_END)

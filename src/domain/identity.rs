@@ -100,7 +100,7 @@ impl<'a> ExpectedIdentity<'a> {
     }
 }
 
-/// Whether two identities are equal. The case of hexadecimal digits is ignored: servers use either.
+/// Returns whether two identities are equal. The case of hexadecimal digits is ignored: servers use either.
 #[must_use]
 pub fn is_same(one: &str, other: &str) -> bool {
     one.eq_ignore_ascii_case(other)

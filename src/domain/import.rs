@@ -44,7 +44,7 @@ pub struct ImportedGrant {
 }
 
 /// Parses a grant in any of the accepted formats. The reply that `recover --show` prints is one, as far as it holds one
-/// pair: whoever hands it over means that pair, whatever else the reply states.
+/// pair: submitting it means that pair, whatever else the response states.
 ///
 /// # Errors
 /// [`ImportError`] describes the input.
@@ -154,7 +154,7 @@ fn wrapped(plain: &Plain<'_>, profile: &Profile) -> Option<ImportedFields> {
     imported::of_object(&object, profile).ok()
 }
 
-/// Whether bytes that are not text may be a token response: compressed, or damaged.
+/// Returns whether bytes that are not text may be a token response: compressed, or damaged.
 #[must_use]
 pub fn may_be_a_reply(bytes: &[u8]) -> bool {
     const NAME: &[u8] = b"refresh";

@@ -56,7 +56,7 @@ pub enum ImportError {
          the profile says where the tokens are. If you see one pair in it, import that JSON object alone"
     )]
     KeptReply {
-        /// What cannot be read.
+        /// The unreadable part.
         cause: Box<Self>,
         /// The portal.
         portal: String,

@@ -99,7 +99,7 @@ impl NameRule {
         Ok(Self(text.to_owned()))
     }
 
-    /// Whether the rule has this placeholder.
+    /// Returns whether the rule has this placeholder.
     #[must_use]
     pub fn has(&self, gap: &str) -> bool {
         self.0.contains(&format!("{{{gap}}}"))
@@ -286,7 +286,7 @@ pub fn decide(occasion: EventKind, held: CurrentGrant<'_>, user: &str) -> Instal
     }
 }
 
-/// Whether a grant of this phase does not work, and an installation may repair it.
+/// Returns whether a grant of this phase does not work, and an installation may repair it.
 #[must_use]
 pub const fn is_stuck(kind: Kind) -> bool {
     matches!(
@@ -295,13 +295,13 @@ pub const fn is_stuck(kind: Kind) -> bool {
     )
 }
 
-/// Whether the present grant may still work, so that another one is a candidate first.
+/// Returns whether the present grant may still work, so that another one is a candidate first.
 #[must_use]
 pub const fn may_live(phase: &Phase) -> bool {
     !phase.is_dead()
 }
 
-/// Whether an event may replace a grant of another user. That user may have forged it; but if the grant does not work and
+/// Returns whether an event may replace another user's grant. That user may have forged it; but if the grant does not work and
 /// there is no application token to compare with, there is nothing left to protect.
 const fn replaces(proof: OwnershipProof, stuck: bool) -> bool {
     match proof {
@@ -311,7 +311,7 @@ const fn replaces(proof: OwnershipProof, stuck: bool) -> bool {
     }
 }
 
-/// Whether an event is stale. One from the future is not: clocks differ.
+/// Returns whether an event is stale. One from the future is not: clocks differ.
 #[must_use]
 pub fn is_stale(sent_at: Timestamp, now: Timestamp) -> bool {
     now.since(sent_at) > MAX_EVENT_AGE

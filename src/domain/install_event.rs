@@ -363,7 +363,7 @@ impl EventForm<'_> {
     }
 }
 
-/// Whether a text is an id: 1 to 100 of `A-Z a-z 0-9 . _ -`.
+/// Returns whether a text is an id: 1 to 100 of `A-Z a-z 0-9 . _ -`.
 #[must_use]
 pub fn is_id(text: &str) -> bool {
     (1..=100).contains(&text.len())

@@ -27,7 +27,7 @@ pub struct UnreadableReply {
 }
 
 impl UnreadableReply {
-    /// Whether its status is a success.
+    /// Returns whether its status is a success.
     #[must_use]
     pub const fn is_success(&self) -> bool {
         matches!(self.status, 200..=299)

@@ -56,7 +56,7 @@ pub(super) enum Pasted {
     Word(String),
 }
 
-/// Whether a text begins a callback, so that the next pasted text may continue it.
+/// Returns whether a text begins a callback, so that the next pasted text may continue it.
 #[must_use]
 pub fn starts_callback(text: &str) -> bool {
     let labelled = || {

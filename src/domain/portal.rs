@@ -125,7 +125,7 @@ impl Phase {
         }
     }
 
-    /// Whether only a person can resolve it.
+    /// Returns whether only a person can resolve it.
     #[must_use]
     pub const fn needs_person(&self) -> bool {
         match self {
@@ -138,7 +138,7 @@ impl Phase {
         }
     }
 
-    /// Whether it is escalated as what only a person can resolve. A grant in doubt is, too, if its replay fails with a class
+    /// Returns whether it is escalated as a problem for the operator. A grant in doubt is, too, if its replay fails with a class
     /// that needs one.
     #[must_use]
     pub fn escalates_to_person(&self) -> bool {
@@ -148,7 +148,7 @@ impl Phase {
             })
     }
 
-    /// Whether the grant is dead: no renewal with it can succeed any more, as far as is known.
+    /// Returns whether the grant is dead: no renewal with it can succeed any more, as far as is known.
     #[must_use]
     pub const fn is_dead(&self) -> bool {
         self.kind().is_dead()
@@ -222,7 +222,7 @@ impl Kind {
         matches!(self, Self::NeedsAuthorization | Self::Gone | Self::OldState)
     }
 
-    /// Whether requests are sent for a portal of this kind.
+    /// Returns whether requests are sent for a portal of this kind.
     #[must_use]
     pub const fn sends(self) -> bool {
         match self {

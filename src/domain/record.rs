@@ -99,7 +99,7 @@ pub enum Recorded {
         generation: Generation,
         /// The app's status flipped.
         client_changed: bool,
-        /// Whose the refusal of the client is, if there was one.
+        /// Attribution of the client's refusal, if there was one.
         ruling: Option<ClientDecision>,
         /// Steps notified of until then, also while the request was under way.
         told_before: Vec<String>,

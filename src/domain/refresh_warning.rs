@@ -46,7 +46,7 @@ pub const STEPS: [RefreshEndStep; 3] = [
     },
 ];
 
-/// Whether this step is one of [`STEPS`].
+/// Returns whether this step is one of [`STEPS`].
 #[must_use]
 pub fn is_step(key: &str) -> bool {
     STEPS.iter().any(|step| step.key == key)

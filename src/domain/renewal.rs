@@ -97,13 +97,13 @@ impl Attempt {
         }
     }
 
-    /// Whether the server refused the app's client.
+    /// Returns whether the server refused the app's client.
     #[must_use]
     pub fn is_client_refused(&self) -> bool {
         self.client_answer() == Some(ClientAnswer::Refused)
     }
 
-    /// Whether the server rejected the grant as dead.
+    /// Returns whether the server rejected the grant as dead.
     #[must_use]
     pub fn is_dead_grant(&self) -> bool {
         self.failure()

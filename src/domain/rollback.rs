@@ -43,7 +43,7 @@ pub struct LostPortals {
 }
 
 impl LostPortals {
-    /// Whether there are none.
+    /// Returns whether there are none.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.lost.is_empty() && self.doubted.is_empty()
@@ -116,7 +116,7 @@ pub fn quarantined(grant: &Grant, trace: Trace, now: Timestamp) -> Option<Rollba
     })
 }
 
-/// Whether the token files stay unchanged, since the state knows no better.
+/// Returns whether the token files stay unchanged, since the state knows no better.
 #[must_use]
 pub fn keeps_token_files(portal: &Portal) -> bool {
     portal

@@ -1,12 +1,12 @@
-//! Whether the renewals of a grant have rotated its refresh token so far: a renewal without a new one means something else
-//! where each one before brought one.
+//! Past rotations of a grant's refresh token by its renewals: a renewal without a new one has another meaning
+//! if each previous one brought one.
 //!
 //! Stored within the fingerprint of the kind of request that obtained the newest pair, which no import and no other kind
-//! of request has: so it ends by itself where the grant or its request changes.
+//! of request has: so it ends by itself if the grant or its request changes.
 
 use refreshd_secrets::Fingerprint;
 
-/// What the renewals of one kind have done to a grant's refresh token.
+/// Effect of the renewals of one kind on a grant's refresh token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rotations {
     /// No renewal brought a new one so far.

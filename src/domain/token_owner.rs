@@ -70,7 +70,7 @@ pub enum VerifyError {
 }
 
 impl VerifyError {
-    /// Whether the rejection is final. One server may not know the tokens of another, and an app is not installed until its
+    /// Returns whether the rejection is final. A server may not know the tokens of another, and an app is not installed until its
     /// installation ends: both are retried.
     #[must_use]
     pub const fn is_final(&self) -> bool {

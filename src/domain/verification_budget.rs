@@ -43,7 +43,7 @@ impl<K: Clone + Eq + Hash> VerificationBudget<K> {
         }
     }
 
-    /// Whether an event of this sender may cause a request now; `is_known`: it is of a portal that has the app.
+    /// Returns whether an event of this sender may cause a request now; `is_known`: it is of a portal that has the app.
     pub fn may_request(&mut self, sender: &K, is_known: bool, now: Timestamp) -> bool {
         let kept = if is_known {
             0.0

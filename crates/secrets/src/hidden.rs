@@ -1,4 +1,4 @@
-//! Characters that nobody sees. Must not judge control characters: they are replaced, not dropped.
+//! Invisible characters. Must not judge control characters: they are replaced, not dropped.
 
 /// Characters that are invisible or change how their neighbours are displayed: Unicode's category Cf (marks and
 /// overrides of the writing direction, zero-width characters, the soft hyphen, tags), fillers and variation selectors.

@@ -401,7 +401,7 @@ mod tests {
             masked("s3cR<wbr>et-0f<!-- > -->-crm+x is wrong"),
             "… is wrong"
         );
-        // What is no secret stays.
+        // Other text stays.
         for text in [
             "192.168.1.1 answered 200 in 12 ms, 115 of 116",
             "a <b>bad</b> request of 2026-11-30 09:17:23",

@@ -427,7 +427,7 @@ fn push_number(digits: &[Unit], radix: u32, longest: usize, bytes: &mut Vec<Byte
         Some(sum * radix + unit.c.to_digit(radix)?)
     });
     let Some(value) = value else { return false };
-    // What is no byte may be an index between bytes; this one is in no UTF-8.
+    // A larger number may be an index between bytes; this byte does not occur in UTF-8.
     let byte = u8::try_from(value).unwrap_or(u8::MAX);
     bytes.push((byte, first.start, last.end));
     true

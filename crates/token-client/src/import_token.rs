@@ -622,7 +622,8 @@ fn is_reference(word: &str) -> bool {
 /// A JWT of another kind than a refresh token: an access token by its header (RFC 9068 section 2.1) or by Keycloak's
 /// `typ`, an ID token (OpenID Connect Core 1.0 section 2), a client assertion (RFC 7523 section 3).
 fn another_jwt(word: &str) -> Option<&'static str> {
-    const ACCESS: &str = "it is an access token (by the type in the JWT); the refresh token is another";
+    const ACCESS: &str =
+        "it is an access token (by the type in the JWT); the refresh token is another";
     let mut parts = word.split('.');
     let (Some(header), Some(payload), Some(_), None) =
         (parts.next(), parts.next(), parts.next(), parts.next())

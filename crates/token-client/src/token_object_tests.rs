@@ -95,7 +95,7 @@ fn utf32(text: &str, unit: fn(u32) -> [u8; 4]) -> Vec<u8> {
     text.chars().flat_map(|c| unit(u32::from(c))).collect()
 }
 
-/// What denies a pair in words leaves it in doubt; an error code, a name and a sentence leave nothing.
+/// A text that denies a pair leaves it in doubt; an error code, a name and a sentence invalidate it.
 #[test]
 fn a_doubtful_pair_is_found_and_a_refusal_holds_none() {
     let doubtful = |text: &str| {

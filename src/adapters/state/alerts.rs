@@ -14,7 +14,7 @@ use refreshd_alerting::{AlertChanges, StoredAlerts};
 use refreshd_time::Timestamp;
 
 impl State {
-    /// Everything about alerts.
+    /// Reads all alerting data.
     ///
     /// # Errors
     /// [`StateError`].
@@ -22,16 +22,16 @@ impl State {
         self.read.run(kept).await
     }
 
-    /// Keeps what changed. When it returns, an alert may be sent.
+    /// Stores the changes. When it returns, an alert may be sent.
     ///
     /// # Errors
-    /// [`StateError`]; then nothing of it is kept.
+    /// [`StateError`]; then nothing is stored.
     pub async fn store_alerts(&self, keep: AlertChanges) -> Result<(), StateError> {
         self.change(move |connection| write(connection, &keep))
             .await
     }
 
-    /// The apps whose client is refused, and since when.
+    /// The apps whose client is refused, with the time of the refusal.
     ///
     /// # Errors
     /// [`StateError`].
@@ -61,7 +61,7 @@ impl State {
             .await
     }
 
-    /// Silences something until then, or ends its silence. What is past is cleared away.
+    /// Silences a subject until then, or ends its silence. Removes expired silences.
     ///
     /// # Errors
     /// [`StateError`].
@@ -90,7 +90,7 @@ impl State {
         .await
     }
 
-    /// When something was done last.
+    /// Time of the last occurrence of a recurring task.
     ///
     /// # Errors
     /// [`StateError`].
@@ -108,7 +108,7 @@ impl State {
             .await
     }
 
-    /// Notes that something was done.
+    /// Records that a recurring task was done.
     ///
     /// # Errors
     /// [`StateError`].

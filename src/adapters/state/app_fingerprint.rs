@@ -3,7 +3,7 @@
 use crate::domain::install::InstallContext;
 use refreshd_secrets::Fingerprint;
 
-/// Fingerprint of a client, without its secret: a change of it ends a refusal.
+/// Fingerprint of a client, without its secret: if it changes, a refusal ends.
 #[derive(Debug, Clone)]
 pub struct AppFingerprint {
     /// The app's name.

@@ -1,7 +1,7 @@
-//! What the state has refused so far, as bytes that outlive the process: written by one process and read by the next one, or
-//! by another version of it.
+//! Records that the state has refused so far, as bytes that survive the process: written by one process and read by the next,
+//! or by another version of it.
 //!
-//! Must not be understood half: a byte that is another one than was written makes all of it void.
+//! Must not be read partially: a single changed byte invalidates all of it.
 
 use std::sync::Arc;
 
@@ -24,9 +24,9 @@ use refreshd_token_client::problem::Problem;
 use refreshd_token_client::refresh_end::{Motion, RefreshEnd};
 use refreshd_token_client::token::{Access, Credential, Details, Generation, Tokens, Validity};
 
-/// How it begins; a space, the format's number, a space, the checksum in base64 and a newline follow, then JSON.
+/// Prefix; a space, the format's number, a space, the checksum in base64 and a newline follow, then JSON.
 const MAGIC: &str = "refreshd-unsaved";
-/// The format. A field whose meaning changes, and one that a reader must know, make it another.
+/// Number of the format. It increases if the meaning of a field changes, or if a reader must know a new one.
 const FORMAT: u32 = 1;
 
 /// Records to carry over.
@@ -34,17 +34,17 @@ const FORMAT: u32 = 1;
 pub enum Unsaved<'u> {
     /// The pair of a claimed renewal, and the grant that was sent for it.
     Renewal(&'u RenewalRecord, &'u Renewed, SentToken),
-    /// The pair that proved a claimed candidate.
+    /// The pair that verified a claimed candidate.
     Candidate(&'u RecordCandidate, &'u Renewed),
-    /// A grant that the server has just given out, and the one that the portal had then.
+    /// A grant that the server has just issued, and the portal's grant at that time.
     Grant(&'u NewGrant, SentToken),
-    /// A reply that could not be read.
+    /// An unreadable response.
     Reply(&'u PortalName, &'u UnreadableReply),
-    /// A pair that is put aside, and when it came.
+    /// A superseded pair, and its time of receipt.
     Aside(&'u PortalName, &'u TokenPair, Timestamp),
 }
 
-/// The pair of a renewal or of a candidate, as it was to be recorded.
+/// The pair of a renewal or of a candidate, to be recorded.
 #[derive(Debug)]
 pub struct CarriedPair {
     /// The app.
@@ -55,14 +55,14 @@ pub struct CarriedPair {
     pub renewed: Box<Renewed>,
     /// See `RenewalRecord::bought_by`.
     pub bought_by: Option<Fingerprint>,
-    /// When it came.
+    /// Time of receipt.
     pub now: Timestamp,
 }
 
-/// Record that was carried over.
+/// A carried record.
 #[derive(Debug)]
 pub struct Carried {
-    /// Whose it is.
+    /// Its portal.
     pub portal: PortalName,
     /// Its content.
     pub load: Load,
@@ -73,17 +73,17 @@ pub struct Carried {
 pub enum Load {
     /// The pair of a claimed renewal, and the grant that was sent for it.
     Renewal(CarriedPair, SentToken),
-    /// The pair that proved a claimed candidate.
+    /// The pair that verified a claimed candidate.
     Candidate(CarriedPair),
-    /// A grant that the server has just given out, and the one that the portal had then.
+    /// A grant that the server has just issued, and the portal's grant at that time.
     Grant(Box<NewGrant>, SentToken),
-    /// A reply that could not be read.
+    /// An unreadable response.
     Reply(Arc<UnreadableReply>),
-    /// A pair that is put aside, and when it came.
+    /// A superseded pair, and its time of receipt.
     Aside(Arc<TokenPair>, Timestamp),
 }
 
-/// Why bytes are not understood.
+/// Reason for which bytes cannot be read.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CopyDamage {
     /// Another program wrote them.
@@ -92,19 +92,19 @@ pub enum CopyDamage {
     /// Another version of this program wrote it.
     #[error("it is of format {0}, this version of refreshd reads format {FORMAT}")]
     Format(u32),
-    /// A part is missing, or is another one than was written.
+    /// A part is missing or changed.
     #[error("it is damaged: its checksum is wrong")]
     Checksum,
-    /// A bug, since its checksum is right.
+    /// A bug, since its checksum is valid.
     #[error("its content is unknown to this version of refreshd")]
     Unclear,
 }
 
 impl Unsaved<'_> {
-    /// The bytes; secrets are among them.
+    /// The bytes; they contain secrets.
     #[must_use]
     pub fn encode(&self) -> ReplyBody {
-        // A map whose keys are no text would be the only reason to fail, and there is none.
+        // The only possible error is a map with keys that are no text, and there is none.
         let json = serde_json::to_vec(&Form::of(self)).unwrap_or_default();
         let sum = STANDARD.encode(Fingerprint::of(&json).bytes());
         let mut bytes = format!("{MAGIC} {FORMAT} {sum}\n").into_bytes();
@@ -115,7 +115,7 @@ impl Unsaved<'_> {
 }
 
 impl Carried {
-    /// Reads the bytes.
+    /// Parses the bytes.
     ///
     /// # Errors
     /// [`CopyDamage`].
@@ -197,7 +197,7 @@ struct TokensForm {
     /// `None`: the client's own credentials.
     refresh: Option<Shown<RefreshToken>>,
     details: Details,
-    /// The refresh token's end, since when it is known, and what renewals do to it.
+    /// Expiry of the refresh token, since when it is known, and the effect of renewals on it.
     refresh_end: Option<(i64, i64, String)>,
     notice: Option<String>,
 }
@@ -224,7 +224,7 @@ struct StandingForm {
 #[derive(Serialize, Deserialize)]
 struct ReplyForm {
     at: i64,
-    /// `None`: it answers a person's authorization.
+    /// `None`: it answers an authorization.
     answers: Option<SentForm>,
     status: u16,
     content_type: Option<String>,
@@ -241,7 +241,7 @@ struct AsideForm {
     now: i64,
 }
 
-/// A secret that is written out.
+/// An exposed secret.
 struct Shown<T>(T);
 
 macro_rules! shown {
@@ -287,7 +287,7 @@ impl Digest {
     }
 }
 
-/// `Some(None)` for nothing there; `None` for what cannot be read.
+/// `Some(None)` for an absent value; `None` for an unreadable one.
 fn read_digest(digest: Option<&Digest>) -> Option<Option<Fingerprint>> {
     digest.map_or(Some(None), |digest| digest.read().map(Some))
 }

@@ -1,4 +1,4 @@
-//! Carried records come back as they were, or not at all.
+//! Carried records are restored exactly, or not at all.
 
 use std::collections::BTreeMap;
 
@@ -87,7 +87,7 @@ fn bytes() -> Vec<u8> {
         .to_vec()
 }
 
-/// The same pair twice says the same of itself; secrets are blind in `Debug`, so they are compared by themselves.
+/// The same pair has the same text; secrets are blind in `Debug`, so they are compared separately.
 fn assert_same(one: &Tokens, other: &Tokens) {
     assert_eq!(format!("{one:?}"), format!("{other:?}"));
     let shown = |tokens: &Tokens| {

@@ -1,6 +1,6 @@
-//! Begin of a claim: durable before anything is sent. `record` ends it.
+//! Start of a claim: durable before anything is sent. `record` ends it.
 //!
-//! Must not claim a grant twice, nor for a client that the configuration does not name any more.
+//! Must not claim a grant twice, nor for a client that is not configured any more.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,36 +22,36 @@ use refreshd_time::Timestamp;
 /// Portals claimed, each with its grant and claim.
 #[derive(Debug)]
 pub struct Claims {
-    /// The claimed, soonest to expire first.
+    /// The claimed portals, soonest expiry first.
     pub portals: Vec<Portal>,
-    /// When something becomes due that is not yet.
+    /// Time at which the next portal becomes due.
     pub next: Option<Timestamp>,
-    /// Due, and their rows cannot be understood: they are left alone from now on.
+    /// Due portals with unreadable rows: they are quarantined from now on.
     pub unreadable: Vec<Portal>,
 }
 
 /// Result of a request to renew.
 #[derive(Debug, PartialEq, Eq)]
 pub enum RenewalRequest {
-    /// It is due from this moment on: now, or a few seconds after the last try.
+    /// It is due from this time on: now, or a few seconds after the last try.
     Due(Timestamp),
-    /// A renewal is under way.
+    /// A renewal is pending.
     UnderWay,
-    /// It was renewed a moment ago; not before then again.
+    /// It was renewed just before; the next one is allowed at this time.
     NotBefore(Timestamp),
-    /// The state has no grant that may be used.
+    /// The state has no usable grant.
     NoGrant,
     /// No such portal.
     Unknown,
 }
 
-/// The newest claim of this process. A grant that is replaced while it is claimed loses its claim; the next one must
-/// differ even in the same millisecond, or after the clock was set back, or the late reply would end it.
+/// The newest claim of this process. A grant that is replaced while it is claimed loses its claim; the next claim must
+/// differ even in the same millisecond, or after the clock was set back, or the late response would end it.
 static NEWEST: AtomicI64 = AtomicI64::new(0);
 
 impl State {
-    /// Claims the due portals whose tokens end soonest, as many per token endpoint as `capacity` says and as the disk
-    /// has room for the outcomes of. When it returns, the intent to send is durable.
+    /// Claims the due portals whose tokens expire soonest, at most `capacity` per token endpoint, and as many as the disk has
+    /// space for the outcomes of. When it returns, the intent to send is durable.
     ///
     /// # Errors
     /// [`StateError`]; then nothing is claimed and nothing may be sent.
@@ -69,7 +69,7 @@ impl State {
             Err(StateError::NoRoom { .. }) => Arc::clone(&self.room),
             other => return other,
         };
-        // Room was made meanwhile. If it was not enough, as many as fit.
+        // Space was reserved meanwhile. If it was not enough, as many as fit.
         self.write
             .run(move |connection| {
                 let fitting = refused.distribute(&capacity)?;
@@ -87,7 +87,7 @@ impl State {
             .await
     }
 
-    /// Claims one portal whatever its time; `None` if it may not be renewed.
+    /// Claims one portal whether or not it is due; `None` if it may not be renewed.
     ///
     /// # Errors
     /// [`StateError`]; then nothing is claimed and nothing may be sent.
@@ -104,7 +104,7 @@ impl State {
         .await
     }
 
-    /// Claims that a process which is gone left behind.
+    /// Claims left by a process that has ended.
     ///
     /// # Errors
     /// [`StateError`].
@@ -112,7 +112,7 @@ impl State {
         self.read.run(orphans).await
     }
 
-    /// Gives a portal's grant the claim again that it had when its request was sent.
+    /// Restores the claim that a portal's grant had when its request was sent.
     ///
     /// # Errors
     /// [`StateError`].
@@ -140,7 +140,7 @@ impl State {
     }
 }
 
-/// A claim unlike every other of this process and of the state.
+/// A claim that differs from every other of this process and of the state.
 pub(super) fn new_claim(connection: &Connection, now: Timestamp) -> rusqlite::Result<ClaimId> {
     let stored: i64 = connection
         .prepare_cached("SELECT max(coalesce((SELECT max(claim) FROM portal WHERE claim IS NOT NULL), 0), coalesce((SELECT max(claim) FROM candidate), 0))")?
@@ -155,8 +155,8 @@ pub(super) fn new_claim(connection: &Connection, now: Timestamp) -> rusqlite::Re
 
 const DUE: &str = "token_url = :token_url AND next_attempt_at IS NOT NULL AND claim IS NULL AND configured = 1 AND bound_to = binding";
 
-/// Portals due at a token endpoint; the conditions are those of the index `portal_due`, or SQLite would not use it. The index
-/// alone answers: rows are read of what is claimed, not of all that is due.
+/// Portals due at a token endpoint; the conditions are those of the index `portal_due`, or SQLite would not use it. The
+/// index suffices: only rows of claimed portals are read, not all due ones.
 pub(super) fn due_query() -> String {
     format!(
         "SELECT id FROM portal WHERE {DUE} AND next_attempt_at <= :now \
@@ -164,7 +164,7 @@ pub(super) fn due_query() -> String {
     )
 }
 
-/// When something becomes due there that is not yet.
+/// Time at which the next portal becomes due there.
 pub(super) fn next_query() -> String {
     format!("SELECT min(next_attempt_at) FROM portal WHERE {DUE} AND next_attempt_at > :now")
 }
@@ -234,7 +234,7 @@ pub(super) fn claim_due(
             .map_err(sql)?;
         if claimed.unreadable.is_some() {
             quarantine::quarantine_unreadable(connection, &claimed.name)?;
-            // It took the place of another that is due.
+            // It replaced another due portal.
             next = Some(now);
             unreadable.push(claimed);
             continue;
@@ -248,7 +248,7 @@ pub(super) fn claim_due(
     })
 }
 
-/// Claims one portal whatever its time, for a command that renews without a daemon.
+/// Claims one portal whether or not it is due, for a command that renews without a daemon.
 pub(super) fn claim_one(
     connection: &Connection,
     name: &PortalName,

@@ -1,6 +1,6 @@
-//! Clients that the server refuses: for one portal, or for all of an app's. Which portal asks next.
+//! Clients that the server refuses: for one portal, or for all of an app's; and the portal that is tried next.
 //!
-//! Must not decide whose a refusal is: `domain::client` does, from what is counted here in the transaction of the record.
+//! Must not attribute a refusal: `domain::client` does, from the counts in the transaction of the record.
 
 use rusqlite::{Connection, OptionalExtension as _, named_params, params};
 
@@ -8,37 +8,37 @@ use crate::domain::client::{ClientDecision, ClientEvidence, decide, probe_wait};
 use crate::domain::name::PortalName;
 use refreshd_time::Timestamp;
 
-/// A refusal is alerted on after another portal has been tried, which takes seconds.
+/// A refusal is notified after another portal has been tried, which takes seconds.
 const NOTIFIED_AFTER: i64 = 15_000;
 /// While one portal tries a refused client again, the others of that app wait at least this long, in milliseconds.
 const PROBE_MILLIS: i64 = 120_000;
-/// A portal that was tried is not tried again for the client's sake in this time, in milliseconds.
+/// Time during which a tried portal is not tried again for the client's sake, in milliseconds.
 const TRY_AGAIN: i64 = 5_000;
-/// So long a probe waits at most for a portal other than the last one, in milliseconds.
+/// Maximum time for which a probe waits for a portal other than the last one, in milliseconds.
 const MAX_WAIT: i64 = 300_000;
 
-/// The next try of a refused client comes so long after one that met a word about a grant, in milliseconds.
+/// Delay of the next try of a refused client after one that got an error about the grant, in milliseconds.
 const AFTER_A_WORD: i64 = 1_000;
 
 /// A portal for which the client works, as far as is known.
 const WORKS: &str = "refused_since IS NULL AND phase <> 'client-rejected'";
 
-/// A portal for which the client is known to work: its token is valid at `?3`. People are told of these only; one that
-/// retries, or whose token has ended, may be refused next.
+/// A portal for which the client is known to work: its token is valid at `?3`. Notifications mention these only; a portal that
+/// retries, or whose token has expired, may be refused next.
 const SERVED: &str = "refused_since IS NULL AND phase = 'fresh' AND expires_at > ?3";
 
-/// A portal that could be sent for now or later: the terms of the index `portal_due` but the endpoint.
+/// A portal for which a request may be sent now or later: the terms of the index `portal_due` without the endpoint.
 const USABLE: &str = "next_attempt_at IS NOT NULL AND configured = 1 AND bound_to = binding \
     AND phase IN ('fresh', 'retrying', 'client-rejected')";
 
-/// When a portal may be sent for though it is not due: a fresh one a tenth of its life after its renewal, `?2` is now.
-/// One that the server renews only after its end waits for its own time, and so does one that failed.
+/// Time at which a portal may be renewed early: a fresh one a tenth of its life after its renewal, `?2` is now. A portal that
+/// the server renews only after expiry waits for its own time, and so does one that failed.
 const ALLOWED_AT: &str = "CASE WHEN next_attempt_at <= :now THEN next_attempt_at \
     WHEN phase = 'fresh' AND renew_at <= expires_at THEN max(:now, issued_at + max(1000, (expires_at - issued_at) / 10)) \
     WHEN phase = 'client-rejected' THEN max(:now, coalesce(claimed_at, 0) + :pause) \
     ELSE next_attempt_at END";
 
-/// The client was let in for a portal. True if it was refused for all before.
+/// The client was accepted for a portal. True if it was refused for all before.
 pub(super) fn client_accepted(
     connection: &Connection,
     app: &str,
@@ -64,7 +64,7 @@ pub(super) fn client_accepted(
          requested = NULL WHERE name = ?1",
         params![app, now.millis()],
     )?;
-    // At least for the one that has just succeeded, wherever its grant stood before.
+    // At least for the portal that has just succeeded, whatever its grant's status was.
     let works_for = count(connection, app, "", SERVED, now.millis())?.max(1);
     connection.execute(
         "UPDATE portal SET problem = json_set(problem, '$.works_for', ?2), escalate_at = ?3 \
@@ -73,7 +73,7 @@ pub(super) fn client_accepted(
     )?;
     if rejected_since.is_some() {
         connection.execute(
-            // By the class: a grant in doubt whose replay met the refusal waits for the client too.
+            // By the class: a grant in doubt whose replay got the refusal waits for the client, too.
             "UPDATE portal SET next_attempt_at = ?2 WHERE app = ?1 AND problem ->> 'class' = 'client-rejected' \
              AND next_attempt_at > ?2 AND claim IS NULL",
             params![app, now.millis()],
@@ -82,7 +82,7 @@ pub(super) fn client_accepted(
     Ok(rejected_since.is_some())
 }
 
-/// The client was refused for a portal. Whose refusal that is, and whether the client is newly refused for all.
+/// The client was refused for a portal. Returns the attribution, and whether the client is newly refused for all.
 pub(super) fn client_refused(
     connection: &Connection,
     app: &str,
@@ -142,7 +142,7 @@ pub(super) fn client_refused(
     )?;
     match ruling {
         ClientDecision::ThisPortal => {
-            // At least for the one that was let in since.
+            // At least for the portal for which it was accepted since.
             let served = count(connection, app, name, SERVED, now.millis())?.max(1);
             connection.execute(
                 "UPDATE portal SET problem = json_set(problem, '$.works_for', ?2) WHERE name = ?1",
@@ -187,7 +187,7 @@ pub(super) fn client_refused(
                 "UPDATE app SET probe = ?2 WHERE name = ?1",
                 params![app, next.map(|candidate| candidate.name)],
             )?;
-            // Those whose telling was put off need not wait any longer.
+            // Portals with a deferred notification need not wait any longer.
             connection.execute(
                 "UPDATE portal SET escalate_at = ?2 WHERE app = ?1 AND name <> ?3 AND refused_since IS NOT NULL AND escalate_at > ?2",
                 params![app, now.millis(), name],
@@ -204,8 +204,8 @@ pub(super) fn client_refused(
     }
 }
 
-/// A portal's grant was refused, which says little of the client: where it is in question, another portal is tried, and
-/// where none is left that could succeed, the client is refused for all. Whether it is newly so.
+/// A portal's grant was rejected, which says little about the client: if the client is in question, another portal is tried,
+/// and if none is left that could succeed, the client is refused for all. Returns whether it is newly so.
 pub(super) fn grant_refused(
     connection: &Connection,
     app: &str,
@@ -231,7 +231,7 @@ pub(super) fn grant_refused(
         return Ok(false);
     };
     if rejected.is_some() {
-        // It was this portal's turn to try: another one's answer says more.
+        // This portal was the one to try: another one's response has more information.
         connection.execute(
             "UPDATE app SET retry_at = min(coalesce(retry_at, ?2), ?2) WHERE name = ?1",
             params![app, now.millis() + AFTER_A_WORD],
@@ -266,7 +266,7 @@ pub(super) fn grant_refused(
     Ok(true)
 }
 
-/// Other usable portals of an app of which this is true; `?3` is a moment.
+/// Other usable portals of an app that satisfy a condition; `?3` is a time.
 fn count(
     connection: &Connection,
     app: &str,
@@ -282,7 +282,7 @@ fn count(
         .query_row(params![app, but, moment], |row| row.get(0))
 }
 
-/// Brings another portal's renewal forward, as far as it may be: its answer says whose the refusal is.
+/// Brings another portal's renewal forward, as far as allowed: its response decides the attribution.
 fn probe_another(
     connection: &Connection,
     app: &str,
@@ -311,7 +311,7 @@ pub(super) struct ProbeCandidate {
     is_last: bool,
 }
 
-/// The portal that tries next: not the one that was refused last, as long as there is another.
+/// The portal to try next: not the one that was refused last, as long as there is another.
 fn candidate(
     connection: &Connection,
     app: &str,
@@ -343,17 +343,17 @@ fn candidate(
         .optional()
 }
 
-/// The refused clients: who may be sent for all the same, and when that may change.
+/// The refused clients: portals that may send nevertheless, and the time at which that may change.
 pub(super) struct ClientRefusal {
     /// The apps, as a JSON array.
     pub(super) apps: String,
-    /// The rows of the portals that try, and of those that an operator requested.
+    /// The rows of the portals to try, and of those that an operator requested.
     pub(super) trying: Vec<i64>,
-    /// When the next one may try.
+    /// Time at which the next one may try.
     pub(super) next: Option<Timestamp>,
 }
 
-/// Chooses who tries refused clients now; `room` says how many more requests an endpoint takes, and is lessened.
+/// Chooses the portals that try refused clients now; `room` is the remaining capacity per endpoint, and is reduced.
 pub(super) fn try_refused(
     connection: &Connection,
     now: Timestamp,
@@ -409,7 +409,7 @@ pub(super) fn try_refused(
                 found.trying.push(candidate.id);
                 now.millis() + PROBE_MILLIS
             } else {
-                // Its endpoint is busy: the next claim finds it again.
+                // Its endpoint has no capacity: the next claim finds it again.
                 now.millis()
             };
             if retry_at > now.millis() {
@@ -442,7 +442,7 @@ fn requested_probe(
         .collect()
 }
 
-/// An operator asks for a portal whose client is refused: it need not wait for the others.
+/// An operator requests a renewal of a portal whose client is refused: it need not wait for the others.
 pub(super) fn request_probe(connection: &Connection, portal: &PortalName) -> rusqlite::Result<()> {
     connection
         .execute(
@@ -453,7 +453,7 @@ pub(super) fn request_probe(connection: &Connection, portal: &PortalName) -> rus
         .map(|_| ())
 }
 
-/// Forgets what was known of a client that has changed.
+/// Forgets the attribution of a client that has changed.
 pub(super) fn reset(connection: &Connection, app: &str) -> rusqlite::Result<()> {
     connection.execute(
         "UPDATE app SET question_since = NULL, accepted_at = NULL WHERE name = ?1",
@@ -467,7 +467,7 @@ pub(super) fn reset(connection: &Connection, app: &str) -> rusqlite::Result<()> 
         .map(|_| ())
 }
 
-/// Moves the times of clients as the clock moved.
+/// Moves the times of clients with the clock.
 pub(super) fn shift(connection: &Connection, by: i64) -> rusqlite::Result<()> {
     connection.execute(
         "UPDATE portal SET refused_since = refused_since + ?1 WHERE refused_since IS NOT NULL",

@@ -7,7 +7,7 @@ use super::file_names::{RESCUED, beside};
 /// The state's files are not in their place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Displaced {
-    /// They were removed. Known once; by the next look they are written back.
+    /// They were removed. Detected once; the next check writes them back.
     #[error("the state {} was removed while refreshd runs: within seconds it is written back from what refreshd has open", path.display())]
     Removed {
         /// The state.
@@ -21,7 +21,7 @@ pub enum Displaced {
     Lost {
         /// The state.
         path: PathBuf,
-        /// Why not.
+        /// The reason.
         why: String,
         /// The descriptors of the database and its log.
         open: (i32, i32),
@@ -34,7 +34,7 @@ pub enum Displaced {
         /// Its present path.
         now: PathBuf,
     },
-    /// Something else is in its place.
+    /// Another file is in its place.
     #[error(
         "the state {} was replaced by {by} while refreshd runs, and what refreshd has is kept in {}: to go on with that, remove \
          what was put in its place, and refreshd writes its own back; to go on with what was put there, restart refreshd",
@@ -48,8 +48,8 @@ pub enum Displaced {
         /// Path of the copy of the open state.
         kept: PathBuf,
     },
-    /// Something else is in its place, and what is open holds nothing to keep: the right one came back, as when its volume was
-    /// mounted after the start.
+    /// Another file is in its place, and the open state holds nothing to keep: the right one came back, for example because its
+    /// volume was mounted after the start.
     #[error(
         "the state {} was replaced by {by} while refreshd runs, and the one that refreshd began with holds no grant: the right state \
          seems to be back, as when its volume is mounted now. Restart refreshd, which then goes on with it; remove nothing",
@@ -61,7 +61,7 @@ pub enum Displaced {
         /// Kind of file in its place.
         by: &'static str,
     },
-    /// Something else is in its place, and no copy could be made.
+    /// Another file is in its place, and no copy could be made.
     #[error(
         "the state {} was replaced by {by} while refreshd runs, and no copy of what refreshd has can be kept beside it ({why}); do \
          not stop refreshd: remove what was put in its place, and refreshd writes its own back, or {}", path.display(),
@@ -72,7 +72,7 @@ pub enum Displaced {
         path: PathBuf,
         /// Kind of file in its place.
         by: &'static str,
-        /// Why there is no copy.
+        /// Reason for which there is no copy.
         why: String,
         /// The descriptors of the database and its log.
         open: (i32, i32),

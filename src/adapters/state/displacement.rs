@@ -21,7 +21,7 @@ use super::schema;
 use super::worker::WriterThread;
 
 impl WriterThread {
-    /// Before a transaction: sees whether the files are in their place, and does what can be done about it.
+    /// Before a transaction: checks that the files are in their place, and repairs what it can.
     pub(super) fn stand(&mut self) {
         let place = Arc::clone(&self.watch.place);
         match self.watch.see(self.reserve.log()) {
@@ -47,7 +47,7 @@ impl WriterThread {
         }
     }
 
-    /// At the end: what no start would find is put where one does, or beside.
+    /// At the end: moves data that no start would find to a place where one does, or beside it.
     pub(super) fn stand_at_the_end(&mut self) {
         self.watch.place.wanted_back.store(true, Ordering::Relaxed);
         self.stand();
@@ -84,7 +84,7 @@ impl WriterThread {
         }));
     }
 
-    /// The log must not be taken for that of the file which is there now.
+    /// The log must not be taken for that of the file that is there now.
     fn leave_log_empty(&self) {
         let _ = self
             .connection
@@ -94,12 +94,12 @@ impl WriterThread {
     fn drop_copy(&mut self) {
         if self.watch.kept.take().is_some() {
             let copy = beside(&self.watch.place.path, RESCUED);
-            // It holds what the state holds, which is in its place.
+            // It holds the same as the state, which is in its place.
             let _ = std::fs::remove_file(copy);
         }
     }
 
-    /// Puts a copy of what is open in its place, and goes on with that.
+    /// Puts a copy of the open state in its place, and continues with that.
     fn write_back(&mut self) {
         let place = Arc::clone(&self.watch.place);
         let path = place.path.clone();
@@ -126,7 +126,7 @@ impl WriterThread {
         let (Some(name), Some(copy)) = (path.file_name(), copy.file_name()) else {
             return Err(io(ErrorKind::InvalidFilename.into()));
         };
-        // Everything of the log is in the copy.
+        // The copy contains everything of the log.
         if let Some(log) = beside(path, "-wal").file_name() {
             directory.remove(log).map_err(io)?;
         }
@@ -134,7 +134,7 @@ impl WriterThread {
             Spot::Here => directory.rename(copy, name).map_err(io)?,
             Spot::Nothing | Spot::Empty => {
                 directory.remove(name).map_err(io)?;
-                // Never over what somebody put there meanwhile.
+                // Never overwrite a file that another process put there meanwhile.
                 directory.rename_no_replace(copy, name).map_err(io)?;
             }
             Spot::Other(_) => return Err(io(ErrorKind::AlreadyExists.into())),
@@ -143,7 +143,7 @@ impl WriterThread {
         self.watch.put = symlink_metadata(path)
             .ok()
             .map(|found| (found.dev(), found.ino()));
-        // When the old one is closed, the new one's log is not its own.
+        // When the old one is closed, it must not take the new one's log for its own.
         let _ = self
             .connection
             .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
@@ -167,18 +167,18 @@ impl State {
         Arc::clone(self.room.place())
     }
 
-    /// Displacement of the state's files, as the last transaction found it; `None`: they are in their place.
+    /// Displacement of the state's files at the last transaction; `None`: they are in their place.
     #[must_use]
     pub fn displaced(&self) -> Option<Displaced> {
         self.room.place().displaced()
     }
 
-    /// Looks now. A state that the last call found removed is written back.
+    /// Checks now. A state that the last call found removed is written back.
     pub async fn stand(&self) -> Option<Displaced> {
         let place = self.room.place();
         let seen = place.seen_removed.load(Ordering::Relaxed);
         place.wanted_back.store(seen, Ordering::Relaxed);
-        // Whatever becomes of the transaction: the look comes before.
+        // The result of the transaction does not matter: the check precedes it.
         let _ = self.write.run(|_| Ok(())).await;
         let displaced = place.displaced();
         let removed = matches!(

@@ -9,7 +9,7 @@ use super::displaced::Displaced;
 use crate::adapters::directory::{NotOwnFile, UntrustedDirectory};
 use crate::domain::name::PortalName;
 
-/// Error of the state. Names the stage; never a stored value.
+/// Error of the state. It names the stage, and never contains a stored value.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// Another process has it.
@@ -22,10 +22,10 @@ pub enum StateError {
         path: PathBuf,
         /// The other process, if it wrote its id.
         holder: Option<u32>,
-        /// It is a command that will be done in a moment.
+        /// It is a command that will end soon.
         is_brief: bool,
     },
-    /// It changed while it was looked at.
+    /// It changed while it was read.
     #[error("the state {} is being changed by another refreshd; try again in a moment", path.display())]
     Changing {
         /// The state.
@@ -41,7 +41,7 @@ pub enum StateError {
         path: PathBuf,
         /// Its version.
         found: usize,
-        /// Ours.
+        /// This program's version.
         known: usize,
     },
     /// Not a state at all.
@@ -53,15 +53,15 @@ pub enum StateError {
     /// Its directory belongs to another user.
     #[error("the state's directory is not used")]
     Directory(#[source] UntrustedDirectory),
-    /// It, or a file beside it, is none that refreshd made.
+    /// It, or a file beside it, was not created by refreshd.
     #[error("{} {why}", path.display())]
     Trap {
         /// The file.
         path: PathBuf,
-        /// Why it is not refreshd's.
+        /// Reason for which it is not refreshd's.
         why: NotOwnFile,
     },
-    /// It, or a file beside it, is another user's, and this one may not open it.
+    /// It, or a file beside it, belongs to another user, and this one may not open it.
     #[error(
         "cannot open {}, which belongs to {owner}: if this user is refreshd's, give it the file (chown), else run this as root", path.display()
     )]
@@ -76,17 +76,17 @@ pub enum StateError {
     Damaged {
         /// The state.
         path: PathBuf,
-        /// SQLite's word.
+        /// SQLite's message.
         detail: String,
     },
-    /// The file system said no.
+    /// The file system returned an error.
     #[error("cannot {stage} {}", path.display())]
     File {
         /// Stage that failed.
         stage: &'static str,
-        /// On what.
+        /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: std::io::Error,
     },
     /// Traces of grants beside it cannot be read: a spent token could be sent.
@@ -100,7 +100,7 @@ pub enum StateError {
         /// The cause.
         source: std::io::Error,
     },
-    /// A configuration that may not be all there does not name portals whose grants are alive.
+    /// A possibly incomplete configuration does not name portals whose grants are alive.
     #[error("{} portals whose grants are alive are not named any more", living.len())]
     Unnamed {
         /// The portals.
@@ -109,28 +109,28 @@ pub enum StateError {
     /// Its files were removed, moved or replaced while they are open.
     #[error(transparent)]
     Displaced(#[from] Displaced),
-    /// SQLite said no.
+    /// SQLite returned an error.
     #[error("cannot {stage}")]
     Sql {
         /// Stage that failed.
         stage: &'static str,
-        /// Why not.
+        /// The cause.
         source: rusqlite::Error,
     },
     /// The transaction this belonged to did not become durable.
     #[error("not written to the state")]
     Commit(#[source] Arc<StateError>),
-    /// A value that JSON cannot hold; cannot happen with the types stored.
+    /// A value that JSON cannot represent; impossible with the stored types.
     #[error("a value cannot be stored")]
     Unrepresentable,
-    /// The disk has no room for what would come back.
+    /// The disk has no space for the expected outcomes.
     #[error("the disk has no room for new pairs: {kilobytes} KB cannot be had for {}", path.display())]
     NoRoom {
         /// File that would grow.
         path: PathBuf,
-        /// Kilobytes that are needed.
+        /// Kilobytes needed.
         kilobytes: u64,
-        /// Why not.
+        /// The cause.
         source: Option<Arc<std::io::Error>>,
     },
     /// The store's threads have ended.

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-/// Suffix of the copy of an open state whose path another file has taken.
+/// Suffix of the copy of an open state whose path is taken by another file.
 pub const RESCUED: &str = ".rescued";
 
-/// A file beside the state, by what is added to its name.
+/// A file beside the state, by the suffix of its name.
 #[must_use]
 pub fn beside(state: &Path, suffix: &str) -> PathBuf {
     let mut path = state.as_os_str().to_owned();

@@ -1,4 +1,4 @@
-//! The columns that hold a grant, written in one place: a statement takes the groups that it changes.
+//! The columns of a grant, written in one place: a statement uses the groups that it changes.
 //!
 //! `portal` and `candidate` name these columns alike. Must not read: see `rows`.
 
@@ -15,13 +15,13 @@ use refreshd_token_client::token::{Access, Credential, Details, Tokens, Validity
 
 /// Columns to write with their values. Each is bound by its own name: the parameter of `phase` is `:phase`.
 pub(super) struct Columns<'v> {
-    /// Milliseconds that every moment is moved by: see `RenewalRecord::claim`.
+    /// Milliseconds by which every time is moved: see `RenewalRecord::claim`.
     moved: i64,
     values: Vec<(&'static str, ToSqlOutput<'v>)>,
 }
 
 impl<'v> Columns<'v> {
-    /// No columns yet; every moment of those that follow moves by `moved` milliseconds, as the clock did.
+    /// No columns yet; every time in later ones moves by `moved` milliseconds, as the clock did.
     pub(super) const fn moved(moved: i64) -> Self {
         Self {
             moved,
@@ -48,7 +48,7 @@ impl<'v> Columns<'v> {
             .access(tokens.access.as_ref(), &tokens.details)
     }
 
-    /// The access token, and what the server says of it.
+    /// The access token, and the server's information about it.
     pub(super) fn access(
         self,
         access: Option<&'v Access>,
@@ -76,7 +76,7 @@ impl<'v> Columns<'v> {
             .text(":notice", notice.as_deref())
     }
 
-    /// The phase, and when the grant is due.
+    /// The phase, and the due time of the grant.
     pub(super) fn status(self, status: &GrantStatus) -> Result<Self, StateError> {
         let GrantStatus {
             phase,
@@ -87,7 +87,7 @@ impl<'v> Columns<'v> {
         Ok(columns.moment(":next_attempt_at", *next_attempt_at))
     }
 
-    /// The phase; every variant is taken apart whole, so that a new field cannot be forgotten.
+    /// The phase; every variant is destructured completely, so that a new field cannot be forgotten.
     pub(super) fn phase(self, phase: &Phase) -> Result<Self, StateError> {
         let (attempt, while_in_doubt) = match phase {
             Phase::Retrying {
@@ -172,7 +172,7 @@ impl<'v> Columns<'v> {
         items.collect::<Vec<_>>().join(", ")
     }
 
-    /// The parameters of a statement: these columns', and the `others` that it has.
+    /// The parameters of a statement: those of these columns, and its `others`.
     pub(super) fn with<'s>(
         &'s self,
         others: &[(&'static str, &'s dyn ToSql)],

@@ -1,4 +1,4 @@
-//! Grants that come in and grants that go. They win over a renewal in flight: its claim is gone when it records.
+//! Stored and forgotten grants. They win over a pending renewal: its claim is gone when it records.
 //!
 //! Must not store one grant for two portals: the next rotation would end the other's.
 
@@ -23,21 +23,21 @@ use refreshd_token_client::token::{Generation, Tokens};
 /// A grant to store.
 #[derive(Debug, Clone)]
 pub struct NewGrant {
-    /// For this portal, which the configuration names.
+    /// A configured portal.
     pub portal: PortalName,
     /// Its tokens.
     pub tokens: Tokens,
-    /// Whose grant it is, if known.
+    /// The grant's owner, if known.
     pub identity: Option<String>,
     /// The client and authority it belongs to.
     pub bound_to: Fingerprint,
     /// Token endpoint of the first renewal.
     pub token_url: String,
-    /// Its status: due at once, unless it was proven.
+    /// Its status: due at once, unless it is verified.
     pub status: GrantStatus,
-    /// The app whose client the server has just let in: nothing is wrong with it, or with this grant, any more.
+    /// The app whose client the server has just accepted: neither the client nor this grant has a problem any more.
     pub proven: Option<String>,
-    /// When it came.
+    /// Time of receipt.
     pub now: Timestamp,
 }
 
@@ -48,14 +48,14 @@ pub enum StoreOutcome {
     Stored(Generation),
     /// Another portal has, or had, this very refresh token.
     HeldBy(String),
-    /// This portal was given it before, and has exchanged it for a newer one since.
+    /// This portal had it before, and has exchanged it for a newer one since.
     Spent,
-    /// The configuration does not name this portal.
+    /// The portal is not configured.
     Unknown,
 }
 
 impl State {
-    /// Takes a grant in. It wins over a renewal in flight.
+    /// Stores a grant. It wins over a pending renewal.
     ///
     /// # Errors
     /// [`StateError`].
@@ -64,8 +64,8 @@ impl State {
             .await
     }
 
-    /// Forgets a grant, so that its tokens are in no file of the state's any more; false if there was none. A portal that the configuration does not name goes altogether, be it
-    /// that an install made it.
+    /// Forgets a grant, so that its tokens are in no file of the state any more; false if there was none. A portal that is not
+    /// configured, or that an install created, is removed completely.
     ///
     /// # Errors
     /// [`StateError`].
@@ -136,8 +136,7 @@ pub(super) fn store_grant(
     Ok(StoreOutcome::Stored(generation))
 }
 
-/// Puts a grant in a portal's place, whatever was there; `None` if the configuration does not name the portal. The grant's
-/// moments move by `moved` milliseconds.
+/// Replaces a portal's grant; `None` if the portal is not configured. The grant's times move by `moved` milliseconds.
 pub(super) fn put(
     connection: &Connection,
     grant: &NewGrant,
@@ -201,7 +200,7 @@ pub(super) fn forget(connection: &Connection, portal: &PortalName) -> Result<boo
         .map_err(sql)?;
     unread::discard(connection, portal)?;
     disputes::drop_all(connection, portal)?;
-    // What proves the events of an installation goes with the last portal that it made.
+    // The application token of an installation is removed with the last portal that it created.
     connection
         .execute(
             "DELETE FROM installation WHERE (binding, member_id) IN (SELECT binding, member_id FROM portal WHERE name = ?1) \
@@ -219,7 +218,7 @@ pub(super) fn forget(connection: &Connection, portal: &PortalName) -> Result<boo
     Ok(forgotten + gone > 0)
 }
 
-/// Portals of these apps that have no grant, or one of another client.
+/// Portals of these apps without a grant, or with one of another client.
 pub(super) fn awaiting_clients(
     connection: &Connection,
     apps: &[String],

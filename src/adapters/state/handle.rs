@@ -1,4 +1,4 @@
-//! The handle to the state: how work gets to the threads that own its connections.
+//! The handle to the state: passes work to the threads that own its connections.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,10 +22,10 @@ pub struct State {
 }
 
 impl State {
-    /// Opens the state under its lock. Run the two workers on threads of their own; they end when every handle is gone.
+    /// Opens the state under its lock. Run the two workers on separate threads; they end when every handle is dropped.
     ///
     /// # Errors
-    /// [`StateError`]: locked, newer, not ours, damaged, or no access. Nothing is changed then.
+    /// [`StateError`]: locked, newer, foreign, damaged, or no access. Nothing is changed then.
     pub fn open(path: &Path, lock: Lock) -> Result<(Self, WriterThread, ReaderThread), StateError> {
         let connection = schema::open(path)?;
         let reader = schema::open_reader(path)?;
@@ -46,7 +46,7 @@ impl State {
         Ok((Self { write, read, room }, writer, reader))
     }
 
-    /// A copy that lies in memory, as `look` makes it: what is changed in it is nowhere else. Run the worker.
+    /// A copy in memory: changes in it are stored nowhere else. Run the worker.
     #[must_use]
     pub fn of_copy(copy: Snapshot) -> (Self, ReaderThread) {
         let (port, jobs) = DbHandle::new(&Arc::default());
@@ -68,7 +68,7 @@ impl State {
         let _ = self.read.damage.0.set(Box::new(listener));
     }
 
-    /// Reads all of the state anew, up to the first damage.
+    /// Reads all of the state again, up to the first damage.
     ///
     /// # Errors
     /// [`StateError`]: it is damaged, or cannot be read.
@@ -81,7 +81,7 @@ impl State {
         self.read.run(verify).await
     }
 
-    /// Reads anew what every look at the state reads.
+    /// Reads again the pages that every read of the state needs.
     ///
     /// # Errors
     /// [`StateError`]: it is damaged, or cannot be read.
@@ -93,7 +93,7 @@ impl State {
         self.read.run(read).await
     }
 
-    /// Writes something that leaves no trace, and sees that one more claim would find room.
+    /// Writes something that leaves no trace, and checks that one more claim would have space.
     ///
     /// # Errors
     /// [`StateError`]; then nothing can be claimed.
@@ -105,7 +105,7 @@ impl State {
         .await
     }
 
-    /// Does what needs room; once more where there is none, since the writer makes room before each transaction.
+    /// Does work that needs space; retries once without space, since the writer reserves space before each transaction.
     pub(super) async fn with_room<T, F>(&self, work: F) -> Result<T, StateError>
     where
         T: Send + 'static,
@@ -122,7 +122,7 @@ impl State {
         }
     }
 
-    /// As [`Self::change`], for data that the caller relies on from then on: it must be where the next start finds it.
+    /// Like [`Self::change`], for data that the caller relies on from then on: it must be where the next start finds it.
     pub(super) async fn keep<T, F>(&self, work: F) -> Result<T, StateError>
     where
         T: Send + 'static,
@@ -137,7 +137,7 @@ impl State {
         self.with_room(keep).await
     }
 
-    /// Does what can wait, and must not take the room of renewals under way.
+    /// Does deferrable work, which must not take the space of pending renewals.
     pub(super) async fn change<T, F>(&self, work: F) -> Result<T, StateError>
     where
         T: Send + 'static,
@@ -159,7 +159,7 @@ fn write_and_take_back(connection: &Connection) -> Result<(), StateError> {
         .map_err(|source| StateError::sql("write to the state", source))
 }
 
-/// What is in memory may be better than what is on the disk.
+/// Pages in memory may be valid while those on the disk are not.
 fn drop_cache(connection: &Connection) -> Result<(), StateError> {
     connection
         .execute_batch("PRAGMA shrink_memory")

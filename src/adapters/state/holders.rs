@@ -1,4 +1,4 @@
-//! Portal that a refresh token is known for.
+//! Portals that a refresh token is known for.
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
@@ -8,7 +8,7 @@ use crate::domain::name::PortalName;
 use refreshd_secrets::Fingerprint;
 
 impl State {
-    /// The portal for which this refresh token came from outside before, if any.
+    /// The portal for which this refresh token was stored before, if any.
     ///
     /// # Errors
     /// [`StateError`].
@@ -22,13 +22,13 @@ impl State {
     }
 }
 
-/// Whose a refresh token is or was; the first term is the index `portal_fingerprint`'s, which knows four bytes of each.
+/// Owner of a refresh token, present or past; the first term is the index `portal_fingerprint`'s, which has four bytes of each.
 pub(super) const HOLDER: &str = "SELECT name FROM portal WHERE substr(fingerprint, 1, 4) = substr(?1, 1, 4) \
     AND fingerprint = ?1 AND name IS NOT ?2 AND refresh_token IS NOT NULL \
     UNION ALL SELECT portal FROM imported_token WHERE fingerprint = ?1 AND portal IS NOT ?2 \
     UNION ALL SELECT portal FROM candidate WHERE fingerprint = ?1 AND portal IS NOT ?2 LIMIT 1";
 
-/// Another portal that holds this refresh token, or was given it once.
+/// Another portal that holds this refresh token, or once did.
 pub(super) fn holder(
     connection: &Connection,
     fingerprint: &Fingerprint,
@@ -42,8 +42,8 @@ pub(super) fn holder(
         .optional()
 }
 
-/// True if the portal's grant has moved on from this token: to store it again would lose the newer one. Known are those that
-/// came from outside, and the last 32 that were exchanged.
+/// True if the portal's grant has moved on from this token: storing it again would lose the newer one. Known are stored ones,
+/// and the last 32 exchanged ones.
 pub(super) fn is_spent(
     connection: &Connection,
     fingerprint: &Fingerprint,
@@ -65,7 +65,7 @@ pub(super) fn is_spent(
     }))
 }
 
-/// Whether this refresh token was stored before: by another portal, even as a candidate, or as the grant of this one.
+/// Returns whether this refresh token was stored before: by another portal, even as a candidate, or as the grant of this one.
 pub(super) fn was_stored(
     connection: &Connection,
     fingerprint: &Fingerprint,

@@ -1,5 +1,5 @@
-//! Data to compare an incomplete configuration with: what patterns of `include` found before, and whose
-//! token files are kept since such a configuration does not name them.
+//! Data to compare an incomplete configuration with: the files that patterns of `include` matched before, and the portals
+//! whose token files are kept since such a configuration does not name them.
 //!
 //! Must not judge a configuration: `domain::completeness` does.
 
@@ -12,15 +12,15 @@ use crate::domain::completeness::IncludedBefore;
 use crate::domain::name::PortalName;
 use refreshd_time::Timestamp;
 
-/// Before a pattern that found files, in the names of marks. Alone it says that patterns are noted.
+/// Prefix of a pattern that matched files, in the names of marks. Alone it means that patterns are recorded.
 const INCLUDED: &str = "included ";
-/// Before one that found none.
+/// Prefix of one that matched none.
 const INCLUDED_NONE: &str = "included-none ";
-/// Before a portal's name.
+/// Prefix of a portal's name.
 const KEPT: &str = "kept ";
 
 impl State {
-    /// The patterns when a configuration was last in force; `None` where that was never noted.
+    /// The patterns when a configuration was last in force; `None` if they were never recorded.
     ///
     /// # Errors
     /// [`StateError`].
@@ -49,7 +49,7 @@ impl State {
             .await
     }
 
-    /// Notes the patterns of the configuration that is in force.
+    /// Records the patterns of the configuration in force.
     ///
     /// # Errors
     /// [`StateError`].
@@ -81,8 +81,7 @@ impl State {
         .await
     }
 
-    /// The portals with a living grant whose token files are kept, since a configuration that may not be all there does not
-    /// name them.
+    /// The portals with a live grant whose token files are kept, since a possibly incomplete configuration does not name them.
     ///
     /// # Errors
     /// [`StateError`].
@@ -97,8 +96,8 @@ impl State {
     }
 }
 
-/// Those of these portals whose grant is alive. Where an app is named that does not accept installs any more, the portals
-/// that its installs made are left out on purpose.
+/// Those of these portals whose grant is alive. Portals of an app's installs are left out on purpose if the app is configured
+/// without installs.
 pub(super) fn living(
     connection: &Connection,
     portals: &[String],
@@ -136,7 +135,7 @@ pub(super) fn keep(
     Ok(())
 }
 
-/// No token files are kept any more: what the configuration does not name is meant to go.
+/// Ends keeping token files: portals that the configuration does not name are removed on purpose.
 pub(super) fn keep_none(connection: &Connection) -> Result<(), StateError> {
     connection
         .execute(

@@ -1,6 +1,6 @@
-//! Notices of installs that were answered and are not worked off yet: a bounded queue that outlives the process.
+//! Install events that were acknowledged and not processed yet: a bounded queue that survives the process.
 //!
-//! Must not be believed: nothing of a notice is verified while it is here.
+//! Must not be trusted: nothing in an event is verified while it is here.
 
 use rusqlite::{Connection, named_params};
 
@@ -8,17 +8,17 @@ use super::error::StateError;
 use super::handle::State;
 use refreshd_time::Timestamp;
 
-/// Notices that are kept at a time.
+/// Maximum number of stored events.
 const MAX_NOTICES: i64 = 4096;
-/// Bytes that they may have together.
+/// Maximum of their total size in bytes.
 const MAX_NOTICE_BYTES: i64 = 32 * 1024 * 1024;
 
-/// A notice as it came.
+/// An event as received.
 #[derive(Clone)]
 pub struct NewEvent {
     /// The app's name.
     pub app: String,
-    /// The query of its address.
+    /// The query of its URL.
     pub query: String,
     /// Its form.
     pub body: Vec<u8>,
@@ -28,13 +28,13 @@ pub struct NewEvent {
     pub now: Timestamp,
 }
 
-/// A notice that waits.
+/// A stored event.
 pub struct StoredEvent {
     /// Its row.
     pub row: i64,
     /// The app's name.
     pub app: String,
-    /// The query of its address.
+    /// The query of its URL.
     pub query: String,
     /// Its form.
     pub body: Vec<u8>,
@@ -43,18 +43,18 @@ pub struct StoredEvent {
 }
 
 impl State {
-    /// Keeps a notice until it is worked off; its row, or `None` if too many are kept already.
+    /// Stores an event until it is processed; its row, or `None` if too many are stored already.
     ///
     /// # Errors
-    /// [`StateError`]; it is not kept then.
+    /// [`StateError`]; it is not stored then.
     pub async fn store_event(&self, notice: NewEvent) -> Result<Option<i64>, StateError> {
         self.keep(move |connection| keep(connection, &notice)).await
     }
 
-    /// Forgets a notice that was worked off.
+    /// Removes a processed event.
     ///
     /// # Errors
-    /// [`StateError`]; it is worked off again after the next start.
+    /// [`StateError`]; it is processed again after the next start.
     pub async fn event_done(&self, row: i64) -> Result<(), StateError> {
         self.write
             .run(move |connection| {
@@ -66,7 +66,7 @@ impl State {
             .await
     }
 
-    /// The notices that wait, oldest first.
+    /// The stored events, oldest first.
     ///
     /// # Errors
     /// [`StateError`].

@@ -16,7 +16,7 @@ use refreshd_time::Timestamp;
 /// In the order of the index `portal_kind`, so that nothing is sorted.
 pub(super) const KINDS: &str =
     "SELECT kind, count(*) AS count FROM portal WHERE kind <> 'fresh' GROUP BY kind";
-/// Looks only at what is past its time, by the index `portal_renew`.
+/// Reads only rows past their time, by the index `portal_renew`.
 pub(super) const PAST_DUE: &str = "SELECT renew_at, issued_at, expires_at, refresh_expires_at, since FROM portal \
     WHERE configured = 1 AND refresh_token IS NOT NULL AND renew_at <= ?1";
 
@@ -25,8 +25,8 @@ pub(super) const PAST_DUE: &str = "SELECT renew_at, issued_at, expires_at, refre
 pub struct Census {
     /// Each kind that occurs.
     pub kinds: Vec<(Kind, u64)>,
-    /// Configured portals whose token is overdue, as [`Window::overdue_at`] has it, or not known to be good where the grant is lost
-    /// or older than its traces.
+    /// Configured portals whose token is overdue, by [`Window::overdue_at`], or not known to be valid while the grant is lost or
+    /// older than its traces.
     pub overdue: u64,
 }
 
@@ -62,7 +62,7 @@ impl State {
             .await
     }
 
-    /// When the next escalation step comes.
+    /// Time of the next escalation step.
     ///
     /// # Errors
     /// [`StateError`].
@@ -171,7 +171,7 @@ pub(super) fn troubled_query() -> String {
     )
 }
 
-/// Portals of the configuration whose grant the state has lost.
+/// Configured portals whose grant the state has lost.
 pub(super) fn count_lost(connection: &Connection) -> Result<u64, StateError> {
     let count = "SELECT count(*) FROM portal WHERE lost IS NOT NULL AND configured = 1 AND refresh_token IS NULL";
     let count = connection
@@ -182,7 +182,7 @@ pub(super) fn count_lost(connection: &Connection) -> Result<u64, StateError> {
         .map_err(|source| StateError::sql("count portals", source))
 }
 
-/// Which they are.
+/// Their names.
 pub(super) fn lost_portals(connection: &Connection) -> Result<LostPortals, StateError> {
     let names = "SELECT name, lost FROM portal WHERE lost IS NOT NULL AND configured = 1 AND refresh_token IS NULL ORDER BY name";
     let sql = |source| StateError::sql("look for lost grants", source);
@@ -205,7 +205,7 @@ pub(super) fn lost_portals(connection: &Connection) -> Result<LostPortals, State
     Ok(portals)
 }
 
-/// Whether there is a grant that can be spent.
+/// Condition for a grant that can be sent.
 pub(super) fn holds_grants(connection: &Connection) -> Result<bool, StateError> {
     let any = "SELECT EXISTS (SELECT 1 FROM portal WHERE refresh_token <> '')";
     connection
@@ -213,7 +213,7 @@ pub(super) fn holds_grants(connection: &Connection) -> Result<bool, StateError> 
         .map_err(|source| StateError::sql("look for grants", source))
 }
 
-/// Those that had a grant and whose readers have no token that is known to be good.
+/// Portals that had a grant and have no published token that is known to be valid.
 fn count_lost_and_expired(connection: &Connection, now: Timestamp) -> Result<u64, StateError> {
     let count = "SELECT count(*) FROM portal WHERE lost > 0 AND configured = 1 AND refresh_token IS NULL \
         AND coalesce(expires_at, 0) <= ?1";
@@ -225,7 +225,7 @@ fn count_lost_and_expired(connection: &Connection, now: Timestamp) -> Result<u64
         .map_err(|source| StateError::sql("count portals", source))
 }
 
-/// Those whose grant is older than its traces and whose readers have no known token. Others have a window.
+/// Portals whose grant is older than its traces and that have no known published token. Others have a window.
 fn count_old_without_token(connection: &Connection) -> Result<u64, StateError> {
     let count = "SELECT count(*) FROM portal WHERE kind <> 'fresh' AND kind = ?1 AND configured = 1 \
         AND refresh_token IS NOT NULL AND expires_at IS NULL";
@@ -239,7 +239,7 @@ fn count_old_without_token(connection: &Connection) -> Result<u64, StateError> {
 
 pub(super) fn census(connection: &Connection, now: Timestamp) -> Result<Census, StateError> {
     let sql = |source| StateError::sql("count portals", source);
-    // Fresh is what is left: there is no index of the many, only of the few that are something else.
+    // Fresh is the remainder: there is no index of the many, only of the few that are something else.
     let total: i64 = connection
         .prepare_cached("SELECT count(*) FROM portal")
         .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
@@ -267,7 +267,7 @@ pub(super) fn census(connection: &Connection, now: Timestamp) -> Result<Census, 
         kinds.push((Kind::Fresh, fresh));
     }
     let is_old = kinds.iter().any(|(kind, _)| *kind == Kind::OldState);
-    // The index knows them as portals without a grant.
+    // In the index they are portals without a grant.
     let lost = count_lost(connection)?;
     if lost > 0 {
         kinds
@@ -285,7 +285,7 @@ pub(super) fn census(connection: &Connection, now: Timestamp) -> Result<Census, 
     let mut rows = past_due.query([now.millis()]).map_err(sql)?;
     let mut overdue = 0;
     while let Some(row) = rows.next().map_err(sql)? {
-        // A row that cannot be understood is counted as that.
+        // An unreadable row is counted as that.
         let window = window(row).ok().flatten();
         overdue += u64::from(window.is_some_and(|window| window.overdue_at(OVERDUE_SHARE) <= now));
     }

@@ -9,7 +9,7 @@ use super::handle::State;
 use refreshd_time::Timestamp;
 
 impl State {
-    /// An issuer's description as it was had last, and when.
+    /// An issuer's last known metadata, and its time.
     ///
     /// # Errors
     /// [`StateError`].
@@ -31,7 +31,7 @@ impl State {
             .await
     }
 
-    /// Lets the portals of these apps that knew no endpoint use the one that was found.
+    /// Sets the discovered endpoint for the portals of these apps that had none.
     ///
     /// # Errors
     /// [`StateError`].
@@ -40,7 +40,7 @@ impl State {
             .await
     }
 
-    /// Keeps an issuer's description.
+    /// Stores an issuer's metadata.
     ///
     /// # Errors
     /// [`StateError`].

@@ -1,8 +1,8 @@
 //! The private store: grants, claims, alerts. SQLite behind one narrow handle.
 //!
-//! [`State`] is the interface; every method is one durable transaction or one snapshot, and says in domain types what
-//! happened. PostgreSQL is meant to stand behind the same methods; `conformance` tests what they promise. The store decides what is due, so memory does not
-//! grow with the number of portals. Must not decide anything about renewal, nor hold a transaction across an `await`.
+//! [`State`] is the interface; every method is one durable transaction or one snapshot, and returns domain types. PostgreSQL is
+//! planned behind the same methods; `conformance` tests their promises. The store decides which portals are due, so memory
+//! does not grow with the number of portals. Must not decide anything about renewal, nor hold a transaction across an `await`.
 
 mod alerts;
 mod app_fingerprint;

@@ -15,7 +15,7 @@ use crate::domain::portal::Portal;
 /// Portals read at a time, unless a listing asks for fewer.
 const PAGE: usize = 500;
 
-/// SQL that reads the portals after a name, in the order of names, at most so many.
+/// SQL that reads at most so many portals after a name, in the order of names.
 type Query = fn() -> String;
 
 /// Portals of a listing.
@@ -23,7 +23,7 @@ type Query = fn() -> String;
 pub struct PortalPage {
     /// In the order of their names.
     pub portals: Vec<Portal>,
-    /// The last of them, if the state has more after it.
+    /// The last of them, if there are more.
     pub next: Option<PortalName>,
 }
 
@@ -31,7 +31,7 @@ pub struct PortalPage {
 #[derive(Debug, Clone)]
 pub struct PortalCursor {
     query: Query,
-    /// The name of the last row that was read; it may be the name of no portal.
+    /// The name of the last row; it may not be a valid name of a portal.
     after: String,
     size: usize,
     /// Portals that the listing may still return.
@@ -67,7 +67,7 @@ impl PortalCursor {
                 break;
             }
             read += 1;
-            // A row without a portal's name is left out, and must not end the listing.
+            // A row without a valid name is left out, and must not end the listing.
             self.after = row.get("name").map_err(sql)?;
             portals.extend(columns.read(row));
         }
@@ -86,7 +86,7 @@ pub struct PortalPages {
 }
 
 impl PortalPages {
-    /// Begins after this name.
+    /// Starts after this name.
     #[must_use]
     pub fn after(mut self, name: Option<PortalName>) -> Self {
         self.cursor.after = name.map_or_else(String::new, |name| name.to_string());

@@ -1,9 +1,9 @@
 //! Checks that the state's files are still where they were opened. They may be removed, moved or replaced while they are
 //! open: then writes go to a file that no start will find.
 //!
-//! The writer looks before each transaction. A state that was removed is written back from what is open; over a file that
-//! holds anything nothing is ever written, since an older state put there may be meant: then a copy of what is open is kept
-//! beside it. Must not claim nor alert: callers that do ask here.
+//! The writer checks before each transaction. A removed state is written back from the open one; a file with content is never
+//! overwritten, since an older state put there may be intended: then a copy of the open state is kept beside it. Must not
+//! claim nor alert: code that does asks here.
 
 use std::fs::{File, Metadata, symlink_metadata};
 use std::io::{self, ErrorKind};
@@ -23,17 +23,17 @@ use super::file_names::{RESCUED, beside};
 use super::schema;
 use crate::adapters::directory::{Directory, Make, Trust, UntrustedDirectory, parent};
 
-/// The writer's knowledge of the place, for other threads.
+/// The writer's knowledge of the files' place, for other threads.
 #[derive(Debug, Default)]
 pub(super) struct Place {
     pub(super) path: PathBuf,
     pub(super) displaced: Mutex<Option<Displaced>>,
-    /// The periodic check has seen that it was removed.
+    /// The periodic check has found it removed.
     pub(super) seen_removed: AtomicBool,
-    /// And now wants it back.
+    /// And now requests that it is written back.
     pub(super) wanted_back: AtomicBool,
     pub(super) was_written_back: AtomicBool,
-    /// Goes up when the files become others; every connection must be opened again then.
+    /// Increases when the files are replaced; every connection must be opened again then.
     pub(super) edition: AtomicU64,
 }
 
@@ -45,7 +45,7 @@ impl Place {
         }
     }
 
-    /// Nothing that must last may begin where no start would find it.
+    /// Durable work must not begin where no start would find it.
     pub(super) fn check(&self) -> Result<(), StateError> {
         self.displaced()
             .map_or(Ok(()), |displaced| Err(StateError::Displaced(displaced)))
@@ -65,10 +65,10 @@ impl Place {
             .unwrap_or_else(PoisonError::into_inner) = displaced;
     }
 
-    /// Opens a connection that reads anew, if the files are others than those of this edition.
+    /// Opens a new connection, if the files differ from those of this edition.
     pub(super) fn follow(&self, edition: &mut u64, connection: &mut Connection) {
         let now = self.edition.load(Ordering::Acquire);
-        // Where that fails the old one reads what was; it is tried again at the next job.
+        // If that fails the old one reads the former data; the next job retries.
         if now != *edition
             && let Ok(opened) = schema::open_reader(&self.path)
         {
@@ -77,15 +77,15 @@ impl Place {
     }
 }
 
-/// The writer's own eyes.
+/// The writer's own check.
 pub(super) struct Watch {
     pub(super) place: Arc<Place>,
     pub(super) trust: Trust,
-    /// The database, by a descriptor that keeps its number from being used again. SQLite's locks are not touched by it.
+    /// The database, through a descriptor that keeps its number from being reused. It does not affect SQLite's locks.
     pub(super) database: File,
     /// A copy that was put in place and could not be opened.
     pub(super) put: Option<(u64, u64)>,
-    /// Changes of the connection that the copy beside has.
+    /// Changes of the connection that are in the copy.
     pub(super) kept: Option<u64>,
 }
 
@@ -106,7 +106,7 @@ pub(super) enum Seen {
 }
 
 impl Watch {
-    /// Of a state that is open.
+    /// For an open state.
     pub(super) fn open(place: Arc<Place>, trust: Trust) -> Result<Self, StateError> {
         let database = handle(&place.path)
             .map_err(|source| StateError::file("look at", &place.path, source))?;
@@ -148,7 +148,7 @@ impl Watch {
             {
                 Spot::Nothing
             }
-            // A disk that fails says nothing about what is where.
+            // A failing disk reveals nothing about the place of files.
             Err(_) => Spot::Here,
         }
     }
@@ -168,7 +168,7 @@ impl Watch {
         (linked && !is_deleted && !is_hidden).then_some(now)
     }
 
-    /// Writes what is open into a file beside, whole and durable.
+    /// Writes the open state into a file beside it, completely and durably.
     pub(super) fn copy(&self, from: &Connection) -> Result<(Directory, PathBuf), StateError> {
         let path = &self.place.path;
         let make = Make {
@@ -192,7 +192,7 @@ impl Watch {
         let copied = || {
             let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
             let mut to = Connection::open_with_flags(&copy, flags)?;
-            // A copy that is cut off is thrown away, so nothing need undo it; it is flushed once, at the end.
+            // An incomplete copy is discarded, so no journal is needed; it is flushed once, at the end.
             to.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;")?;
             let step = Backup::new(from, &mut to)?.step(-1)?;
             Ok(step == StepResult::Done)
@@ -211,7 +211,7 @@ fn handle(path: &Path) -> io::Result<File> {
     Ok(File::from(rustix::fs::open(path, flags, Mode::empty())?))
 }
 
-/// True if both are one file. Where a file system's numbers change (FUSE), its times are as good.
+/// True if both are one file. If a file system's numbers change (FUSE), its times are compared.
 fn is_same(one: &Metadata, other: &Metadata) -> bool {
     let number = |found: &Metadata| (found.dev(), found.ino());
     let stamp = |found: &Metadata| {

@@ -1,6 +1,6 @@
-//! Grants that are held: nothing is sent for them until a person says so. Old ones, and rows that cannot be understood.
+//! Quarantined grants: nothing is sent for them until the operator decides. Old ones, and invalid rows.
 //!
-//! Must not lose what it holds: the refresh token stays where it is.
+//! Must not lose data: the refresh token stays where it is.
 
 use rusqlite::{Connection, named_params, params};
 
@@ -16,7 +16,7 @@ use refreshd_time::Timestamp;
 use refreshd_token_client::token::Generation;
 
 impl State {
-    /// Holds a grant that is older than what was published, if it still is of this generation; false if not.
+    /// Quarantines a grant that is older than the published one, if it still is of this generation; false if not.
     ///
     /// # Errors
     /// [`StateError`]; then its refresh token may still be sent.
@@ -31,10 +31,10 @@ impl State {
             .await
     }
 
-    /// Notes that the state has lost a portal's grant, whose newest generation is known from outside: nothing is sent
-    /// for it until a person imports a new one. `spent` is the refresh token of its file: no file brings it in any
-    /// more, whatever becomes of the portal. `until` is when the token that readers have ends, as far as that is known. False
-    /// if the state has a grant, or had one as new.
+    /// Records that the state has lost a portal's grant, whose newest generation is known from outside: nothing is sent for it
+    /// until the operator imports a new one. `spent` is the refresh token of its file: no file can import it any more, whatever
+    /// happens to the portal. `until` is the expiry of the published token, as far as it is known. False if the state has a
+    /// grant, or had one as new.
     ///
     /// # Errors
     /// [`StateError`]; then a spent token may be sent for it.
@@ -68,7 +68,7 @@ impl State {
         self.read.run(super::listing::lost_portals).await
     }
 
-    /// Whether there is a grant that can be spent.
+    /// Returns whether there is a grant that can be sent.
     ///
     /// # Errors
     /// [`StateError`].
@@ -76,8 +76,8 @@ impl State {
         self.read.run(super::listing::holds_grants).await
     }
 
-    /// Notes that a portal without a grant may have had one under another name: its first token is not sent until a person says
-    /// so. False if it has a grant, or is held already.
+    /// Records that a portal without a grant may have had one under another name: its first token is not sent until the operator
+    /// decides. False if it has a grant, or is quarantined already.
     ///
     /// # Errors
     /// [`StateError`]; then a spent token may be sent for it.
@@ -93,8 +93,7 @@ impl State {
             .await
     }
 
-    /// Holds a portal whose row cannot be understood, so that nothing comes back to it again and again; false if it was
-    /// held before.
+    /// Quarantines a portal with an invalid row, so that it is not tried again and again; false if it was quarantined before.
     ///
     /// # Errors
     /// [`StateError`].
@@ -104,7 +103,7 @@ impl State {
             .await
     }
 
-    /// Holds rows whose name is none, and says what they have instead. The configuration cannot name them, so they are
+    /// Quarantines rows with an invalid name, and returns what they have instead. The configuration cannot name them, so they are
     /// few, if any.
     ///
     /// # Errors
@@ -170,8 +169,8 @@ fn quarantine_rolled_back(
         .map_err(|source| StateError::sql("hold an old grant", source))
 }
 
-/// The grant stays as it is; its phase names what is wrong, so that it is counted. A binding that is none would name
-/// something else.
+/// The grant stays unchanged; its phase names the problem, so that it is counted. An invalid binding would name another
+/// client.
 pub(super) fn quarantine_unreadable(
     connection: &Connection,
     portal: &PortalName,

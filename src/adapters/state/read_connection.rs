@@ -1,4 +1,4 @@
-//! A second way to read the state, for a thread that may block. Must not change anything.
+//! A second connection for reading the state, for a thread that may block. Must not change anything.
 
 use std::cell::{RefCell, RefMut};
 use std::path::Path;
@@ -14,7 +14,7 @@ use super::schema;
 use crate::domain::name::PortalName;
 use crate::domain::portal::Portal;
 
-/// A second way to read, for a thread that may block: the publisher's.
+/// A second connection for reading, for a thread that may block: the publisher's.
 pub struct ReadConnection {
     place: Arc<Place>,
     /// With the edition of the state's files that it reads.
@@ -34,14 +34,14 @@ impl ReadConnection {
         })
     }
 
-    /// From now on it reads what this state has written, should its files become others.
+    /// From now on it reads the data of this state, even if its files are replaced.
     #[must_use]
     pub fn of(mut self, state: &State) -> Self {
         self.place = state.place();
         self
     }
 
-    /// As [`super::State::portal`].
+    /// Like [`super::State::portal`].
     ///
     /// # Errors
     /// [`StateError`].

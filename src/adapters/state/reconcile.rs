@@ -20,22 +20,22 @@ use refreshd_time::Timestamp;
 /// Result of following the configuration.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct PortalChanges {
-    /// Portals the state had not known.
+    /// Portals that are new to the state.
     pub added: usize,
     /// Portals whose settings changed.
     pub changed: usize,
-    /// Portals the configuration does not name any more.
+    /// Portals that are not configured any more.
     pub dropped: usize,
 }
 
-/// Treatment of living grants that a configuration does not name any more.
+/// Treatment of live grants that a configuration does not name any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unnamed {
-    /// They are not configured: their token files go.
+    /// They are unconfigured: their token files are removed.
     Go,
-    /// The configuration may not be all there: the same, but their token files are kept.
+    /// The configuration may be incomplete: the same, but their token files are kept.
     Kept,
-    /// The configuration may not be all there: it is not followed.
+    /// The configuration may be incomplete: it is not accepted.
     Refused,
 }
 
@@ -43,7 +43,7 @@ impl State {
     /// Makes the state name exactly these portals; grants of others stay, unconfigured.
     ///
     /// # Errors
-    /// [`StateError`]; then the configuration before stays in force.
+    /// [`StateError`]; then the previous configuration stays in force.
     pub async fn reconcile(
         &self,
         portals: Vec<Configured>,
@@ -53,10 +53,10 @@ impl State {
         self.reconcile_with(portals, apps, Unnamed::Go, now).await
     }
 
-    /// The same, with a word on what becomes of grants that are not named any more.
+    /// Like [`Self::reconcile`], with a treatment of grants that are not named any more.
     ///
     /// # Errors
-    /// [`StateError`]; then the configuration before stays in force.
+    /// [`StateError`]; then the previous configuration stays in force.
     pub async fn reconcile_with(
         &self,
         portals: Vec<Configured>,
@@ -69,7 +69,7 @@ impl State {
             .await
     }
 
-    /// The client of an app is another than before: it is tried at once.
+    /// The client of an app has changed: it is tried at once.
     ///
     /// # Errors
     /// [`StateError`].
@@ -86,7 +86,7 @@ impl State {
             .await
     }
 
-    /// Asks for the escalations to be looked at again: of troubled grants, or of all.
+    /// Requests that the escalations are evaluated again: of failing grants, or of all.
     ///
     /// # Errors
     /// [`StateError`].
@@ -96,7 +96,7 @@ impl State {
             .await
     }
 
-    /// Moves every stored time by as much as the wall clock stepped.
+    /// Moves every stored time by the step of the wall clock.
     ///
     /// # Errors
     /// [`StateError`].
@@ -106,7 +106,7 @@ impl State {
             .await
     }
 
-    /// After a start: as [`Self::shift_times`] if the clock was set back by more than `tolerance` ms; by how much.
+    /// After a start: like [`Self::shift_times`] if the clock was set back by more than `tolerance` ms; returns the step.
     ///
     /// # Errors
     /// [`StateError`].
@@ -211,8 +211,8 @@ impl PortalChanges {
     }
 }
 
-/// The portals that installs of an app made, as if the configuration named them. Those it does name have been followed
-/// already, and are its own.
+/// The portals created by installs of an app, as if they were configured. Configured ones have been processed already, and
+/// have their own settings.
 fn made_by(connection: &Connection, terms: &InstallContext) -> rusqlite::Result<Vec<Configured>> {
     let mut select = connection.prepare_cached(
         "SELECT name, settings ->> 'domain' AS host, member_id FROM portal WHERE member_id IS NOT NULL AND installed_by = ?1",
@@ -232,7 +232,7 @@ pub(super) enum Reconciliation {
     Same,
 }
 
-/// Makes a portal's row say what the configuration says, or what the app does by whose install it came.
+/// Updates a portal's row to the configuration, or to the app by whose install it was created.
 pub(super) fn reconcile_portal(
     connection: &Connection,
     configured: &Configured,
@@ -320,12 +320,12 @@ pub(super) fn reconcile_portal(
             [name.as_str()],
         )
         .map_err(sql)?;
-    // A new age counts for the token that is there; a retry or a poll keeps its own time.
+    // A new age applies to the present token; a retry or a poll keeps its own time.
     let renew_at = planned((*every).into(), name, &grant.tokens);
     if let (Kind::Fresh, Some(renew_at), None) = (kind, renew_at, grant.claim) {
         connection
             .execute(
-                // What is due already, as an import or by an operator's word, stays due.
+                // A portal that is due already, by an import or an operator's request, stays due.
                 "UPDATE portal SET renew_at = ?2, next_attempt_at = CASE WHEN next_attempt_at <= ?3 THEN next_attempt_at ELSE ?2 END \
                  WHERE name = ?1",
                 params![name.as_str(), renew_at.millis(), now.millis()],
@@ -335,8 +335,8 @@ pub(super) fn reconcile_portal(
     Ok(Reconciliation::Changed)
 }
 
-/// A grant whose token endpoint is not allowed any more goes to the configured one: nothing would ever be sent to the
-/// other. Asked of every portal, since the list may shrink while the portal's own settings stay.
+/// A grant whose token endpoint is not allowed any more changes to the configured one: nothing would ever be sent to the
+/// other. Evaluated for every portal, since the list may shrink while the portal's own settings stay.
 fn fall_back(connection: &Connection, configured: &Configured) -> rusqlite::Result<()> {
     let Configured {
         name,
@@ -358,7 +358,7 @@ fn fall_back(connection: &Connection, configured: &Configured) -> rusqlite::Resu
     Ok(())
 }
 
-/// A client that changed is tried at once, and so are its portals that wait after a failure.
+/// A changed client is tried at once, and so are its portals that wait after a failure.
 pub(super) fn reconcile_app(
     connection: &Connection,
     app: &AppFingerprint,
@@ -399,7 +399,7 @@ pub(super) fn reconcile_app(
     Ok(())
 }
 
-/// Asks for every escalation to be looked at again, as after a change of the ladder; of troubled grants only, or of all.
+/// Requests that every escalation is evaluated again, as after a change of the ladder; of failing grants only, or of all.
 pub(super) fn reschedule_escalations(connection: &Connection, all: bool) -> Result<(), StateError> {
     connection
         .execute(
@@ -410,7 +410,7 @@ pub(super) fn reschedule_escalations(connection: &Connection, all: bool) -> Resu
         .map_err(|source| StateError::sql("look at the escalations again", source))
 }
 
-/// After a clock step of `millis`, what was planned and promised in the old time is said in the new.
+/// After a clock step of `millis`, planned and promised times are converted.
 pub(super) fn shift_times(connection: &Connection, by: i64) -> Result<(), StateError> {
     connection
         .execute(
@@ -434,10 +434,9 @@ pub(super) fn shift_times(connection: &Connection, by: i64) -> Result<(), StateE
         .map_err(|source| StateError::sql("follow a clock step", source))
 }
 
-/// After a start: what was written last cannot lie ahead. If it does by more than `tolerance` milliseconds, the clock
-/// was set back while refreshd did not run; the times move by as much as is known of that step, and what looks fresh is due,
-/// since its age is not known any more; a tenth of its life after its renewal at the soonest. Says by how much they
-/// moved.
+/// After a start: the newest written time cannot be in the future. If it is by more than `tolerance` milliseconds, the clock
+/// was set back while refreshd did not run; the times move by the known part of that step, and fresh portals become due,
+/// since their age is not known any more; a tenth of the life after the renewal at the soonest. Returns the step.
 pub(super) fn adjust_clock(
     connection: &Connection,
     now: Timestamp,

@@ -1,6 +1,6 @@
 //! End of a claim: its outcome, and the notified escalation steps. Compare-and-swap throughout.
 //!
-//! Must not overwrite a grant that was replaced meanwhile: what comes too late is put aside.
+//! Must not overwrite a grant that was replaced meanwhile: a late outcome is stored as superseded.
 
 use rusqlite::{Connection, OptionalExtension as _, named_params, params};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use refreshd_time::Timestamp;
 use refreshd_token_client::token::Generation;
 
 impl State {
-    /// Records what became of a claimed renewal, if the claim is still the grant's.
+    /// Records the outcome of a claimed renewal, if the claim is still the grant's.
     ///
     /// # Errors
     /// [`StateError`]; then nothing was recorded and the caller must keep the pair and try again.
@@ -31,8 +31,8 @@ impl State {
             .await
     }
 
-    /// Stores the steps notified of a grant, unless the grant or its steps have changed since; false then. `seen` and
-    /// `before` are its status and its steps as the caller knew them.
+    /// Stores the notified steps of a grant, unless the grant or its steps have changed since; false then. `seen` and `before`
+    /// are its status and its steps as the caller knew them.
     ///
     /// # Errors
     /// [`StateError`]; then nothing may be announced.
@@ -91,7 +91,7 @@ pub(super) fn record(
     let generation = match outcome {
         RecordOutcome::Renewed(renewed) => {
             let generation = record_pair(connection, record, renewed, &notified, moved)?;
-            // The server has answered the same token, or a later one, with a pair. That says nothing of a candidate's.
+            // The server has answered the same token, or a later one, with a pair. That says nothing about a candidate's response.
             unread::discard_answered(connection, portal, generation)?;
             if let Some(reply) = &record.without_refresh {
                 unread::keep(connection, portal, reply)?;
@@ -132,7 +132,7 @@ pub(super) fn record(
     })
 }
 
-/// Steps notified of so far and the moment of the claim, if it still is the grant's.
+/// Notified steps and the time of the claim, if it still is the grant's.
 fn claimed_row(
     connection: &Connection,
     portal: &PortalName,
@@ -148,12 +148,12 @@ fn claimed_row(
                 .optional()
         })
         .map_err(|source| StateError::sql("look for a claim", source))?;
-    // Unreadable steps are replaced by the new ones; the pair must be recorded all the same.
+    // Unreadable steps are replaced by the new ones; the pair must be recorded nevertheless.
     let parsed = |notified: &str| serde_json::from_str(notified).unwrap_or_default();
     Ok(found.map(|(steps, claimed_at)| (parsed(&steps), Timestamp::from_millis(claimed_at))))
 }
 
-/// The superseded pair of an outcome: another owner's always, ours if its claim is gone.
+/// The superseded pair of an outcome: always if it has another owner, otherwise if its claim is gone.
 fn superseded_of(outcome: &RecordOutcome, claim_holds: bool) -> Option<SupersededPair<'_>> {
     match outcome {
         RecordOutcome::Foreign(_, granted) => Some(SupersededPair {
@@ -172,7 +172,7 @@ fn superseded_of(outcome: &RecordOutcome, claim_holds: bool) -> Option<Supersede
     }
 }
 
-/// Ends the claim and keeps the pair; the generation.
+/// Ends the claim and keeps the pair; returns the generation.
 fn record_standing(
     connection: &Connection,
     record: &RenewalRecord,
@@ -198,7 +198,7 @@ fn record_standing(
         .map_err(|source| StateError::sql("record a renewal", source))
 }
 
-/// Ends the claim with a new pair; the new generation.
+/// Ends the claim with a new pair; returns the new generation.
 fn record_pair(
     connection: &Connection,
     record: &RenewalRecord,

@@ -1,4 +1,4 @@
-//! Stores the grant of a reply that could not be read when it came. Must not replace a grant that has moved on since.
+//! Stores the grant of a response that was unreadable when it arrived. Must not replace a grant that has moved on since.
 
 use rusqlite::{Connection, Row, params};
 
@@ -9,21 +9,21 @@ use super::unread::{discard, sent_now};
 use crate::domain::kept_reply::SentToken;
 use refreshd_token_client::token::Generation;
 
-/// Result of storing a grant that was read out of a kept reply.
+/// Result of storing a grant that was parsed from a kept response.
 #[derive(Debug, PartialEq, Eq)]
 pub enum RecoverOutcome {
     /// It is stored.
     Stored(Generation),
-    /// A renewal is under way, which may bring a newer one.
+    /// A renewal is pending, which may bring a newer one.
     UnderWay,
-    /// The portal's grant is another one by now.
+    /// The portal has another grant by now.
     MovedOn,
-    /// It was refused as any grant may be.
+    /// It was refused like any imported grant may be.
     Refused(StoreOutcome),
 }
 
 impl State {
-    /// Stores the grant of a kept reply, if the portal's grant is still the one it answers. The portal's kept replies go.
+    /// Stores the grant of a kept response, if it answers the portal's present grant. Removes the portal's kept responses.
     ///
     /// # Errors
     /// [`StateError`]; then nothing has changed.
@@ -63,7 +63,7 @@ fn recover(
         other => return Ok(RecoverOutcome::Refused(other)),
     };
     if renewal {
-        // It is the grant of the user whose it was.
+        // The grant belongs to the same user.
         let update = "UPDATE portal SET user_id = ?2 WHERE name = ?1";
         connection
             .execute(update, params![portal.as_str(), user])

@@ -1,4 +1,4 @@
-//! Rows and what they mean. The columns that are read are named here once; `grant_columns` writes.
+//! Conversion of rows into domain types. The columns to read are named here once; `grant_columns` writes.
 //!
 //! Must not write: the statements that change rows are in `claims`, `record`, `grant_store` and `reconcile`.
 
@@ -74,8 +74,7 @@ pub(super) fn portal(row: &Row<'_>) -> rusqlite::Result<Portal> {
 }
 
 impl PortalColumns {
-    /// Reads one portal. One whose row cannot be understood says so in itself, so that the others can be read; an
-    /// error is a row without a name.
+    /// Reads one portal. An invalid row is returned as such, so that the others can be read; an error is a row without a name.
     pub(super) fn read(&self, row: &Row<'_>) -> rusqlite::Result<Portal> {
         let name: String = row.get(self.name)?;
         let name = PortalName::parse(&name).map_err(|error| conversion(self.name, error))?;
@@ -93,7 +92,7 @@ impl PortalColumns {
             .err()
             .or(grant.as_ref().err())
             .map(|error| self.column_of(error));
-        // The readable part helps to mend the rest: a new grant can be stored.
+        // The readable part helps to repair the rest: a new grant can be stored.
         let (settings, binding, config_url) = config.unwrap_or_default();
         Ok(Portal {
             name,
@@ -102,7 +101,7 @@ impl PortalColumns {
             config_url,
             grant: grant.ok().flatten(),
             unreadable,
-            // An unreadable value here must not cost the grant.
+            // An unreadable value here must not invalidate the grant.
             bought_by: fingerprint(row, self.bought_by).ok().flatten(),
             client_refused: json(row, self.client_refused).ok().flatten().map(
                 |(since, retry_at, probe): RefusedClient| ClientRefused {
@@ -295,7 +294,7 @@ pub(super) fn to_json<T: serde::Serialize>(value: &T) -> Result<String, StateErr
     serde_json::to_string(value).map_err(|_| StateError::Unrepresentable)
 }
 
-/// The milliseconds of an optional moment.
+/// The milliseconds of an optional time.
 pub(super) fn millis(at: Option<Timestamp>) -> Option<i64> {
     at.map(Timestamp::millis)
 }
@@ -332,7 +331,7 @@ fn json<T: serde::de::DeserializeOwned>(
     column: usize,
 ) -> rusqlite::Result<Option<T>> {
     let text: Option<String> = row.get(column)?;
-    // serde_json's own error may quote the value; the column's number says enough.
+    // serde_json's own error may quote the value; the column's number suffices.
     text.map(|text| serde_json::from_str(&text).map_err(|_| missing(column)))
         .transpose()
 }

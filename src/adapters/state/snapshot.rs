@@ -1,8 +1,8 @@
 //! Reads a state that no process has open, and leaves no trace: no file, no lock, no byte changed.
 //!
-//! The state is read where it lies, by a connection that takes no lock and keeps the log's index in its own memory, into
-//! a copy in memory. A daemon may start meanwhile and is not held up: then the files change, or their lock is taken, and
-//! the copy is thrown away. Must not be used for a decision that is carried out: the truth is the file.
+//! The state is read in place, by a connection that takes no lock and keeps the log's index in its own memory, into a copy in
+//! memory. A daemon may start meanwhile and is not blocked: then the files change, or their lock is taken, and the copy is
+//! discarded. Must not be used for a decision that is carried out: only the file is authoritative.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
@@ -17,18 +17,18 @@ use super::file_names::beside;
 use super::schema::{Header, inspect, is_free, migrate, quick_check, recognise, unreadable};
 use crate::adapters::directory::NotOwnFile;
 
-/// A state's copy in memory, its schema brought up to date.
+/// A state's copy in memory, with its schema brought up to date.
 pub struct Snapshot(pub(super) Connection);
 
 /// Result of taking a snapshot.
 pub enum SnapshotOutcome {
-    /// The state as it was at one moment; an empty one, where there is none yet.
+    /// The state at one point in time; an empty one, if there is none yet.
     Whole(Snapshot),
-    /// It changed meanwhile: look again.
+    /// It changed meanwhile: try again.
     Changing,
 }
 
-/// Looks once.
+/// Tries once.
 ///
 /// # Errors
 /// [`StateError::Locked`] if a process has it open; the errors of [`inspect`]; [`StateError::Damaged`]; [`StateError::Sql`].
@@ -45,7 +45,7 @@ pub fn take_snapshot(path: &Path) -> Result<SnapshotOutcome, StateError> {
         Ok(_) => copy(path),
         Err(error) => Err(error),
     };
-    // Whatever was read while it changed says nothing, an error neither.
+    // Data and errors read during a change are meaningless.
     let is_still_free = is_free(path).is_ok();
     if !is_still_free || Stamps::of(path) != before {
         return Ok(SnapshotOutcome::Changing);
@@ -84,7 +84,7 @@ fn copy(path: &Path) -> Result<Connection, StateError> {
     Ok(to)
 }
 
-/// SQLite opens by name, and would wait for the writer of a pipe.
+/// SQLite opens by name, and would block on a pipe.
 fn refuse_traps(path: &Path) -> Result<(), StateError> {
     for file in ["", "-wal", "-journal"].map(|suffix| beside(path, suffix)) {
         if let Ok(found) = file.symlink_metadata()
@@ -101,7 +101,7 @@ fn refuse_traps(path: &Path) -> Result<(), StateError> {
     Ok(())
 }
 
-/// A check of all that a state holds, while a daemon may have it. Takes no lock, and changes nothing.
+/// A check of the whole state, while a daemon may use it. Takes no lock, and changes nothing.
 pub struct StateCheck {
     connection: Connection,
     path: PathBuf,
@@ -111,7 +111,7 @@ pub struct StateCheck {
 /// Result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CheckOutcome {
-    /// It is whole.
+    /// It is intact.
     Sound,
     /// It was written meanwhile, which may look like damage: check again.
     Changing,
@@ -120,7 +120,7 @@ pub enum CheckOutcome {
 }
 
 impl StateCheck {
-    /// Begins one; `None` if there is no state.
+    /// Starts a check; `None` if there is no state.
     ///
     /// # Errors
     /// [`StateError`].
@@ -148,7 +148,7 @@ impl StateCheck {
     /// Reads all of it, up to the first damage. Blocks.
     ///
     /// # Errors
-    /// [`StateError::Damaged`], or what else keeps it from being read.
+    /// [`StateError::Damaged`], or another reason for which it cannot be read.
     pub fn run(self) -> Result<CheckOutcome, StateError> {
         let Self {
             connection,
@@ -169,8 +169,8 @@ impl StateCheck {
 }
 
 /// "unix-none" takes no locks, exclusive mode keeps the log's index in memory instead of in a file beside the state, and
-/// nothing is moved from the log into the state at the end. Without a log SQLite would make one: then the file is taken
-/// as one that cannot change, which holds for as long as this looks.
+/// nothing is moved from the log into the state at the end. Without a log SQLite would create one: then the file is opened
+/// as immutable, which holds for the duration of the check.
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     if !has_log(path) {
@@ -184,7 +184,7 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// A path in a URI: what is not plain is percent-encoded.
+/// A path in a URI: special characters are percent-encoded.
 fn encoded(path: &Path) -> String {
     let bytes = path.as_os_str().as_encoded_bytes();
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-~".contains(&byte);
@@ -206,8 +206,8 @@ fn has_log(path: &Path) -> bool {
         .is_ok_and(|log| log.len() > 0)
 }
 
-/// Properties of a state's files that change when they are written. Not the time of their status: where this is the superuser,
-/// SQLite gives the log to the owner that it has already.
+/// Properties of a state's files that change when they are written. Not the time of their status: if root runs this, SQLite
+/// changes the log's owner to its present one.
 #[derive(PartialEq, Eq)]
 struct Stamps([Option<[i64; 4]>; 3]);
 

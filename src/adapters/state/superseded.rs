@@ -1,6 +1,6 @@
-//! Superseded pairs: of another owner, or come too late. Kept until a person imports them for the right portal.
+//! Superseded pairs: of another owner, or received too late. Kept until the operator imports them for the right portal.
 //!
-//! Must not give one out but for an import, nor drop one that was not taken.
+//! Must not return one except for an import, nor drop one that was not imported.
 
 use std::sync::Arc;
 
@@ -15,14 +15,14 @@ use refreshd_secrets::RefreshToken;
 use refreshd_time::Timestamp;
 use rusqlite::Connection;
 
-/// A pair that was put aside.
+/// A superseded pair.
 #[derive(Debug)]
 pub struct StoreSuperseded {
     /// Its row.
     pub id: i64,
     /// Its refresh token.
     pub refresh: RefreshToken,
-    /// Whose it is, if that is known.
+    /// Its owner, if known.
     pub identity: Option<String>,
 }
 
@@ -31,7 +31,7 @@ fn sql(source: rusqlite::Error) -> StateError {
 }
 
 impl State {
-    /// The pair that was put aside last at a portal.
+    /// The newest superseded pair of a portal.
     ///
     /// # Errors
     /// [`StateError`].
@@ -61,7 +61,7 @@ impl State {
             .await
     }
 
-    /// Removes a superseded pair: it was stored.
+    /// Removes a superseded pair after it was stored.
     ///
     /// # Errors
     /// [`StateError`].
@@ -75,7 +75,7 @@ impl State {
         .await
     }
 
-    /// Keeps a superseded pair that came for a portal: `foreign`, of another owner, or `late`.
+    /// Stores a superseded pair that a portal received: `foreign`, of another owner, or `late`.
     ///
     /// # Errors
     /// [`StateError`].
@@ -104,7 +104,7 @@ impl State {
     }
 }
 
-/// A pair that is not used and not lost.
+/// A pair that is kept unused.
 pub(super) struct SupersededPair<'a> {
     pub(super) why: &'static str,
     pub(super) access: Option<&'a AccessToken>,

@@ -1,4 +1,4 @@
-//! Replies that could not be read: kept until a renewal succeeds, a person discards them, or they can be read after all.
+//! Unreadable responses: kept until a renewal succeeds, the operator discards them, or they can be parsed after all.
 //!
 //! Must not let one replace a grant that has moved on since its request.
 
@@ -14,16 +14,16 @@ use refreshd_secrets::{Fingerprint, ReplyBody};
 use refreshd_time::Timestamp;
 use refreshd_token_client::token::Generation;
 
-/// Kept for each portal: the first one after a token was sent is the likeliest to hold the pair, the others are the newest.
+/// Number kept for each portal: the first one after a token was sent is the likeliest to hold the pair, the others are the newest.
 const MAX_KEPT: usize = 3;
 
-/// Values of the column `authorization`: the request that a reply answers.
+/// Values of the column `authorization`: the request that a response answers.
 const RENEWAL: i64 = 0;
 const AUTHORIZATION: i64 = 1;
 const WITHOUT_REFRESH: i64 = 2;
 
 impl State {
-    /// Keeps a reply to an authorization.
+    /// Keeps a response to an authorization.
     ///
     /// # Errors
     /// [`StateError`]; then it is not kept, and the caller must hold it and try again.
@@ -37,7 +37,7 @@ impl State {
             .await
     }
 
-    /// The replies that are kept of a portal, the first one first.
+    /// The kept responses of a portal, oldest first.
     ///
     /// # Errors
     /// [`StateError`].
@@ -47,7 +47,7 @@ impl State {
             .await
     }
 
-    /// Number of kept replies of each portal whose name lies between these two, inclusive; of all for `None`.
+    /// Number of kept responses of each portal whose name lies between these two, inclusive; of all for `None`.
     ///
     /// # Errors
     /// [`StateError`].
@@ -60,7 +60,7 @@ impl State {
             .await
     }
 
-    /// Removes what is kept of a portal; how many there were.
+    /// Removes the kept responses of a portal; returns their number.
     ///
     /// # Errors
     /// [`StateError`].
@@ -96,7 +96,7 @@ pub(super) fn keep(
     };
     let generation = i64::try_from(generation.0).unwrap_or(i64::MAX);
     let token = token.as_ref().map(Fingerprint::bytes);
-    // A server that says the same again says nothing new.
+    // A repeated response adds nothing.
     let known = "SELECT EXISTS (SELECT 1 FROM unread_reply WHERE portal = :portal AND generation = :generation \
         AND sent IS :sent AND body = :body)";
     let columns = named_params! {
@@ -127,7 +127,7 @@ pub(super) fn keep(
         ":body": body.expose(),
     };
     connection.execute(insert, columns).map_err(sql)?;
-    // Those of earlier tokens go first.
+    // Those of earlier tokens are dropped first.
     let mut select = connection
         .prepare_cached(
             "SELECT id FROM unread_reply WHERE portal = ?1 ORDER BY (generation = ?2 AND sent IS ?3), id",
@@ -159,7 +159,7 @@ pub(super) fn keep(
     Ok(())
 }
 
-/// The grant that a portal has now, or that it has none; `None` for no such portal.
+/// The present grant of a portal, or that it has none; `None` for no such portal.
 pub(super) fn sent_now(
     connection: &Connection,
     portal: &PortalName,
@@ -248,8 +248,8 @@ pub(super) fn discard(connection: &Connection, portal: &PortalName) -> Result<us
         .map_err(|source| StateError::sql("remove kept replies", source))
 }
 
-/// As [`discard`] after a renewal, but for replies to a candidate, whose token has no generation, and for those without a
-/// refresh token while the grant still has the token that was sent: they answer its new generation too.
+/// Like [`discard`] after a renewal, but for responses to a candidate, whose token has no generation, and for those without a
+/// refresh token while the grant still has the sent token: they answer its new generation, too.
 pub(super) fn discard_answered(
     connection: &Connection,
     portal: &PortalName,

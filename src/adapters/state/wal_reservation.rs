@@ -1,11 +1,11 @@
-//! Room on the disk for the pairs that renewals under way will bring, taken before anything is sent.
+//! Space on the disk for the pairs of pending renewals, reserved before anything is sent.
 //!
-//! A record goes into the write-ahead log. So the log's file is made as long, before a claim is durable, as the records
-//! of all claims can need: SQLite then writes over blocks that it has already, and no other process can have filled the disk
-//! with them. Must not touch what SQLite has written: it moves the end of the file and nothing else.
+//! A record goes into the write-ahead log. So the log's file is made as long, before a claim is durable, as the records of all
+//! claims can need: SQLite then overwrites blocks that are allocated already, and no other process can have filled the disk
+//! with them. Must not touch data that SQLite has written: it moves only the end of the file.
 //!
-//! It holds where a file is written over in place: ext4, XFS, tmpfs, and Btrfs, which is asked to. Where each write takes
-//! a new block (ZFS, or Btrfs after a snapshot), a pair that finds no room is held in memory.
+//! This works if a file is overwritten in place: on ext4, XFS, tmpfs, and Btrfs, which is configured for it. If each write
+//! takes a new block (ZFS, or Btrfs after a snapshot), a pair without space is held in memory.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -23,30 +23,30 @@ use super::error::StateError;
 use super::file_names::beside;
 use super::place::Place;
 
-/// Pages for the record of one pair: measured are 12 on average with tokens of 4 KB, each in a transaction of its own.
+/// Pages for the record of one pair: measured are 12 on average with tokens of 4 KB, each in its own transaction.
 const RECORD: u64 = 16;
 /// Pages for one claim.
 const CLAIM: u64 = 8;
-/// For a record that is larger than others, and for small changes besides: alerts, a new grant.
+/// Reserve for a record that is larger than others, and for small changes: alerts, a new grant.
 const SMALL: u64 = 64;
-/// The log's file grows by so many pages at once.
+/// Step of the growth of the log's file, in pages.
 const STEP: u64 = 256;
-/// A page of the database in the log, and what stands before the first.
+/// Size of a page of the database in the log, and of the log's header.
 const FRAME: u64 = 4096 + 24;
 const HEADER: u64 = 32;
 /// Delay before a claim that did not fit is tried again.
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Room in the log: written by the writer's thread before a transaction, asked in it.
+/// Space in the log: written by the writer's thread before a transaction, queried in it.
 #[derive(Debug, Default)]
 pub(super) struct WalReservation {
-    /// Pages that the log's file has room for.
+    /// Pages for which the log's file has space.
     free: AtomicU64,
     /// Claims without an outcome.
     claims: AtomicU64,
-    /// Something was forgotten, and may lie in the log still.
+    /// Something was forgotten, and may still be in the log.
     forgot: AtomicBool,
-    /// Pages that were asked for in vain.
+    /// Pages that were requested in vain.
     wanted: AtomicU64,
     refused: Mutex<Option<(PathBuf, Arc<io::Error>)>>,
     place: Arc<Place>,
@@ -64,7 +64,7 @@ impl WalReservation {
         &self.place
     }
 
-    /// Number of further claims that there is room for.
+    /// Number of further claims for which there is space.
     fn capacity(&self) -> u64 {
         let left = self
             .free
@@ -73,7 +73,7 @@ impl WalReservation {
         left / (RECORD + CLAIM)
     }
 
-    /// The pages for what is under way and for so many claims more.
+    /// The pages for pending renewals and for so many further claims.
     fn needed(&self, claims: u64) -> u64 {
         RECORD * self.claims.load(Ordering::Relaxed) + (RECORD + CLAIM) * claims + SMALL
     }
@@ -83,7 +83,7 @@ impl WalReservation {
         self.forgot.store(true, Ordering::Relaxed);
     }
 
-    /// Checks that so many may be claimed in this transaction. If not, the writer makes room before the next.
+    /// Checks that so many may be claimed in this transaction. If not, the writer reserves space before the next.
     pub(super) fn require(&self, claims: usize) -> Result<(), StateError> {
         let claims = u64::try_from(claims).unwrap_or(u64::MAX);
         if claims > 0 {
@@ -97,7 +97,7 @@ impl WalReservation {
         Err(self.none())
     }
 
-    /// Checks that a deferrable change may be written: not with the room of renewals under way.
+    /// Checks that a deferrable change may be written without the space of pending renewals.
     pub(super) fn allow_deferrable(&self) -> Result<(), StateError> {
         let under_way = self.claims.load(Ordering::Relaxed) > 0;
         let whole = self.free.load(Ordering::Relaxed) >= self.needed(0);
@@ -108,7 +108,7 @@ impl WalReservation {
         }
     }
 
-    /// As much of the capacity as fits; an error if nothing does and nothing under way will make room.
+    /// As much of the capacity as fits; an error if nothing does and no pending renewal will free space.
     pub(super) fn distribute(
         &self,
         capacity: &[(String, usize)],
@@ -137,7 +137,7 @@ impl WalReservation {
     }
 }
 
-/// Makes the room. Owned by the writer: its thread alone writes the log.
+/// Reserves the space. Owned by the writer: only its thread writes the log.
 pub struct WalReserve {
     log: File,
     path: PathBuf,
@@ -145,7 +145,7 @@ pub struct WalReserve {
 }
 
 impl WalReserve {
-    /// Of a state that is open.
+    /// For an open state.
     pub(super) fn open(state: &Path) -> Result<Self, StateError> {
         let path = beside(state, "-wal");
         let log = open_log(&path)?;
@@ -156,7 +156,7 @@ impl WalReserve {
         })
     }
 
-    /// The state was opened anew, and has another log.
+    /// The state was opened again, and has another log.
     pub(super) fn follow(&mut self, state: &Path) -> Result<(), StateError> {
         self.log = open_log(&beside(state, "-wal"))?;
         Ok(())
@@ -166,12 +166,12 @@ impl WalReserve {
         &self.log
     }
 
-    /// Room that claims ask for.
+    /// Space requested by claims.
     pub(super) fn room(&self) -> Arc<WalReservation> {
         Arc::clone(&self.room)
     }
 
-    /// Before each transaction: counts, and makes room if there is less than is needed or was asked for.
+    /// Before each transaction: counts, and reserves space if there is less than is needed or was requested.
     pub(super) fn keep(&self, connection: &Connection) {
         let number = |sql: &str, column: &str| {
             let mut statement = connection.prepare_cached(sql)?;
@@ -199,7 +199,7 @@ impl WalReserve {
                 .grow(ample)
                 .or_else(|_| self.grow(used + wanted))
                 .map_err(Arc::new);
-            // Where the disk is full the log can still begin anew, at its first page.
+            // If the disk is full, the log can still restart at its first page.
             if made.is_err()
                 && number("PRAGMA wal_checkpoint(RESTART)", "busy").is_ok_and(|busy| busy == 0)
             {
@@ -217,8 +217,8 @@ impl WalReserve {
             .store(self.pages().saturating_sub(used), Ordering::Relaxed);
     }
 
-    /// After a transaction: what was forgotten is overwritten in the log as well. In the database SQLite has done so
-    /// (`secure_delete`). Where a reader is in the way, or the disk, it is tried again after the next transaction.
+    /// After a transaction: forgotten data is overwritten in the log as well. In the database SQLite has done so
+    /// (`secure_delete`). If a reader or the disk prevents it, the next transaction retries.
     pub(super) fn scrub(&self, connection: &Connection) {
         if !self.room.forgot.swap(false, Ordering::Relaxed) {
             return;
@@ -228,7 +228,7 @@ impl WalReserve {
                 .query_row(sql, [], |row| row.get::<_, i64>(0))
                 .is_ok_and(|busy| busy == 0)
         };
-        // After the first no process reads the log, and all of it is in the database: its bytes are of no use.
+        // After the first step no process reads the log, and all of it is in the database: its bytes are unused.
         let done = checkpoint("PRAGMA wal_checkpoint(RESTART)")
             && self.overwrite().is_ok()
             && checkpoint("PRAGMA wal_checkpoint(TRUNCATE)");
@@ -242,10 +242,10 @@ impl WalReserve {
         self.log.sync_data()
     }
 
-    /// At the end: everything moves into the database, and an empty log keeps the room that the next start needs. A log
-    /// that held anything could be taken for that of a database restored from a backup.
+    /// At the end: everything moves into the database, and an empty log keeps the space for the next start. A log with content
+    /// could be taken for that of a database restored from a backup.
     pub(super) fn leave(&self, connection: &Connection) {
-        // Not needed, if it fails: the next start reads the log.
+        // A failure is harmless: the next start reads the log.
         let emptied = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {
             row.get::<_, i64>(0)
         });
@@ -255,7 +255,7 @@ impl WalReserve {
         }
     }
 
-    /// Pages that the log's file has room for.
+    /// Pages for which the log's file has space.
     fn pages(&self) -> u64 {
         let length = self
             .log
@@ -274,7 +274,7 @@ impl WalReserve {
             Err(rustix::io::Errno::OPNOTSUPP) => self.fill(before, length),
             other => other.map_err(io::Error::from),
         };
-        // What did not suffice is given back.
+        // An insufficient allocation is released.
         grown.inspect_err(|_| drop(self.log.set_len(before)))
     }
 
@@ -299,7 +299,7 @@ fn open_log(path: &Path) -> Result<File, StateError> {
     Ok(log)
 }
 
-/// Asks Btrfs not to copy what is written over. It listens only while the file is empty; others do not know the word.
+/// Configures Btrfs to overwrite in place. It is possible only while the file is empty; others do not support the flag.
 fn write_in_place(log: &File) {
     if let Ok(flags) = ioctl_getflags(log) {
         let _ = ioctl_setflags(log, flags | IFlags::NOCOW);

@@ -1,7 +1,7 @@
-//! The one writer: commits whatever waits together (group commit), so that durability costs one fsync for many.
+//! The only writer: commits all waiting jobs together (group commit), so that one fsync makes many durable.
 //!
-//! Must not know what the jobs do. A job that fails undoes itself alone; a commit that fails fails all of it. A batch is
-//! tried without savepoints first, since next to no job ever fails, so a job must bear being done again.
+//! Must not know the jobs. A failed job is undone alone; a failed commit fails all of it. A batch is tried without savepoints
+//! first, since jobs hardly ever fail, so a job must tolerate being run twice.
 
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -12,14 +12,14 @@ use tokio::sync::{mpsc, oneshot};
 use super::error::StateError;
 use super::place::Place;
 
-/// Most jobs in one transaction.
+/// Maximum number of jobs in one transaction.
 const MAX_BATCH: usize = 256;
 
 /// Work for a connection's owner.
 pub(super) trait DbJob: Send {
-    /// Does the work inside the transaction; once more after a rollback.
+    /// Does the work inside the transaction; again after a rollback.
     fn apply(&mut self, connection: &Connection) -> Result<(), StateError>;
-    /// Hands the result over, once it is durable, or the reason why it is not.
+    /// Passes the result to the caller, once it is durable, or the reason why it is not.
     fn answer(self: Box<Self>, committed: Result<(), StateError>);
 }
 
@@ -41,7 +41,7 @@ impl<T: Send, F: Fn(&Connection) -> Result<T, StateError> + Send> DbJob for Type
             result,
             reply,
         } = *self;
-        // The caller may have gone; what is durable stays durable.
+        // The caller may have dropped its end; durable data stays durable.
         let _ = reply.send(committed.and_then(|()| result.ok_or(StateError::Stopped)));
     }
 }
@@ -89,7 +89,7 @@ impl DbHandle {
     }
 }
 
-/// The disk under the daemon, where it is not the machine's: a simulation's, which may fail, wait, or end it all.
+/// The disk under the daemon, if it is not the machine's: a simulated one, which may fail, delay, or end the process.
 pub trait Disk: Send + Sync {
     /// Before a transaction of the state becomes durable. An error: it does not.
     fn before_commit(&self) -> DiskFuture<'_, Result<(), StateError>>;
@@ -99,10 +99,10 @@ pub trait Disk: Send + Sync {
     fn around_files(&self) -> DiskFuture<'_, ()>;
 }
 
-/// A moment in which everything may end.
+/// A point at which the process may end.
 pub type DiskFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Owns the writing connection. `run` it on a thread of its own.
+/// Owns the writing connection. `run` it on its own thread.
 pub struct WriterThread {
     pub(super) connection: Connection,
     pub(super) jobs: mpsc::Receiver<Box<dyn DbJob>>,
@@ -112,7 +112,7 @@ pub struct WriterThread {
 }
 
 impl WriterThread {
-    /// Serves until every handle is gone.
+    /// Serves until every handle is dropped.
     pub fn run(mut self) {
         while let Some(first) = self.jobs.blocking_recv() {
             let batch = self.batch_after(first);
@@ -123,7 +123,7 @@ impl WriterThread {
         self.leave();
     }
 
-    /// As [`Self::run`] in a task, on a disk that is not the machine's.
+    /// Like [`Self::run`] in a task, on a simulated disk.
     pub async fn serve(mut self, disk: Arc<dyn Disk>) {
         while let Some(first) = self.jobs.recv().await {
             let batch = self.batch_after(first);
@@ -155,7 +155,7 @@ impl WriterThread {
         batch
     }
 
-    /// Those of a batch that are durable now; the others have been answered.
+    /// Jobs of a batch that are durable now; the others have been answered.
     fn commit(&mut self, mut batch: Vec<Box<dyn DbJob>>) -> Vec<Box<dyn DbJob>> {
         self.stand();
         self.reserve.keep(&self.connection);
@@ -183,9 +183,9 @@ impl WriterThread {
         done
     }
 
-    /// Begins anew, with a savepoint for each job; those that fail are answered, the others come back.
+    /// Starts again, with a savepoint for each job; failed ones are answered, the others are returned.
     fn apply_one_by_one(&self, batch: Vec<Box<dyn DbJob>>) -> Vec<Box<dyn DbJob>> {
-        // SQLite may have rolled back by itself, and then this finds nothing to do.
+        // SQLite may have rolled back by itself, and then there is nothing to do.
         let _ = self.connection.execute_batch("ROLLBACK");
         if let Err(error) = self.sql("begin", "BEGIN IMMEDIATE") {
             fail(batch, &Arc::new(error));
@@ -209,7 +209,7 @@ impl WriterThread {
                 job.answer(Err(error));
                 continue;
             }
-            // The whole transaction is gone. Without it each job would commit alone, and be answered that it had not.
+            // The whole transaction is gone. Without it each job would commit alone, although it was answered with an error.
             done.push(job);
             done.extend(batch);
             fail(done, &Arc::new(error));
@@ -236,7 +236,7 @@ fn fail(batch: Vec<Box<dyn DbJob>>, error: &Arc<StateError>) {
     }
 }
 
-/// Owns a connection that only reads. `run` it on a thread of its own.
+/// Owns a connection that only reads. `run` it on its own thread.
 pub struct ReaderThread {
     connection: Connection,
     jobs: mpsc::Receiver<Box<dyn DbJob>>,
@@ -258,7 +258,7 @@ impl ReaderThread {
         }
     }
 
-    /// Serves until every handle is gone.
+    /// Serves until every handle is dropped.
     pub fn run(mut self) {
         while let Some(mut job) = self.jobs.blocking_recv() {
             self.place.follow(&mut self.edition, &mut self.connection);
@@ -267,7 +267,7 @@ impl ReaderThread {
         }
     }
 
-    /// As [`Self::run`], in a task.
+    /// Like [`Self::run`], in a task.
     pub async fn serve(mut self) {
         while let Some(mut job) = self.jobs.recv().await {
             self.place.follow(&mut self.edition, &mut self.connection);
@@ -325,7 +325,7 @@ mod tests {
             port.run(insert(1, false)),
             port.run(insert(2, true)),
             port.run(insert(3, false)),
-            // Begins when the three are waiting, so that they are one batch.
+            // Starts when the three are waiting, so that they are one batch.
             async { drop(workers.spawn_blocking(move || writer.run())) },
         );
         assert_eq!((one.unwrap(), three.unwrap()), (1, 3));

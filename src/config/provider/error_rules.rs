@@ -71,7 +71,7 @@ fn rule(row: Table<'_>, report: &mut Diagnostics) -> Option<ErrorRule> {
     })
 }
 
-/// Whether the recommended action can be filled in and done.
+/// Returns whether the recommended action can be filled in and done.
 fn is_fit(remedy: TextValue<'_>, report: &mut Diagnostics) -> bool {
     let gaps = PLACEHOLDERS.map(|gap| format!("{{{gap}}}")).join(", ");
     let message = match template_error(remedy.value) {

@@ -29,10 +29,10 @@ pub(in crate::config) struct ProviderKey {
     pub example: &'static str,
     /// The meaning, in half a sentence.
     pub meaning: &'static str,
-    /// What is said above it in the example, on behalf of it and of those that follow.
+    /// Comment above it in the example, for it and the following keys.
     pub preface: Option<&'static str>,
     read: fn(&mut KeyReader<'_, '_>, &mut Profile),
-    /// `None`: the profile has nothing to say there.
+    /// `None`: the profile does not set it.
     write: fn(&Profile) -> Option<Value>,
 }
 

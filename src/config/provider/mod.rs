@@ -151,7 +151,7 @@ fn with_embedded<T>(
     read(Table::root(&source, &tree), report)
 }
 
-/// A whole profile: one that says where its tokens are.
+/// A complete profile: one with the places of its tokens.
 fn complete(
     table: Table<'_>,
     base: &Profile,

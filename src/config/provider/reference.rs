@@ -46,7 +46,7 @@ pub(in crate::config) fn markdown() -> String {
     out
 }
 
-/// What is written where metadata has the addresses, or as tables of its own.
+/// Returns whether a key belongs to an issuer's example, or to separate tables.
 fn needs_issuer(key: &ProviderKey) -> bool {
     matches!(key.name, "issuer" | "allowed_hosts" | "errors")
 }

@@ -1,6 +1,6 @@
 //! A profile written out as a table of `[providers.NAME]`, to be looked at or to begin one's own with.
 //!
-//! Must say all of it: what is read back is the same profile.
+//! Must be complete: parsing it yields the same profile.
 
 use std::fmt::Write as _;
 

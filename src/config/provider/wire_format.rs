@@ -145,7 +145,7 @@ pub(super) fn texts(table: Table<'_>, report: &mut Diagnostics) -> BTreeMap<Stri
     table.keys().filter_map(read).collect()
 }
 
-/// Whether the last part of a field's place is a secret's name.
+/// Returns whether the last part of a field's place is a secret's name.
 pub(super) fn is_secret(field: &str) -> bool {
     field
         .rsplit('.')

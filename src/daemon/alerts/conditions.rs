@@ -100,7 +100,9 @@ impl Condition<'_> {
                  are to go: refreshd forget each, or take the pattern out of `include`, then reload"
             }
             Self::State => "free space or repair the disk of the state; it is retried by itself",
-            Self::Displaced => "follow the instructions in the reason, and do not kill refreshd meanwhile",
+            Self::Displaced => {
+                "follow the instructions in the reason, and do not kill refreshd meanwhile"
+            }
             Self::Unread => {
                 "look at the disk of the state (dmesg), then stop refreshd and restore the state from a backup or another disk: \
                  the current tokens are published meanwhile"
@@ -207,12 +209,12 @@ impl Conditions {
         }
     }
 
-    /// Whether this component cannot read the state.
+    /// Returns whether this component cannot read the state.
     pub fn cannot_read(&self, reader: StateReader) -> bool {
         self.known().failing_readers.contains(&reader)
     }
 
-    /// Whether the condition is active.
+    /// Returns whether the condition is active.
     pub fn is_active(&self, what: Condition<'_>) -> bool {
         self.known().active.contains_key(&what.key())
     }

@@ -30,7 +30,7 @@ impl Peer {
         extensions
     }
 
-    /// Whether the reserved connections are for this caller: one that may change something.
+    /// Returns whether the reserved connections are for this caller: one that may change something.
     pub(crate) fn is_important(stream: &UnixStream) -> bool {
         Self::of(stream).may_change().is_ok()
     }

@@ -1,6 +1,6 @@
 //! Routes of portals: list, show, renew, import, forget; and reload of the configuration.
 //!
-//! Must not decide: `grants` does. Whoever can open the socket may read, get a token and request a renewal; only root and
+//! Must not decide: `grants` does. Users who can open the socket may read, get a token and request a renewal; only root and
 //! the daemon's own user may import or forget a grant, or reload.
 
 use std::sync::Arc;

@@ -53,7 +53,7 @@ async fn recover(
     UrlPath(portal): UrlPath<String>,
 ) -> Result<Response, ApiError> {
     peer.may_change()?;
-    // Where nothing can be recovered, a copy of the state suffices to report why.
+    // If nothing can be recovered, a copy of the state suffices to report the reason.
     kept_replies::recoverable(&control.shared, &portal).await?;
     control.may_change(peer)?;
     let shared = Arc::clone(&control.shared);

@@ -90,7 +90,7 @@ impl ControlSocket {
         })
     }
 
-    /// Whether commands cannot find the socket at its path any more.
+    /// Returns whether commands cannot find the socket at its path any more.
     fn is_displaced(&self) -> bool {
         self.identity.is_some() && identity(&self.path) != self.identity
     }

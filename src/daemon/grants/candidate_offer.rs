@@ -119,7 +119,7 @@ pub(crate) async fn offer_claimant(
         server,
     } = waiting;
     let now = shared.clock.now();
-    // First, since the outcome of its proof may be recorded after a crash.
+    // First, since the outcome of its verification may be recorded after a crash.
     if !shared
         .state
         .accept_claimant(portal.name.clone(), dispute.user.clone(), now)

@@ -106,7 +106,7 @@ pub async fn import(
     }
 }
 
-/// Imports the newest superseded pair of another portal, or of the portal itself: the operator means it, whoever its owner
+/// Imports the newest superseded pair of another portal, or of the portal itself: the operator intends it, whatever its owner
 /// is.
 ///
 /// # Errors
@@ -155,7 +155,7 @@ pub async fn import_superseded(
     Ok(imported)
 }
 
-/// Whether there is no grant that an unproved one could harm: none at all, and none that the state has lost, whose token
+/// Returns whether there is no grant that an unverified one could harm: none at all, and none lost by the state, whose token
 /// files may still work.
 pub(crate) fn has_no_living_grant(portal: &Portal) -> bool {
     portal

@@ -24,7 +24,7 @@ impl Authorizations {
         open.push(pending);
     }
 
-    /// Whether the portal has a pending authorization with this state.
+    /// Returns whether the portal has a pending authorization with this state.
     pub(crate) fn has(&self, portal: &Portal, state: &str, now: Timestamp) -> bool {
         let open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         open.iter()

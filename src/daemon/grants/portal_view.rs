@@ -261,7 +261,7 @@ impl PortalView {
         }
     }
 
-    /// How conspicuously it is displayed.
+    /// Its display level.
     #[must_use]
     pub fn level(&self) -> DisplayLevel {
         let is_valid = self.expires_in.is_some_and(|left| left > 0);

@@ -64,7 +64,7 @@ pub async fn store_grant(
     // A grant that the server has just issued need not be proved.
     let proven = matches!(source, GrantSource::Authorization);
     let known = ExpectedIdentity::of(&portal, &app.profile);
-    // Where nothing else states the owner, the user who authorizes decides.
+    // If nothing else states the owner, the authorizing user is the owner.
     let known = if proven {
         ExpectedIdentity {
             host: None,
@@ -217,7 +217,8 @@ pub(crate) fn new_grant(
         host: _,
     } = imported;
     if client_id.is_some_and(|client_id| client_id != app.client_id) {
-        let reason = "it belongs to another client than the app's; its refresh token would be refused";
+        let reason =
+            "it belongs to another client than the app's; its refresh token would be refused";
         return Err(OperationError::Refused {
             portal: name.clone(),
             reason: reason.to_owned(),

@@ -1,7 +1,7 @@
 //! The page at which a browser is opened: it redirects to the authorization URL, and works once.
 //!
-//! Every user of a machine can read the arguments of a process, such as a browser, and whoever knows an authorization's
-//! `state` can complete it with a grant of his own. So the browser is given the URL of this page instead. Must not redirect
+//! Every user of a machine can read the arguments of a process, such as a browser, and a user who knows an authorization's
+//! `state` can complete it with another grant. So the browser gets the URL of this page instead. Must not redirect
 //! a second client: either of the two may be another user, so the caller is notified.
 
 use std::io;

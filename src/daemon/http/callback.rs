@@ -77,7 +77,7 @@ impl CallbackState {
     }
 }
 
-/// Whether a redirect belongs to the authorization with this `state`.
+/// Returns whether a redirect belongs to the authorization with this `state`.
 #[must_use]
 pub fn has_state(query: &str, state: &str) -> bool {
     form_urlencoded::parse(query.trim_start_matches('?').as_bytes())
@@ -245,7 +245,7 @@ async fn redirected(
     }
 }
 
-/// Whether a browser loads the page speculatively (`Sec-Purpose`, and its predecessors).
+/// Returns whether a browser loads the page speculatively (`Sec-Purpose`, and its predecessors).
 pub(crate) fn is_ahead_of_its_user(headers: &HeaderMap) -> bool {
     ["sec-purpose", "purpose", "x-purpose", "x-moz"]
         .iter()

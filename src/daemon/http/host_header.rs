@@ -8,7 +8,7 @@ use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
-/// Whether `host`, as the header has it, is an IP address, a name of the loopback, this machine's own name, or one of
+/// Returns whether `host`, as the header has it, is an IP address, a name of the loopback, this machine's own name, or one of
 /// `names`. Compared without case, without the port.
 pub(crate) fn is_allowed_host<'n>(host: &str, names: impl IntoIterator<Item = &'n str>) -> bool {
     let name = without_port(host.trim()).trim_end_matches('.');

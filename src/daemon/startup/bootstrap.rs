@@ -197,7 +197,7 @@ async fn read_file(
     Ok(())
 }
 
-/// Whether a configuration provides grants of its own, without a state.
+/// Returns whether a configuration provides grants of its own, without a state.
 #[must_use]
 pub fn has_first_grants(config: &Config) -> bool {
     let has_file = config

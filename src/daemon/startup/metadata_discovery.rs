@@ -153,7 +153,7 @@ fn put(config: &mut Config, issuer: &str, body: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether a document is metadata that completes all of these profiles.
+/// Returns whether a document is metadata that completes all of these profiles.
 fn fits(profiles: &[Arc<Profile>], body: &[u8]) -> Result<(), String> {
     let complete = |profile: &Arc<Profile>| complete(&mut Profile::clone(profile), body);
     profiles

@@ -27,7 +27,7 @@ pub async fn follow_clock(shared: &Context) -> Result<(), StateError> {
     Ok(())
 }
 
-/// Claims of a process that ended have no known outcome: their requests are replayed, and the log says so.
+/// Claims of a process that ended have no known outcome: their requests are replayed, which is logged.
 ///
 /// # Errors
 /// [`StateError`].

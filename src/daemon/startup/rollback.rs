@@ -31,7 +31,7 @@ use refreshd_token_client::token::Generation;
 pub struct Traces {
     /// The record of generations, updated from the state.
     pub generations: Generations,
-    /// Whether there are traces of portals that nobody names, and no grant that proves the state right.
+    /// Whether there are traces of unconfigured portals, and no grant that proves the state right.
     pub has_orphans: bool,
 }
 
@@ -259,7 +259,7 @@ async fn quarantine_all(
     Ok(all)
 }
 
-/// Whether there are token files of portals that the state does not know.
+/// Returns whether there are token files of portals that the state does not know.
 async fn has_files_of_unknown(
     state: &State,
     files: &TokenFiles,
@@ -342,7 +342,7 @@ pub async fn check_new_portal(
     })
 }
 
-/// Whether the state lacks grants or has old ones, and nobody has said what is to become of them.
+/// Returns whether the state lacks grants or has old ones, and the operator has not decided about them.
 async fn is_doubtful(shared: &Context) -> Result<bool, StateError> {
     let census = shared.state.census(shared.clock.now()).await?;
     Ok(census.of(Kind::OldState) > 0
@@ -424,7 +424,7 @@ async fn quarantine_lost(
     Ok(held.then_some(newest))
 }
 
-/// Whether a portal's grant is obtained by its client's own credentials.
+/// Returns whether a portal's grant is obtained by its client's own credentials.
 fn is_of_client(portal: &Portal, config: &Config) -> bool {
     let by_client = |app: &App| app.profile.start == GrantType::ClientCredentials;
     let settings = portal.settings.as_ref();

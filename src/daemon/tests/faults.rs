@@ -178,7 +178,7 @@ impl Simulation {
             }
             IsolatedFault::MadeUp { portal, token } => process.import(name_of(portal), token),
             IsolatedFault::Foreign { portal } => {
-                // Where the identity of the grant is unknown, a foreign grant would be accepted.
+                // If the identity of the grant is unknown, a foreign grant would be accepted.
                 let portals = invariants::portals(&self.world)?;
                 let known = portals.get(&name_of(portal)).is_some_and(|found| {
                     found

@@ -30,7 +30,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// Whether its file must be checked again soon.
+    /// Returns whether its file must be checked again soon.
     pub const fn is_suspect(&self) -> bool {
         self.outdated_since.is_some()
     }
@@ -110,14 +110,14 @@ pub fn dead_for_a_reason(
     ))
 }
 
-/// Whether the generations of a restored portal do not reveal that it is old: it was forgotten and imported again since.
+/// Returns whether a restored portal's generations do not reveal that it is old: it was forgotten and imported again since.
 pub fn is_another_grant(before: Option<&Portal>, after: Option<&Portal>) -> bool {
     let generation =
         |portal: Option<&Portal>| portal.and_then(|portal| Some(portal.grant.as_ref()?.generation));
     generation(after) >= generation(before)
 }
 
-/// Whether the stored refresh token is valid, so that the grant is not condemned any more.
+/// Returns whether the stored refresh token is valid, so that the grant is not condemned any more.
 pub fn is_alive(world: &World, portal: &Portal) -> bool {
     let refresh = portal.grant.as_ref().map(|grant| {
         grant

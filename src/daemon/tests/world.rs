@@ -190,7 +190,7 @@ impl World {
         self.conditions.lock().unwrap().disk = disk;
     }
 
-    /// Whether written data stays written, even if slowly.
+    /// Returns whether written data stays written, even if slowly.
     pub fn is_disk_fair(&self) -> bool {
         matches!(
             self.conditions.lock().unwrap().disk,

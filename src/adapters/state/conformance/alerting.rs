@@ -1,4 +1,4 @@
-//! Incidents, queued alerts, silences and marks, over a restart, all or nothing.
+//! Incidents, queued alerts, silences and marks: across a restart, all or nothing.
 
 use super::*;
 use refreshd_alerting::AlertChanges;

@@ -1,4 +1,4 @@
-//! Candidates beside grants: stored, claimed, recorded, replaced and forgotten, with the grant untouched until the proof.
+//! Candidates beside grants: stored, claimed, recorded, replaced and forgotten, with the grant untouched until verification.
 
 use super::*;
 use crate::domain::candidate::{Origin, TokenPair};
@@ -176,7 +176,7 @@ pub async fn what_is_newer_wins_and_a_late_pair_is_kept_aside<E: Engine>() {
         rig.superseded(),
         [("acme".to_owned(), "late".to_owned(), "late".to_owned())]
     );
-    // One in doubt is not thrown away by a newer one.
+    // A candidate in doubt is not discarded by a newer one.
     rig.state.offer(offer("acme", "c2")).await.unwrap();
     let candidate = claimed(&rig, 2).await.remove(0);
     record(&rig, &candidate, 3, waits(Class::InDoubt, 60)).await;
@@ -193,7 +193,7 @@ pub async fn what_is_newer_wins_and_a_late_pair_is_kept_aside<E: Engine>() {
         rig.superseded()[1],
         ("acme".to_owned(), "candidate".to_owned(), "c2".to_owned())
     );
-    // `forget` takes one along, and its late pair belongs to no grant.
+    // `forget` removes one, too, and its late pair belongs to no grant.
     let candidate = claimed(&rig, 4).await.remove(0);
     assert!(rig.state.forget(name("acme")).await.unwrap());
     assert_eq!(

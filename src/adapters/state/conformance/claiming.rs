@@ -1,4 +1,4 @@
-//! Claims: which portals, in which order, and over a restart.
+//! Claims: selection, order, and persistence across a restart.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! A refused client: whose the refusal is, who tries next, and how all go on together.
+//! A refused client: the attribution of the refusal, the next portal to try, and the recovery of all.
 
 use super::*;
 use crate::domain::client::ClientDecision;
@@ -56,7 +56,7 @@ fn works_for(portal: &Portal) -> Option<u64> {
         .works_for
 }
 
-/// Portals of one app: the first is due at 0, the others are fresh, and live from 0 for an hour.
+/// Portals of one app: the first is due at 0, the others are fresh, and valid for an hour from 0.
 async fn fresh<E: Engine>(names_: &[&str]) -> Rig<E> {
     let rig = Rig::<E>::with(names_).await;
     for portal in rig.claim(0, 100).await.portals {
@@ -107,7 +107,7 @@ pub async fn one_portals_refusal_is_one_portals<E: Engine>() {
     }
 }
 
-/// Neither one that retries nor one whose token has ended is a portal for which the client works.
+/// Neither a retrying portal nor one with an expired token is a portal for which the client works.
 pub async fn a_client_works_for_the_portals_that_have_a_valid_token<E: Engine>() {
     let rig = fresh::<E>(&["a", "retries", "ended", "valid"]).await;
     for valid in ["a", "valid"] {
@@ -211,7 +211,7 @@ pub async fn the_portals_of_a_client_that_breaks_later_find_it_out<E: Engine>() 
     let b = rig.claim_only(600).await;
     accept(&rig, &b, 601).await;
     assert_eq!(works_for(&rig.portal("a").await), Some(1));
-    // Now the client is refused for the other one too.
+    // Now the client is refused for the other one, too.
     let b = claim(&rig, "b", 2000).await;
     assert_eq!(
         ruled(&refuse(&rig, &b, 2000).await),
@@ -250,7 +250,7 @@ pub async fn a_client_of_one_portal_is_left_alone_until_its_time<E: Engine>() {
     assert_eq!(ruled(&accept(&rig, &probe, 603).await), (None, true));
 }
 
-/// Its replay met the refusal; it would wait for its own time, as much as an hour.
+/// Its replay got the refusal; it would wait for its own time, up to an hour.
 pub async fn acceptance_releases_a_grant_in_doubt_too<E: Engine>() {
     let rig = Rig::<E>::with(&["a"]).await;
     let only = rig.claim_only(0).await;
@@ -279,7 +279,7 @@ pub async fn acceptance_releases_a_grant_in_doubt_too<E: Engine>() {
     assert_eq!(rig.claimed(5).await, ["a"]);
 }
 
-/// A portal that tries takes a place; the due portals of other apps take the rest.
+/// A portal that tries uses capacity; the due portals of other apps use the rest.
 pub async fn a_probe_keeps_nobody_waiting<E: Engine>() {
     let rig = Rig::<E>::with(&["a", "b", "c"]).await;
     for portal in rig.claim(0, 3).await.portals {
@@ -327,7 +327,7 @@ pub async fn a_changed_client_is_tried_at_once<E: Engine>() {
     );
 }
 
-/// Whatever they failed with may have been the client's.
+/// Any of their failures may have been the client's.
 pub async fn a_changed_client_ends_the_waits_of_its_portals<E: Engine>() {
     let rig = Rig::<E>::with(&["fresh", "retries"]).await;
     let portals = rig.claim(0, 9).await.portals;

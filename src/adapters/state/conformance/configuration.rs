@@ -1,4 +1,4 @@
-//! The state follows the configuration and the clock, and keeps the grants through both.
+//! The state follows the configuration and the clock, and keeps the grants in both cases.
 
 use super::*;
 
@@ -118,7 +118,7 @@ pub async fn another_age_moves_the_renewal<E: Engine>() {
         Some(at(700)),
         "a retry keeps its own time"
     );
-    // What is due already must not be put off.
+    // A due portal must not be put off.
     rig.state
         .request_renewal(name("fresh"), at(400))
         .await
@@ -144,7 +144,7 @@ pub async fn an_endpoint_that_is_not_allowed_any_more_is_left<E: Engine>() {
         .unwrap();
     rig.configure(&["acme"]).await;
     assert_eq!(rig.grant("acme").await.token_url, OTHER, "it is allowed");
-    // Nothing of the portal's own settings changes.
+    // The portal's own settings do not change.
     let only = Configured {
         allowed_urls: Arc::new([URL.to_owned()]),
         ..configured("acme")
@@ -181,7 +181,7 @@ pub async fn the_server_a_reply_names_is_remembered<E: Engine>() {
     assert_eq!(rig.grant("acme").await.token_url, OTHER);
 }
 
-/// Each of the two portals of an app of its own, so that the client of one is refused with it.
+/// Each of the two portals has an app of its own, so that the client of one is refused with it.
 async fn apart<E: Engine>(rig: &Rig<E>) {
     let mut retries = configured("retries");
     retries.settings.app = "other".to_owned();

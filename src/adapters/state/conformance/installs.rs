@@ -1,4 +1,4 @@
-//! Portals that come by an install: whose row it is, whose grant is kept, and what an event may end.
+//! Portals of installs: the ownership of rows and grants, and the effects of events.
 
 use super::*;
 use crate::domain::import::ImportedGrant;
@@ -85,7 +85,7 @@ pub fn removal(member_id: &str, token: &str, sent: i64, now: i64) -> Uninstall {
     }
 }
 
-/// A removal that has its proof, and these grants, which did not work, gone.
+/// An uninstall event with its application token, and these grants, which did not work, as gone.
 pub fn proven(gone: &[&str]) -> Uninstalled {
     Uninstalled::Proven {
         gone: gone.iter().map(|portal| name(portal)).collect(),
@@ -101,7 +101,7 @@ fn stored(portal: &str, generation: u64, resumed: bool) -> InstallOutcome {
 }
 
 impl<E: Engine> Rig<E> {
-    /// Keeps it; one that must be verified first is, at a server that does not rotate.
+    /// Stores it; one that must be verified first is, at a server that does not rotate.
     async fn keep(&self, install: InstalledGrant) -> InstallOutcome {
         match self.state.install(install.clone()).await.unwrap() {
             InstallOutcome::Unproven { portal, .. } => {
@@ -180,7 +180,7 @@ impl<E: Engine> Rig<E> {
         self.state.record_candidate(Arc::new(record)).await.unwrap()
     }
 
-    /// Has a renewal of the grant end in this phase.
+    /// Lets a renewal of the grant end in this phase.
     async fn make(&self, portal: &str, phase: impl FnOnce(Problem) -> Phase) {
         let phase = phase(problem(Class::NeedsAuthorization));
         let next_attempt_at = matches!(phase, Phase::Retrying { .. }).then(|| at(0));
@@ -202,7 +202,7 @@ impl<E: Engine> Rig<E> {
         self.state.uninstall(removal).await.unwrap()
     }
 
-    /// The configuration names these, and takes installs of `crm` in.
+    /// The configuration names these, and accepts installs of `crm`.
     pub async fn follow_with_installs(
         &self,
         portals: &[&str],
@@ -393,7 +393,7 @@ pub async fn a_portal_of_the_configuration_is_resumed_in_place_and_left_alone_wh
             pinned,
             "its own settings stay"
         );
-        // The name that the rule gives is the configuration's, and another portal's.
+        // The name of the rule is configured, and belongs to another portal.
         let other = InstalledGrant {
             owner: TokenOwner {
                 member_id: "other".to_owned(),
@@ -487,7 +487,7 @@ pub async fn a_removal_needs_its_proof_and_comes_once<E: Engine>() {
         Uninstalled::Replayed,
         "of another day"
     );
-    // The first sender may have chosen the proof: a grant that may live is renewed, which shows the truth.
+    // The first sender may have chosen the application token: a grant that may be alive is renewed, which decides.
     assert_eq!(rig.end(removal("acme", "proof", 50, 55)).await, proven(&[]));
     assert_eq!(rig.grant("acme.example").await.status.phase, Phase::Fresh);
     rig.make("acme.example", |problem| Phase::Retrying {
@@ -753,7 +753,7 @@ pub async fn a_removal_that_nothing_proves_has_the_members_fresh_grants_renewed<
         ask("acme", HOUR / 2).await.unwrap(),
         [(name("acme.example"), at(HOUR / 2))]
     );
-    // What has its proof is looked into at once, whatever was done a moment ago; what is gone is not.
+    // An event with its application token is processed at once, whatever happened just before; a portal that is gone is not.
     let at_once = || {
         rig.state.request_renewal_of_member(
             "crm".to_owned(),

@@ -4,7 +4,7 @@ use super::*;
 use crate::domain::kept_reply::{ReplyTo, SentToken, UnreadableReply};
 use refreshd_secrets::ReplyBody;
 
-/// A reply to the renewal of a grant as it is.
+/// A response to the renewal of the present grant.
 fn reply(grant: &Grant, body: &str) -> UnreadableReply {
     UnreadableReply {
         at: at(0),
@@ -17,7 +17,7 @@ fn reply(grant: &Grant, body: &str) -> UnreadableReply {
     }
 }
 
-/// The end of a claimed renewal whose reply could not be read; it is due again at `at(10)`.
+/// The end of a claimed renewal with an unreadable response; it is due again at `at(10)`.
 fn unread(portal: &Portal, body: &str) -> RecordOutcome {
     let phase = Phase::InDoubt {
         attempt: 1,

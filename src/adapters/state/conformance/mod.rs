@@ -1,6 +1,6 @@
 //! Promises of the state, written against [`State`] alone: each engine runs all of them, see [`suite`].
 //!
-//! Must not know how an engine stores: what only SQLite does is tested in `tests`.
+//! Must not know the storage of an engine: `tests` covers behaviour of SQLite only.
 
 pub mod alerting;
 pub mod candidates;
@@ -46,9 +46,9 @@ pub trait Engine: Sized {
     async fn open() -> (Self, State);
     /// Opens the same state again, after a stop: the caller has dropped its handles.
     async fn reopen(self) -> (Self, State);
-    /// Pairs that are kept unused, in the order in which they came: portal, reason, refresh token.
+    /// Pairs that are kept unused, oldest first: portal, reason, refresh token.
     fn superseded(&self) -> Vec<(String, String, String)>;
-    /// Damages what is stored, as another version or a failing disk would.
+    /// Damages stored data, as another version or a failing disk would.
     fn spoil(&self, what: Spoiled<'_>);
 }
 
@@ -57,7 +57,7 @@ pub trait Engine: Sized {
 pub enum Spoiled<'d> {
     /// A part of a portal's row.
     Row(&'d str, Part),
-    /// One more row; its name is the name of no portal.
+    /// A further row with an invalid name.
     RowWithoutName(&'d str),
     /// An incident, by its key.
     Incident(&'d str),
@@ -74,14 +74,14 @@ pub enum Part {
     Attempt,
     /// The client that the grant is bound to.
     BoundTo,
-    /// That one and the one of the configuration.
+    /// That client and the configured one.
     Bindings,
     Settings,
-    /// The escalation steps that were notified of.
+    /// The notified escalation steps.
     Notified,
 }
 
-/// Makes a test of every promise for an engine. A promise that is not listed is dead code.
+/// Creates a test of every promise for an engine. A promise that is not listed is dead code.
 macro_rules! suite {
     ($engine:ident) => {
         $crate::adapters::state::conformance::suite! { $engine:
@@ -112,7 +112,7 @@ macro_rules! suite {
 }
 pub(super) use suite;
 
-/// A state with what the suite asks of it.
+/// A state with the helpers of the suite.
 pub struct Rig<E> {
     pub state: State,
     pub engine: E,
@@ -173,7 +173,7 @@ impl<E: Engine> Rig<E> {
             .unwrap()
     }
 
-    /// Claims what is due, and says which.
+    /// Claims the due portals, and returns their names.
     pub async fn claimed(&self, secs: i64) -> Vec<String> {
         names(&self.claim(secs, 100).await.portals)
     }
@@ -306,7 +306,7 @@ pub fn grant(portal: &str, refresh: &str, expires: i64) -> NewGrant {
     }
 }
 
-/// A new pair that came at `secs` and is renewed 1500 s later.
+/// A new pair received at `secs`, to be renewed 1500 s later.
 pub fn renewed(refresh: &str, secs: i64) -> RecordOutcome {
     let due = Some(at(secs + 1500));
     RecordOutcome::Renewed(Box::new(Renewed {
@@ -329,7 +329,7 @@ pub fn problem(class: Class) -> Problem {
     }
 }
 
-/// A failure since `at(0)` that is tried again at `act`.
+/// A failure since `at(0)` that is retried at `act`.
 pub fn retrying(act: i64) -> RecordOutcome {
     let phase = Phase::Retrying {
         attempt: 1,
@@ -343,7 +343,7 @@ pub fn retrying(act: i64) -> RecordOutcome {
     })
 }
 
-/// Begins a request and drops it, as when the daemon stops in the midst of it.
+/// Starts a request and drops it, as when the daemon stops during it.
 pub async fn abandon(request: impl Future) {
     tokio::select! {
         biased;

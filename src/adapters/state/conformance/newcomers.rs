@@ -1,4 +1,4 @@
-//! Newcomers: one of a portal waits, a person decides, and its proof becomes the installation's with its grant.
+//! Disputed installs: one per portal waits for the operator, and its application token replaces the present one with its grant.
 
 use super::*;
 use crate::domain::candidate::Origin;
@@ -13,7 +13,7 @@ use refreshd_token_client::samples::profile;
 const PORTAL: &str = "acme.example";
 const EMPLOYEE: &str = "67";
 
-/// A portal that an employee came to first, with a proof of his own.
+/// A portal whose first event was an employee's, with an own application token.
 async fn squatted<E: Engine>() -> Rig<E> {
     let rig = Rig::<E>::new().await;
     let rule = InstallRule {
@@ -111,7 +111,7 @@ impl<E: Engine> Rig<E> {
             .unwrap()
     }
 
-    /// User of the waiting newcomer, and its refresh token.
+    /// User of the waiting install, and its refresh token.
     async fn waiting(&self) -> Option<(String, String)> {
         let found = self.state.dispute_of(name(PORTAL)).await.unwrap()?;
         Some((found.newcomer.user, found.refresh.expose().to_owned()))
@@ -140,7 +140,7 @@ pub async fn one_waits_and_only_a_better_claim_displaces_it<E: Engine>() {
         rig.note("5", Installed, None, "f2").await,
         RecordedDispute::Outranked
     );
-    // His newest grant counts, and what his event said stays.
+    // The newest grant of that user counts, and the data of the event stays.
     assert_eq!(
         rig.note("1", Installed, Some(true), "a2").await,
         RecordedDispute::Known

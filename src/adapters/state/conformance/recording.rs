@@ -279,7 +279,7 @@ pub async fn what_is_known_of_lives_is_kept_moves_with_the_clock_and_goes_with_t
         (moved.at, moved.since, moved.motion),
         (at(9060), at(10), Motion::Fixed)
     );
-    // A grant that takes its place has its own, or none.
+    // A grant that replaces it has its own, or none.
     rig.state
         .store_grant(grant("acme", "r3", 3600))
         .await

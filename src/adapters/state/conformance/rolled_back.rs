@@ -1,4 +1,4 @@
-//! Grants that are held because the state went back.
+//! Grants that are quarantined because the state went back.
 
 use super::*;
 use crate::domain::rollback::{PublishedGeneration, Trace, quarantined};
@@ -61,7 +61,7 @@ pub async fn an_old_grant_takes_over_what_was_published_and_is_not_sent<E: Engin
         quarantined(&grant, trace(Some(7), Some(7)), at(9)).is_none(),
         "once"
     );
-    // Out of it: by hand, or with a new grant.
+    // Ways to recover: a request of the operator, or a new grant.
     assert_eq!(
         rig.state
             .request_renewal(name("acme"), at(10))

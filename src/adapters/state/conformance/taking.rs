@@ -1,4 +1,4 @@
-//! Grants from outside, and tokens that must not be stored twice.
+//! Imported grants, and tokens that must not be stored twice.
 
 use super::*;
 

@@ -1,8 +1,8 @@
-//! Rows that cannot be understood: left alone, named and counted, without effect on the other portals.
+//! Invalid rows: left alone, named and counted, without effect on the other portals.
 
 use super::*;
 
-/// Portals with a damaged row: the name, the column that is reported, and the part that is damaged.
+/// Portals with a damaged row: the name, the reported column, and the damaged part.
 const SPOILT: [(&str, &str, Part); 7] = [
     ("details", "details", Part::Details),
     ("phase", "phase", Part::Phase),
@@ -14,7 +14,7 @@ const SPOILT: [(&str, &str, Part); 7] = [
 ];
 
 impl<E: Engine> Rig<E> {
-    /// Good portals among damaged ones, all due, the damaged ones first.
+    /// Valid portals among damaged ones, all due, the damaged ones first.
     async fn spoilt() -> Self {
         let good = ["acme", "zorg"];
         let rig = Self::new().await;
@@ -66,7 +66,7 @@ pub async fn the_others_are_listed_and_each_says_what_is_wrong_with_it<E: Engine
 pub async fn they_are_claimed_once_held_and_counted_and_the_others_are_claimed<E: Engine>() {
     let rig = Rig::<E>::spoilt().await;
     let (mut claimed, mut unreadable) = (Vec::new(), Vec::new());
-    // Fewer places than spoilt rows, which expire first.
+    // Less capacity than damaged rows, which expire first.
     for _ in 0..SPOILT.len() {
         let claims = rig.claim(0, 2).await;
         claimed.extend(names(&claims.portals));

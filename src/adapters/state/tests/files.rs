@@ -1,4 +1,4 @@
-//! The state as a file: who may open it, what is refused untouched, and what an older refreshd left.
+//! The state as a file: permissions, refusals without a change, and files of an older refreshd.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -9,11 +9,11 @@ use super::*;
 use crate::adapters::state::conformance::installs::{proven, removal, terms};
 use crate::domain::install::Users;
 
-/// A version that this program does not know.
+/// An unknown version.
 const NEWER: i64 = SCHEMA_VERSION as i64 + 1;
 
-/// A state with two grants as each schema version stored it. Once released they never change: a version that cannot
-/// read them would cost every user every grant.
+/// A state with two grants as stored by each schema version. Once released they never change: a version that cannot read them
+/// would lose every user every grant.
 const VERSIONS: [&str; SCHEMA_VERSION] = [
     include_str!("../../../../tests/fixtures/state-v1.sql"),
     include_str!("../../../../tests/fixtures/state-v2.sql"),
@@ -24,8 +24,8 @@ const VERSIONS: [&str; SCHEMA_VERSION] = [
     include_str!("../../../../tests/fixtures/state-v7.sql"),
 ];
 
-/// Every file of the folder with its bytes, but the lock, which is not the state's, SQLite's shared memory, and an
-/// empty write-ahead log, which says nothing.
+/// Every file of the directory with its bytes, except the lock, which is not the state's, SQLite's shared memory, and an empty
+/// write-ahead log, which has no meaning.
 fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let mut files: Vec<_> = fs::read_dir(folder)
         .unwrap()
@@ -43,7 +43,7 @@ fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
     files
 }
 
-/// Why a state is not opened; its files must be as before.
+/// The reason for which a state is not opened; its files must be unchanged.
 #[track_caller]
 fn refusal(folder: &tempfile::TempDir) -> StateError {
     let before = contents(folder.path());
@@ -66,7 +66,7 @@ fn write(path: &Path, bytes: impl AsRef<[u8]>) {
     fs::write(path, bytes).unwrap();
 }
 
-/// A folder with a database made by these statements, whose log is still beside it if it has one.
+/// A directory with a database created by these statements, with its log if it has one.
 fn database(statements: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let connection = Connection::open(path_in(&folder)).unwrap();
@@ -158,7 +158,7 @@ async fn a_newer_state_is_refused_untouched() {
         |error| matches!(error, StateError::Newer { found, known, .. } if found == known + 1);
     assert!(newer(inspect(&path_in(&folder)).unwrap_err()));
     assert!(newer(refusal(&folder)));
-    // The write-ahead log alone may show it.
+    // Possibly only the write-ahead log shows it.
     let folder = Rig::with(&["acme"]).await.close().await;
     let connection = Connection::open(path_in(&folder)).unwrap();
     keep_log(&connection);
@@ -367,7 +367,7 @@ fn a_look_sees_what_lies_in_the_log_and_leaves_no_trace() {
             matches!(take_snapshot(&rig.path()), Err(StateError::Locked { .. })),
             "a process has it open"
         );
-        // As after an end by force: the pair is in the log only.
+        // As after a kill: the pair is in the log only.
         for name in ["state.db", "state.db-wal"] {
             fs::copy(rig.engine.folder.path().join(name), copy.path().join(name)).unwrap();
         }

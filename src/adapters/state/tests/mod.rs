@@ -1,4 +1,4 @@
-//! The SQLite engine: the promises of the state over it, and what it alone does, on real files.
+//! The SQLite engine: the promises of the state, and its own behaviour, on real files.
 
 mod files;
 mod reading;
@@ -20,7 +20,7 @@ suite!(Sqlite);
 
 type Rig = conformance::Rig<Sqlite>;
 
-/// A state in a folder of its own, with its workers.
+/// A state in its own directory, with its workers.
 pub struct Sqlite {
     folder: tempfile::TempDir,
     workers: [JoinHandle<()>; 2],

@@ -1,4 +1,4 @@
-//! SQLite's own ways to read: the second connection, and the indexes of what runs often.
+//! SQLite's read paths: the second connection, and the indexes of frequent queries.
 
 use super::*;
 

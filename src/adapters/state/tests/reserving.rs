@@ -1,4 +1,4 @@
-//! Room for what renewals bring: there before they begin, and enough.
+//! Space for the outcomes of renewals: reserved before they start, and sufficient.
 
 use super::*;
 
@@ -12,7 +12,7 @@ fn log(rig: &Rig) -> (i64, u64) {
     (used, std::fs::metadata(file).unwrap().len())
 }
 
-/// A refresh token as long as those with a signature are.
+/// A refresh token as long as signed ones are.
 fn long(name: &str, turn: u32) -> String {
     format!("{turn}{name}{}", "x".repeat(4000))
 }
@@ -57,7 +57,7 @@ async fn there_is_room_before_the_claim_and_it_is_there_at_the_next_start() {
         "{} bytes",
         left.len()
     );
-    // What the log held is in the database: it alone is what is backed up.
+    // The log's content is in the database, which alone is backed up.
     let other = tempfile::tempdir().unwrap();
     std::fs::copy(path_in(&folder), path_in(&other)).unwrap();
     assert_eq!(refresh_of(&Rig::open(other).grant("acme").await), "r2");

@@ -22,7 +22,7 @@ fn apps(path: &Path) -> Vec<String> {
     names.collect::<Result<_, _>>().unwrap()
 }
 
-/// A state whose writer starts only after the jobs have been handed in, so that they are one batch.
+/// A state whose writer starts only after all jobs have been queued, so that they are one batch.
 struct Batch {
     folder: tempfile::TempDir,
     state: State,

@@ -257,7 +257,7 @@ pub async fn poll(shared: &Context, name: &str, state: &str) -> Result<Polled, O
     }
 }
 
-/// Whether a rejected poll is final: by its code, or because the provider's table classifies it as permanent.
+/// Returns whether a rejected poll is final: by its code, or because the provider's table classifies it as permanent.
 fn is_over(code: &str, class: Class) -> bool {
     let lasts = matches!(
         class,

@@ -79,7 +79,7 @@ pub async fn begin(
             let fields = BTreeMap::new();
             let random = shared.clock.random_token();
             let mut builder = app.request_builder(portal.settings.as_ref(), &fields, &random);
-            // Where the provider has a registered redirect URI, only the configuration can name it.
+            // If the provider has a registered redirect URI, only the configuration can name it.
             let sent = profile
                 .request
                 .authorize_parameters

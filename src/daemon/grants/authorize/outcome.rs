@@ -103,7 +103,7 @@ pub(crate) fn no_refresh_token() -> Problem {
     Problem::new(Class::Unknown, detail.to_owned())
 }
 
-/// Whether the failure is temporary, rather than a rejection.
+/// Returns whether the failure is temporary, rather than a rejection.
 pub(crate) const fn is_passing(problem: &Problem) -> bool {
     matches!(
         problem.class,
@@ -111,7 +111,7 @@ pub(crate) const fn is_passing(problem: &Problem) -> bool {
     )
 }
 
-/// What to correct first, where another code would be refused too.
+/// Correction that is needed first, if another code would be refused, too.
 pub(crate) fn correction(problem: &Problem) -> Option<&'static str> {
     let code = problem.code.as_deref().unwrap_or_default();
     // The sentence of ours about a refused code names the parameter too.
