@@ -66,7 +66,7 @@
 //!   channels), [`refreshd_alerting::incidents`] groups them into incidents and decides about notifications, and incidents and queued alerts are
 //!   stored in one transaction before anything is sent. One task per channel delivers its queue in order ([`refreshd_alerting::outbox`]).
 //! - An install event (`daemon::install`) is answered at once, verified with the authorization server
-//!   ([`domain::token_owner`]), judged ([`domain::install`]) and stored in one transaction. What was not verified is not stored.
+//!   ([`domain::token_owner`]), judged ([`domain::install`]) and stored in one transaction. Unverified grants are not stored.
 //! - Every grant is stored by one function, `daemon::grants::store::store_grant`: durable first, then published. Its callers are `authorize` (a person,
 //!   with fresh state and PKCE), `import` ([`domain::import`]), `bootstrap` (client credentials and `refresh_token_file`), and
 //!   `install`. Every request to an authorization server is built by [`refreshd_token_client::request`] from the profile; the metadata of an
@@ -78,13 +78,13 @@
 //!   found dead (`daemon::renewal::disputed_install`).
 //! - After a crash, claims without an outcome are in doubt. The next start finds and replays them.
 //! - A start looks for rollback first: a pair is durable before anybody else sees it, so a trace outside the state that is newer than
-//!   the state ([`domain::rollback`]) means that the state is older than what was published, and its refresh token is spent. A
+//!   the state ([`domain::rollback`]) means that the state is older than the published token, and its refresh token is spent. A
 //!   trace of a portal without a grant means that the state was lost.
 //!
 //! # Deliberately absent
 //!
 //! - **No list of portals in memory.** The portals of the configuration are stored in the state when it is read; the schedule is
-//!   an index of the state. Memory holds what is in flight.
+//!   an index of the state. Memory holds only pending requests.
 //! - **No retry in the HTTP client,** no redirect, no proxy from the environment: a token request is sent once, to the address
 //!   that the profile names.
 //! - **No background refresh of anything but tokens.** Metrics and pages are computed from the state on request.

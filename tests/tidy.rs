@@ -35,7 +35,7 @@ const PURE: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// What code without I/O must not use.
+/// Paths that code without I/O must not use.
 const IO: &[&str] = &[
     "tokio",
     "reqwest",
@@ -87,7 +87,7 @@ const MAY_EXPOSE: &[&str] = &[
     "src/domain/renewal*.rs",
     "crates/secrets/src/secret.rs",
     "crates/token-client/src/reply*.rs",
-    "crates/token-client/src/request*.rs", // what is sent
+    "crates/token-client/src/request*.rs", // requests
     "crates/token-client/src/token_owner_request.rs", // asks for its owner
     "src/config/receivers.rs",             // is a channel's address https?
     "src/config/source.rs",                // the text of a file that may hold one
@@ -264,7 +264,7 @@ fn begins_with_its_purpose(source: &Source) -> Vec<String> {
     vec![source.complain(
         &source.text,
         0,
-        "a file opens with `//!`: what it is for, and what it must not do",
+        "a file begins with `//!`: its purpose, and the things that it must not do",
     )]
 }
 

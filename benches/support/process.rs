@@ -101,10 +101,10 @@ impl Child {
         let line = self
             .lines
             .next()
-            .with_context(|| format!("it ended before it said {word}"))??;
+            .with_context(|| format!("it ended before it printed {word}"))??;
         let rest = line
             .strip_prefix(word)
-            .with_context(|| format!("it said {line}, not {word}"))?;
+            .with_context(|| format!("it printed {line}, not {word}"))?;
         Ok(rest.trim().to_owned())
     }
 

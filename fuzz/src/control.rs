@@ -163,7 +163,7 @@ impl Daemon {
             .chars()
             .filter(|c| c.is_ascii_graphic() || *c == ' ')
             .collect();
-        // Those that say where a request ends are this function's.
+        // Headers that delimit a request are set by this function.
         let name = header
             .split(':')
             .next()
@@ -209,7 +209,7 @@ impl Daemon {
         }
     }
 
-    /// `grant` is what was handed over, if anything was. A portal's name may be repeated, whatever it is.
+    /// `grant` is the submitted text, if any. A portal's name may be repeated, whatever it is.
     fn is_in_order(&self, answer: &str, line: &str, grant: &str) {
         let refresh = self
             .sandbox
@@ -220,8 +220,8 @@ impl Daemon {
             assert!(answer.is_empty(), "half an answer: {answer:?}");
             return;
         };
-        let said: Value = serde_json::from_str(grant).unwrap_or_default();
-        let handed_over = said
+        let parsed: Value = serde_json::from_str(grant).unwrap_or_default();
+        let handed_over = parsed
             .get("refresh_token")
             .and_then(Value::as_str)
             .unwrap_or(grant)
@@ -253,7 +253,7 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         self.stop.cancel();
         if let Some(daemon) = self.daemon.take() {
-            // A daemon that panicked has said so.
+            // A panic of the daemon is reported elsewhere.
             let _ = self.runtime.block_on(daemon);
         }
     }

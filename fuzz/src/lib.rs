@@ -1,6 +1,6 @@
 //! Properties that hold for any input, one function for each target. Each panics if a property is violated.
 //!
-//! Used by the fuzzing targets beside this folder and by `tests/corpus.rs`, which replays what they found. Must not
+//! Used by the fuzzing targets beside this folder and by `tests/corpus.rs`, which replays their findings. Must not
 //! depend on the fuzzer.
 
 pub mod config;
@@ -54,7 +54,7 @@ const SHORTEST_TOKEN: usize = 16;
 /// Writes a file that others cannot read.
 #[expect(
     clippy::disallowed_methods,
-    reason = "a file that nobody reads meanwhile need not be written whole"
+    reason = "a file that is not read meanwhile need not be written atomically"
 )]
 fn file(folder: &Path, name: &str, contents: &[u8]) -> PathBuf {
     let path = folder.join(name);
@@ -63,7 +63,7 @@ fn file(folder: &Path, name: &str, contents: &[u8]) -> PathBuf {
     path
 }
 
-/// Panics if a text that people get to see holds any of these.
+/// Panics if a visible text contains any of these.
 #[track_caller]
 fn is_silent_about(secrets: &[&str], shown: &str) {
     for secret in secrets {
@@ -71,7 +71,7 @@ fn is_silent_about(secrets: &[&str], shown: &str) {
     }
 }
 
-/// All that the details of a grant say in words, a line each.
+/// All texts in the details of a grant, a line each.
 fn words(details: &Details) -> String {
     fn collect(value: &Value, words: &mut Vec<String>) {
         match value {
@@ -94,7 +94,7 @@ fn words(details: &Details) -> String {
     words.join("\n")
 }
 
-/// Panics unless the state, and readers of `token.json`, can read again what is written for them.
+/// Panics unless the state, and readers of `token.json`, can parse the data written for them.
 #[track_caller]
 fn can_be_read_again(details: &Details) {
     let stored = serde_json::json!({ "fields": details.fields }).to_string();

@@ -1,4 +1,4 @@
-//! Any notice of an installed app, with any answer of the authorization server to the question whose it is: the query
+//! Any event of an installed app, with any response of the authorization server about its owner: the query
 //! on the first line, the form on the second, the answer after them.
 
 use refreshd::domain::import::{ImportedGrant, from_install_event};

@@ -1,4 +1,4 @@
-//! A token reply with any status and body, and what it makes of a grant.
+//! A token response with any status and body, and its effect on a grant.
 //!
 //! An input is two bytes that choose the status, the profile and where the grant stood, and then the body.
 
@@ -56,8 +56,8 @@ pub fn holds(data: &[u8]) {
     is_silent_about(&secrets, &format!("{verdict:?}"));
     let again = read(&reply, profile, &secrets);
     assert_eq!(
-        told(&verdict),
-        told(&again),
+        text_of(&verdict),
+        text_of(&again),
         "the same reply, another verdict"
     );
     match &verdict {
@@ -113,8 +113,8 @@ fn is_a_pair(granted: &GrantedTokens, status: u16, body: &[u8]) {
         comes_from_the_body(refresh.expose(), "refresh_token", body);
     }
     // Valid JSON with a refresh token is parsed as JSON, and in no other way.
-    if let Ok(Value::Object(said)) = serde_json::from_slice::<Value>(body)
-        && said.contains_key("access_token")
+    if let Ok(Value::Object(object)) = serde_json::from_slice::<Value>(body)
+        && object.contains_key("access_token")
     {
         let once = |name: &str| {
             body.windows(name.len())
@@ -124,7 +124,8 @@ fn is_a_pair(granted: &GrantedTokens, status: u16, body: &[u8]) {
         };
         let escaped = body.contains(&b'\\');
         let text = |name: &str| {
-            said.get(name)
+            object
+                .get(name)
                 .and_then(Value::as_str)
                 .unwrap_or_default()
                 .trim_matches(is_unseen)
@@ -133,13 +134,13 @@ fn is_a_pair(granted: &GrantedTokens, status: u16, body: &[u8]) {
         if !escaped
             && once("access_token")
             && once("refresh_token")
-            && said["access_token"].is_string()
+            && object["access_token"].is_string()
         {
             // A word for nothing is none, and then one in another place counts.
             if !is_missing_value(&text("access_token")) {
                 assert_eq!(granted.access.expose(), text("access_token"));
             }
-            let plain = said
+            let plain = object
                 .get("refresh_token")
                 .is_none_or(|token| token.is_string() || token.is_null());
             // A word for nothing is none, and then one under another name counts.
@@ -229,12 +230,12 @@ fn holds_no_more_when_cut(body: &[u8], profile: &Profile) {
             now: NOW,
             body,
         };
-        told(&read(&reply, profile, &[])).1
+        text_of(&read(&reply, profile, &[])).1
     };
     let Some(cut) = pair(false) else { return };
     assert_eq!(Some(&cut), pair(true).as_ref(), "{body:?} when it is cut");
     let is_plain = |byte: &u8| byte.is_ascii_graphic() || byte.is_ascii_whitespace();
-    // A string of JSON ends by itself, and so does what is packed.
+    // A JSON string delimits itself, and so does a compressed body.
     assert!(
         body.iter().any(|byte| b"{\"'".contains(byte))
             || !body.iter().all(is_plain)
@@ -256,7 +257,7 @@ fn keeps_in_wrappings(body: &[u8], profile: &Profile) {
             now: NOW,
             body,
         };
-        told(&read(&reply, profile, &[])).1
+        text_of(&read(&reply, profile, &[])).1
     };
     let bare = pair(body);
     let Ok(text) = std::str::from_utf8(body) else {
@@ -324,9 +325,9 @@ fn is_a_refusal(refusal: &Refusal, profile: &Profile) {
                 .iter()
                 .any(|rule| rule.class == refusal.problem.class)
     );
-    let said = refusal.problem.code.is_some() || refusal.problem.server_text.is_some();
+    let has_text = refusal.problem.code.is_some() || refusal.problem.server_text.is_some();
     assert!(
-        !dead || said,
+        !dead || has_text,
         "no grant dies without a word of the server's: {refusal:?}"
     );
     assert!(
@@ -339,8 +340,8 @@ fn is_fit_for_a_log(problem: &Problem) {
     is_a_line(&problem.text());
 }
 
-/// All that a verdict says, its tokens too, for comparison.
-fn told(verdict: &Verdict) -> (String, Option<(String, Option<String>)>) {
+/// Everything in a verdict, including its tokens, for comparison.
+fn text_of(verdict: &Verdict) -> (String, Option<(String, Option<String>)>) {
     let tokens = match verdict {
         Verdict::Granted(granted) => {
             let refresh = granted

@@ -1,8 +1,8 @@
-//! Directories as open handles, and the files in them: what was checked is what is used, whatever another user renames meanwhile.
+//! Directories as open handles, and the files in them: the checked file is the used one, whatever another user renames meanwhile.
 //!
 //! A directory is trusted if it and each of its parents belong to root, to this user or to the owner of the configuration, and
 //! if others cannot rename its entries. Symbolic links on the way are followed if one of these users owns them. Below an open
-//! directory no link is followed. Must not decide what is written.
+//! directory no link is followed. Must not decide the content of files.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -211,7 +211,7 @@ impl Directory {
                     if links > MAX_LINKS {
                         return Err(refused(Errno::LOOP.into()));
                     }
-                    // A user who can redirect the path can read what is written there.
+                    // A user who can redirect the path can read files written there.
                     found.check_owner(path, trust, rest.is_empty())?;
                     let target = fs::readlinkat(&found.handle, "", Vec::new())
                         .map_err(|error| refused(error.into()))?;

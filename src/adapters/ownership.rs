@@ -2,14 +2,14 @@
 //! administrator's command would leave files that the daemon cannot open. `directory` does the same for its files and
 //! directories, by their handles.
 //!
-//! Must be given only what was created just now: an older entry may be another user's trap. Failures are ignored: without the
+//! Must be given only entries that were created just now: an older entry may be another user's trap. Failures are ignored: without the
 //! right to change the owner nothing is different.
 
 use std::fs::Metadata;
 use std::os::unix::fs::{MetadataExt as _, lchown};
 use std::path::Path;
 
-/// Gives away what was just created at that path.
+/// Changes the owner of an entry just created at that path.
 pub fn give_to_directory_owner(path: &Path) {
     let Some((directory, made)) = directory_of(path).zip(path.symlink_metadata().ok()) else {
         return;

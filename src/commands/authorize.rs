@@ -387,7 +387,7 @@ async fn listen_at(redirect_uri: &str) -> Result<Option<Callback>, CommandError>
     if let Some((address, _)) = missing.iter().find(taken) {
         let message = format!(
             "another program listens on {address}, where the browser is sent to {redirect_uri} and may hand it the code: end that \
-             program, be it another refreshd authorize, and begin again. If it is meant to have the code, say --listen ADDRESS"
+             program, such as another refreshd authorize, and begin again. If it shall receive the code, use --listen ADDRESS"
         );
         return Err(CommandError::new(Exit::TryAgain, message));
     }

@@ -138,7 +138,7 @@ async fn read_all(path: &Path) -> Result<&'static str, CommandError> {
 }
 
 /// Warning if a start would find the state older than its traces, or without grants of which there are traces. `None` also where
-/// that cannot be seen: a running daemon has the state and has said it, or this user may not read it.
+/// that cannot be seen: a running daemon has the state and has reported it, or this user may not read it.
 async fn old_or_lost(config: &Config) -> Option<String> {
     let copy = InProcess::open_read_only(config.clone()).await.ok()?;
     let client = Client::in_process(copy);

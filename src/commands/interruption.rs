@@ -37,7 +37,7 @@ impl InProgress {
         }
     }
 
-    /// Begins the end of what was sent before, after a signal too.
+    /// Starts waiting for the end of sent requests, after a signal, too.
     pub(super) fn finish() -> Self {
         IN_PROGRESS.send_modify(|count| *count += 1);
         Self(())
@@ -50,7 +50,7 @@ impl Drop for InProgress {
     }
 }
 
-/// Waits for a signal that asks for an end, and then for requests in progress. Says and ignores signals without a meaning.
+/// Waits for a signal that asks for an end, and then for requests in progress. Logs and ignores signals without a meaning.
 ///
 /// # Errors
 /// The signals cannot be received.

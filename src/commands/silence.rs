@@ -53,7 +53,9 @@ impl Arguments {
                 portal: None,
                 span: Some(span.clone()),
             }),
-            ([_], false, false) => usage("for how long? Say it after the portal, such as 2h"),
+            ([_], false, false) => {
+                usage("for how long? Give the duration after the portal, such as 2h")
+            }
             (_, true, _) => usage("--all goes with a span alone, such as 2h"),
             _ => usage("--end goes with a portal alone"),
         }

@@ -1,6 +1,6 @@
 //! `[install]`, the listener for install events, and `[apps.NAME.install]`, the rule of an app.
 //!
-//! Must not know a provider: the profile says whether installs are supported.
+//! Must not know a provider: the profile states whether installs are supported.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -83,7 +83,7 @@ impl SecretKeys {
                 let place = table.place_of(last).unwrap_or(table.place);
                 report.problem(
                     place,
-                    format!("`{first}` and `{last}` {table} say the same; keep one of them"),
+                    format!("`{first}` and `{last}` {table} mean the same; keep one of them"),
                 );
                 return FoundSecret::Faulty;
             }

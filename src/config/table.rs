@@ -129,7 +129,7 @@ impl<'d> Table<'d> {
         }
     }
 
-    /// A string; the report names what is expected.
+    /// A string; the report names the expected value.
     pub(super) fn text_as(
         &self,
         report: &mut Diagnostics,

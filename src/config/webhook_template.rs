@@ -26,7 +26,7 @@ pub(super) fn template(
     if let (true, Some(place)) = (table.has("body"), table.place_of("body_file")) {
         report.problem(
             place,
-            format!("`body` and `body_file` {table} say the same; keep one of them"),
+            format!("`body` and `body_file` {table} mean the same; keep one of them"),
         );
         return Err(Reported);
     }

@@ -279,7 +279,7 @@ fn name_of_ended(ended: Option<Result<&'static str, JoinError>>) -> &'static str
     }
 }
 
-/// Waits for the tasks within a limit; reports once a second what it waits for.
+/// Waits for the tasks within a limit; reports the pending ones once a second.
 async fn drain(tasks: &mut JoinSet<&'static str>, shared: &Context, limit: Duration) -> bool {
     let started = shared.clock.tick();
     while !tasks.is_empty() {

@@ -1,4 +1,4 @@
-//! A pending authorization: what it waits for, and how the callback is parsed (RFC 6749 section 4.1).
+//! A pending authorization: its expected callback, and the callback's parser (RFC 6749 section 4.1).
 //!
 //! Must not send anything, nor accept a redirect that does not belong to a pending authorization.
 

@@ -1,7 +1,7 @@
 //! Detects an incomplete configuration: a volume that is not mounted leaves an empty file or an empty include directory,
 //! and a mistyped pattern matches other files. A portal that is removed from an existing file is removed on purpose.
 //!
-//! Must not look for files: `config` does, and the state stores what was found before.
+//! Must not look for files: `config` does, and the state stores the files found before.
 
 use std::collections::BTreeMap;
 use std::fmt;

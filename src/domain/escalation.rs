@@ -333,7 +333,7 @@ impl Window {
         } else {
             self.expires_at
         };
-        // An end before the renewal is due says nothing about the remaining time.
+        // An expiry before the renewal is due does not bound the remaining time.
         let end = self.refresh_ends_at.filter(|end| *end > self.due);
         end.map_or(deadline, |end| deadline.min(end)).max(self.due)
     }

@@ -234,7 +234,7 @@ fn troubles_are_folded_with_those_that_have_their_cause() {
     assert_eq!(
         group(Phase::Fresh, &[]),
         is("daemon/overdue", false),
-        "nobody has tried it"
+        "no portal has tried it"
     );
 }
 

@@ -52,8 +52,8 @@ pub enum ImportError {
     EmptyRefreshToken(String),
     /// A stored response of the portal, in which no single pair can be found.
     #[error(
-        "{cause}. It is a reply that refreshd keeps, and it stays: refreshd recover {portal} says more, and reads it again once \
-         the profile says where the tokens are. If you see one pair in it, import that JSON object alone"
+        "{cause}. It is a reply that refreshd keeps, and it stays: refreshd recover {portal} shows details, and parses it again once \
+         the profile has the places of the tokens. If you see one pair in it, import that JSON object alone"
     )]
     KeptReply {
         /// The unreadable part.

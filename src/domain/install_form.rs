@@ -1,4 +1,4 @@
-//! Converts install events in other formats to a form: JSON, multipart, text, with a byte order mark. Forms are what is
+//! Converts install events in other formats to a form: JSON, multipart, text, with a byte order mark. Forms are
 //! parsed, stored and parsed again after a restart.
 //!
 //! Must not decide whether it is an install event, nor quote it: it contains tokens.

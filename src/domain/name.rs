@@ -30,7 +30,7 @@ impl PortalName {
     /// Parses a name.
     ///
     /// # Errors
-    /// [`NameError`] says why the name is not safe as a file name.
+    /// [`NameError`] if the name is not safe as a file name.
     pub fn parse(text: &str) -> Result<Self, NameError> {
         let mut chars = text.chars();
         let first = chars.next().ok_or(NameError::Empty)?;

@@ -12,7 +12,7 @@ use refreshd_token_client::error_table::Class;
 use refreshd_token_client::problem::Problem;
 use refreshd_token_client::token::{Generation, Tokens};
 
-/// Phase of a grant. Each variant holds only what is true in it.
+/// Phase of a grant. Each variant holds only its own data.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Phase {
     /// The last renewal succeeded, or the grant is new.
@@ -69,7 +69,7 @@ pub enum Phase {
         /// The response that caused it.
         problem: Problem,
     },
-    /// The state was rolled back: it is older than what was published, as after a restored backup. Its refresh token is
+    /// The state was rolled back: it is older than the published token, as after a restored backup. Its refresh token is
     /// probably spent, and nothing is sent.
     OldState {
         /// Time of detection.

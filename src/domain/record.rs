@@ -71,7 +71,7 @@ pub enum ClientVerdict {
     Unknown,
     /// It was accepted.
     Accepted,
-    /// The grant was refused: whether the client would have been, only another portal can say.
+    /// The grant was refused: only another portal can show whether the client would have been.
     GrantRefused,
     /// It was refused; try one portal again then.
     Refused(Timestamp),
@@ -93,7 +93,7 @@ pub enum RecordOutcome {
 /// Result of recording.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Recorded {
-    /// It is durable. `client_changed` says that the app's client became refused, or accepted again, just now.
+    /// It is durable. `client_changed`: the app's client became refused, or accepted again, just now.
     Done {
         /// The grant's generation now.
         generation: Generation,

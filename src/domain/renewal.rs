@@ -620,7 +620,7 @@ fn after_refusal(
     } = before
         && !matches!(class, Class::NeedsAuthorization | Class::Gone)
     {
-        // A repeated attempt that says nothing about the grant leaves it dead.
+        // A repeated attempt without information about the grant leaves it dead.
         let lost = class == Class::InDoubt;
         let phase = Phase::NeedsAuthorization {
             since: *since,

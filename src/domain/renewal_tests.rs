@@ -159,7 +159,7 @@ fn another_portals_pair_is_kept_aside() {
 }
 
 #[test]
-fn a_renamed_portal_is_accepted_and_said() {
+fn a_renamed_portal_is_accepted_and_reported() {
     let details = Details {
         endpoint: Some("https://new.bitrix24.com/rest/".into()),
         ..Details::default()
@@ -567,7 +567,7 @@ fn what_a_reply_does_not_repeat_is_kept() {
     assert_eq!(
         fields.keys().collect::<Vec<_>>(),
         ["device_id"],
-        "what a reply could have said is not made up"
+        "a missing value is not invented"
     );
     assert_eq!(renewed.renamed_from, None);
 }
@@ -861,7 +861,7 @@ fn what_an_answer_says_of_the_client() {
     assert_eq!(
         word(Class::NeedsAuthorization, true),
         None,
-        "the server did not say it"
+        "the server did not report it"
     );
     assert_eq!(word(Class::Transient, false), None);
     assert_eq!(Attempt::InDoubt(String::new()).client_answer(), None);
@@ -970,16 +970,16 @@ fn the_same_access_token_never_lives_longer_than_it_was_said_to() {
         lives: lives(life),
         ..granted(None)
     };
-    let said = |secs| TokenLife::Reported(Duration::from_secs(secs));
+    let reported = |secs| TokenLife::Reported(Duration::from_secs(secs));
     let mut grant = again(
         &grant(Phase::Fresh),
-        &renewed_at(&grant(Phase::Fresh), same(said(12)), 0),
+        &renewed_at(&grant(Phase::Fresh), same(reported(12)), 0),
     );
     assert_eq!(grant.tokens.access.as_ref().unwrap().expires_at, at(12));
     for (now, life, ends) in [
-        (8, said(4), 12),
-        (9, said(3600), 12),
-        (10, said(1), 11),
+        (8, reported(4), 12),
+        (9, reported(3600), 12),
+        (10, reported(1), 11),
         (10, TokenLife::Absent, 11),
     ] {
         let renewed = renewed_at(&grant, same(life.clone()), now);
@@ -997,7 +997,7 @@ fn the_same_access_token_never_lives_longer_than_it_was_said_to() {
         grant = again(&grant, &renewed);
     }
     // After its expiry it is not a token, whatever lifetime the server states.
-    let renewed = renewed_at(&grant, same(said(3600)), 12);
+    let renewed = renewed_at(&grant, same(reported(3600)), 12);
     assert_eq!(renewed.tokens.access.clone().unwrap().expires_at, at(11));
     assert!(
         matches!(renewed.status.phase, Phase::Retrying { .. }),
@@ -1100,7 +1100,7 @@ fn a_refresh_token_that_ends_first_is_renewed_before_with_a_margin() {
 }
 
 #[test]
-fn a_life_that_cannot_be_read_is_assumed_and_said() {
+fn a_life_that_cannot_be_read_is_assumed_and_reported() {
     let renewed = renewed_at(
         &grant(Phase::Fresh),
         GrantedTokens {

@@ -81,7 +81,7 @@ impl VerifyError {
     }
 }
 
-/// Verification endpoints, most likely first: only servers of the profile, whatever the claim says. Empty: this provider has
+/// Verification endpoints, most likely first: only servers of the profile, whatever the claim names. Empty: this provider has
 /// no such endpoint.
 #[must_use]
 pub fn verification_urls(profile: &Profile, claims: &ClaimedOwner) -> Vec<String> {
@@ -133,7 +133,7 @@ pub fn admin_url(profile: &Profile, owner: &TokenOwner, by: &str) -> Option<Stri
     may.then(|| format!("{}/{method}", owner.endpoint.trim_end_matches('/')))
 }
 
-/// Parses whether the user is an administrator; `None` if the response does not say.
+/// Parses whether the user is an administrator; `None` if the response does not contain it.
 #[must_use]
 pub fn read_is_admin((status, body): (u16, &[u8])) -> Option<bool> {
     let body: Value = serde_json::from_slice(body)

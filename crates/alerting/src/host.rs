@@ -46,7 +46,7 @@ pub trait AlertingHost: Send + Sync + 'static {
     /// Waits until a finding may have appeared or disappeared.
     fn changed(&self) -> impl Future<Output = ()> + Send;
 
-    /// Loads what was stored.
+    /// Loads the stored data.
     fn load(&self) -> impl Future<Output = Result<StoredAlerts, String>> + Send;
 
     /// Stores changes durably, all or none. Alerts are sent after that.

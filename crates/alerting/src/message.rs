@@ -155,7 +155,7 @@ impl Message {
         )
     }
 
-    /// Short name of what is affected: `acme`, `app crm`, `12 portals at oauth.bitrix.info`.
+    /// Short name of the affected subject: `acme`, `app crm`, `12 portals at oauth.bitrix.info`.
     #[must_use]
     pub fn affected(&self) -> String {
         let many = (self.count > 1).then(|| format!("{} portals", self.count));

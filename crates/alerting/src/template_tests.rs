@@ -64,7 +64,7 @@ fn every_name_is_there() {
 fn what_is_wrong_is_said_with_its_line_and_without_the_template() {
     let json = "what it makes of a sample is no JSON: expected `,` or `}` at line 1 column 9 of that; values come with \
                 their quotation marks: write {{ title }} and not \"{{ title }}\"";
-    for (source, said) in [
+    for (source, expected) in [
         (
             "{{ title",
             "line 1: syntax error: unexpected end of input, expected end of variable block",
@@ -96,7 +96,7 @@ fn what_is_wrong_is_said_with_its_line_and_without_the_template() {
         ("{\"t\": \"{{ title }}\"}", json),
     ] {
         let found = fault(source);
-        assert!(found.contains(said), "{source:?}: {found}");
+        assert!(found.contains(expected), "{source:?}: {found}");
         assert!(!found.contains("Hunter2"), "{found}");
     }
 }

@@ -224,7 +224,7 @@ pub struct RunningLimit {
 impl RunningLimit {
     /// Granularity: a standstill costs one step at most.
     const STEP: Duration = Duration::from_secs(1);
-    /// Extra time at the end for tasks that read sockets to deliver what has arrived.
+    /// Extra time at the end for tasks that read sockets to deliver received data.
     const FINAL_GRACE: Duration = Duration::from_millis(250);
 
     /// Waits for `work`; `None` if the limit is exceeded.

@@ -146,11 +146,11 @@ pub fn without_code(
     context: ErrorContext<'_>,
 ) -> Refusal {
     let status = reply.status;
-    let said = match body {
+    let content = match body {
         Some(body) => words(body, ""),
         None => plain_text(reply.body).unwrap_or_default().to_owned(),
     };
-    let shown = server_text(&said, secrets);
+    let shown = server_text(&content, secrets);
     let with_words = |problem: Problem| match body {
         Some(body) => with_words(problem, shown.clone(), body, secrets),
         None => with_words(problem, shown.clone(), &Map::new(), secrets),
@@ -175,8 +175,8 @@ pub fn without_code(
             return dead(&what, status).into_refusal(reply, true);
         }
         if may_be_dead(Class::Unknown, status)
-            && reports_dead_grant(&said, status)
-            && !is_of_something_else(&said)
+            && reports_dead_grant(&content, status)
+            && !is_of_something_else(&content)
         {
             let what = format!("answered {status} with a sentence about the token");
             return with_words(dead(&what, status)).into_refusal(reply, true);
@@ -219,7 +219,7 @@ pub const fn by_status(status: u16) -> Class {
     }
 }
 
-/// Returns whether the server is failing or overloaded, so that its error code says nothing about the grant.
+/// Returns whether the server is failing or overloaded, so that its error code does not concern the grant.
 const fn is_server_failure(status: u16) -> bool {
     matches!(status, 408 | 425 | 429 | 500..=599)
 }

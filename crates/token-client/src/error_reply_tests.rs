@@ -76,7 +76,7 @@ fn a_row_that_names_the_status_may_say_what_it_means_but_never_ends_a_grant() {
     assert!(!is_trusted(&row(Class::Blocked, &[]), 503));
     assert!(
         is_trusted(&row(Class::Transient, &[]), 503),
-        "it says the same as the status"
+        "it means the same as the status"
     );
     for class in [
         Class::NeedsAuthorization,

@@ -1,4 +1,4 @@
-//! Checks whether a word can be a refresh token (RFC 6749 appendix A.17), and describes what it is otherwise.
+//! Checks whether a word can be a refresh token (RFC 6749 appendix A.17), and identifies other values.
 //!
 //! A word that is rejected here is never sent. Anything that could be a token at some provider must pass: the
 //! authorization server decides. Must not quote its input.
@@ -700,7 +700,7 @@ fn another_jwt(word: &str) -> Option<&'static str> {
 /// Parses a bare refresh token.
 ///
 /// # Errors
-/// Description of what the word is instead.
+/// Identification of another value.
 pub fn refresh_token(word: &str) -> Result<RefreshToken, &'static str> {
     match mismatch(word) {
         Some(what) => Err(what),

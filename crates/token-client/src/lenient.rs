@@ -1,4 +1,4 @@
-//! Lenient JSON parser: tolerates damage where it does not matter.
+//! Lenient JSON parser: tolerates damage that does not matter.
 //!
 //! It tolerates invalid UTF-8, control characters and unknown escapes in strings, numbers outside every type, trailing
 //! commas, comments (`//`, `/* */`), any depth and any number of values, and the single quotes and words of a printed

@@ -69,7 +69,7 @@ pub struct Profile {
     pub default_domain: Option<String>,
     /// Token endpoint for codes and refresh tokens; empty until the issuer's metadata is known.
     pub token_url: String,
-    /// Token endpoints by region of the portal, where they differ.
+    /// Token endpoints by region of the portal, if they differ.
     pub token_url_by_region: BTreeMap<String, String>,
     /// Endpoint for renewals, if it is not the token endpoint.
     pub refresh_url: Option<String>,
@@ -274,7 +274,7 @@ pub fn origin_of(url: &str) -> Option<&str> {
     (end > start).then(|| &url[..end])
 }
 
-/// `host:port` of a URL, without user information; `None` where there is any, since none belongs there.
+/// `host:port` of a URL, without user information; `None` if there is any, since it does not belong there.
 #[must_use]
 pub fn host_of(url: &str) -> Option<&str> {
     let origin = origin_of(url)?;

@@ -7,7 +7,7 @@
 /// A response, as far as it can be parsed.
 #[derive(Debug, PartialEq, Eq)]
 pub struct RawHttpResponse {
-    /// The status code; `None` where there is no status line.
+    /// The status code; `None` if there is no status line.
     pub status: Option<u16>,
     /// Header lines: name and value, both trimmed.
     pub headers: Vec<(String, Vec<u8>)>,

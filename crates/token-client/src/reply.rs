@@ -44,7 +44,7 @@ pub fn read_in(
         })
     };
     let Some(body) = token_object::open(reply.body, reply.whole, profile) else {
-        // A success is kept and in doubt, whatever its text says.
+        // A success is kept and in doubt, whatever its text is.
         let in_text = || {
             let text = error_reply::plain_text(reply.body)?;
             let code = code_in_text(text)?;
@@ -155,8 +155,8 @@ pub fn read_taken(
 }
 
 /// The one pair of a success that is in doubt: something beside or around it denies that it is one. For the time when the
-/// token that was sent is known to be spent; the pair must prove itself before it is used. A refusal has none, nor has a
-/// sentence, nor what has no refresh token of its own.
+/// token that was sent is known to be spent; the pair must be verified before it is used. A refusal has none, nor has a
+/// sentence, nor an object without its own refresh token.
 #[must_use]
 pub fn read_doubtful(
     reply: &TokenReply<'_>,

@@ -1,7 +1,7 @@
 //! Interprets the surroundings of a token object: words, names and values that report a failure, or mark the object as
 //! something else than the reply.
 //!
-//! A failure counts where it is about the token or the request: in text, where the same line names one of `SUBJECTS`;
+//! A failure counts if it concerns the token or the request: in text, if the same line names one of `SUBJECTS`;
 //! in an object, in the members and envelopes that are for the outcome. Must not search for tokens.
 
 use std::slice::from_ref;
@@ -214,7 +214,7 @@ fn names_subject(text: &str) -> bool {
     words(text).iter().any(is_subject)
 }
 
-/// Returns whether a text says that the request failed: about the token, or in words for a failure only, such as
+/// Returns whether a text states that the request failed: about the token, or in words for a failure only, such as
 /// `failed`, but not in `trial_expired`.
 fn is_failure_of_request(text: &str) -> bool {
     let is_outcome = |word: &String| {
@@ -598,7 +598,7 @@ impl MemberKind {
             .iter()
             .find_map(|word| plain.strip_prefix(word))
             .unwrap_or(&plain);
-        // `is_active` is said of users.
+        // `is_active` is a property of users.
         if FLAGS.contains(&bare) || plain == "active" {
             Self::Flag
         } else if NOUNS.iter().any(|noun| bare.contains(noun))

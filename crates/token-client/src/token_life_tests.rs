@@ -201,7 +201,7 @@ fn what_is_assumed_is_said() {
     assert_eq!(
         lives_in(&ReplyFields::default(), "{}").notice(),
         None,
-        "what is not said is no reading error"
+        "a missing value is no reading error"
     );
     assert_eq!(lives_in(&ReplyFields::default(), "{}").span(), HOUR);
     assert_eq!(

@@ -46,7 +46,7 @@ pub fn open(body: &[u8], whole: bool, profile: &Profile) -> Option<Map<String, V
 }
 
 /// As [`open()`], for a body that holds one token object although something beside or around it denies that it is a pair,
-/// in words that are no error code. Only the authorization server can say what it is.
+/// in words that are no error code. Only the authorization server can decide.
 #[must_use]
 pub fn open_doubtful(body: &[u8], whole: bool, profile: &Profile) -> Option<Map<String, Value>> {
     open_by(body, whole, |plain| {

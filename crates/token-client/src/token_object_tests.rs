@@ -702,7 +702,7 @@ fn no_body_costs_much() {
 static PROFILE: LazyLock<Profile> = LazyLock::new(profile);
 
 fn a_token() -> impl Strategy<Value = String> {
-    "[!-~]{1,40}".prop_filter("a word that says nothing may be left out", |text| {
+    "[!-~]{1,40}".prop_filter("a word without a meaning may be left out", |text| {
         token(&Value::from(text.as_str()), &PROFILE).is_some()
             && !means_no_error(&Value::from(text.as_str()))
     })

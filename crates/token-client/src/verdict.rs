@@ -33,7 +33,7 @@ pub struct GrantedTokens {
     pub refresh: Option<RefreshToken>,
     /// Value in the refresh token's place that is not a token, such as `true` or a lifetime.
     pub odd_refresh: Option<String>,
-    /// `Bearer` unless the server says something else.
+    /// `Bearer` unless the server sends another type.
     pub token_type: String,
     /// Lifetimes in the reply.
     pub lives: TokenLives,

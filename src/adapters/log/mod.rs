@@ -1,7 +1,7 @@
 //! Output of log events: text, JSON, or the journal with the right priority.
 //!
 //! The daemon's log has a bounded queue and a thread of its own ([`LogWriter`]): a blocked reader must not block anything
-//! else. Must not know what is logged. Escalations of severity critical have the event name [`CRITICAL`], since tracing has no
+//! else. Must not know the logged content. Escalations of severity critical have the event name [`CRITICAL`], since tracing has no
 //! level above ERROR and the journal does.
 
 mod importance;

@@ -168,10 +168,7 @@ mod tests {
         assert_eq!(queue.dropped(), 7, "escalations fit all the same");
         filled(&queue, 2, Importance::Reserved);
         assert_eq!(queue.dropped(), 9, "and are bounded too");
-        assert!(
-            !queue.flush(Duration::from_millis(1)),
-            "nobody has taken a line"
-        );
+        assert!(!queue.flush(Duration::from_millis(1)), "no line was taken");
     }
 
     #[test]

@@ -36,7 +36,7 @@ impl Sink for StandardError {
     }
 }
 
-/// Writes all of it; an error says whether some of it was written. After a closed pipe or a full disk the line is lost, and the
+/// Writes all of it; an error states whether some of it was written. After a closed pipe or a full disk the line is lost, and the
 /// next is tried.
 fn write(line: &[u8]) -> Result<(), bool> {
     let mut rest = line;
@@ -58,7 +58,7 @@ impl Journal {
     /// Opens a socket. A missing journal is an error; one that does not read, or is being restarted, is not: its lines are lost
     /// and counted until it is back.
     pub(super) fn open() -> std::io::Result<Self> {
-        // Sending may block where the queue is full; connecting does not.
+        // Sending may block if the queue is full; connecting does not.
         match UnixDatagram::unbound()?.connect(JOURNAL) {
             Err(error) if error.kind() != ErrorKind::ConnectionRefused => return Err(error),
             Err(_) | Ok(()) => {}

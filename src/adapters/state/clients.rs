@@ -204,7 +204,7 @@ pub(super) fn client_refused(
     }
 }
 
-/// A portal's grant was rejected, which says little about the client: if the client is in question, another portal is tried,
+/// A portal's grant was rejected, which reveals little about the client: if the client is in question, another portal is tried,
 /// and if none is left that could succeed, the client is refused for all. Returns whether it is newly so.
 pub(super) fn grant_refused(
     connection: &Connection,

@@ -91,7 +91,7 @@ pub(super) fn record(
     let generation = match outcome {
         RecordOutcome::Renewed(renewed) => {
             let generation = record_pair(connection, record, renewed, &notified, moved)?;
-            // The server has answered the same token, or a later one, with a pair. That says nothing about a candidate's response.
+            // The server has answered the same token, or a later one, with a pair. That does not concern a candidate's response.
             unread::discard_answered(connection, portal, generation)?;
             if let Some(reply) = &record.without_refresh {
                 unread::keep(connection, portal, reply)?;

@@ -319,7 +319,7 @@ pub(in crate::config) const KEYS: [ProviderKey; 42] = [
         "further parameters of the authorization request"
     )
     .with_preface(
-        "Further parameters; an empty one takes a standard one away. They may hold {redirect_uri}, {domain}, {client_id},\n\
+        "Further parameters; an empty one removes a standard one. They may contain {redirect_uri}, {domain}, {client_id},\n\
          {random} and {FIELD}, a field that is kept with the grant.",
     ),
     parameters_key!(
@@ -360,9 +360,9 @@ pub(in crate::config) const KEYS: [ProviderKey; 42] = [
         |profile| Some(reply_value(&profile.reply)),
     )
     .with_preface(
-        "Where a reply has what; also refresh_token, token_type, scope, expires_in, expires_at, error_description, and the refresh\n\
-         token's own end: refresh_expires_in, refresh_expires_at. `success` says at which place which values mean that the request\n\
-         succeeded: any other value there is an error, and `error` is not looked at.",
+        "Places of values in a response; also refresh_token, token_type, scope, expires_in, expires_at, error_description, and the\n\
+         refresh token's own expiry: refresh_expires_in, refresh_expires_at. `success` lists the values of a place that mean success:\n\
+         any other value there is an error, and `error` is ignored.",
     ),
     choice_key!(
         "expires_in_unit",
@@ -385,7 +385,7 @@ pub(in crate::config) const KEYS: [ProviderKey; 42] = [
             RenewEvery::Share(share) => {
                 Some(format!("{}%", (share * 10_000.0).round() / 100.0).into())
             }
-            // `not_before` says it.
+            // `not_before` has it.
             RenewEvery::Expiry => None,
         },
     ),
@@ -477,7 +477,7 @@ pub(in crate::config) const KEYS: [ProviderKey; 42] = [
         },
         |profile| profile.install.check.clone().map(Value::from),
     )
-    .with_preface("For [apps.NAME.install], where portals send events as Bitrix24's do."),
+    .with_preface("For [apps.NAME.install], with portals that send events like Bitrix24's."),
     key(
         "install_admin",
         r#""user.admin""#,

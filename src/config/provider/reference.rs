@@ -7,7 +7,7 @@ use super::keys::{KEYS, ProviderKey};
 /// The column at which a comment begins.
 const COMMENT: usize = 34;
 
-/// A table `[providers.NAME]` with an example of each key that stands beside `token_url`, and what it means.
+/// A table `[providers.NAME]` with an example of each key beside `token_url`, with its meaning.
 pub(in crate::config) fn annotated_toml(name: &str) -> String {
     let mut out = format!("[providers.{name}]\n");
     for key in KEYS.iter().filter(|key| !needs_issuer(key)) {
@@ -15,7 +15,7 @@ pub(in crate::config) fn annotated_toml(name: &str) -> String {
             let _ = writeln!(out, "# {line}");
         }
         let value = format!("{} = {}", key.name, key.example);
-        // A preface says it at length.
+        // A preface describes it at length.
         let _ = if key.name == "reply" {
             writeln!(out, "{value}")
         } else {

@@ -28,7 +28,7 @@ struct TomlLines(String);
 impl TomlLines {
     fn value(&mut self, key: &str, value: Option<Value>) {
         if let Some(value) = value {
-            // A text cannot fail to take what is written to it.
+            // Writing to a string cannot fail.
             let _ = writeln!(self.0, "{key} = {value}");
         }
     }

@@ -1,6 +1,6 @@
 //! The values of a profile's keys about the form of requests and replies.
 //!
-//! Must not let a profile reach what is not its own: a header that HTTP itself needs, or a secret field for readers.
+//! Must not let a profile change parts that are not its own: a header that HTTP itself needs, or a secret field for readers.
 
 use std::collections::BTreeMap;
 
@@ -70,7 +70,7 @@ const NOT_OURS: [&str; 6] = [
     "transfer-encoding",
 ];
 
-/// Reads `[…reply]` over what was there.
+/// Reads `[…reply]` and overrides the present values.
 pub(super) fn read_reply(table: Table<'_>, reply: &mut ReplyFields, report: &mut Diagnostics) {
     let mut known: Vec<&str> = FIELDS.iter().map(|field| field.name).collect();
     known.push(SUCCESS);

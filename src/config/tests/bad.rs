@@ -259,7 +259,7 @@ fn secrets_are_checked() {
     main.toml:4:28: `client_secret_credential`: the credential of that name in credentials cannot be read: no such file or directory
     main.toml:4:28: `client_secret_credential`: a credential is named without slashes and leading dots
     main.toml:4:17: `client_secret` is empty
-    main.toml:5:1: `client_secret_file` and `client_secret_env` in [apps.crm] say the same; keep one of them
+    main.toml:5:1: `client_secret_file` and `client_secret_env` in [apps.crm] mean the same; keep one of them
     main.toml:7:22: `refresh_token_file`: ./open can be accessed by every user (mode 0644): chmod o-rwx it
     "#);
     for line in [

@@ -281,7 +281,7 @@ fn bad_channels_are_told_apart() {
     ---
     `kind` must be one of KINDS; did you mean `slack`?
     ---
-    `body` and `body_file` in [channels.a] say the same; keep one of them
+    `body` and `body_file` in [channels.a] mean the same; keep one of them
     ---
     `body_file`: the file cannot be read: no such file or directory
     ---

@@ -51,7 +51,7 @@ fn no_mistake_shows_a_secret() {
         ("client_secret_credential = '../SECRET'", "without slashes"),
         (
             "client_secret = 'SECRET'\nclient_secret_env = 'SECRET'",
-            "say the same; keep one of them",
+            "mean the same; keep one of them",
         ),
         (
             "client_secret = 'a'\ndomain = 'SECRET'",

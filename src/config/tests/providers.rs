@@ -364,7 +364,7 @@ fn every_row_says_what_happened_and_what_mends_it() {
             );
             assert!(
                 !remedy.ends_with('.') && !meaning.ends_with('.'),
-                "{row}: more is said after it"
+                "{row}: more text follows"
             );
         }
     }

@@ -32,7 +32,7 @@ pub enum Condition<'a> {
     Unread,
     /// The state lacks the grants of portals that had one.
     Lost,
-    /// The configuration may be incomplete; token files of what it leaves out are kept.
+    /// The configuration may be incomplete; token files of omitted portals are kept.
     Incomplete,
     /// A portal's new pair is not on disk.
     Unsaved(&'a PortalName),

@@ -1,7 +1,7 @@
-//! Imports of grants: `refreshd import` and `refresh_token_file`. Where the portal has a grant, the imported one is a
-//! candidate first; where it has none, it is stored and renewed at once. Either way the outcome is reported.
+//! Imports of grants: `refreshd import` and `refresh_token_file`. If the portal has a grant, the imported one is a
+//! candidate first; if it has none, it is stored and renewed at once. Either way the outcome is reported.
 //!
-//! Must not send what cannot be a refresh token, nor replace a valid grant: `candidates` does, once the import is proved.
+//! Must not send a value that cannot be a refresh token, nor replace a valid grant: `candidates` does after verification.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ const WAIT_WHILE_REJECTED: Duration = Duration::from_secs(2);
 /// Outcome of an import.
 #[derive(Debug)]
 pub struct ImportOutcome {
-    /// Result of the proof.
+    /// Result of the verification.
     pub proof: ImportResult,
     /// Present generation of the portal.
     pub generation: Generation,
@@ -166,7 +166,7 @@ pub(crate) fn has_no_living_grant(portal: &Portal) -> bool {
         })
 }
 
-/// The error of a text that is no grant. If it is a stored response of the portal, there is more to say of it.
+/// The error of a text that is no grant. If it is a stored response of the portal, the error has more details.
 async fn unread_error(
     shared: &Context,
     portal: &Portal,
@@ -196,7 +196,7 @@ fn not_a_grant_error(portal: &Portal, source: ImportError) -> OperationError {
     }
 }
 
-/// Description of what the token is, if this machine knows it as something other than a refresh token.
+/// Identification of the token, if this machine knows it as something other than a refresh token.
 pub(crate) fn known_secret(
     config: &Config,
     portal: &Portal,
@@ -341,7 +341,7 @@ fn not_ended(limit: Duration) -> ImportResult {
     }
 }
 
-/// Outcome of a renewal, as that of a proof.
+/// Outcome of a renewal as that of a verification.
 async fn by_report(
     shared: &Context,
     portal: &Portal,

@@ -113,7 +113,7 @@ pub struct CandidateView {
     pub origin: String,
     /// Time of the import (RFC 3339).
     pub since: String,
-    /// Status of its proof, with the values of [`PortalView::phase`]: `fresh` until the first attempt.
+    /// Status of its verification, with the values of [`PortalView::phase`]: `fresh` until the first attempt.
     pub phase: Kind,
     /// Time of the next attempt.
     #[serde(skip_serializing_if = "Option::is_none", default)]

@@ -1,6 +1,6 @@
 //! Storage of imported and authorized grants, and their removal. With or without a running daemon.
 //!
-//! Must not publish what is not durable, nor lose what an authorization server has just issued.
+//! Must not publish a pair that is not durable, nor lose one that an authorization server has just issued.
 
 use std::sync::Arc;
 
@@ -61,7 +61,7 @@ pub async fn store_grant(
     let portal = find(shared, name.as_str()).await?;
     let config = shared.config();
     let app = app_of(&config, &portal)?;
-    // A grant that the server has just issued need not be proved.
+    // A grant that the server has just issued need not be verified.
     let proven = matches!(source, GrantSource::Authorization);
     let known = ExpectedIdentity::of(&portal, &app.profile);
     // If nothing else states the owner, the authorizing user is the owner.

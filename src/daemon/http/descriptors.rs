@@ -44,13 +44,13 @@ fn limit() -> usize {
         .unwrap_or(UNLIMITED)
 }
 
-/// Half of what is not reserved, and all of it but 512 where that is more. Each request may leave an idle connection open.
+/// Half of the unreserved ones, or all of them but 512 if that is more. Each request may leave an idle connection open.
 fn requests(limit: usize) -> usize {
     let free = limit.saturating_sub(RESERVED);
     (free / 2).max(free.saturating_sub(512)).max(1)
 }
 
-/// An eighth of what is not reserved: there are three listeners. Each needs one descriptor more than its connections.
+/// An eighth of the unreserved ones: there are three listeners. Each needs one descriptor more than its connections.
 fn clients(limit: usize, open: usize, spare: usize) -> ConnectionLimits {
     let all = (limit.saturating_sub(RESERVED) / 8)
         .saturating_sub(1)

@@ -1,5 +1,5 @@
 //! Detects a configuration that may be incomplete, as when the volume of its files is not mounted: no valid token file is
-//! removed for what it leaves out.
+//! removed for omitted portals.
 //!
 //! Must not keep the daemon from starting: the portals that it names are renewed.
 

@@ -197,7 +197,7 @@ async fn description(
             Some((body, at)) => {
                 tracing::warn!(
                     issuer,
-                    "{issuer} does not say its metadata ({why}); that of {at} stays in force"
+                    "{issuer} does not serve its metadata ({why}); that of {at} stays in force"
                 );
                 Ok(body)
             }

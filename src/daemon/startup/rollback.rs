@@ -35,7 +35,7 @@ pub struct Traces {
     pub has_orphans: bool,
 }
 
-/// Quarantines what must not be sent, and returns the traces.
+/// Quarantines grants that must not be sent, and returns the traces.
 ///
 /// # Errors
 /// [`StateError`].

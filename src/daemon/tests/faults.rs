@@ -152,7 +152,7 @@ impl Simulation {
             InjectedFault::Receiver => self.world.alerts.lock().unwrap().set_unavailable(true),
             InjectedFault::Files => {
                 let place = self.world.place.path();
-                // Puts a file in the directory's place; what was published stays unreadable.
+                // Puts a file in the directory's place; the published files stay unreadable.
                 let _ = std::fs::remove_dir_all(place.join("tokens"));
                 write(&place.join("tokens"), "not a directory");
                 self.excuse(everybody, excused);

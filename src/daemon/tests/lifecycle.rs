@@ -1,7 +1,7 @@
 //! Process lifetimes of one simulated daemon: it starts, receives commands, stops or is killed, and starts again from what
 //! was durable.
 //!
-//! Must not judge what it did: `invariants` does.
+//! Must not judge the results: `invariants` does.
 
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;

@@ -463,7 +463,7 @@ fn client_of(portal: usize) -> &'static str {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "the simulation's own files, which nobody reads meanwhile"
+    reason = "the simulation's own files, which are not read meanwhile"
 )]
 fn write(path: &std::path::Path, text: &str) {
     use std::os::unix::fs::PermissionsExt as _;

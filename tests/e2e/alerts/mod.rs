@@ -1,4 +1,4 @@
-//! Alerts to receivers that check strictly what they are sent: the real binary, with a daemon and without.
+//! Alerts to receivers that validate requests strictly: the real binary, with a daemon and without.
 
 mod command;
 mod incidents;

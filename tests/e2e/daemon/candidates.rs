@@ -265,7 +265,7 @@ fn rejected_reinstall_after_a_crash_leaves_the_grant() {
     let (rig, portal) = reinstalled_and_killed(Reuse::Strict);
     rig.server.allow_replay(&portal);
     let daemon = rig.start();
-    // A refusal after a lost reply says nothing about the event.
+    // A rejection after a lost response does not concern the event.
     rig.wait_for_installs("unverified", 1.0);
     daemon.wait_for("the outcome", |event| {
         event["outcome"] == "unverified"

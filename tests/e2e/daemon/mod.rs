@@ -4,21 +4,21 @@
 //! long as the longest. Every test ends with the assertion that the server saw no violation.
 
 mod candidates;
-mod carried;
-mod displaced;
+mod descriptor_store;
+mod displaced_state;
 mod doubt;
 mod environment;
 mod escalation;
 mod faults;
 mod hostile;
 mod hung;
-mod incomplete;
+mod incomplete_config;
 mod journal;
 mod lifecycle;
 mod lost_state;
-mod neighbours;
-mod newcomers;
+mod new_portals;
 mod old_state;
+mod other_users;
 mod readers;
 mod refusals;
 mod reload;

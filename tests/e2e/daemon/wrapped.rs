@@ -613,7 +613,7 @@ fn recovered_pair_resumes_and_the_response_is_dropped_later() {
     daemon.stop();
 }
 
-/// The output of `recover --show` is accepted where it holds one pair; otherwise the error names the unreadable part.
+/// The output of `recover --show` is accepted if it holds one pair; otherwise the error names the unreadable part.
 #[test]
 fn kept_response_is_imported_whole_or_refused_with_reason() {
     let (_hostile, rig, daemon) = unread();

@@ -4,12 +4,11 @@
 
 mod access;
 mod authorize;
+mod browser_page;
 mod check;
 mod connections;
 mod control;
-mod crowds;
 mod demo;
-mod described;
 mod forget;
 mod health;
 mod help;
@@ -17,23 +16,24 @@ mod http;
 mod import;
 mod import_over;
 mod install;
-mod install_contested;
+mod install_disputed;
 mod install_events;
 mod install_flood;
 mod install_forged;
-mod install_vouched;
+mod install_verified;
 mod late_success;
+mod lifetimes;
 mod listing;
-mod lives;
-mod looking;
-mod opening;
+mod metadata;
+mod overload;
 mod provider;
 mod providers;
+mod read_only;
 mod recover;
 mod renew;
 mod status;
 mod token;
-mod words;
+mod untrusted_text;
 
 use std::time::Duration;
 

@@ -488,7 +488,7 @@ fn no_client_data_reaches_another_client_or_server() {
         other.asked("/revoke").len() + other.asked("/introspect").len(),
         0
     );
-    // Where the revocation fails, the grant is not forgotten, and is renewed as before.
+    // If the revocation fails, the grant is not forgotten, and is renewed as before.
     rig.config.more = lines(&server.origin, "one");
     rig.write_config();
     daemon.sighup();

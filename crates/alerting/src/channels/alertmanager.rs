@@ -1,7 +1,7 @@
 //! Alertmanager's API, version 2: labels are the identity of an alert, and an alert that is not resent resolves itself.
 //!
 //! The severity is a label, so a change of severity is another alert; the same request ends the one before. Must not
-//! keep state: the caller lists what is firing.
+//! keep state: the caller lists the firing alerts.
 
 use reqwest::Method;
 use serde_json::{Map, Value, json};

@@ -61,19 +61,19 @@ fn a_program_that_may_not_be_started_says_what_is_needed() {
 #[tokio::test]
 async fn the_message_comes_on_standard_input_and_in_an_otherwise_empty_environment() {
     let json = "read -r json; echo \"$json\" | grep -q '\"reason\":\"the grant is dead: <invalid_grant> & more\"' || exit 1; ";
-    let said = run(&format!(
+    let delivery = run(&format!(
         "{json} echo $REFRESHD_PORTAL; env | grep -v ^REFRESHD_ | cut -d= -f1 | sort | tr '\\n' ' '"
     ))
     .await;
-    let Delivery::Delivered(said) = said else {
-        panic!("{said:?}")
+    let Delivery::Delivered(output) = delivery else {
+        panic!("{delivery:?}")
     };
     let shells_own = ["PWD", "OLDPWD", "SHLVL", "_"];
-    let names = said
+    let names = output
         .trim_start_matches("exit code 0: ")
         .split(' ')
         .filter(|name| !shells_own.contains(name));
-    assert_eq!(names.collect::<Vec<_>>(), ["LANG", "PATH"], "{said}");
+    assert_eq!(names.collect::<Vec<_>>(), ["LANG", "PATH"], "{output}");
 }
 
 #[tokio::test]
@@ -89,11 +89,11 @@ async fn one_that_does_not_listen_or_says_too_much_is_no_problem() {
 /// A child that the program leaves behind holds the pipes, and is killed.
 #[tokio::test]
 async fn nobody_waits_for_what_a_program_leaves_behind_and_it_ends() {
-    let said = run("sleep 1000 & echo $!").await;
-    let Delivery::Delivered(said) = said else {
-        panic!("{said:?}")
+    let delivery = run("sleep 1000 & echo $!").await;
+    let Delivery::Delivered(output) = delivery else {
+        panic!("{delivery:?}")
     };
-    let process: i32 = said.rsplit(' ').next().unwrap().parse().unwrap();
+    let process: i32 = output.rsplit(' ').next().unwrap().parse().unwrap();
     gone(process).await;
 }
 
@@ -123,7 +123,7 @@ async fn a_program_that_hangs_is_killed_with_all_its_children() {
         }
     };
     let processes = tokio::select! {
-        said = hung => panic!("{said:?}"),
+        delivery = hung => panic!("{delivery:?}"),
         processes = both => processes,
     };
     gone(processes.0).await;

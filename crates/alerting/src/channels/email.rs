@@ -70,7 +70,7 @@ fn is_temporary(code: u16, words: &str) -> bool {
         || words.contains("relay")
 }
 
-/// The server's text, masked: it may quote what it was sent.
+/// The server's text, masked: it may quote the request.
 fn shown(mail: &MailConfig, words: &str) -> String {
     let password = mail.login.as_ref().map(|(_, password)| password.expose());
     mask(words, &password.into_iter().collect::<Vec<_>>())

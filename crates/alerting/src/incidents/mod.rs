@@ -1,8 +1,8 @@
 //! Incidents: one problem each, of a portal, an app, an authorization server or the daemon, with its lifecycle.
 //!
-//! Level-triggered. [`finding`] describes what is wrong now, [`reconcile`] groups findings by cause, and
+//! Level-triggered. [`finding`] describes present problems, [`reconcile`] groups findings by cause, and
 //! [`Incident::update`] and [`Incident::close`] decide on notifications. After a crash or a restart, the next
-//! collection therefore finds what was not notified yet, and notifies it once. Must not read a clock, nor send.
+//! collection therefore finds problems that were not notified yet, and notifies them once. Must not read a clock, nor send.
 
 pub mod finding;
 mod message_context;

@@ -181,14 +181,14 @@ pub async fn one_portal_is_claimed_by_hand_whatever_its_time<E: Engine>() {
     };
     rig.record(&portal, 3, RecordOutcome::Kept(status)).await;
     assert_eq!(rig.grant("acme").await.status.phase, stopped);
-    for nobody in ["acme", "unknown"] {
+    for unclaimable in ["acme", "unknown"] {
         assert!(
             rig.state
-                .claim_one(name(nobody), at(4))
+                .claim_one(name(unclaimable), at(4))
                 .await
                 .unwrap()
                 .is_none(),
-            "{nobody}"
+            "{unclaimable}"
         );
     }
 }
@@ -202,7 +202,7 @@ pub async fn a_request_to_renew_says_what_becomes_of_it<E: Engine>() {
             .await
             .unwrap()
     };
-    assert_eq!(ask("nobody", 0).await, RenewalRequest::Unknown);
+    assert_eq!(ask("unknown", 0).await, RenewalRequest::Unknown);
     assert_eq!(ask("new", 0).await, RenewalRequest::NoGrant);
     let claimed = rig.claim_only(0).await;
     assert_eq!(ask("acme", 0).await, RenewalRequest::UnderWay);

@@ -36,7 +36,7 @@ use refreshd_token_client::request::{RequestKind, TokenRequest};
 use refreshd_token_client::token::Generation;
 use refreshd_token_client::token_object;
 
-/// Begins an authorization. `loopback` is the URI on which the caller listens, used where the configuration has no
+/// Begins an authorization. `loopback` is the URI on which the caller listens, used if the configuration has no
 /// `redirect_uri`.
 ///
 /// # Errors

@@ -37,7 +37,7 @@ pub struct Begun {
     pub expires_in: u64,
     /// URL to open in a browser: on this machine or, with `user_code`, on any.
     pub url: String,
-    /// Redirect URI; absent where the provider has a registered one.
+    /// Redirect URI; absent if the provider has a registered one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redirect_uri: Option<String>,
     /// Code to enter there: a device authorization.
@@ -116,15 +116,15 @@ pub(crate) fn correction(problem: &Problem) -> Option<&'static str> {
     let code = problem.code.as_deref().unwrap_or_default();
     // The sentence of ours about a refused code names the parameter too.
     let is_of_code = code == "invalid_grant";
-    let said = [
+    let texts = [
         Some(code),
         problem.server_text.as_deref(),
         Some(problem.detail.as_str()).filter(|_| !is_of_code),
     ];
-    let names_redirect = said
+    let names_redirect = texts
         .into_iter()
         .flatten()
-        .any(|said| said.to_lowercase().contains("redirect_uri"));
+        .any(|text| text.to_lowercase().contains("redirect_uri"));
     if problem.class == Class::ClientRejected || code == "invalid_client" {
         Some(
             "Another code is refused as well: correct client_id and client_secret of the app in the configuration first, then: \

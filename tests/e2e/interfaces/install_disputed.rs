@@ -270,7 +270,7 @@ fn administrator_after_an_employee_is_disputed() {
     eventually("the administrator's token", SOON, || {
         user_of(&rig, &portal) == json!(ADMINISTRATOR)
     });
-    // Where an administrator's grant is in force, another administrator's visit is ignored.
+    // If an administrator's grant is in force, another administrator's visit is ignored.
     for (count, user) in [(1.0, 2), (2.0, EMPLOYEE)] {
         rig.open("acme", &rig.grant_of("acme", user));
         rig.wait_for_installs("other-user", count);
