@@ -119,7 +119,7 @@ fn receiver_response_decides_the_outcome() {
     let (rig, receivers, mail) = rig();
     rig.write_config();
     let respond = |status, headers, body: &str| {
-        receivers.play(Behaviour::Respond(status, headers, body.to_owned()))
+        receivers.play(Behaviour::Respond(status, headers, body.to_owned()));
     };
     for channel in [
         "webhook",

@@ -305,7 +305,7 @@ fn refresh_token_ending_at_once_warns_without_a_spin() {
         assert_eq!(event["severity"], "warning", "{event}");
         contains(
             event["reason"].as_str().expect("a reason"),
-            &["before the next renewal may come"],
+            &["before the next renewal is allowed"],
         );
         always("at most one in a tenth of its life", LIFE / 2, || {
             server.asked("/token").len() <= 3
