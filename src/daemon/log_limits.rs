@@ -2,7 +2,7 @@
 //! level, an outage of many portals is a few lines and a count each minute, and each hour has a summary.
 //!
 //! Must not decide what is escalated. The journal's own rate limit (10,000 lines in 30 s by default, journald.conf(5)) drops
-//! lines whatever they say, so it must never be reached.
+//! lines whatever their content, so it must never be reached.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;

@@ -32,7 +32,7 @@ pub(crate) async fn portals(shared: &Context) -> Result<String, StateError> {
     Ok(text)
 }
 
-/// Logs what is due; all of it at the end.
+/// Logs due summaries; all of them at the end.
 pub(crate) async fn log_due(shared: &Context, is_end: bool) {
     if let Some(totals) = shared.log_limits.tend(shared.clock.now(), is_end)
         && let Err(error) = log_totals(shared, totals).await

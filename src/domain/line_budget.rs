@@ -31,7 +31,7 @@ struct Window {
     names: Vec<String>,
 }
 
-/// A summary of events without a line of their own.
+/// A summary of events without their own line.
 #[derive(Debug, PartialEq, Eq)]
 pub struct FoldedLines<K> {
     /// Their kind.
@@ -54,7 +54,7 @@ impl<K: Ord + Clone> LineBudget<K> {
         }
     }
 
-    /// Whether an event gets a line of its own; if not, it is counted. Beyond the maximum of kinds it counts as `other`.
+    /// Returns whether an event gets its own line; if not, it is counted. Beyond the maximum of kinds it counts as `other`.
     pub fn has_line(
         &mut self,
         kind: K,

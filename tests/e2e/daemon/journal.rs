@@ -1,4 +1,4 @@
-//! Number of lines in the log: a quiet hour is one line, and an outage of many portals is a few.
+//! Number of lines in the log: a quiet hour is one line, and an outage of many portals a few.
 
 use std::array;
 use std::time::Duration;
@@ -6,9 +6,9 @@ use std::time::Duration;
 use refreshd_fake_server::Fault;
 use serde_json::Value;
 
-use crate::common::{Daemon, Rig, SOON, eventually, says};
+use crate::common::{Daemon, Rig, SOON, eventually, message_contains};
 
-/// What an operator reads by default.
+/// The default level.
 const DEFAULT: &str = "info";
 
 fn of_target(daemon: &Daemon, target: &str) -> Vec<Value> {
@@ -57,13 +57,13 @@ fn routine_renewals_are_one_summary() {
         "next: ",
         "slowest: ",
     ] {
-        assert!(says(summary, part), "{part}: {summary}");
+        assert!(message_contains(summary, part), "{part}: {summary}");
     }
     rig.no_violations();
 }
 
 #[test]
-fn an_outage_of_many_portals_is_a_few_lines_and_a_count() {
+fn outage_of_many_portals_is_a_few_lines_and_a_count() {
     let names: [String; 40] = array::from_fn(|number| format!("portal-{number}"));
     let portals: [&str; 40] = array::from_fn(|number| names[number].as_str());
     let mut rig = Rig::new(portals);
@@ -73,7 +73,7 @@ fn an_outage_of_many_portals_is_a_few_lines_and_a_count() {
     for portal in portals {
         rig.wait_for_generation(portal, 2);
     }
-    let before = rig.sandbox.total_requests();
+    let before = rig.server.total_requests();
     let away = Fault::Body {
         status: 503,
         content_type: "text/html".to_owned(),
@@ -84,7 +84,7 @@ fn an_outage_of_many_portals_is_a_few_lines_and_a_count() {
         rig.fail(portal, away.clone(), 1000);
     }
     eventually("three attempts of each", SOON * 3, || {
-        rig.sandbox.total_requests() >= before + 120
+        rig.server.total_requests() >= before + 120
     });
     let daemon = stopped(daemon);
     let transient = of_target(&daemon, "refreshd::renewal");
@@ -98,7 +98,10 @@ fn an_outage_of_many_portals_is_a_few_lines_and_a_count() {
         .filter_map(|line| line["count"].as_u64())
         .sum();
     assert_eq!(count, 30, "the first failures of the others: {counted:?}");
-    assert!(says(counted[0], "more portals: transient (portal-"));
+    assert!(message_contains(
+        counted[0],
+        "more portals: transient (portal-"
+    ));
     let escalations = of_target(&daemon, "refreshd::escalation");
     for step in ["warning", "error"] {
         let of_step = escalations.iter().filter(|line| line["step"] == step);
