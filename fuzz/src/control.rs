@@ -1,4 +1,4 @@
-//! Any request to the control socket of a daemon that runs in this process, with a stand-in server behind it.
+//! Any request to the control socket of a daemon that runs in this process, with a fake server behind it.
 //!
 //! An input is `METHOD PATH`, a line of headers or none, and after an empty line the body; one that begins with a NUL
 //! is sent byte for byte instead. Grants come and go meanwhile, so the order of inputs counts a little.

@@ -166,7 +166,7 @@ fn banner(dir: &Path, server: &SocketAddr, http: &SocketAddr) {
         "
 refreshd demo: three portals whose tokens live one minute, renewed every 25 seconds.
 
-  authorization server   http://{server}/oauth/token/  (a stand-in, strict single use)
+  authorization server   http://{server}/oauth/token/  (a fake one, strict single use)
   token files            {dir}/tokens/acme/token  and  token.json beside it
   status page            http://{http}/
   metrics                http://{http}/metrics

@@ -640,7 +640,7 @@ from_prometheus() {
     heading "Prometheus, its rules, Alertmanager, its webhook"
     eventually 15 "the target is up" prometheus_has 'up{job="refreshd"} == 1'
     eventually 10 "the rule fires in Alertmanager" fires_from_prometheus
-    eventually 5 "which messages its webhook" noticed_firing RefreshdNeedsPerson
+    eventually 5 "which notified its webhook" noticed_firing RefreshdNeedsPerson
 }
 prometheus_has() {
     [[ -n $(get "http://127.0.0.1:${port[prometheus]}/api/v1/query" --get --data-urlencode "query=$1" |

@@ -91,7 +91,7 @@ fn every_reply_has_its_class() {
 }
 
 #[test]
-fn a_reply_in_any_dialect_is_a_pair() {
+fn a_response_of_any_profile_is_a_pair() {
     for (expires_in, secs) in [
         ("3600", 3600),
         ("\"3600\"", 3600),
