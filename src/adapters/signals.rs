@@ -11,6 +11,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// `SIGRTMIN` of glibc, which keeps two real-time signals for itself.
 const FIRST_REAL_TIME: i32 = 34;
+/// The first that this program may handle: musl keeps three, and numbers them from the same one.
+const FIRST_FREE: i32 = if cfg!(target_env = "musl") {
+    FIRST_REAL_TIME + 1
+} else {
+    FIRST_REAL_TIME
+};
 /// `SIGRTMAX`.
 const LAST_REAL_TIME: i32 = 64;
 /// `SIGRTMIN+3`: a container's manager asks for a halt with it.
@@ -91,7 +97,7 @@ fn all() -> impl Iterator<Item = Received> {
             stops,
         }
     };
-    let real_time = (FIRST_REAL_TIME..=LAST_REAL_TIME).map(|number| Received {
+    let real_time = (FIRST_FREE..=LAST_REAL_TIME).map(|number| Received {
         name: format!("SIGRTMIN+{}", number - FIRST_REAL_TIME),
         number,
         stops: number == CONTAINER_STOP,

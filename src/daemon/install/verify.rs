@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::adapters::state::{InstallOutcome, InstalledGrant, Offered, OverGrant};
+use crate::adapters::state::{InstallOutcome, InstalledGrant, Offered, OverGrant, StateError};
 use crate::config::App;
 use crate::daemon::install::worker::{EventResult, FIRST_WAIT, MAX_ATTEMPTS, Worker};
 use crate::domain::candidate::ImportResult;
 use crate::domain::install::Outcome;
 use crate::domain::name::PortalName;
-use refreshd_secrets::RefreshToken;
+use refreshd_secrets::{Fingerprint, RefreshToken};
 use refreshd_time::human;
 
 /// Time for the state, beyond the request's timeout.
@@ -38,11 +38,12 @@ impl Worker {
             ..install.clone()
         };
         let mut wait = FIRST_WAIT;
-        let mut attempt = 1;
+        let (mut attempt, mut was_offered) = (1, false);
         let why = loop {
             let ended = self.shared.proofs.wait_for(&key);
             let why = match self.store(as_candidate()).await {
                 Ok(InstallOutcome::Offered(Offered::Stored | Offered::Known)) => {
+                    was_offered = true;
                     self.shared.candidates.notify_one();
                     match self.proof(ended).await {
                         ImportResult::Imported => {
@@ -71,6 +72,17 @@ impl Worker {
                 Ok(InstallOutcome::Offered(Offered::Busy | Offered::Waiting(_))) => {
                     "another candidate grant of it is not verified yet".to_owned()
                 }
+                // Its own candidate was tried again and ended, between two attempts of this loop.
+                Ok(InstallOutcome::Replayed) if was_offered => {
+                    return match self.was_refused(&key).await {
+                        Ok(false) => self.verified(app, &member_id, &portal).await,
+                        Ok(true) => (
+                            Outcome::Forged,
+                            stays("the authorization server refuses its refresh token"),
+                        ),
+                        Err(error) => self.end(app, &member_id, Err(error)).await,
+                    };
+                }
                 other => return self.end(app, &member_id, other).await,
             };
             // The event is processed again after the next start.
@@ -94,6 +106,21 @@ impl Worker {
         };
         let stored = self.store(unverified).await;
         self.end(app, &member_id, stored).await
+    }
+
+    async fn was_refused(
+        &self,
+        (portal, refresh): &(PortalName, Option<Fingerprint>),
+    ) -> Result<bool, StateError> {
+        match refresh {
+            Some(refresh) => {
+                self.shared
+                    .state
+                    .was_refused(portal.clone(), *refresh)
+                    .await
+            }
+            None => Ok(false),
+        }
     }
 
     /// Waits for the outcome of the candidate's exchange, at most until the daemon stops: it is recorded then all the same.
