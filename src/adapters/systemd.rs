@@ -31,7 +31,7 @@ pub fn ready(status: &str) {
     notify_reliably(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
-/// Notifies that a reload began (`Type=notify-reload`; ignored by `notify`). [`ready`] ends it.
+/// Notifies that a reload began: `systemctl status` shows it. [`ready`] ends it.
 pub fn reloading() {
     // The crate adds MONOTONIC_USEC, which systemd compares with the signal's time.
     let stamp = NotifyState::monotonic_usec_now().ok();
@@ -208,10 +208,16 @@ fn reopen(descriptor: RawFd) -> io::Result<File> {
     Ok(File::from(rustix::fs::open(&path, flags, Mode::empty())?))
 }
 
-/// Returns whether standard error goes to the journal.
+/// Returns whether standard error goes to the journal. A redirection leaves `JOURNAL_STREAM` unchanged, so the file is compared.
 #[must_use]
 pub fn has_journal() -> bool {
-    std::env::var_os("JOURNAL_STREAM").is_some()
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else {
+        return false;
+    };
+    let Ok(found) = rustix::fs::fstat(rustix::stdio::stderr()) else {
+        return false;
+    };
+    stream == format!("{}:{}", found.st_dev, found.st_ino)
 }
 
 /// Resends the notifications that were rejected and must arrive.

@@ -10,15 +10,15 @@ use std::time::Duration;
 use clap::Args;
 use tokio::task::JoinSet;
 
-use super::client::Client;
+use super::client::{Client, InForce};
 use super::common::Common;
-use super::connect::{cannot_run, in_configuration};
+use super::connect::{cannot_run, daemon_of_file, in_configuration};
 use super::exit::{CommandError, Exit};
 use super::terminal;
 use crate::adapters::directory::{Directory, Trust, UntrustedDirectory, parent};
 use crate::adapters::state::{self, CheckOutcome, Header, StateCheck, StateError};
 use crate::adapters::token_files::TokenFiles;
-use crate::config::{self, Config, Environment, Loaded, PortalConfig};
+use crate::config::{self, Config, Environment, Loaded, PortalConfig, pending_restart};
 use crate::daemon::{InProcess, RunError, ask_issuers, descriptor_shortage};
 use crate::domain::error_chain::error_chain;
 use crate::domain::name::{PortalName, some};
@@ -72,6 +72,7 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
     };
     reject_foreign_directories(&config)?;
     let old = old_or_lost(&config).await;
+    let restart = waiting_for_a_restart(common, &config).await;
     let verdict = if old.is_some() {
         "no problems of the configuration"
     } else {
@@ -81,6 +82,7 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
         .into_iter()
         .chain(state::oddities(path))
         .chain(old)
+        .chain(restart)
         .chain(descriptor_shortage(0))
     {
         terminal::eprintln(&format!("{warning} (warning)"));
@@ -159,6 +161,29 @@ async fn old_or_lost(config: &Config) -> Option<String> {
             some(&held).join(", ")
         )
     })
+}
+
+/// The keys whose values differ from those of the running daemon, and that a reload does not change. None also where that cannot
+/// be seen: this user may not use the control socket.
+async fn waiting_for_a_restart(common: &Common, config: &Config) -> Vec<String> {
+    let Ok(Some(client)) = daemon_of_file(common).await else {
+        return Vec::new();
+    };
+    let Ok(InForce {
+        config: file,
+        restart_values,
+    }) = client.in_force().await
+    else {
+        return Vec::new();
+    };
+    let canonical = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let whose = if canonical(&file) == canonical(&common.config) {
+        String::new()
+    } else {
+        format!(" (its own file is {})", file.display())
+    };
+    let pending = pending_restart(&restart_values, config).into_iter();
+    pending.map(|key| format!("{key}{whose}")).collect()
 }
 
 /// Returns whether the daemon would not start for the same reason. `check` may run as another user: a permission error stops it

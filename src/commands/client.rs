@@ -1,7 +1,7 @@
 //! Client of the API: of a running daemon over its control socket, or in this process if none runs. Must not use more of HTTP
 //! than curl could.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
@@ -11,11 +11,13 @@ use serde_json::{Value, json};
 use super::exit::{CommandError, Exit};
 use super::interruption::InProgress;
 use super::terminal;
+use crate::config::{ConfigFinding, RestartValue};
 use crate::daemon::Begun;
 use crate::daemon::ErrorCode;
 use crate::daemon::HealthView;
 use crate::daemon::InProcess;
 use crate::daemon::KeptReplyView;
+use crate::daemon::Reloaded;
 use crate::daemon::alerts::alert_views::AlertsView;
 use crate::daemon::grants::disputes::DisputeView;
 use crate::daemon::grants::portal_view::PortalView;
@@ -88,6 +90,23 @@ struct TestResults {
     tests: Vec<TestResult>,
 }
 
+/// The configuration of a daemon, as far as a reload does not change it.
+#[derive(Deserialize)]
+pub(super) struct InForce {
+    /// The file that it was started with.
+    pub(super) config: PathBuf,
+    /// The keys that only a restart changes.
+    pub(super) restart_values: Vec<RestartValue>,
+}
+
+/// Why a reload changed nothing.
+pub(super) struct NotReloaded {
+    /// The error.
+    pub(super) error: CommandError,
+    /// The problems of the configuration, each with its place.
+    pub(super) findings: Vec<ConfigFinding>,
+}
+
 #[derive(Deserialize)]
 struct ErrorBody {
     error: RefusalError,
@@ -97,6 +116,8 @@ struct ErrorBody {
 struct RefusalError {
     code: ErrorCode,
     message: String,
+    #[serde(default)]
+    findings: Vec<ConfigFinding>,
 }
 
 impl Client {
@@ -456,6 +477,31 @@ impl Client {
             .ask(Method::POST, "/v1/alerts/test", Some(body))
             .await?;
         parse::<TestResults>(&answer).map(|answer| answer.tests)
+    }
+
+    /// Reloads the configuration of the daemon.
+    pub(super) async fn reload(&self) -> Result<Reloaded, NotReloaded> {
+        let bare = |error| NotReloaded {
+            error,
+            findings: Vec::new(),
+        };
+        let sent = self.send(Method::POST, "/v1/reload", None).await;
+        let (status, body) = sent.map_err(bare)?;
+        if status.is_success() {
+            return parse(&body).map_err(bare);
+        }
+        let findings = serde_json::from_str::<ErrorBody>(&body)
+            .map(|body| body.error.findings)
+            .unwrap_or_default();
+        Err(NotReloaded {
+            error: refusal(status, &body),
+            findings,
+        })
+    }
+
+    /// The configuration of the daemon.
+    pub(super) async fn in_force(&self) -> Result<InForce, CommandError> {
+        parse(&self.ask(Method::GET, "/v1/configuration", None).await?)
     }
 
     async fn ask(

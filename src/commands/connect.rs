@@ -155,6 +155,43 @@ pub(super) async fn daemon(common: &Common) -> Result<Option<Client>, CommandErr
     }
 }
 
+/// The daemon of this configuration, though its file may name another control socket than the daemon has: that of the default
+/// file also listens where the default is.
+pub(super) async fn daemon_of_file(common: &Common) -> Result<Option<Client>, CommandError> {
+    if let Some(client) = daemon(common).await? {
+        return Ok(Some(client));
+    }
+    if common.socket.is_some() || common.config != Path::new(config::DEFAULT_PATH) {
+        return Ok(None);
+    }
+    let there = Common {
+        socket: Some(Paths::default().control_socket),
+        ..common.clone()
+    };
+    daemon(&there).await
+}
+
+/// Why there is no daemon to ask: the state's lock shows one that listens elsewhere, or is starting or stopping.
+pub(super) async fn no_daemon(common: &Common, config: Config) -> CommandError {
+    let socket = match &common.socket {
+        Some(socket) => return no_listener(socket),
+        None => config.paths.control_socket.clone(),
+    };
+    match InProcess::open_read_only(config).await {
+        Err(error @ RunError::State(StateError::Locked { .. })) => cannot_open(&error, &socket),
+        opened => {
+            if let Ok(copy) = opened {
+                copy.close().await;
+            }
+            let message = format!(
+                "no daemon runs: nobody listens on {}; start it with systemctl start refreshd, or refreshd run",
+                socket.display()
+            );
+            CommandError::new(Exit::Unavailable, message)
+        }
+    }
+}
+
 /// Returns whether the listening process may receive a grant: it must belong to root, this user, or the owner of the configuration or
 /// the state. The owner of the socket's directory proves nothing: it may be any user. It counts only for users who can read
 /// no configuration and are not root.
@@ -249,8 +286,8 @@ fn cannot_open(error: &RunError, socket: &Path) -> CommandError {
         }) => {
             let message = format!(
                 "the state {} is in use by another refreshd (process {pid}), but nothing answers on the control socket {}: it is \
-                 starting or stopping, its configuration names another socket, or the socket was removed, and is made anew \
-                 within seconds; try again in a moment",
+                 starting or stopping, its configuration names another socket (--socket PATH), or the socket was removed, and is \
+                 made anew within seconds; try again in a moment",
                 path.display(),
                 socket.display()
             );

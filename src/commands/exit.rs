@@ -68,10 +68,11 @@ impl From<ErrorCode> for Exit {
             | ErrorCode::NotAGrant
             | ErrorCode::NotAnAnswer
             | ErrorCode::CodeRefused => Self::Data,
-            ErrorCode::NoAuthorization | ErrorCode::NotThere => Self::Configuration,
+            ErrorCode::NoAuthorization | ErrorCode::NotThere | ErrorCode::Configuration => {
+                Self::Configuration
+            }
             ErrorCode::NotFound
             | ErrorCode::MethodNotAllowed
-            | ErrorCode::Configuration
             | ErrorCode::State
             | ErrorCode::Bug
             | ErrorCode::Unknown => Self::Unavailable,

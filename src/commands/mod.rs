@@ -22,6 +22,7 @@ mod interruption;
 mod introspect;
 mod provider;
 mod recover;
+mod reload;
 mod renew;
 mod run;
 mod runtime;
@@ -81,6 +82,8 @@ enum Command {
     Run,
     /// Find every problem of a configuration at once.
     Check(check::Arguments),
+    /// Make the running daemon read its configuration again, and show what changed.
+    Reload(reload::Arguments),
     /// Show the portals: phase, time left, next renewal, what is wrong.
     Status(status::Arguments),
     /// Check that the daemon works.
@@ -211,6 +214,7 @@ pub fn main() -> Exit {
         match cli.command {
             Command::Run => Box::pin(run::run(&common)).await,
             Command::Check(arguments) => check::run(&common, &arguments).await,
+            Command::Reload(arguments) => reload::run(&common, &arguments).await,
             Command::Status(arguments) => status::run(&common, &arguments).await,
             Command::Health(arguments) => health::run(&common, &arguments).await,
             Command::Token(arguments) => token::run(&common, &arguments).await,

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
 
+use crate::adapters::systemd::has_journal;
 use crate::domain::display_level::DisplayLevel;
 use refreshd_secrets::mask::line;
 
@@ -62,13 +63,23 @@ fn printable(text: &str) -> String {
 
 /// Prints an error message.
 pub(super) fn fail(message: &str) {
-    eprintln(&format!("refreshd: {message}"));
+    eprintln(&error(message));
+}
+
+/// An error message; in the journal each of its lines has the priority of an error (sd-daemon(3)).
+fn error(message: &str) -> String {
+    let text = format!("refreshd: {message}");
+    if !has_journal() {
+        return text;
+    }
+    let lines: Vec<_> = text.lines().map(|line| format!("<3>{line}")).collect();
+    lines.join("\n")
 }
 
 /// The same if standard error may block: a daemon that cannot start must exit, even if its log is full.
 pub(super) fn fail_without_waiting(message: &str) {
     let (done, finished) = mpsc::channel();
-    let text = format!("refreshd: {message}");
+    let text = error(message);
     let thread = Builder::new().name("last word".to_owned()).spawn(move || {
         eprintln(&text);
         // The receiver may be gone.

@@ -22,6 +22,7 @@ mod provider;
 mod receivers;
 mod regular_file;
 mod renamed;
+mod restart;
 mod secrets;
 mod source;
 mod table;
@@ -38,7 +39,8 @@ pub use self::configuration::{
 };
 pub use self::environment::Environment;
 pub use self::load::{Loaded, built_in_profile, load, load_paths};
-pub use self::problem::{ConfigError, ConfigErrors};
+pub use self::problem::{ConfigError, ConfigErrors, ConfigFinding, FindingSeverity};
+pub use self::restart::{PendingRestart, RestartValue, pending_restart, restart_values};
 pub use self::secrets::{ReloadedSecret, SecretSource};
 pub use self::values::is_loopback_host;
 

@@ -3,8 +3,76 @@
 //! Must not contain a source line or the value of a secret: a message names keys and the expected value.
 
 use crate::domain::similar::nearest;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::{Path, PathBuf};
+
+/// How much a finding matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FindingSeverity {
+    /// The configuration is not taken.
+    Error,
+    /// It is taken, and probably not intended.
+    Warning,
+    /// It could not be looked at here.
+    Unchecked,
+}
+
+/// What was found in a configuration, or on the machine that it is for, for programs that read it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigFinding {
+    /// How much it matters.
+    pub severity: FindingSeverity,
+    /// The file; `None` if it is not about a place in one.
+    pub file: Option<PathBuf>,
+    /// The line, from 1.
+    pub line: Option<usize>,
+    /// The column in characters, from 1.
+    pub column: Option<usize>,
+    /// What was found, and what to do.
+    pub message: String,
+}
+
+impl ConfigFinding {
+    /// One with a place.
+    #[must_use]
+    pub fn at(severity: FindingSeverity, problem: &ConfigError) -> Self {
+        Self {
+            severity,
+            file: Some(problem.file.clone()),
+            line: Some(problem.line),
+            column: Some(problem.column),
+            message: problem.message.clone(),
+        }
+    }
+
+    /// One without a place.
+    #[must_use]
+    pub fn of_machine(severity: FindingSeverity, message: impl Into<String>) -> Self {
+        Self {
+            severity,
+            file: None,
+            line: None,
+            column: None,
+            message: message.into(),
+        }
+    }
+}
+
+impl fmt::Display for ConfigFinding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let (Some(file), Some(line), Some(column)) = (&self.file, self.line, self.column) {
+            write!(f, "{}:{line}:{column}: ", file.display())?;
+        }
+        f.write_str(&self.message)?;
+        match self.severity {
+            FindingSeverity::Error => Ok(()),
+            FindingSeverity::Warning => f.write_str(" (warning)"),
+            FindingSeverity::Unchecked => f.write_str(" (not checked)"),
+        }
+    }
+}
 
 /// One problem, or one warning. Displays as `file:line:col: message`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

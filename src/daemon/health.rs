@@ -20,6 +20,7 @@ pub struct Health {
     unwritable: AtomicBool,
     unpublished: AtomicU64,
     stopping: AtomicBool,
+    old_configuration: AtomicBool,
 }
 
 impl Health {
@@ -33,6 +34,7 @@ impl Health {
             unwritable: AtomicBool::new(false),
             unpublished: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
+            old_configuration: AtomicBool::new(false),
         }
     }
 
@@ -78,6 +80,17 @@ impl Health {
     #[must_use]
     pub fn count_unpublished(&self) -> u64 {
         self.unpublished.load(Ordering::Relaxed)
+    }
+
+    /// Records whether the last reload was refused, so that an older configuration than the files' is in force.
+    pub fn old_configuration(&self, refused: bool) {
+        self.old_configuration.store(refused, Ordering::Relaxed);
+    }
+
+    /// Whether the last reload was refused.
+    #[must_use]
+    pub fn has_old_configuration(&self) -> bool {
+        self.old_configuration.load(Ordering::Relaxed)
     }
 
     /// Records that the daemon is about to end.

@@ -16,6 +16,7 @@ mod log_limits;
 mod readiness;
 mod renewal;
 mod startup;
+mod status_line;
 mod summary;
 mod waiters;
 
@@ -38,6 +39,7 @@ pub use http::callback::{Callback, CallbackRequest, CallbackResponse, has_state}
 pub(crate) use http::descriptors::shortage as descriptor_shortage;
 pub use http::listen::ListenError;
 pub use startup::bootstrap::has_first_grants;
+pub use startup::changes::{ChangedNames, Reloaded};
 pub use startup::metadata_discovery::ask_issuers;
 pub use startup::reload::ReadConfig;
 pub use waiters::RenewalReport;
@@ -55,6 +57,7 @@ use renewal::{candidates, client_secret, escalator, scheduler, state_health};
 use startup::core::{Backends, Core};
 use startup::reload::Reloader;
 use startup::{bootstrap, incomplete, metadata_discovery, rollback};
+use status_line::status_line;
 
 /// Time limit of stopping, in addition to the timeout of one token request.
 const STOP_GRACE: Duration = Duration::from_secs(50);
@@ -148,7 +151,7 @@ pub async fn run(
             status_listener::run(Arc::clone(&shared), listener, end.clone()),
         ));
     }
-    let summary = summary::portals(&shared).await?;
+    let summary = status_line(&shared).await?;
     systemd::ready(&summary);
     tracing::info!(
         pid = std::process::id(),
@@ -368,7 +371,7 @@ async fn housekeeping(shared: Arc<Context>, stop: CancellationToken, every: Dura
         summary::log_due(&shared, false).await;
         systemd::resend_pending();
         if systemd::has_notify_socket()
-            && let Ok(summary) = summary::portals(&shared).await
+            && let Ok(summary) = status_line(&shared).await
         {
             systemd::status(&summary);
         }

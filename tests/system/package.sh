@@ -140,9 +140,9 @@ is_installed() {
     check "the token directory is the daemon's" owned "$tokens" '751 refreshd:refreshd'
     check "the manual page is there" there /usr/share/man/man1/refreshd-alert-test.1.gz
     if (($(systemd_version) >= 254)); then
-        check "systemd $(systemd_version) has the drop-in" is Type notify-reload
+        check "systemd $(systemd_version) has the drop-in" is RestartMode direct
     else
-        check "systemd $(systemd_version) has no drop-in" is Type notify
+        check "systemd $(systemd_version) has no drop-in" not there /usr/lib/systemd/system/refreshd.service.d/10-systemd-254.conf
     fi
     check "without a configuration it does not start" not inside systemctl start refreshd.service
     check "and the exit code is 78" is ExecMainStatus 78

@@ -165,16 +165,23 @@ survives_a_broken_reload() {
     since=$(now)
     sleep 1
     configure broken.toml
-    inside systemctl reload refreshd.service || note "systemctl reload reports the failure"
-    eventually 10 "the metrics report it" metric_is config_last_reload_successful 0
+    check "systemctl reload fails" not inside systemctl reload refreshd.service
+    check "the metrics report it" metric_is config_last_reload_successful 0
+    check "the command's message is in the journal as an error" said_as_error "$since" 'in the configuration; nothing was changed'
+    check "and the place" said_as_error "$since" 'refreshd.toml:2:1: unknown key `listne`'
+    check "systemctl status reports that the old configuration is in force" has_old_configuration
     check "the log reports it, as a warning or worse" test -n "$(own_entries --priority=warning --since="$since")"
     check "the process is the same, and active" is MainPID "$pid"
     generation=$(generation portal-2 || echo 0)
     eventually $patience "the old configuration is in force: portal-2 is renewed" renewed_since portal-2 "$generation"
+    check "systemctl status still reports it" has_old_configuration
     configure two.toml
     check "systemctl reload with a mended configuration succeeds" inside systemctl reload refreshd.service
-    eventually 10 "the metrics report it" metric_is config_last_reload_successful 1
+    check "the metrics report it" metric_is config_last_reload_successful 1
+    check "systemctl status no longer reports it" not has_old_configuration
 }
+has_old_configuration() { [[ $(property StatusText) == *'the old configuration is in force'* ]]; }
+said_as_error() { [[ $(journal --priority=err --since="$1") == *"$2"* ]]; }
 
 survives_sigkill() {
     heading "SIGKILL"
@@ -243,10 +250,14 @@ stops() {
 
 refuses_a_broken_configuration() {
     heading "start with a broken configuration"
+    local since
+    since=$(now)
+    sleep 1
     configure broken.toml
     inside systemctl reset-failed refreshd.service 2>/dev/null || true
     check "systemctl start fails" not inside systemctl start refreshd.service
     check "the exit code is 78" is ExecMainStatus 78
+    check "the journal has the problem as an error" said_as_error "$since" 'unknown key `listne`'
     # Longer than RestartSec=.
     sleep 4
     check "the unit has failed" is ActiveState failed
@@ -279,13 +290,13 @@ survives_a_hang() {
 watchdog_fired() { [[ $(journal) == *'Watchdog timeout'* ]]; }
 
 # On a machine with 60 processors the runtime's default is 60 workers, which together with the other threads is beyond
-# TasksMax=64. The number of threads must not follow the machine. LimitNPROC= is the same limit for machines whose
+# TasksMax=80. The number of threads must not follow the machine. LimitNPROC= is the same limit for machines whose
 # containers have no `pids` controller, where systemd accepts TasksMax= and nothing enforces it.
 starts_on_a_large_machine() {
     heading "60 processors under the unit's TasksMax"
     local generation threads
     limited TOKIO_WORKER_THREADS=60 LimitNPROC=64
-    check "the unit's TasksMax holds" is TasksMax 64
+    check "the unit's TasksMax holds" is TasksMax 80
     check "it starts and is ready" inside systemctl restart refreshd.service
     threads=$(inside awk '$1 == "Threads:" { print $2 }' "/proc/$(main_pid)/status")
     check "it has at most 22 threads ($threads)" test "$threads" -le 22

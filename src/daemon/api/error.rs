@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use crate::config::ConfigFinding;
 use crate::daemon::grants::error::OperationError;
 use crate::domain::error_chain::error_chain;
 
@@ -93,6 +94,8 @@ pub(crate) struct ApiError {
     code: ErrorCode,
     status: StatusCode,
     message: String,
+    /// The problems of a configuration, each with its place.
+    findings: Vec<ConfigFinding>,
 }
 
 impl ApiError {
@@ -101,7 +104,13 @@ impl ApiError {
             code,
             status: code.status(),
             message: message.into(),
+            findings: Vec::new(),
         }
+    }
+
+    /// With the problems of a configuration.
+    pub(crate) fn with_findings(self, findings: Vec<ConfigFinding>) -> Self {
+        Self { findings, ..self }
     }
 
     /// The request is malformed.
@@ -121,6 +130,7 @@ impl ApiError {
             code,
             status: rejection.status(),
             message: rejection.body_text(),
+            findings: Vec::new(),
         }
     }
 
@@ -130,6 +140,7 @@ impl ApiError {
             code,
             status: rejection.status(),
             message: rejection.body_text(),
+            findings: Vec::new(),
         }
     }
 }
@@ -166,8 +177,12 @@ impl IntoResponse for ApiError {
             code,
             status,
             message,
+            findings,
         } = self;
-        let body = json!({"error": {"code": code, "message": message}});
+        let mut body = json!({"error": {"code": code, "message": message}});
+        if !findings.is_empty() {
+            body["error"]["findings"] = json!(findings);
+        }
         (status, axum::Json(body)).into_response()
     }
 }

@@ -5,6 +5,7 @@
 
 mod alerts;
 mod authorization;
+mod configuration;
 mod control;
 pub mod error;
 pub mod health;

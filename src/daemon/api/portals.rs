@@ -1,7 +1,7 @@
-//! Routes of portals: list, show, renew, import, forget; and reload of the configuration.
+//! Routes of portals: list, show, renew, import, forget.
 //!
 //! Must not decide: `grants` does. Users who can open the socket may read, get a token and request a renewal; only root and
-//! the daemon's own user may import or forget a grant, or reload.
+//! the daemon's own user may import or forget a grant.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,7 +45,6 @@ pub(crate) fn routes() -> Router<Control> {
         .route("/v1/portals/{portal}/renew", post(renew))
         .route("/v1/portals/{portal}/grant", post(import).delete(forget))
         .route("/v1/portals/{portal}/introspect", post(introspect))
-        .route("/v1/reload", post(reload))
 }
 
 #[derive(Deserialize)]
@@ -289,21 +288,4 @@ async fn introspect(
     UrlPath(portal): UrlPath<String>,
 ) -> Result<Response, ApiError> {
     Ok(axum::Json(introspection::introspect(&control.shared, &portal).await?).into_response())
-}
-
-async fn reload(
-    Extract(control): Extract<Control>,
-    Extension(peer): Extension<Peer>,
-) -> Result<Response, ApiError> {
-    control.may_change(peer)?;
-    let Some(reloader) = control.reloader.clone() else {
-        return Err(ApiError::new(ErrorCode::NotNow, "no daemon runs"));
-    };
-    let shared = Arc::clone(&control.shared);
-    let reload = async move {
-        let done = reloader.reload(&shared).await;
-        done.map_err(|problems| ApiError::new(ErrorCode::Configuration, problems))
-    };
-    control.change(reload).await?;
-    Ok(axum::Json(json!({"reloaded": true})).into_response())
 }

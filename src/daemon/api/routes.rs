@@ -5,7 +5,9 @@ use axum::extract::DefaultBodyLimit;
 
 use crate::daemon::api::control::Control;
 use crate::daemon::api::error::{ApiError, ErrorCode};
-use crate::daemon::api::{alerts, authorization, health, installs, portals, replies};
+use crate::daemon::api::{
+    alerts, authorization, configuration, health, installs, portals, replies,
+};
 use crate::domain::import;
 
 /// Maximum length of a request's body.
@@ -23,6 +25,7 @@ pub(crate) fn routes(control: Control) -> Router {
         .merge(replies::routes())
         .merge(installs::routes())
         .merge(health::routes())
+        .merge(configuration::routes())
         .fallback(async || ApiError::new(ErrorCode::NotFound, "there is nothing here"))
         .method_not_allowed_fallback(async || {
             ApiError::new(

@@ -1,6 +1,7 @@
 //! Startup: from a configuration and a state to a daemon that may renew, and the same for commands without a daemon.
 
 pub mod bootstrap;
+pub mod changes;
 pub mod core;
 pub mod first_token;
 pub mod incomplete;

@@ -7,13 +7,18 @@ use std::time::Duration;
 use crate::adapters::log::LogHandle;
 use crate::adapters::state::{StateError, Unnamed};
 use crate::adapters::systemd;
-use crate::config::{Config, ConfigErrors, Loaded};
+use crate::config::{
+    Config, ConfigErrors, ConfigFinding, FindingSeverity, Loaded, PendingRestart, pending_restart,
+    restart_values,
+};
 use crate::daemon::configured::{app_fingerprints, configured_portals};
 use crate::daemon::context::Context;
 use crate::daemon::startup::bootstrap;
+use crate::daemon::startup::changes::{self, Listed, Reloaded};
 use crate::daemon::startup::incomplete;
 use crate::daemon::startup::metadata_discovery::discover;
 use crate::daemon::startup::rollback;
+use crate::daemon::status_line::{OLD_CONFIGURATION, status_line};
 use crate::domain::error_chain::error_chain;
 use tokio::task::JoinSet;
 
@@ -24,6 +29,32 @@ const STOP_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Function that reads the configuration.
 pub type ReadConfig = Arc<dyn Fn() -> Result<Loaded, ConfigErrors> + Send + Sync>;
+
+/// Why the old configuration stays in force.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// The files have problems.
+    #[error(transparent)]
+    Configuration(#[from] ConfigErrors),
+    /// The configuration may not be all there.
+    #[error("{0}")]
+    Incomplete(String),
+    /// An earlier reload still reads.
+    #[error("its files are still being read since an earlier reload; does their disk hang?")]
+    Busy,
+    /// The files were not read within this number of seconds.
+    #[error("its files were not read within {0} s; does their disk hang?")]
+    NotRead(u64),
+    /// The daemon stops.
+    #[error("refreshd is stopping")]
+    Stopping,
+    /// An error of the state.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The reader ended by a bug.
+    #[error("it could not be read, by a bug; see the log")]
+    Bug,
+}
 
 /// Reloads the configuration.
 pub struct Reloader {
@@ -61,43 +92,50 @@ impl Reloader {
     /// Reads the configuration, checks it and puts it in force. The old one stays if the new one has any problem.
     ///
     /// # Errors
-    /// Every problem, one per line, as it was logged.
-    pub async fn reload(&self, shared: &Context) -> Result<(), String> {
+    /// [`ReloadError`], as it was logged.
+    pub async fn reload(&self, shared: &Context) -> Result<Reloaded, ReloadError> {
         let _turn = self.one_at_a_time.lock().await;
         systemd::reloading();
         let done = self.try_reload(shared).await;
         shared.metrics.reloaded(done.is_ok());
-        match &done {
-            Ok(()) => systemd::ready("reloaded"),
-            Err(problems) => {
-                tracing::error!(%problems, "the configuration was not reloaded; the old one stays in force");
-                systemd::ready(
-                    "the last reload failed, the old configuration is in force; see the log",
-                );
-            }
+        shared.health.old_configuration(done.is_err());
+        if let Err(problems) = &done {
+            let problems = error_chain(problems);
+            tracing::error!(%problems, "the configuration was not reloaded; the old one stays in force");
         }
+        let status = status_line(shared).await;
+        systemd::ready(&status.unwrap_or_else(|_| match &done {
+            Ok(_) => "reloaded".to_owned(),
+            Err(_) => format!("refreshd runs{OLD_CONFIGURATION}"),
+        }));
         done
     }
 
-    async fn try_reload(&self, shared: &Context) -> Result<(), String> {
+    async fn try_reload(&self, shared: &Context) -> Result<Reloaded, ReloadError> {
         let Loaded {
             mut config,
             warnings,
             damaged,
         } = self.read_files(shared).await?;
-        for warning in warnings {
+        for warning in &warnings {
             tracing::warn!("{warning}");
         }
-        for damaged in damaged {
+        for damaged in &damaged {
             tracing::error!("{damaged}");
         }
+        let found = |severity| move |problem| ConfigFinding::at(severity, problem);
+        let findings = damaged
+            .iter()
+            .map(found(FindingSeverity::Error))
+            .chain(warnings.iter().map(found(FindingSeverity::Warning)))
+            .collect();
         let before = shared.config();
-        keep_what_needs_a_restart(&before, &mut config);
+        let restart = keep_what_needs_a_restart(&before, &mut config);
+        let apps_changed = changes::apps(&before, &config);
         let ladder_changed = before.ladder != config.ladder;
         let undiscovered = discover(&mut config, &shared.state, &shared.server, shared.clock).await;
-        let missing = incomplete::missing_in(&config, &shared.state)
-            .await
-            .map_err(|error| error_chain(&error))?;
+        let missing = incomplete::missing_in(&config, &shared.state).await?;
+        let listed = Listed::now(&shared.state, &before).await;
         let portals = configured_portals(&mut config);
         let apps = app_fingerprints(&config);
         let count = portals.len();
@@ -112,9 +150,9 @@ impl Reloader {
             .await
             .map_err(|error| match (&error, &missing) {
                 (StateError::Unnamed { living }, Some(missing)) => {
-                    incomplete::refusal(missing, living)
+                    ReloadError::Incomplete(incomplete::refusal(missing, living))
                 }
-                _ => error_chain(&error),
+                _ => ReloadError::State(error),
             })?;
         if let Err(error) = rollback::check_new_portals(shared, &config).await {
             // Each first token is checked again before it is sent.
@@ -124,6 +162,9 @@ impl Reloader {
         if let Err(error) = incomplete::apply(&shared.state, &shared.conditions, found, now).await {
             tracing::error!(error = %error_chain(&error), "what was included is not noted");
         }
+        let [added, changed, dropped] =
+            changes::portals(&listed, &Listed::now(&shared.state, &config).await, &done);
+        let source = config.source.clone();
         let providers: Vec<_> = config
             .apps
             .values()
@@ -153,21 +194,27 @@ impl Reloader {
             dropped = done.dropped,
             "the configuration was reloaded"
         );
-        Ok(())
+        Ok(Reloaded {
+            config: source,
+            portals: count,
+            added,
+            changed,
+            dropped,
+            apps: apps_changed,
+            restart,
+            findings,
+        })
     }
 }
 
 impl Reloader {
     /// Reads on a blocking thread: the files may lie on a disk that hangs.
-    async fn read_files(&self, shared: &Context) -> Result<Loaded, String> {
+    async fn read_files(&self, shared: &Context) -> Result<Loaded, ReloadError> {
         if self.inline {
-            return (self.read)().map_err(|problems| problems.to_string());
+            return Ok((self.read)()?);
         }
         let Some(busy) = Busy::begin(&self.reading) else {
-            return Err(
-                "its files are still being read since an earlier reload; does their disk hang?"
-                    .to_owned(),
-            );
+            return Err(ReloadError::Busy);
         };
         let read = Arc::clone(&self.read);
         let mut reading = JoinSet::new();
@@ -182,16 +229,11 @@ impl Reloader {
                 .within(STOP_CHECK_INTERVAL, reading.join_next())
                 .await
             {
-                Some(Some(Ok(read))) => return read.map_err(|problems| problems.to_string()),
-                Some(_) => return Err("it could not be read, by a bug; see the log".to_owned()),
-                None if shared.health.is_stopping() => {
-                    return Err("refreshd is stopping".to_owned());
-                }
+                Some(Some(Ok(read))) => return Ok(read?),
+                Some(_) => return Err(ReloadError::Bug),
+                None if shared.health.is_stopping() => return Err(ReloadError::Stopping),
                 None if shared.clock.elapsed(began) >= READ_TIMEOUT => {
-                    let seconds = READ_TIMEOUT.as_secs();
-                    return Err(format!(
-                        "its files were not read within {seconds} s; does their disk hang?"
-                    ));
+                    return Err(ReloadError::NotRead(READ_TIMEOUT.as_secs()));
                 }
                 None => {}
             }
@@ -217,26 +259,22 @@ impl Drop for Busy {
 }
 
 /// Paths and listeners are opened once. A change of them is logged, not applied in part.
-fn keep_what_needs_a_restart(before: &Config, new: &mut Config) {
-    if before.paths != new.paths {
-        tracing::warn!(
-            "state, token_dir and control_socket change only with a restart; the old ones stay in force"
-        );
-        new.paths = before.paths.clone();
+fn keep_what_needs_a_restart(before: &Config, new: &mut Config) -> Vec<PendingRestart> {
+    let pending = pending_restart(&restart_values(before), new);
+    for key in &pending {
+        tracing::warn!("{key}");
     }
+    new.paths = before.paths.clone();
     let listen = |config: &Config| config.http.as_ref().map(|http| http.listen);
     if listen(before) != listen(new) {
-        tracing::warn!("[http] listen changes only with a restart; the old one stays in force");
         new.http = before.http.clone();
     }
     let listen = |config: &Config| config.install.as_ref().map(|install| install.listen);
     if listen(before) != listen(new) {
-        tracing::warn!("[install] listen changes only with a restart; the old one stays in force");
         new.install = before.install.clone();
     }
-    if before.log.format != new.log.format {
-        tracing::warn!("[log] format changes only with a restart");
-    }
+    new.log.format = before.log.format;
+    pending
 }
 
 #[cfg(test)]

@@ -119,6 +119,50 @@ fn failed_reload_is_reported_as_finished_to_systemd() {
     });
 }
 
+/// The line of `systemctl status` is written anew every few seconds.
+#[test]
+fn status_reports_an_old_configuration_until_a_valid_one_is_loaded() {
+    let mut rig = Rig::new(["acme"]);
+    rig.grant("acme");
+    let path = rig.path("notify.sock");
+    let heard = listen(UnixDatagram::bind(&path).unwrap());
+    let daemon = rig.launch([("NOTIFY_SOCKET", path.as_os_str())]);
+    daemon.wait_for("it is ready", |event| message_contains(event, "is ready"));
+    let statuses = |mark: usize| -> Vec<String> {
+        let heard = heard();
+        let lines = heard[mark..].iter().flat_map(|message| message.lines());
+        lines
+            .filter_map(|line| line.strip_prefix("STATUS="))
+            .map(str::to_owned)
+            .collect()
+    };
+    let is_old = |status: &String| status.contains("the old configuration is in force");
+    assert!(!statuses(0).iter().any(is_old));
+    let good = rig.config.to_string();
+    rig.secret("refreshd.toml", &format!("nonsense = 1\n{good}"));
+    let mark = heard().len();
+    daemon.sighup();
+    eventually(
+        "a status of the housekeeping after that of the reload",
+        SOON,
+        || statuses(mark).len() >= 3,
+    );
+    let after = statuses(mark);
+    assert!(after.iter().all(is_old), "{after:?}");
+    assert!(
+        after
+            .iter()
+            .all(|status| status.contains("of 1 portals fresh"))
+    );
+    rig.secret("refreshd.toml", &good);
+    daemon.sighup();
+    eventually("a status without it", SOON, || {
+        statuses(mark).last().is_some_and(|last| !is_old(last))
+    });
+    daemon.stop();
+    rig.no_violations();
+}
+
 /// Fills the queue of a socket that is not read.
 fn fill(path: &std::path::Path) {
     let filler = UnixDatagram::unbound().expect("a socket");

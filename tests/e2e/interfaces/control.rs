@@ -270,9 +270,10 @@ fn reload_accepts_valid_and_rejects_invalid_configuration() {
     let daemon = rig.start();
     rig.config.portals.push(Portal::new("globex", "crm"));
     rig.write_config();
+    let (status, done) = ask(&rig, "POST", "/v1/reload", "");
     assert_eq!(
-        ask(&rig, "POST", "/v1/reload", ""),
-        (200, json!({"reloaded": true}))
+        (status, &done["reloaded"], &done["added"]),
+        (200, &json!(true), &json!({"count": 1, "names": ["globex"]}))
     );
     assert_eq!(ask(&rig, "GET", "/v1/portals/globex", "").0, 200);
     rig.config.portals.push(Portal::new("initech", "crn"));

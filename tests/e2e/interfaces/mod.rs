@@ -30,6 +30,7 @@ mod provider;
 mod providers;
 mod read_only;
 mod recover;
+mod reload;
 mod renew;
 mod status;
 mod token;
