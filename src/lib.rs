@@ -103,7 +103,7 @@
 //! 1. Nothing is sent before its claim is durable; nothing is published before its record is. (`execute`; tests)
 //! 2. [`domain`] is deterministic. (`tests/tidy.rs`: no clock, tokio, tracing, `std::fs`, `std::env`)
 //! 3. One module has access to each: time and randomness [`refreshd_time::clock`], files [`adapters::token_files::write_whole`],
-//!    spawning [`daemon`], other programs [`refreshd_alerting::channels`]' `command`, printing `commands::terminal`, exiting `main`.
+//!    spawning [`daemon`], other programs [`refreshd_alerting::channels`]' `command` and [`adapters::service_manager`], printing `commands::terminal`, exiting `main`.
 //!    (`clippy.toml`, `tests/tidy.rs`)
 //! 4. A task that ends unexpectedly ends the daemon with a reason; the scheduler itself feeds the watchdog. ([`daemon::run`])
 //! 5. No lock and no transaction is held across a request. (the closures of the state are not async; clippy)

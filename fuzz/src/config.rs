@@ -69,6 +69,7 @@ pub fn holds(data: &[u8]) {
             config,
             warnings,
             damaged,
+            ..
         }) => {
             problems(&warnings, folder.path(), [main, more], &places);
             problems(&damaged, folder.path(), [main, more], &places);

@@ -1,5 +1,6 @@
 //! One external system or resource each. They know domain types only, decide nothing about renewal, and spawn nothing.
 
+pub mod access;
 pub mod directory;
 pub mod exposition;
 pub mod generations;
@@ -8,6 +9,7 @@ pub mod metrics;
 pub mod ownership;
 pub mod published_token;
 pub mod sealed;
+pub mod service_manager;
 pub mod signals;
 pub mod state;
 pub mod systemd;

@@ -10,15 +10,19 @@ use std::time::Duration;
 use clap::Args;
 use tokio::task::JoinSet;
 
+use super::check_service::Service;
 use super::client::{Client, InForce};
 use super::common::Common;
-use super::connect::{cannot_run, daemon_of_file, in_configuration};
+use super::connect::{cannot_run, daemon_of_file};
 use super::exit::{CommandError, Exit};
-use super::terminal;
+use super::findings::Findings;
 use crate::adapters::directory::{Directory, Trust, UntrustedDirectory, parent};
 use crate::adapters::state::{self, CheckOutcome, Header, StateCheck, StateError};
 use crate::adapters::token_files::TokenFiles;
-use crate::config::{self, Config, Environment, Loaded, PortalConfig, pending_restart};
+use crate::config::{
+    self, Config, ConfigError, ConfigErrors, ConfigFinding, Environment, FindingSeverity,
+    PortalConfig, pending_restart,
+};
 use crate::daemon::{InProcess, RunError, ask_issuers, descriptor_shortage};
 use crate::domain::error_chain::error_chain;
 use crate::domain::name::{PortalName, some};
@@ -34,30 +38,74 @@ const RETRY_AFTER: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  refreshd check\n  refreshd check --config config/example.toml\n  refreshd check --online\n\nExit codes: 0 no problems, 64 usage, 69 a server does not answer, 77 no permission, 78 configuration."
+    after_help = "--json prints {\"version\": 1, \"ok\": …, \"config\": …, \"portals\": …, \"apps\": …, \"findings\": [{\"severity\": \"error\" | \"warning\" | \"unchecked\", \"file\", \"line\", \"column\", \"message\"}]}; what is not about a place in a file has null there.\n\nExamples:\n  refreshd check\n  sudo refreshd check --service\n  refreshd check --config config/example.toml --without-secrets --json\n  refreshd check --online\n\nExit codes: 0 no problems, 64 usage, 69 a server does not answer, 74 output not written, 77 no permission, 78 configuration."
 )]
 pub(super) struct Arguments {
     /// Also check that every authorization server answers.
     #[arg(long)]
     online: bool,
+    /// Judge as the service's user: whether it can read each file and secret, and write where the daemon writes.
+    #[arg(long)]
+    service: bool,
+    /// Check the configuration alone, on a machine without its secrets: those that are missing are listed.
+    #[arg(long, conflicts_with_all = ["online", "service"])]
+    without_secrets: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, CommandError> {
-    let Loaded {
-        mut config,
-        warnings,
-        damaged,
-    } = config::load(&common.config, &Environment::of_process())
-        .map_err(|problems| CommandError::new(Exit::Configuration, in_configuration(&problems)))?;
-    for warning in &warnings {
-        terminal::eprintln(&format!("{warning} (warning)"));
+    let mut findings = Findings::new(arguments.json);
+    let done = check(common, arguments, &mut findings).await;
+    findings.end(&common.config, done)
+}
+
+async fn check(
+    common: &Common,
+    arguments: &Arguments,
+    findings: &mut Findings,
+) -> Result<Exit, CommandError> {
+    let service = if arguments.service {
+        Some(Service::find(findings).await?)
+    } else {
+        None
+    };
+    let environment = match &service {
+        Some(service) => service.environment(),
+        None if arguments.without_secrets => Environment::of_process().without_secrets(),
+        None => Environment::of_process(),
+    };
+    let mut loaded = config::load(&common.config, &environment)
+        .map_err(|problems| findings.refuse(&problems))?;
+    findings.count(&loaded.config);
+    let at = |severity| move |problem: &ConfigError| ConfigFinding::at(severity, problem);
+    for finding in loaded.warnings.iter().map(at(FindingSeverity::Warning)) {
+        findings.tell(finding);
     }
-    if !damaged.is_empty() {
-        let problems = config::ConfigErrors(damaged);
-        return Err(CommandError::new(
-            Exit::Configuration,
-            in_configuration(&problems),
+    for finding in loaded.unchecked.iter().map(at(FindingSeverity::Unchecked)) {
+        findings.tell(finding);
+    }
+    let mut problems = std::mem::take(&mut loaded.damaged);
+    if let Some(service) = &service {
+        if let Some(other) = service.other_file(&common.config) {
+            findings.warn(other);
+        }
+        problems.extend(service.problems(&loaded)?.0);
+    }
+    if !problems.is_empty() {
+        return Err(findings.refuse(&ConfigErrors(problems)));
+    }
+    let (unchecked, mut config) = (loaded.unchecked.len(), loaded.config);
+    if arguments.without_secrets {
+        findings.say(&format!(
+            "{}: no problems; {}, {}; {} not checked",
+            common.config.display(),
+            count(config.portals.len(), "portal"),
+            count(config.apps.len(), "app"),
+            count(unchecked, "secret"),
         ));
+        return Ok(Exit::Done);
     }
     let path = &config.paths.state;
     let version = match state::check_files(path).and_then(|()| state::inspect(path)) {
@@ -85,17 +133,18 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
         .chain(restart)
         .chain(descriptor_shortage(0))
     {
-        terminal::eprintln(&format!("{warning} (warning)"));
+        findings.warn(warning);
     }
-    terminal::eprintln(&format!(
-        "{}: {verdict}; {}, {}; the state {} {version}",
+    let whose = service.map_or_else(String::new, |service| format!(" for {}", service.who()));
+    findings.say(&format!(
+        "{}: {verdict}{whose}; {}, {}; the state {} {version}",
         common.config.display(),
         count(config.portals.len(), "portal"),
         count(config.apps.len(), "app"),
         config.paths.state.display(),
     ));
     if arguments.online {
-        online(&mut config).await
+        online(&mut config, findings).await
     } else {
         Ok(Exit::Done)
     }
@@ -258,7 +307,7 @@ fn directories(config: &Config) -> Vec<String> {
     warnings
 }
 
-async fn online(config: &mut Config) -> Result<Exit, CommandError> {
+async fn online(config: &mut Config, findings: &mut Findings) -> Result<Exit, CommandError> {
     let server = AuthorizationServer::new().map_err(|error| {
         CommandError::new(
             Exit::Unavailable,
@@ -268,9 +317,10 @@ async fn online(config: &mut Config) -> Result<Exit, CommandError> {
     let mut exit = Exit::Done;
     for (issuer, result) in ask_issuers(config, &server).await {
         match result {
-            Ok(()) => terminal::eprintln(&format!("{issuer}: serves its metadata")),
+            Ok(()) => findings.say(&format!("{issuer}: serves its metadata")),
             Err(why) => {
-                terminal::eprintln(&format!("{issuer}: its metadata is not known: {why}"));
+                let message = format!("{issuer}: its metadata is not known: {why}");
+                findings.tell(ConfigFinding::of_machine(FindingSeverity::Error, message));
                 exit = Exit::Unavailable;
             }
         }
@@ -290,10 +340,11 @@ async fn online(config: &mut Config) -> Result<Exit, CommandError> {
                 let leads = leads
                     .map(|leads| format!(", a redirect {leads}"))
                     .unwrap_or_default();
-                terminal::eprintln(&format!("{url}: answers (status {status} to HEAD{leads})"));
+                findings.say(&format!("{url}: answers (status {status} to HEAD{leads})"));
             }
             Err(why) => {
-                terminal::eprintln(&format!("{url}: does not answer: {why}"));
+                let message = format!("{url}: does not answer: {why}");
+                findings.tell(ConfigFinding::of_machine(FindingSeverity::Error, message));
                 exit = Exit::Unavailable;
             }
         }

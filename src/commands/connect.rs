@@ -235,6 +235,7 @@ pub(super) fn load(common: &Common) -> Result<Config, CommandError> {
         config,
         warnings,
         damaged,
+        ..
     } = config::load(&common.config, &Environment::of_process())
         .map_err(|problems| CommandError::new(Exit::Configuration, in_configuration(&problems)))?;
     for warning in warnings.iter().chain(&damaged) {

@@ -7,6 +7,7 @@ mod alert_list;
 mod alert_test;
 mod authorize;
 mod check;
+mod check_service;
 mod client;
 mod common;
 mod completions;
@@ -14,6 +15,7 @@ mod connect;
 #[cfg(feature = "demo")]
 mod demo;
 mod exit;
+mod findings;
 mod forget;
 mod health;
 mod import;

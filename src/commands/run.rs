@@ -32,6 +32,7 @@ pub(super) async fn run(common: &Common) -> Result<Exit, CommandError> {
         config,
         warnings,
         damaged,
+        ..
     } = on_temporary_thread(read.clone())?
         .map_err(|problems| CommandError::new(Exit::Configuration, in_configuration(&problems)))?;
     let (handle, writer) = log::start(config.log.format, &config.log.level)

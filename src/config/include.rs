@@ -12,7 +12,7 @@ use glob::{MatchOptions, Pattern};
 use crate::domain::completeness::Included;
 
 use super::problem::{ConfigError, os_reason, shown};
-use super::source::{ConfigSource, Diagnostics};
+use super::source::{ConfigSource, Diagnostics, FileUse};
 use super::table::{Table, TextValue};
 
 /// Sections of an included file.
@@ -53,6 +53,7 @@ pub(super) fn read(
             if !known.insert(canonical) {
                 continue;
             }
+            report.uses(pattern.place, FileUse::Configuration, &path);
             match ConfigSource::read(&path) {
                 Ok(source) => sources.push(source),
                 Err(problem) => report.whole_file(problem),
@@ -101,6 +102,10 @@ fn matching(
         }
     }
     if pattern.value.contains(WILDCARDS) {
+        let searched = Path::new(&full).parent().filter(|path| path.is_dir());
+        if let Some(searched) = searched {
+            report.uses(pattern.place, FileUse::Directory, searched);
+        }
         includes.push(Included {
             has_files: !paths.is_empty(),
             // As written: independent of the directory from which the file is named.

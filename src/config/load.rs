@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::environment::Environment;
 use super::problem::{ConfigError, ConfigErrors};
-use super::source::{ConfigSource, Diagnostics};
+use super::source::{ConfigSource, Diagnostics, FileUse, Remarks, UsedFile};
 use super::table::Table;
 use refreshd_token_client::provider::Profile;
 
@@ -26,6 +26,10 @@ pub struct Loaded {
     pub warnings: Vec<ConfigError>,
     /// Secrets that are probably damaged: errors for `check`, logged prominently at a start.
     pub damaged: Vec<ConfigError>,
+    /// Secrets that could not be looked at.
+    pub unchecked: Vec<ConfigError>,
+    /// The files that it consists of and names, if they were asked for.
+    pub files: Vec<UsedFile>,
 }
 
 /// Reads a configuration with its included files.
@@ -33,9 +37,10 @@ pub struct Loaded {
 /// # Errors
 /// Every problem of every file, by position. Files with syntax errors are checked up to the first one.
 pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, ConfigErrors> {
-    let mut report = Diagnostics::default();
+    let mut report = Diagnostics::listing_files(environment.lists_files());
     let main = ConfigSource::read(path).map_err(|problem| ConfigErrors(vec![problem]))?;
     let main_tree = main.parse(&mut report);
+    report.uses(main.place(0, 0), FileUse::Configuration, path);
     let (sources, includes) = include::read(Table::root(&main, &main_tree), &mut report);
     let trees: Vec<_> = sources
         .iter()
@@ -79,7 +84,12 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, ConfigErro
     let alerts = alerts::alerts(root, &mut report);
     let (channels, names) = channels::channels(&channels, environment, &mut report);
     let ladder = escalation::ladder(&roots, &names, &mut report);
-    let (warnings, damaged) = report.finish()?;
+    let Remarks {
+        warnings,
+        damaged,
+        unchecked,
+        files,
+    } = report.finish()?;
     let source = path.to_owned();
     let profiles = profiles
         .into_iter()
@@ -104,6 +114,8 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, ConfigErro
         config,
         warnings,
         damaged,
+        unchecked,
+        files,
     })
 }
 

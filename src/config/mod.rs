@@ -37,11 +37,12 @@ pub use self::configuration::{
     AlertsConfig, App, Config, HttpConfig, InstallListener, LogConfig, Paths, PortalConfig,
     RenewalConfig,
 };
-pub use self::environment::Environment;
+pub use self::environment::{CredentialSource, Environment};
 pub use self::load::{Loaded, built_in_profile, load, load_paths};
 pub use self::problem::{ConfigError, ConfigErrors, ConfigFinding, FindingSeverity};
 pub use self::restart::{PendingRestart, RestartValue, pending_restart, restart_values};
 pub use self::secrets::{ReloadedSecret, SecretSource};
+pub use self::source::{FileUse, UsedFile};
 pub use self::values::is_loopback_host;
 
 /// The names of the built-in providers.

@@ -232,6 +232,7 @@ fn portal<'d>(
     let own = own(
         table,
         client.as_ref().map(|client| &*client.profile),
+        environment,
         report,
     );
     let client = client?;
@@ -312,7 +313,12 @@ struct Own {
     region: Option<String>,
 }
 
-fn own(table: Table<'_>, profile: Option<&Profile>, report: &mut Diagnostics) -> Own {
+fn own(
+    table: Table<'_>,
+    profile: Option<&Profile>,
+    environment: &Environment,
+    report: &mut Diagnostics,
+) -> Own {
     let domain = table
         .text(report, "domain")
         .and_then(|text| host(report, "domain", text));
@@ -354,7 +360,7 @@ fn own(table: Table<'_>, profile: Option<&Profile>, report: &mut Diagnostics) ->
     let (redirect_uri, scope) = authorization(table, report);
     let refresh_token_file = table
         .text(report, "refresh_token_file")
-        .and_then(|text| first_token_file(table, "refresh_token_file", text, report));
+        .and_then(|text| first_token_file(table, "refresh_token_file", text, environment, report));
     let settings = Settings {
         app: String::new(),
         domain,

@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::damage::{Alphabet, SecretDamage, damage};
-use super::environment::Environment;
+use super::environment::{CredentialSource, Environment};
 use super::problem::{shown, shown_path};
 use super::regular_file::{self, FileReadError};
-use super::source::{Diagnostics, SourceLocation};
+use super::source::{Diagnostics, FileUse, SourceLocation};
 use super::table::{Table, TextValue};
 use refreshd_secrets::{ChannelSecret, ClientSecret};
 use refreshd_token_client::body_decoding::text_of_file;
@@ -28,18 +28,21 @@ pub(super) struct SecretKeys {
     variable: &'static str,
     credential: &'static str,
     alphabet: Alphabet,
+    /// Stands for a secret that was not read: it has the form of one.
+    placeholder: &'static str,
     /// All four.
     pub(super) all: [&'static str; 4],
 }
 
 macro_rules! secret_keys {
-    ($name:ident, $key:literal, $alphabet:ident) => {
+    ($name:ident, $key:literal, $alphabet:ident, $placeholder:literal) => {
         pub(super) const $name: SecretKeys = SecretKeys {
             inline: $key,
             file: concat!($key, "_file"),
             variable: concat!($key, "_env"),
             credential: concat!($key, "_credential"),
             alphabet: Alphabet::$alphabet,
+            placeholder: $placeholder,
             all: [
                 $key,
                 concat!($key, "_file"),
@@ -50,12 +53,17 @@ macro_rules! secret_keys {
     };
 }
 
-secret_keys!(CLIENT_SECRET, "client_secret", Client);
-secret_keys!(URL, "url", Graphic);
-secret_keys!(BOT_TOKEN, "bot_token", Graphic);
-secret_keys!(ROUTING_KEY, "routing_key", Graphic);
-secret_keys!(PASSWORD, "password", Any);
-secret_keys!(AUTHORIZATION, "authorization", Header);
+secret_keys!(CLIENT_SECRET, "client_secret", Client, "not-read");
+secret_keys!(URL, "url", Graphic, "https://not-read.invalid/");
+secret_keys!(BOT_TOKEN, "bot_token", Graphic, "0:not-read");
+secret_keys!(
+    ROUTING_KEY,
+    "routing_key",
+    Graphic,
+    "00000000000000000000000000000000"
+);
+secret_keys!(PASSWORD, "password", Any, "not-read");
+secret_keys!(AUTHORIZATION, "authorization", Header, "Bearer not-read");
 
 /// Value of a secret's keys.
 pub(super) enum FoundSecret {
@@ -95,7 +103,9 @@ impl SecretKeys {
             report.holds_secret(text.place);
             Ok(SecretString::from(text.value))
         } else if key == self.file {
-            file(table, text)
+            let named = named_file(table, text);
+            report.uses(text.place, FileUse::Secret, &named.path);
+            file(&named)
         } else if key == self.variable {
             variable(text, environment)
         } else {
@@ -119,8 +129,12 @@ impl SecretKeys {
                 }
                 None => FoundSecret::Secret(secret),
             },
-            Err(message) => {
-                report.problem(text.place, format!("`{key}`: {message}"));
+            Err(unread) if unread.is_no_problem(environment) => {
+                report.unchecked(text.place, format!("`{key}`: {}", unread.message));
+                FoundSecret::Secret(SecretString::from(self.placeholder))
+            }
+            Err(unread) => {
+                report.problem(text.place, format!("`{key}`: {}", unread.message));
                 FoundSecret::Faulty
             }
         }
@@ -264,18 +278,57 @@ impl fmt::Debug for SecretSource {
 #[derive(Debug)]
 pub(super) struct Reported;
 
+/// A secret that was not read.
+struct Unread {
+    why: WhyUnread,
+    message: String,
+}
+
+/// Why a secret was not read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum WhyUnread {
+    /// It is not on this machine, or not for this user.
+    Absent,
+    /// Only systemd can read it.
+    Opaque,
+    /// What is there is no secret.
+    Faulty,
+}
+
+impl Unread {
+    fn new(why: WhyUnread, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self { why, message }
+    }
+
+    const fn is_no_problem(&self, environment: &Environment) -> bool {
+        match self.why {
+            WhyUnread::Opaque => true,
+            WhyUnread::Absent => environment.lists_missing(),
+            WhyUnread::Faulty => false,
+        }
+    }
+}
+
 /// The file of a portal's first refresh token; the token is read when it is needed. A spent one is deleted or emptied, so a
 /// missing file is only a warning.
 pub(super) fn first_token_file(
     table: Table<'_>,
     key: &str,
     text: TextValue<'_>,
+    environment: &Environment,
     report: &mut Diagnostics,
 ) -> Option<PathBuf> {
     let named = named_file(table, text);
     let (name, path) = (&named.name, &named.path);
+    report.uses(text.place, FileUse::Secret, path);
     match read_file(path, true) {
         Ok(_) => {}
+        Err(unusable @ (UnusableSecret::Missing(_) | UnusableSecret::Denied(_)))
+            if environment.lists_missing() =>
+        {
+            report.unchecked(text.place, format!("`{key}`: {name} {unusable}"));
+        }
         Err(unusable @ (UnusableSecret::Missing(_) | UnusableSecret::Empty)) => {
             let what = if matches!(unusable, UnusableSecret::Empty) {
                 "is empty"
@@ -330,43 +383,65 @@ fn named_file(table: Table<'_>, text: TextValue<'_>) -> NamedFile {
     }
 }
 
-fn file(table: Table<'_>, text: TextValue<'_>) -> Result<SecretString, String> {
-    let NamedFile { path, name, .. } = named_file(table, text);
-    read_file(&path, true).map_err(|unusable| format!("{name} {unusable}"))
+fn file(NamedFile { path, name, .. }: &NamedFile) -> Result<SecretString, Unread> {
+    read_file(path, true).map_err(|unusable| unusable.of(name))
 }
 
-fn variable(text: TextValue<'_>, environment: &Environment) -> Result<SecretString, String> {
+fn variable(text: TextValue<'_>, environment: &Environment) -> Result<SecretString, Unread> {
     let advice = "write the variable's name here, and its value in the environment of the daemon";
     match environment.variable(text.value) {
-        Ok(value) if value.trim().is_empty() => {
-            Err("the environment variable of that name is empty".to_owned())
-        }
+        Ok(value) if value.trim().is_empty() => Err(Unread::new(
+            WhyUnread::Absent,
+            "the environment variable of that name is empty",
+        )),
         Ok(value) => Ok(SecretString::from(value)),
-        Err(std::env::VarError::NotPresent) => {
-            Err(format!("no environment variable has that name; {advice}"))
-        }
-        Err(std::env::VarError::NotUnicode(_)) => {
-            Err("the environment variable of that name is not UTF-8".to_owned())
-        }
+        Err(std::env::VarError::NotPresent) => Err(Unread::new(
+            WhyUnread::Absent,
+            format!("no environment variable has that name; {advice}"),
+        )),
+        Err(std::env::VarError::NotUnicode(_)) => Err(Unread::new(
+            WhyUnread::Faulty,
+            "the environment variable of that name is not UTF-8",
+        )),
     }
 }
 
-fn credential(text: TextValue<'_>, environment: &Environment) -> Result<SecretString, String> {
+fn credential(text: TextValue<'_>, environment: &Environment) -> Result<SecretString, Unread> {
     if text.value.contains(['/', '\0']) || text.value.starts_with('.') {
-        return Err("a credential is named without slashes and leading dots".to_owned());
+        return Err(Unread::new(
+            WhyUnread::Faulty,
+            "a credential is named without slashes and leading dots",
+        ));
+    }
+    if let Some(credentials) = environment.unit_credentials() {
+        return match credentials.get(text.value) {
+            // The service manager reads it as root, whatever its mode is.
+            Some(CredentialSource::File(path)) => read_file(path, false).map_err(|unusable| {
+                unusable.of(&format!("{}, from which systemd takes it,", path.display()))
+            }),
+            Some(CredentialSource::Opaque) => Err(Unread::new(
+                WhyUnread::Opaque,
+                "the unit has a credential of that name that only systemd can read",
+            )),
+            None => Err(Unread::new(
+                WhyUnread::Absent,
+                "the unit has no credential of that name: systemctl edit refreshd, and write [Service] and \
+                 LoadCredential=NAME:FILE",
+            )),
+        };
     }
     let Some(directory) = environment.credentials_directory() else {
-        return Err(
-            "$CREDENTIALS_DIRECTORY is not set: start it by systemd with LoadCredential="
-                .to_owned(),
-        );
+        return Err(Unread::new(
+            WhyUnread::Absent,
+            "$CREDENTIALS_DIRECTORY is not set: start it by systemd with LoadCredential=",
+        ));
     };
     // The service manager creates these with a mode of its own.
     read_file(&directory.join(text.value), false).map_err(|unusable| {
-        format!(
-            "the credential of that name in {} {unusable}",
+        unusable.of(&format!(
+            "the credential of that name in {}",
             directory.display()
-        )
+        ))
     })
 }
 
@@ -376,6 +451,9 @@ enum UnusableSecret {
     /// The file is missing.
     #[error("{0}")]
     Missing(String),
+    /// This user may not read it.
+    #[error("{0}")]
+    Denied(String),
     /// The file is empty.
     #[error("is empty")]
     Empty,
@@ -385,6 +463,16 @@ enum UnusableSecret {
     /// Anything else.
     #[error("{0}")]
     Faulty(String),
+}
+
+impl UnusableSecret {
+    fn of(&self, name: &str) -> Unread {
+        let why = match self {
+            Self::Missing(_) | Self::Denied(_) => WhyUnread::Absent,
+            Self::Empty | Self::Open(_) | Self::Faulty(_) => WhyUnread::Faulty,
+        };
+        Unread::new(why, format!("{name} {self}"))
+    }
 }
 
 /// Reads a secret file.
@@ -403,11 +491,10 @@ fn read_file(path: &Path, guarded: bool) -> Result<SecretString, UnusableSecret>
             FileReadError::Refused(_) | FileReadError::NotRegular => "",
         };
         let reason = format!("{}{hint}", why.reason());
-        let missing = kind == Some(std::io::ErrorKind::NotFound);
-        if missing {
-            UnusableSecret::Missing(reason)
-        } else {
-            UnusableSecret::Faulty(reason)
+        match kind {
+            Some(std::io::ErrorKind::NotFound) => UnusableSecret::Missing(reason),
+            Some(std::io::ErrorKind::PermissionDenied) => UnusableSecret::Denied(reason),
+            _ => UnusableSecret::Faulty(reason),
         }
     })?;
     let mode = about.permissions().mode();

@@ -175,12 +175,58 @@ impl fmt::Display for SourceLocation<'_> {
     }
 }
 
+/// A file that a configuration consists of or names.
+#[derive(Debug, Clone)]
+pub struct UsedFile {
+    /// Where it is named.
+    place: ConfigError,
+    /// What it is.
+    pub of: FileUse,
+    /// The file.
+    pub path: PathBuf,
+}
+
+impl UsedFile {
+    /// A problem with it, where it is named.
+    #[must_use]
+    pub fn problem(&self, message: impl Into<String>) -> ConfigError {
+        ConfigError {
+            message: message.into(),
+            ..self.place.clone()
+        }
+    }
+}
+
+/// What a file is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileUse {
+    /// A file of the configuration.
+    Configuration,
+    /// A directory that is searched for files of the configuration.
+    Directory,
+    /// A secret.
+    Secret,
+    /// The template of a webhook.
+    Template,
+}
+
+/// What a configuration without problems has besides its meaning.
+pub(super) struct Remarks {
+    pub(super) warnings: Vec<ConfigError>,
+    pub(super) damaged: Vec<ConfigError>,
+    pub(super) unchecked: Vec<ConfigError>,
+    pub(super) files: Vec<UsedFile>,
+}
+
 /// Collects problems and warnings.
 #[derive(Default)]
 pub(super) struct Diagnostics {
     problems: Vec<ConfigError>,
     warnings: Vec<ConfigError>,
     damaged: Vec<ConfigError>,
+    unchecked: Vec<ConfigError>,
+    /// `None`: they are not listed.
+    files: Option<Vec<UsedFile>>,
     /// A file has syntax errors.
     broken: bool,
     /// Files with a secret that others can read; each is reported once.
@@ -188,6 +234,14 @@ pub(super) struct Diagnostics {
 }
 
 impl Diagnostics {
+    /// One that lists the files, or does not.
+    pub(super) fn listing_files(lists_files: bool) -> Self {
+        Self {
+            files: lists_files.then(Vec::new),
+            ..Self::default()
+        }
+    }
+
     /// Reports an invalid value.
     pub(super) fn problem(&mut self, place: SourceLocation<'_>, message: impl Into<String>) {
         if place.is_sound() {
@@ -230,6 +284,22 @@ impl Diagnostics {
         self.damaged.push(place.problem(message));
     }
 
+    /// Notes a secret that could not be looked at.
+    pub(super) fn unchecked(&mut self, place: SourceLocation<'_>, message: impl Into<String>) {
+        self.unchecked.push(place.problem(message));
+    }
+
+    /// Notes a file that the configuration consists of or names.
+    pub(super) fn uses(&mut self, place: SourceLocation<'_>, of: FileUse, path: &Path) {
+        if let Some(files) = &mut self.files {
+            files.push(UsedFile {
+                place: place.problem(""),
+                of,
+                path: path.to_owned(),
+            });
+        }
+    }
+
     /// Notes that this file contains a secret: it must be protected from others.
     pub(super) fn holds_secret(&mut self, place: SourceLocation<'_>) {
         let source = place.source;
@@ -246,8 +316,8 @@ impl Diagnostics {
         }
     }
 
-    /// The warnings and the damaged secrets, or all problems.
-    pub(super) fn finish(mut self) -> Result<(Vec<ConfigError>, Vec<ConfigError>), ConfigErrors> {
+    /// All remarks, or all problems.
+    pub(super) fn finish(mut self) -> Result<Remarks, ConfigErrors> {
         if !self.problems.is_empty() {
             self.problems.append(&mut self.damaged);
         }
@@ -256,8 +326,14 @@ impl Diagnostics {
         self.warnings.sort();
         self.damaged.sort();
         self.damaged.dedup();
+        self.unchecked.sort();
         if self.problems.is_empty() {
-            Ok((self.warnings, self.damaged))
+            Ok(Remarks {
+                warnings: self.warnings,
+                damaged: self.damaged,
+                unchecked: self.unchecked,
+                files: self.files.unwrap_or_default(),
+            })
         } else {
             Err(ConfigErrors(self.problems))
         }

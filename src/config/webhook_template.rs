@@ -9,7 +9,7 @@ use reqwest::header::HeaderValue;
 use super::problem::{ConfigError, did_you_mean};
 use super::regular_file;
 use super::secrets::Reported;
-use super::source::Diagnostics;
+use super::source::{Diagnostics, FileUse};
 use super::table::Table;
 use refreshd_alerting::template::{Template, VARIABLES, WebhookTemplateError};
 
@@ -45,6 +45,7 @@ pub(super) fn template(
     if table.has("body_file") {
         let name = table.text(report, "body_file").ok_or(Reported)?;
         let path = table.source().directory().join(name.value);
+        report.uses(name.place, FileUse::Template, &path);
         let body = read(&path).map_err(|why| {
             report.problem(name.place, format!("`body_file`: the file {why}"));
             Reported

@@ -38,6 +38,7 @@ pub mod renewal;
 pub mod rollback;
 pub mod rotations;
 pub mod schedule;
+pub mod service_unit;
 pub mod settings;
 pub mod similar;
 pub mod throttle;

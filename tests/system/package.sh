@@ -53,7 +53,7 @@ run() {
 }
 # follow PATTERN: executes the remedy that the last `run` printed, from the start of the pattern on.
 follow() {
-    sed -nE "s#^refreshd: .*($1.*)#\\1#p" "$work/output" >"$work/remedies"
+    sed -nE "s#^(refreshd: |/etc/refreshd/).*($1.*)#\\2#p" "$work/output" >"$work/remedies"
     sed 's/^/      /' "$work/remedies"
     [[ -s $work/remedies ]] && inside bash -euc "$(<"$work/remedies")"
 }
@@ -132,7 +132,7 @@ everything() {
 is_installed() {
     heading "$suite: installation"
     check "apt installs it without a network" run env DEBIAN_FRONTEND=noninteractive apt-get install -y "$(deb "$first")"
-    check "it prints the next step" printed 'refreshd check && systemctl enable --now refreshd'
+    check "it prints the next step" printed 'refreshd check --service && systemctl enable --now refreshd'
     check "nothing is started" not active
     check "nothing is enabled" not enabled
     check "the account is there" has_account
@@ -212,7 +212,7 @@ is_not_restarted_in_vain() {
     inside bash -c 'printf "[htp]\n" >>/etc/refreshd/refreshd.toml'
     check "dpkg is content" install_deb "$later"
     check "the problem is named with its place" printed '/etc/refreshd/refreshd.toml:11'
-    check "the action is printed" printed 'refreshd check && systemctl restart refreshd'
+    check "the action is printed" printed 'refreshd check --service && systemctl restart refreshd'
     check "the daemon that runs is left" is MainPID "$pid"
     check "and active" active
     inside sed -i '$d' /etc/refreshd/refreshd.toml
@@ -318,7 +318,7 @@ replaces_a_manual_installation() {
             >/etc/systemd/system/refreshd.service
         useradd --system --user-group --no-create-home refreshd
         install -d -m 777 -o nobody -g nogroup /etc/refreshd /etc/refreshd/portals.d
-        cp /pkg/ten.toml /etc/refreshd/refreshd.toml
+        { echo "include = [\"portals.d/*.toml\"]"; cat /pkg/ten.toml; } >/etc/refreshd/refreshd.toml
         install -m 600 -o refreshd /tmp/sandbox/client.secret /etc/refreshd/crm.secret
         install -m 600 -o refreshd /tmp/sandbox/portal-2.refresh /etc/refreshd/acme.refresh
         systemctl daemon-reload
@@ -335,12 +335,12 @@ replaces_a_manual_installation() {
     check "and left" there /etc/systemd/system/refreshd.service
     check "the program that hides the package's is named" printed 'rm /usr/local/bin/refreshd'
     check "and left" there /usr/local/bin/refreshd
-    check "a secret that the daemon cannot read is named" printed 'the daemon cannot read /etc/refreshd/crm.secret'
-    check "so is a directory" printed 'the daemon cannot read /etc/refreshd/portals.d'
+    check "a secret that the daemon cannot read is named" printed 'the user refreshd cannot read /etc/refreshd/crm.secret (root:root, mode 0600)'
+    check "so is a directory" printed 'it cannot enter /etc/refreshd/portals.d'
     check "their owners are left" owned /etc/refreshd/crm.secret '600 root:root'
     check "the daemon that runs is left, since it would not start again" is MainPID "$pid"
     check "which is printed" printed 'the daemon is not restarted'
-    check "the printed commands work" follow '(chown |rm /usr/local|rm /etc/systemd)'
+    check "the printed commands work" follow '(chgrp |rm /usr/local|rm /etc/systemd)'
     inside systemctl restart refreshd.service || true
     check "with every printed remedy, the package's unit runs" runs_the_packages_unit
     check "as another process" active_as_other_than "$pid"
@@ -355,7 +355,7 @@ runs_the_packages_unit() { [[ $(property FragmentPath) =~ ^(/usr)?/lib/systemd/s
 is_installed_from_the_tarball() {
     heading "$suite: tarball"
     check "install.sh installs it" run /pkg/tarball/install.sh
-    check "it prints the next step" printed 'refreshd check && systemctl enable --now refreshd'
+    check "it prints the next step" printed 'refreshd check --service && systemctl enable --now refreshd'
     inside bash -euc 'umask 022
         cp /pkg/ten.toml /etc/refreshd/refreshd.toml
         install -m 640 /tmp/sandbox/client.secret /etc/refreshd/crm.secret

@@ -116,6 +116,7 @@ impl Reloader {
             mut config,
             warnings,
             damaged,
+            ..
         } = self.read_files(shared).await?;
         for warning in &warnings {
             tracing::warn!("{warning}");

@@ -341,3 +341,139 @@ fn unreadable_portal_file_stops_no_other_portal() {
     );
     daemon.stop();
 }
+
+fn json(ran: &CommandOutput) -> serde_json::Value {
+    serde_json::from_str(&ran.stdout).unwrap_or_else(|_| panic!("no JSON: {ran:?}"))
+}
+
+#[test]
+fn json_contains_every_finding_with_position_and_severity() {
+    let mut rig = calm(["acme"]);
+    let ran = check(&rig, &["--json"]);
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{ran:?}");
+    let told = json(&ran);
+    assert_eq!(
+        (
+            &told["version"],
+            &told["ok"],
+            &told["portals"],
+            &told["apps"]
+        ),
+        (&1.into(), &true.into(), &1.into(), &1.into())
+    );
+    let findings = told["findings"].as_array().expect("a list");
+    assert!(
+        !findings.is_empty()
+            && findings
+                .iter()
+                .all(|finding| finding["severity"] == "warning"),
+        "its directories are not there yet: {told}"
+    );
+    assert!(findings.iter().all(|finding| finding["line"].is_null()));
+    rig.config.portal("acme").app = "crn".to_owned();
+    rig.config.app().more = "client_secrt_file = \"x\"".to_owned();
+    let ran = check(&rig, &["--json"]);
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(78), ""), "{ran:?}");
+    let told = json(&ran);
+    assert_eq!(told["ok"], false);
+    let findings = told["findings"].as_array().expect("a list");
+    assert_eq!(findings.len(), 2, "{told}");
+    let config = rig.config.to_string();
+    let line = |text: &str| {
+        config
+            .lines()
+            .position(|line| line.contains(text))
+            .map(|at| at as u64 + 1)
+    };
+    let of = |text: &str| {
+        findings
+            .iter()
+            .find(|finding| {
+                finding["message"]
+                    .as_str()
+                    .is_some_and(|message| message.contains(text))
+            })
+            .unwrap_or_else(|| panic!("no finding on {text}: {told}"))
+    };
+    assert_eq!(of("crn")["line"].as_u64(), line("\"crn\""));
+    assert_eq!(
+        of("client_secrt_file")["line"].as_u64(),
+        line("client_secrt_file")
+    );
+    assert_eq!(of("crn")["column"], 7);
+    // What is not about a place in a file.
+    rig.config.portal("acme").app = "crm".to_owned();
+    rig.config.app().more.clear();
+    rig.secret(
+        "state.db",
+        "this is no database, though it is long enough to be looked at as one",
+    );
+    let ran = check(&rig, &["--json"]);
+    assert_eq!(ran.code, Some(78), "{ran:?}");
+    let told = json(&ran);
+    let last = told["findings"]
+        .as_array()
+        .and_then(|found| found.last())
+        .expect("a finding");
+    assert!(
+        last["severity"] == "error" && last["file"].is_null(),
+        "{told}"
+    );
+}
+
+#[test]
+fn missing_secrets_are_listed_and_the_rest_is_checked() {
+    let mut rig = calm(["acme", "globex"]);
+    rig.config.portal("globex").refresh_token_file = true;
+    rig.config.more = "[channels.ops]\nkind = \"webhook\"\nurl_file = \"ops.url\"\n\
+        [channels.duty]\nkind = \"pagerduty\"\nrouting_key_env = \"DUTY\"\n\
+        [channels.chat]\nkind = \"telegram\"\nchat_id = 7\nbot_token_credential = \"bot\"\n\
+        [channels.mail]\nkind = \"email\"\nsmtp = \"mail.example.org:587\"\nuser = \"u\"\npassword_file = \"mail.password\"\n\
+        from = \"refreshd@example.org\"\nto = [\"ops@example.org\"]\n"
+        .to_owned();
+    std::fs::remove_file(rig.path("crm.secret")).expect("it is there");
+    assert_eq!(check(&rig, &[]).code, Some(78));
+    let ran = check(&rig, &["--without-secrets"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), ""), "{ran:?}");
+    contains(
+        &ran.stderr,
+        &[
+            "no problems; 2 portals, 1 app; 6 secrets not checked",
+            "crm.secret cannot be read",
+        ],
+    );
+    let told = json(&check(&rig, &["--without-secrets", "--json"]));
+    assert_eq!(told["ok"], true, "{told}");
+    let findings = told["findings"].as_array().expect("a list");
+    let unchecked = |finding: &&serde_json::Value| finding["severity"] == "unchecked";
+    let unchecked: Vec<_> = findings.iter().filter(unchecked).collect();
+    assert_eq!(unchecked.len(), 6, "{told}");
+    assert_eq!(findings.len(), 6, "nothing is said of this machine: {told}");
+    for key in [
+        "client_secret_file",
+        "refresh_token_file",
+        "url_file",
+        "routing_key_env",
+        "bot_token_credential",
+        "password_file",
+    ] {
+        let named = |finding: &&&serde_json::Value| {
+            finding["message"]
+                .as_str()
+                .is_some_and(|text| text.starts_with(&format!("`{key}`: ")))
+        };
+        let found = unchecked
+            .iter()
+            .find(named)
+            .unwrap_or_else(|| panic!("{key}: {told}"));
+        assert!(found["line"].as_u64() > Some(1), "{found}");
+    }
+    // A secret that is there is looked at, and so is all the rest.
+    rig.secret("crm.secret", "\"c1ientSecret0OfTheTests0123456789\"");
+    rig.config.portal("acme").app = "crn".to_owned();
+    let ran = check(&rig, &["--without-secrets"]);
+    assert_eq!(ran.code, Some(78), "{ran:?}");
+    contains(&ran.stderr, &["stands in quotes", "did you mean `crm`?"]);
+    let ran = check(&rig, &["--without-secrets", "--online"]);
+    assert_eq!(ran.code, Some(64), "{ran:?}");
+}

@@ -6,6 +6,7 @@ mod access;
 mod authorize;
 mod browser_page;
 mod check;
+mod check_service;
 mod connections;
 mod control;
 mod demo;

@@ -189,7 +189,12 @@ fn keys_that_need_a_restart_are_reported_by_reload_and_check() {
 /// Runs it with its standard error as the journal's, or as a file that the journal's variable does not mean.
 fn refusal(rig: &Rig, command: &str, is_journal: bool) -> String {
     let path = rig.path("stderr");
-    let file = File::create(&path).expect("a file");
+    let file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(&path);
+    let file = file.expect("a file");
     let about = file.metadata().expect("a file");
     let inode = about.ino() + u64::from(!is_journal);
     let mut run: Command = rig.command([command]);
