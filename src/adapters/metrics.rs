@@ -59,6 +59,8 @@ pub struct Metrics {
     deliveries: Family<Vec<(&'static str, String)>, Counter>,
     installs: Family<Vec<(&'static str, String)>, Counter>,
     install_questions: Family<Vec<(&'static str, String)>, Counter>,
+    budget_waits: Family<Vec<(&'static str, String)>, Counter>,
+    budget_wait_seconds: Family<Vec<(&'static str, String)>, Counter<f64, AtomicU64>>,
     reload_successful: SharedGauge,
 }
 
@@ -115,6 +117,19 @@ impl Metrics {
             "Verification requests to authorization servers for install events",
             install_questions.clone(),
         );
+        let budget_waits = Family::<Vec<(&'static str, String)>, Counter>::default();
+        registry.register(
+            "budget_waits",
+            "Requests that were due and waited for the budget of their authorization server",
+            budget_waits.clone(),
+        );
+        let budget_wait_seconds =
+            Family::<Vec<(&'static str, String)>, Counter<f64, AtomicU64>>::default();
+        registry.register(
+            "budget_wait_seconds",
+            "Time that these requests waited; its rate is how many wait at a time",
+            budget_wait_seconds.clone(),
+        );
         let reload_successful = SharedGauge::default();
         reload_successful.set(1);
         registry.register(
@@ -134,6 +149,8 @@ impl Metrics {
             deliveries,
             installs,
             install_questions,
+            budget_waits,
+            budget_wait_seconds,
             reload_successful,
         };
         metrics.init_providers(providers);
@@ -172,6 +189,22 @@ impl Metrics {
                 drop(self.installs.get_or_create(&of_install(app, outcome)));
             }
         }
+    }
+
+    /// Initializes the counters of this authorization server.
+    pub fn init_server(&self, server: &str) {
+        let label = vec![("server", server.to_owned())];
+        drop(self.budget_waits.get_or_create(&label));
+        drop(self.budget_wait_seconds.get_or_create(&label));
+    }
+
+    /// Counts a request that waited for the budget of its authorization server.
+    pub fn budget_wait(&self, server: &str, waited: Duration) {
+        let label = vec![("server", server.to_owned())];
+        self.budget_waits.get_or_create(&label).inc();
+        self.budget_wait_seconds
+            .get_or_create(&label)
+            .inc_by(waited.as_secs_f64());
     }
 
     /// Counts the outcome of an install event.

@@ -3,6 +3,7 @@
 pub mod access;
 pub mod directory;
 pub mod exposition;
+pub mod free_space;
 pub mod generations;
 pub mod log;
 pub mod metrics;

@@ -23,7 +23,7 @@ use crate::config::{
     self, Config, ConfigError, ConfigErrors, ConfigFinding, Environment, FindingSeverity,
     PortalConfig, pending_restart,
 };
-use crate::daemon::{InProcess, RunError, ask_issuers, descriptor_shortage};
+use crate::daemon::{InProcess, RunError, ask_issuers, descriptor_shortage, token_space_shortage};
 use crate::domain::error_chain::error_chain;
 use crate::domain::name::{PortalName, some};
 use crate::domain::portal::Kind;
@@ -132,6 +132,7 @@ async fn check(
         .chain(old)
         .chain(restart)
         .chain(descriptor_shortage(0))
+        .chain(token_space_shortage(&config))
     {
         findings.warn(warning);
     }

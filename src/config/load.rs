@@ -13,8 +13,8 @@ use super::table::Table;
 use refreshd_token_client::provider::Profile;
 
 use super::{
-    Config, DEFAULT_PATH, Paths, alerts, channels, escalation, general, include, install, portals,
-    provider,
+    Config, DEFAULT_PATH, Paths, alerts, channels, demand, escalation, general, include, install,
+    portals, provider,
 };
 
 /// A valid configuration with its warnings.
@@ -80,6 +80,7 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, ConfigErro
     let app_tables = apps;
     let (apps, portals) =
         portals::read((&app_tables, &portals), &profiles, environment, &mut report);
+    demand::check(root, &renewal, &apps, &portals, &mut report);
     install::check(root, &app_tables, &apps, &mut report);
     let alerts = alerts::alerts(root, &mut report);
     let (channels, names) = channels::channels(&channels, environment, &mut report);

@@ -9,6 +9,7 @@ mod alerts;
 mod channels;
 mod configuration;
 mod damage;
+mod demand;
 mod environment;
 mod escalation;
 mod general;

@@ -42,6 +42,7 @@ pub use startup::bootstrap::has_first_grants;
 pub use startup::changes::{ChangedNames, Reloaded};
 pub use startup::metadata_discovery::ask_issuers;
 pub use startup::reload::ReadConfig;
+pub use startup::token_space::token_space_shortage;
 pub use waiters::RenewalReport;
 
 use crate::adapters::directory::Trust;

@@ -19,7 +19,7 @@ pub struct Config {
     /// `[renewal] timeout`.
     pub timeout: Duration,
     /// `[renewal] rate`, if it is not the default.
-    pub rate: Option<u32>,
+    pub rate: Option<f64>,
     /// The first is `crm`, the client that the fake server knows.
     pub apps: Vec<App>,
     pub portals: Vec<Portal>,

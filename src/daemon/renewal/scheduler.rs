@@ -23,6 +23,7 @@ use crate::domain::budget::{Budget, Limits, share_out};
 use crate::domain::error_chain::error_chain;
 use refreshd_time::Timestamp;
 use refreshd_time::clock::{CLOCK_STEP_MILLIS, ClockReading, MAX_SLEEP, Tick};
+use refreshd_token_client::provider::host_of;
 
 /// With a backlog, claims are batched up to at least this share of the concurrency: one fsync for many.
 const CLAIM_SHARE: usize = 4;
@@ -37,6 +38,7 @@ const STATE_RETRY_AFTER: Duration = Duration::from_secs(2);
 pub async fn run(shared: Arc<Context>, stop: CancellationToken) {
     let mut renewer = Scheduler {
         budgets: BTreeMap::new(),
+        exhausted: BTreeMap::new(),
         limits: shared.config().renewal.limits,
         exchanges: JoinSet::new(),
         in_flight: BTreeMap::new(),
@@ -60,6 +62,8 @@ pub async fn run(shared: Arc<Context>, stop: CancellationToken) {
 struct Scheduler {
     shared: Arc<Context>,
     budgets: BTreeMap<String, Budget>,
+    /// Servers whose budget was spent at the last look, and since when.
+    exhausted: BTreeMap<String, Timestamp>,
     limits: Limits,
     exchanges: JoinSet<Option<Timestamp>>,
     in_flight: BTreeMap<Id, String>,
@@ -177,6 +181,7 @@ impl Scheduler {
         let mut taken: BTreeMap<String, usize> = BTreeMap::new();
         for claimed in claims.portals.into_iter().filter_map(ClaimedGrant::from) {
             let url = claimed.token_url().to_owned();
+            self.count_wait(&url, &claimed, now);
             *taken.entry(url.clone()).or_default() += 1;
             let task = self
                 .exchanges
@@ -189,6 +194,15 @@ impl Scheduler {
             }
         }
         let full = |(url, free): &(String, usize)| taken.get(url) == Some(free);
+        // Where less was taken than could be, nothing waits.
+        let idle =
+            |(url, free): &(String, usize)| taken.get(url).copied().unwrap_or_default() < *free;
+        for (url, _) in capacity.iter().filter(|server| idle(server)) {
+            self.exhausted.remove(url);
+        }
+        for (url, _) in capacity.iter().filter(|server| full(server)) {
+            self.exhausted.entry(url.clone()).or_insert(now);
+        }
         self.backlog = wanted > connections
             || capacity.iter().any(full)
             || self.budgets.len() > capacity.len();
@@ -200,6 +214,18 @@ impl Scheduler {
             if let Some(refill) = refill {
                 self.wake_at = self.wake_at.min(now + refill.max(MIN_WAIT));
             }
+        }
+    }
+
+    /// Counts how long a claimed request was due while its server's budget was spent.
+    fn count_wait(&self, url: &str, claimed: &ClaimedGrant, now: Timestamp) {
+        let due = claimed.grant.status.next_attempt_at;
+        let Some((since, due)) = self.exhausted.get(url).zip(due) else {
+            return;
+        };
+        let waited = now.since(due.max(*since));
+        if let (Some(server), false) = (host_of(url), waited.is_zero()) {
+            self.shared.metrics.budget_wait(server, waited);
         }
     }
 
@@ -231,10 +257,15 @@ impl Scheduler {
         }
         self.budgets
             .retain(|url, _| urls.contains(url) || self.in_flight.values().any(|busy| busy == url));
+        self.exhausted
+            .retain(|url, _| self.budgets.contains_key(url));
         for url in urls {
-            self.budgets
-                .entry(url)
-                .or_insert_with(|| Budget::new(limits, now));
+            if !self.budgets.contains_key(&url) {
+                if let Some(server) = host_of(&url) {
+                    self.shared.metrics.init_server(server);
+                }
+                self.budgets.insert(url, Budget::new(limits, now));
+            }
         }
     }
 

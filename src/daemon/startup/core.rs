@@ -34,6 +34,7 @@ use crate::daemon::startup::incomplete;
 use crate::daemon::startup::metadata_discovery::discover;
 use crate::daemon::startup::recovery;
 use crate::daemon::startup::rollback::{self, Traces};
+use crate::daemon::startup::token_space::token_space_shortage;
 use refreshd_alerting::channels::Notifier;
 use refreshd_time::clock::Clock;
 use refreshd_token_client::authorization_server::AuthorizationServer;
@@ -141,6 +142,9 @@ impl Core {
         executor.start_state(&mut workers, writer, reader);
         let undiscovered = discover(&mut config, &state, &server, clock).await;
         let missing = incomplete::missing_in(&config, &state).await?;
+        if let (Tenure::Lasting, Some(shortage)) = (tenure, token_space_shortage(&config)) {
+            tracing::warn!("{shortage}");
+        }
         let portals = configured_portals(&mut config);
         let unnamed = match &missing {
             Some(_) => Unnamed::Kept,

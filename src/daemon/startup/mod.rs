@@ -10,3 +10,4 @@ pub mod read_only;
 pub mod recovery;
 pub mod reload;
 pub mod rollback;
+pub mod token_space;

@@ -18,6 +18,7 @@ use crate::daemon::startup::changes::{self, Listed, Reloaded};
 use crate::daemon::startup::incomplete;
 use crate::daemon::startup::metadata_discovery::discover;
 use crate::daemon::startup::rollback;
+use crate::daemon::startup::token_space::token_space_shortage;
 use crate::daemon::status_line::{OLD_CONFIGURATION, status_line};
 use crate::domain::error_chain::error_chain;
 use tokio::task::JoinSet;
@@ -125,7 +126,7 @@ impl Reloader {
             tracing::error!("{damaged}");
         }
         let found = |severity| move |problem| ConfigFinding::at(severity, problem);
-        let findings = damaged
+        let mut findings: Vec<_> = damaged
             .iter()
             .map(found(FindingSeverity::Error))
             .chain(warnings.iter().map(found(FindingSeverity::Warning)))
@@ -136,6 +137,13 @@ impl Reloader {
         let ladder_changed = before.ladder != config.ladder;
         let undiscovered = discover(&mut config, &shared.state, &shared.server, shared.clock).await;
         let missing = incomplete::missing_in(&config, &shared.state).await?;
+        if let Some(shortage) = token_space_shortage(&config) {
+            tracing::warn!("{shortage}");
+            findings.push(ConfigFinding::of_machine(
+                FindingSeverity::Warning,
+                shortage,
+            ));
+        }
         let listed = Listed::now(&shared.state, &before).await;
         let portals = configured_portals(&mut config);
         let apps = app_fingerprints(&config);

@@ -72,7 +72,7 @@ fn response_cut_at_any_byte_is_replayed_without_loss() {
         rig.server.allow_replay(&domain(name));
     }
     rig.config.app().renew_every = HOUR / 2;
-    rig.config.rate = Some(1000);
+    rig.config.rate = Some(1000.0);
     let first: Mutex<HashSet<String>> = Mutex::default();
     let (next, cut) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
     let counted = Arc::clone(&cut);

@@ -240,7 +240,7 @@ fn accepted_events_are_processed_before_shutdown() {
 #[test]
 fn thousand_simultaneous_portals_are_installed() {
     let mut rig = installing("");
-    rig.config.rate = Some(1000);
+    rig.config.rate = Some(1000.0);
     let daemon = rig.start();
     let grants: Vec<(String, Grant)> = (0..1000)
         .map(|number| {

@@ -5,6 +5,7 @@
 mod access;
 mod authorize;
 mod browser_page;
+mod budget;
 mod check;
 mod check_service;
 mod connections;
