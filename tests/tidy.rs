@@ -107,6 +107,7 @@ const MAY_EXPOSE: &[&str] = &[
     "src/adapters/token_files.rs",      // the access token, for readers
     "src/adapters/token_reply.rs",      // the same, as a server's response
     "src/commands/import.rs",           // submits the grant of a dump
+    "src/commands/init.rs",             // writes the file of a client secret
     "src/daemon/renewal/carry.rs",      // gives it to the service manager
     "src/daemon/grants/authorize/*.rs", // to mask them in the server's response
     "src/daemon/renewal/execute.rs",    // to mask them in the server's response

@@ -7,6 +7,7 @@ pub mod free_space;
 pub mod generations;
 pub mod log;
 pub mod metrics;
+pub mod new_file;
 pub mod ownership;
 pub mod published_token;
 pub mod sealed;

@@ -19,6 +19,7 @@ mod findings;
 mod forget;
 mod health;
 mod import;
+mod init;
 mod install;
 mod interruption;
 mod introspect;
@@ -68,6 +69,7 @@ fn examples() -> String {
 }
 
 const EXAMPLES: &str = "\
+  sudo refreshd init                         write a first configuration
   refreshd check --config refreshd.toml      find every mistake in a configuration
   refreshd authorize acme                    get a portal's first grant, in a browser
   refreshd import acme < reply.json          or import an existing grant
@@ -79,6 +81,8 @@ Exit codes: 0 done, 1 not fresh, 64 usage, 65 not a grant, 66 unknown portal, 69
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Write a first configuration, from a few questions or from options.
+    Init(init::Arguments),
     /// Run the daemon in the foreground.
     #[command(after_help = run::HELP)]
     Run,
@@ -215,6 +219,7 @@ pub fn main() -> Exit {
     let command = async {
         match cli.command {
             Command::Run => Box::pin(run::run(&common)).await,
+            Command::Init(arguments) => init::run(&common, &arguments).await,
             Command::Check(arguments) => check::run(&common, &arguments).await,
             Command::Reload(arguments) => reload::run(&common, &arguments).await,
             Command::Status(arguments) => status::run(&common, &arguments).await,

@@ -9,6 +9,9 @@ use std::time::Duration;
 
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
 
+use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+use secrecy::SecretString;
+
 use crate::adapters::systemd::has_journal;
 use crate::domain::display_level::DisplayLevel;
 use refreshd_secrets::mask::line;
@@ -181,6 +184,39 @@ pub(super) fn table(heading: &[&str], rows: Vec<Vec<(String, TableStyle)>>) -> S
         .lines()
         .map(|line| line.trim_end().to_owned() + "\n")
         .collect()
+}
+
+/// Asks for a line; an empty answer is the default. `None` at the end of the input.
+pub(super) fn ask(question: &str, default: Option<&str>) -> Option<String> {
+    let shown = default.map_or_else(String::new, |default| format!(" [{default}]"));
+    let _ = write!(io::stderr().lock(), "{question}{shown}: ");
+    let mut answer = String::new();
+    let read = io::stdin().read_line(&mut answer).ok()?;
+    let answer = answer.trim();
+    match default {
+        _ if read == 0 => None,
+        Some(default) if answer.is_empty() => Some(default.to_owned()),
+        _ => Some(answer.to_owned()),
+    }
+}
+
+/// Asks for a secret: it is not shown as it is typed.
+pub(super) fn ask_secret(question: &str) -> SecretString {
+    let stdin = io::stdin();
+    let before = tcgetattr(&stdin).ok();
+    if let Some(mut silent) = before.clone() {
+        silent.local_modes.remove(LocalModes::ECHO);
+        let _ = tcsetattr(&stdin, OptionalActions::Flush, &silent);
+    }
+    let _ = write!(io::stderr().lock(), "{question}: ");
+    let mut answer = String::new();
+    // An error is an empty answer.
+    let _ = stdin.read_line(&mut answer);
+    if let Some(before) = before {
+        let _ = tcsetattr(&stdin, OptionalActions::Now, &before);
+        let _ = writeln!(io::stderr().lock());
+    }
+    SecretString::from(answer)
 }
 
 /// Asks a yes-or-no question; any answer but yes is no, and so is a missing terminal.

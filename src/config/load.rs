@@ -37,23 +37,40 @@ pub struct Loaded {
 /// # Errors
 /// Every problem of every file, by position. Files with syntax errors are checked up to the first one.
 pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, ConfigErrors> {
-    let mut report = Diagnostics::listing_files(environment.lists_files());
     let main = ConfigSource::read(path).map_err(|problem| ConfigErrors(vec![problem]))?;
+    load_source(&main, environment)
+}
+
+/// Reads the text of a configuration that is not written yet, as if it stood in that file.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_text(
+    path: &Path,
+    text: &str,
+    environment: &Environment,
+) -> Result<Loaded, ConfigErrors> {
+    load_source(&ConfigSource::embedded(path, text), environment)
+}
+
+fn load_source(main: &ConfigSource, environment: &Environment) -> Result<Loaded, ConfigErrors> {
+    let path = main.path();
+    let mut report = Diagnostics::listing_files(environment.lists_files());
     let main_tree = main.parse(&mut report);
     report.uses(main.place(0, 0), FileUse::Configuration, path);
-    let (sources, includes) = include::read(Table::root(&main, &main_tree), &mut report);
+    let (sources, includes) = include::read(Table::root(main, &main_tree), &mut report);
     let trees: Vec<_> = sources
         .iter()
         .map(|source| source.parse(&mut report))
         .collect();
-    for source in std::iter::once(&main).chain(&sources) {
+    for source in std::iter::once(main).chain(&sources) {
         source.warn_if_writable(&mut report);
     }
     let included = sources
         .iter()
         .zip(&trees)
         .map(|(source, tree)| Table::root(source, tree));
-    let root = Table::root(&main, &main_tree);
+    let root = Table::root(main, &main_tree);
     let roots: Vec<_> = std::iter::once(root).chain(included).collect();
 
     include::check_keys(&roots, &mut report);

@@ -39,12 +39,14 @@ pub use self::configuration::{
     RenewalConfig,
 };
 pub use self::environment::{CredentialSource, Environment};
-pub use self::load::{Loaded, built_in_profile, load, load_paths};
+pub use self::load::{Loaded, built_in_profile, load, load_paths, load_text};
 pub use self::problem::{ConfigError, ConfigErrors, ConfigFinding, FindingSeverity};
 pub use self::restart::{PendingRestart, RestartValue, pending_restart, restart_values};
-pub use self::secrets::{ReloadedSecret, SecretSource};
+pub use self::secrets::{ReloadedSecret, SecretSource, client_secret_damage};
 pub use self::source::{FileUse, UsedFile};
 pub use self::values::is_loopback_host;
+
+pub use self::portals::client_id_damage;
 
 /// The names of the built-in providers.
 pub fn built_in_providers() -> impl Iterator<Item = &'static str> {

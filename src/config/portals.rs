@@ -156,15 +156,10 @@ fn client(
             report.damaged(place, format!("`{key}`: the secret {what}"));
         }
     }
-    if let Some(id) = &client_id {
-        let what = if id.value.trim() == id.value {
-            damage(id.value, Alphabet::Any).map(|found| found.what.replace("secret", "client_id"))
-        } else {
-            Some("has white space around it, which would be sent with it".to_owned())
-        };
-        if let Some(what) = what {
-            report.damaged(id.place, format!("`client_id` {what}"));
-        }
+    if let Some(id) = &client_id
+        && let Some(what) = client_id_damage(id.value)
+    {
+        report.damaged(id.place, format!("`client_id` {what}"));
     }
     let client_secret = match secret {
         FoundSecret::Secret(secret) => Some(ClientSecret::new(
@@ -196,6 +191,15 @@ fn client(
         domains: BTreeSet::new(),
         install: None,
     })
+}
+
+/// What is damaged about a client identifier, after its name.
+#[must_use]
+pub fn client_id_damage(id: &str) -> Option<String> {
+    if id.trim() != id {
+        return Some("has white space around it, which would be sent with it".to_owned());
+    }
+    damage(id, Alphabet::Any).map(|found| found.what.replace("secret", "client_id"))
 }
 
 fn portal<'d>(

@@ -274,6 +274,12 @@ impl fmt::Debug for SecretSource {
     }
 }
 
+/// What is damaged about a client secret, after the words "the secret".
+#[must_use]
+pub fn client_secret_damage(secret: &str) -> Option<String> {
+    damage(secret, Alphabet::Client).map(|found| found.what.to_owned())
+}
+
 /// A problem that was reported.
 #[derive(Debug)]
 pub(super) struct Reported;

@@ -17,6 +17,7 @@ mod help;
 mod http;
 mod import;
 mod import_over;
+mod init;
 mod install;
 mod install_disputed;
 mod install_events;
