@@ -704,6 +704,13 @@ mod tests {
                 "client_endpoint":"https://b24.bitrix24.by/rest/","member_id":"00168f","refresh_token":"5bad2d","application_token":"x"}}"#,
             "event=ONAPPINSTALL&auth%5Baccess_token%5D=6b2e06&auth%5Bexpires%5D=1728458347&auth%5Bexpires_in%5D=3600&\
              auth[client_endpoint]=https%3A%2F%2Fb24.bitrix24.by%2Frest%2F&auth[member_id]=00168f&auth[refresh_token]=5bad2d",
+            // The form as a program stores it: flat, with lists of one, or with dots.
+            r#"{"event":"ONAPPINSTALL","auth[access_token]":"6b2e06","auth[expires]":"1728458347","auth[expires_in]":"3600",
+                "auth[client_endpoint]":"https://b24.bitrix24.by/rest/","auth[member_id]":"00168f","auth[refresh_token]":"5bad2d"}"#,
+            r#"{"event":["ONAPPINSTALL"],"auth[access_token]":["6b2e06"],"auth[expires]":["1728458347"],"auth[expires_in]":["3600"],
+                "auth[client_endpoint]":["https://b24.bitrix24.by/rest/"],"auth[member_id]":["00168f"],"auth[refresh_token]":["5bad2d"]}"#,
+            r#"{"event":"ONAPPINSTALL","auth.access_token":"6b2e06","auth.expires":"1728458347","auth.expires_in":"3600",
+                "auth[client_endpoint]":"https://b24.bitrix24.by/rest/","auth[member_id]":"00168f","auth.refresh_token":"5bad2d"}"#,
             // Two grants: that of the app's own user counts.
             r#"{"event":"ONAPPUSERREADY","data":{"access_token":"6b2e06","expires":"1728458347","member_id":"00168f","refresh_token":"5bad2d",
                 "client_endpoint":"https://b24.bitrix24.by/rest/"},"auth":{"access_token":"a","refresh_token":"other","member_id":"00168f"}}"#,
@@ -724,6 +731,10 @@ mod tests {
             ),
             (
                 r#"{"AUTH_ID":"6b2e06","AUTH_EXPIRES":"3600","REFRESH_ID":"5bad2d","member_id":"00168f","DOMAIN":"B24.bitrix24.by"}"#,
+                Some("00168f"),
+            ),
+            (
+                r#"{"AUTH_ID":["6b2e06"],"AUTH_EXPIRES":["3600"],"REFRESH_ID":["5bad2d"],"member_id":["00168f"],"DOMAIN":["b24.bitrix24.by"]}"#,
                 Some("00168f"),
             ),
             (

@@ -245,25 +245,70 @@ fn form(text: &str) -> Option<Map<String, Value>> {
     }
     let mut body = Map::new();
     for (name, value) in url::form_urlencoded::parse(text.as_bytes()) {
-        let value = Value::String(value.into_owned());
-        match name.strip_suffix(']').and_then(|name| name.split_once('[')) {
-            Some((outer, inner)) if !inner.contains('[') => {
-                let nested = body
-                    .entry(outer)
-                    .or_insert_with(|| Value::Object(Map::new()));
-                if let Value::Object(nested) = nested {
-                    nested.insert(inner.to_owned(), value);
-                }
-            }
-            _ => drop(body.insert(name.into_owned(), value)),
-        }
+        add_field(&mut body, &name, Value::String(value.into_owned()));
     }
     Some(body)
 }
 
+/// Adds a field of a form; `auth[refresh_token]` is a field of `auth`.
+fn add_field(body: &mut Map<String, Value>, name: &str, value: Value) {
+    match name.strip_suffix(']').and_then(|name| name.split_once('[')) {
+        Some((outer, inner)) if !inner.contains('[') => {
+            let nested = body
+                .entry(outer)
+                .or_insert_with(|| Value::Object(Map::new()));
+            if let Value::Object(nested) = nested {
+                nested.insert(inner.to_owned(), value);
+            }
+        }
+        _ => drop(body.insert(name.to_owned(), value)),
+    }
+}
+
+/// A form that a program stored as JSON: names such as `auth[refresh_token]` or `auth.refresh_token`, values that may be
+/// lists of one. `None` for any other object.
+fn stored_form(body: &Map<String, Value>) -> Option<Map<String, Value>> {
+    let is_nested = |name: &str| name.ends_with(']') && name.contains('[') || is_dotted(name);
+    let is_scalar = |value: &Value| !value.is_object() && !value.is_array();
+    let is_form = body.keys().any(|name| is_nested(name)) || body.values().any(Value::is_array);
+    if !is_form {
+        return None;
+    }
+    let mut form = Map::new();
+    for (name, value) in body {
+        let value = match value {
+            Value::Array(list) => match list.as_slice() {
+                [one] if is_scalar(one) => one,
+                _ => return None,
+            },
+            value => Some(value).filter(|value| is_scalar(value))?,
+        };
+        let name = match name.split_once('.').filter(|_| is_dotted(name)) {
+            Some((outer, inner)) => format!("{outer}[{inner}]"),
+            None => name.clone(),
+        };
+        add_field(&mut form, &name, value.clone());
+    }
+    Some(form)
+}
+
+/// `auth.refresh_token`
+fn is_dotted(name: &str) -> bool {
+    let is_name = |part: &str| {
+        part.bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    };
+    name.split_once('.').is_some_and(|(outer, inner)| {
+        is_name(outer) && is_name(inner) && !outer.is_empty() && meaning(inner).is_some()
+    })
+}
+
 fn of_value(value: &Value, profile: &Profile) -> Result<ImportedFields, ImportError> {
     match value {
-        Value::Object(body) => of_object(body, profile),
+        Value::Object(body) => match stored_form(body) {
+            Some(form) => of_object(&form, profile),
+            None => of_object(body, profile),
+        },
         Value::Array(list) => match list.as_slice() {
             [Value::Object(body)] => of_object(body, profile),
             _ => Err(ImportError::NotAToken(

@@ -195,10 +195,12 @@ pub fn without_code(
                 (None, Some(_)) => "a body in which no token can be read",
                 (None, None) => "an empty body",
             };
-            Problem::new(
+            let problem = Problem::new(
                 Class::InDoubt,
                 format!("the server answered {status} with {what}"),
-            )
+            );
+            // Without its words: any of them may be a token, which no mask knows. `recover` shows the kept body.
+            return problem.into_refusal(reply, false);
         }
         (300..=399, _) => redirected(status, context),
         _ => Problem::new(

@@ -15,6 +15,69 @@ const MAX_VALUES: usize = 20_000;
 /// Replaces undecodable parts of a string. No token contains it (RFC 6749 appendix A.12).
 pub const DAMAGE: char = '\u{fffd}';
 
+/// Name of a member that marks an object whose end is missing; see [`closed_up`].
+pub(super) const UNCLOSED: &str = "refreshd: its end is missing";
+/// Maximum number of containers around the end of a truncated text.
+const MAX_UNCLOSED: usize = 16;
+
+/// A truncated object as far as its members are complete, with an end for each container: objects that had none get a
+/// member [`UNCLOSED`]. `None` for any other text.
+pub(super) fn closed_up(text: &[u8]) -> Option<Vec<u8>> {
+    if text.first() != Some(&b'{') {
+        return None;
+    }
+    let mut open: Vec<u8> = Vec::new();
+    // End of the last complete member, and the number of containers around it.
+    let mut last = None;
+    let mut at = 0;
+    while let Some(byte) = text.get(at) {
+        match byte {
+            b'{' => open.push(b'}'),
+            b'[' => open.push(b']'),
+            b'"' | b'\'' => {
+                let length = string_length(&text[at..]);
+                let Some(length) = length else { break };
+                at += length;
+                continue;
+            }
+            b'}' | b']' => {
+                if open.pop() != Some(*byte) || open.is_empty() {
+                    return None;
+                }
+                last = Some((at + 1, open.len()));
+            }
+            b',' => last = Some((at, open.len())),
+            _ => {}
+        }
+        if open.len() > MAX_UNCLOSED {
+            return None;
+        }
+        at += 1;
+    }
+    let (end, depth) = last?;
+    let mut closed = text[..end].to_vec();
+    for end in open[..depth].iter().rev() {
+        if *end == b'}' {
+            closed.extend_from_slice(format!(",\"{UNCLOSED}\":1").as_bytes());
+        }
+        closed.push(*end);
+    }
+    Some(closed)
+}
+
+/// Length of a string, with its quotes.
+fn string_length(text: &[u8]) -> Option<usize> {
+    let quote = *text.first()?;
+    let mut at = 1;
+    loop {
+        match *text.get(at)? {
+            byte if byte == quote => return Some(at + 1),
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+}
+
 /// A value and its end.
 #[derive(Debug)]
 pub struct Parsed {
@@ -155,10 +218,69 @@ impl Parser<'_> {
             let name = self.string()?;
             self.take(b':')?;
             let exact = self.exact.iter().any(|exact| is_spelled_as(exact, &name));
-            let value = self.value(level + 1, exact)?;
+            let value = self.member(level + 1, exact)?;
             add(&mut map, name, value);
             self.comma(b'}')?;
         }
+    }
+
+    /// Value of a member. One that is no JSON, such as `nan`, `0,02`, `TRUE` or nothing, does not matter, unless the member
+    /// is named in `exact`: a token may not be cut out of a text.
+    fn member(&mut self, level: usize, exact: bool) -> Option<Value> {
+        let start = self.at;
+        let first = self.next()?;
+        if matches!(first, b'{' | b'[' | b'"' | b'\'') {
+            return self.value(level, exact);
+        }
+        let value = self.value(level, exact);
+        if value.is_some() && self.ends_member()? {
+            return value;
+        }
+        self.at = start;
+        self.next()?;
+        let text = self.odd_scalar()?;
+        let value = match text.to_ascii_lowercase().as_str() {
+            "" | "-" | "null" | "nil" | "none" | "nan" | "-nan" | "inf" | "-inf" | "+inf" => {
+                Value::Null
+            }
+            "true" => Value::Bool(true),
+            "false" => Value::Bool(false),
+            _ => Value::String(text),
+        };
+        (!exact || value.is_null()).then_some(value)
+    }
+
+    /// Returns whether the end of the object or the name of another member follows; `None` at the end of the text, which
+    /// counts as read.
+    fn ends_member(&mut self) -> Option<bool> {
+        let (start, comments) = (self.at, self.comments.len());
+        let ends = match self.next()? {
+            b'}' => true,
+            b',' => {
+                self.at += 1;
+                matches!(self.next()?, b'"' | b'\'' | b'}')
+            }
+            _ => false,
+        };
+        self.at = start;
+        self.comments.truncate(comments);
+        Some(ends)
+    }
+
+    /// A short text without quotes, up to the end of the object or the name of the next member.
+    fn odd_scalar(&mut self) -> Option<String> {
+        const MAX_LENGTH: usize = 40;
+        let start = self.at;
+        while !self.ends_member()? {
+            let byte = self.peek()?;
+            let is_part = byte.is_ascii_alphanumeric() || b" +-_.,#%".contains(&byte);
+            if !is_part || self.at - start >= MAX_LENGTH {
+                return None;
+            }
+            self.at += 1;
+        }
+        let text = std::str::from_utf8(&self.bytes[start..self.at]).ok()?;
+        Some(text.trim().to_owned())
     }
 
     fn array(&mut self, level: usize) -> Option<Vec<Value>> {
@@ -395,6 +517,15 @@ mod tests {
                 br#"{"a":[1,2,],"b":true,}"#,
                 json!({"a": [1, 2], "b": true}),
             ),
+            (
+                br#"{"a":nan,"b":-inf,"c":0,02,"d":1 000,"e":TRUE,"f":,"g":0x1F, "h":1.#IND , "i":- ,"token":}"#,
+                json!({"a": null, "b": null, "c": "0,02", "d": "1 000", "e": true, "f": null, "g": "0x1F",
+                    "h": "1.#IND", "i": null, "token": null}),
+            ),
+            (
+                br#"{"a":1_0,"b":on,"c":1L,"d":FALSE,"e":[1],"f":NULL}"#,
+                json!({"a": "1_0", "b": "on", "c": "1L", "d": false, "e": [1], "f": null}),
+            ),
             (br#"{"a":1,"a":2,"a":null}"#, json!({"a": 2})),
             (
                 b"{/*x*/\"a\"/*\"*/:// }\n\"//b\",/**/\"c\":[/*]*/1/***/,//\r2]//\n}",
@@ -420,6 +551,11 @@ mod tests {
             "{\"a\":1//}",
             "{\"a\":1/}",
             r#"{"a" 1}"#,
+            r#"{"a":<b>}"#,
+            r#"{"a":a text that is longer than any value that a number may be}"#,
+            r#"{"a":nan"#,
+            r#"{"a":nan,"#,
+            r#"{"a":nan/*"#,
             "tru",
             "-",
             "",
@@ -429,6 +565,13 @@ mod tests {
         let deep = "[".repeat(1 << 20);
         assert_eq!(parse(deep.as_bytes(), &[]).unwrap_err(), 1 << 20);
         assert!(parse(("[".repeat(100) + &"}".repeat(100)).as_bytes(), &[]).is_err());
+    }
+
+    #[test]
+    fn a_token_is_not_cut_out_of_an_odd_value() {
+        for text in [r#"{"token":a1}"#, r#"{"token":1 000}"#, r#"{"token":0x1F}"#] {
+            assert!(parse(text.as_bytes(), &["token"]).is_err(), "{text}");
+        }
     }
 
     #[test]

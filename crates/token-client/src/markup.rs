@@ -107,8 +107,14 @@ pub(super) fn scan(text: &[u8], exact: &[&str]) -> Option<MarkupText> {
                 Ok(parsed) => {
                     let before =
                         scan.brackets == 0 && scan.fences.is_multiple_of(2) && scan.line.is_fit();
+                    let own = &text[scan.at..scan.at + parsed.end];
                     scan.at += parsed.end;
-                    let alone = before && ends_line(&text[scan.at..]);
+                    let rest = &text[scan.at..];
+                    let is_repeated = repeats(own, rest);
+                    let alone = before && (is_repeated || ends_line(rest));
+                    if is_repeated {
+                        scan.at = text.len();
+                    }
                     let piece = Piece {
                         value: parsed.value,
                         shortened: parsed.shortened,
@@ -150,12 +156,65 @@ fn is_xml(text: &[u8]) -> bool {
     text.trim_ascii_start().starts_with(b"<?xml")
 }
 
+/// Lines of text of a page: what is between tags and comments; `None` for a text without any, or with an element whose
+/// content is no text of the page.
+pub(super) fn text_lines(page: &str) -> Option<Vec<String>> {
+    let (mut lines, mut rest, mut tags) = (vec![String::new()], page, 0);
+    while let Some(at) = rest.find('<') {
+        let (text, tag) = rest.split_at(at);
+        push_lines(&mut lines, text);
+        let name: String = tag[1..]
+            .chars()
+            .take_while(|c| c.is_ascii_alphanumeric() || matches!(c, '/' | '!' | '?'))
+            .collect();
+        let length = if tag.starts_with("<!--") {
+            tag.find("-->")? + 3
+        } else if name.is_empty() || RAW.contains(&name.to_ascii_lowercase().as_str()) {
+            return None;
+        } else {
+            1 + attributes(&tag.as_bytes()[1..])
+        };
+        // In a notice of PHP, elements are within the line.
+        let is_block = !matches!(
+            name.trim_matches('/').to_ascii_lowercase().as_str(),
+            "b" | "i"
+        );
+        if is_block {
+            lines.push(String::new());
+        }
+        rest = tag.get(length..)?;
+        tags += 1;
+        if tags > MAX_PIECES {
+            return None;
+        }
+    }
+    push_lines(&mut lines, rest);
+    (tags > 0).then_some(lines)
+}
+
+/// Returns whether a line is a notice of the server's program.
+pub(super) fn is_notice(line: &str) -> bool {
+    let (name, _) = line.split_once(':').unwrap_or_default();
+    NOTICES.contains(&name.trim_end().to_ascii_lowercase().as_str())
+}
+
+fn push_lines(lines: &mut Vec<String>, text: &str) {
+    for (index, line) in text.split(['\n', '\r']).enumerate() {
+        if index > 0 {
+            lines.push(String::new());
+        }
+        if let Some(last) = lines.last_mut() {
+            last.push_str(line);
+        }
+    }
+}
+
 /// Returns whether only markup follows on the line, or a word that the server's program printed: `0`, `null`, `"`.
 fn ends_line(rest: &[u8]) -> bool {
     const MAX_WORD: usize = 16;
     let line = rest.split(|byte| matches!(byte, b'\n' | b'\r' | b'<'));
     let word = line.into_iter().next().unwrap_or(rest).trim_ascii();
-    let is_word = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._\"}".contains(byte);
+    let is_word = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._\"{}[])".contains(byte);
     if word.len() <= MAX_WORD && word.iter().all(is_word) {
         return true;
     }
@@ -166,6 +225,12 @@ fn ends_line(rest: &[u8]) -> bool {
             is_blank(*byte) || matches!(byte, b'<' | b';') || after.starts_with(CDATA_END)
         }
     }
+}
+
+/// Returns whether a truncated copy of the value follows.
+fn repeats(own: &[u8], rest: &[u8]) -> bool {
+    let rest = rest.trim_ascii();
+    !rest.is_empty() && own.starts_with(rest)
 }
 
 /// Length of the rest of a tag, including its `>`; quoted values may contain one.
@@ -338,6 +403,14 @@ impl Scan<'_> {
             0
         };
         self.fences += usize::from(self.ticks == 3);
+        // `unexpected '{'`: a bracket between quotes opens nothing.
+        let is_mark = |byte: Option<&u8>| {
+            byte.is_some_and(|byte| matches!(byte, b'"' | b'\'' | b'`' | 0x80..))
+        };
+        let before = self.at.checked_sub(2).and_then(|at| self.text.get(at));
+        if is_mark(before) && is_mark(self.text.get(self.at)) {
+            return;
+        }
         match c {
             '{' | '[' | '(' => self.brackets += 1,
             '}' | ']' | ')' => self.brackets = self.brackets.saturating_sub(1),

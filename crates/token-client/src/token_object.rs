@@ -17,7 +17,7 @@ use super::body_wrapping::{
 };
 use super::error_reply::STANDARD_CODES;
 use super::import_token::{is_error_word, is_missing_value, is_shortened};
-use super::lenient::{DAMAGE, is_blank, parse};
+use super::lenient::{DAMAGE, UNCLOSED, closed_up, is_blank, parse};
 use super::markup;
 use super::provider::Profile;
 use super::quirks::JsonPath;
@@ -33,6 +33,11 @@ const MAX_LAYERS: usize = 3;
 const MAX_LEVELS: usize = 4;
 /// Maximum number of objects that are searched for a token.
 const MAX_OBJECTS: usize = 5000;
+
+/// Names of objects around a token object that a truncated reply may have: there is one pair in them.
+const ENVELOPES: [&str; 10] = [
+    "result", "data", "response", "payload", "body", "content", "auth", "token", "tokens", "oauth",
+];
 
 /// Maximum number of members of a token object whose names are spelled differently.
 const MAX_RENAMED: usize = 100;
@@ -406,8 +411,66 @@ impl<'a> EnvelopeReader<'a> {
                 .embedded(without_warnings(without_prefix(trimmed(text))))
                 .unless_refused(self, without_warnings(trimmed(all)))
                 .or_else(|| self.escaped(text))
-                .or_else(|| self.escaped_page(text)),
+                .or_else(|| self.escaped_page(text))
+                .or_else(|| self.cut(text))
+                .or_else(|| self.form_in_page(text).filter(|_| whole)),
         }
+    }
+
+    /// The complete token object, with its own refresh token, in a truncated reply: `{"result":R,"time":{"st`. Only below
+    /// names of an envelope: the rest of any other object may hold another pair.
+    fn cut(&self, text: &[u8]) -> Option<Map<String, Value>> {
+        let text = without_prefix(trimmed(text));
+        let closed = closed_up(text)?;
+        let parsed = parse(&closed, &self.exact).ok()?;
+        let mut inner = &parsed.value;
+        for _ in 0..MAX_LEVELS {
+            let Value::Object(map) = inner else { break };
+            if self.holds_token(map) {
+                break;
+            }
+            let mut below = map.iter().filter(|(name, value)| {
+                value.is_object() && ENVELOPES.contains(&plain(name).as_str())
+            });
+            inner = below.next()?.1;
+            if below.next().is_some() {
+                return None;
+            }
+        }
+        let own = inner.as_object().filter(|map| {
+            self.holds_token(map)
+                && !map.contains_key(UNCLOSED)
+                && first_refresh(&self.profile.reply.refresh_token, map).is_some()
+        })?;
+        let access = first_token(&self.profile.reply.access_token, own)?.clone();
+        match self.inside(parsed.value, parsed.shortened) {
+            FoundToken::Token(map)
+                if first_token(&self.profile.reply.access_token, &map) == Some(&access) =>
+            {
+                FoundToken::Token(map).unless_refused(self, text)
+            }
+            _ => None,
+        }
+    }
+
+    /// A form that is the only text of a page, apart from notices of the server's program.
+    fn form_in_page(&self, text: &[u8]) -> Option<Map<String, Value>> {
+        let text = std::str::from_utf8(trimmed(text)).ok()?;
+        let lines = markup::text_lines(text)?;
+        let mut lines = lines
+            .iter()
+            .map(|line| markup::without_notices(line))
+            .map(|line| line.trim().to_owned())
+            .filter(|line| !line.is_empty() && !markup::is_notice(line));
+        let line = lines.next()?;
+        if lines.next().is_some() || line.contains(' ') {
+            return None;
+        }
+        let map = form(line.as_bytes())?;
+        let has_both = self.holds_token(&map)
+            && first_refresh(&self.profile.reply.refresh_token, &map).is_some();
+        let found = has_both.then(|| self.inside(Value::Object(map), false))?;
+        found.unless_refused(self, text.as_bytes())
     }
 
     /// Returns whether the words around the JSON of a text deny that it is a pair.
@@ -868,10 +931,9 @@ impl OuterFields<'_> {
         let mut merged = self.map.clone();
         let mut next = self.outer;
         while let Some(OuterFields { map, outer, .. }) = next {
-            for (name, value) in map
-                .iter()
-                .filter(|(_, value)| !value.is_object() && !value.is_array())
-            {
+            for (name, value) in map.iter().filter(|(name, value)| {
+                !value.is_object() && !value.is_array() && *name != UNCLOSED
+            }) {
                 if !merged.contains_key(name) {
                     merged.insert(name.clone(), value.clone());
                 }

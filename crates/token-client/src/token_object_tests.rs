@@ -494,7 +494,7 @@ fn what_is_no_reply_gives_no_pair() {
         format!("send it to f({R})"),
         // Incomplete.
         R[..R.len() - 1].to_owned(),
-        format!("{{\"data\":{R}"),
+        format!("{{\"before\":{R}"),
         format!("[\n{R},\n"),
         format!("{{\"error\":\"invalid_grant\",\n\"x\":[\n{R}\n"),
         format!("{{ error: 'invalid_grant', data:\n {R}\n}}"),
@@ -622,7 +622,7 @@ fn a_form_that_may_be_cut_is_no_pair_and_a_whole_object_is_one() {
     for doubtful in [
         format!("[{R},"),
         format!("cb({R}, 7"),
-        format!("{{\"data\":{R}"),
+        format!("{{\"before\":{R}"),
         format!("cb({}", &R[..R.len() - 1]),
     ] {
         assert_eq!(pair_of_cut(doubtful.as_bytes()), None, "{doubtful}");
@@ -1394,4 +1394,112 @@ fn a_word_in_the_place_of_a_refresh_token_keeps_the_one_before_and_is_told() {
         pair(number.as_bytes()),
         Some(("a2".to_owned(), Some("4711".to_owned())))
     );
+}
+
+/// Tokens of [`R`].
+fn good() -> Option<(String, Option<String>)> {
+    Some(("a2".to_owned(), Some("r2".to_owned())))
+}
+
+#[test]
+fn odd_values_beside_the_tokens_do_not_matter() {
+    for value in [
+        "nan", "-nan", "inf", "-inf", "1.#INF", "-1.#IND", "0,02", "1,234", "1 000", "TRUE",
+        "NULL", "on", "0x1F", "1L", "1_0", "-", "",
+    ] {
+        for body in [
+            R.replacen('{', &format!(r#"{{"x":{value},"#), 1),
+            R.replace('}', &format!(r#","x":{value}}}"#)),
+            format!(r#"{{"result":{R},"time":{{"x":{value}}}}}"#),
+        ] {
+            assert_eq!(pair(body.as_bytes()), good(), "{body}");
+        }
+    }
+    // A failure remains one.
+    for body in [
+        R.replacen('{', r#"{"success":FALSE,"#, 1),
+        R.replacen('{', r#"{"error":TRUE,"#, 1),
+    ] {
+        assert_eq!(pair(body.as_bytes()), None, "{body}");
+    }
+    assert_eq!(pair(br#"{"access_token":a2,"refresh_token":"r2"}"#), None);
+}
+
+#[test]
+fn whole_object_in_a_truncated_envelope_is_a_reply() {
+    for body in [
+        format!(r#"{{"result":{R}"#),
+        format!(r#"{{"result":{R},"time":{{"start":17"#),
+        format!(r#"{{"id":1,"data":{{"token":{R},"#),
+        format!(r#"{{"list":[1,{{"a":2}}],"result":{R},"time":"2026-11-30T"#),
+    ] {
+        assert_eq!(pair(body.as_bytes()), good(), "{body}");
+        assert_eq!(pair_of_cut(body.as_bytes()), good(), "{body}");
+    }
+    for body in [
+        // Cut within the pair, or without its refresh token.
+        format!(r#"{{"result":{}"#, &R[..R.len() - 1]),
+        r#"{"result":{"access_token":"a2","refresh_token":"r2","expires_in":36"#.to_owned(),
+        r#"{"result":{"access_token":"a2"},"refresh_token":"r"#.to_owned(),
+        r#"{"access_token":"a2","refresh_token":"r2","expires_in":3600,"sc"#.to_owned(),
+        // Something else may follow.
+        format!(r#"{{"before":{R},"access"#),
+        format!(r#"{{"old":{R},"result":{{"#),
+        format!(r#"{{"data":{R},"result":{{"a":1}}"#),
+        format!(r#"{{"error":"invalid_grant","result":{R}"#),
+        format!(r#"{{"status":"failed","result":{R},"x"#),
+    ] {
+        assert_eq!(pair(body.as_bytes()), None, "{body}");
+        assert_eq!(pair_of_cut(body.as_bytes()), None, "{body}");
+    }
+}
+
+#[test]
+fn stray_brackets_beside_a_whole_object_do_not_matter() {
+    for body in [
+        format!("PHP Parse error:  syntax error, unexpected '{{' in a.php on line 3\n{R}"),
+        format!("\u{201c}{{\u{201d}\n{R}"),
+        format!("{R}]"),
+        format!("{R}{{"),
+        format!(r#"{R}{{"access_tok"#),
+        format!("{R}{}", &R[..R.len() - 20]),
+    ] {
+        assert_eq!(pair(body.as_bytes()), good(), "{body}");
+    }
+    for body in [
+        format!(r#"{R}{{"error":"inval"#),
+        format!("return {{\n{R}"),
+        format!(r#"{R}{{"access_token":"a3""#),
+    ] {
+        assert_eq!(pair(body.as_bytes()), None, "{body}");
+    }
+}
+
+#[test]
+fn form_that_is_all_the_text_of_a_page_is_a_reply() {
+    let form = "access_token=a2&refresh_token=r2&expires_in=3600";
+    for body in [
+        format!("{form}<!-- 0.02 -->"),
+        format!(
+            "<br />\n<b>Notice</b>:  Undefined index: x in <b>/a.php</b> on line <b>3</b><br />\n{form}"
+        ),
+        format!("<br /><b>Notice</b>: x<br />\n{form}"),
+        format!("<pre>{form}</pre>"),
+        format!("<html><body>\n{form}\n</body></html>"),
+    ] {
+        assert_eq!(pair(body.as_bytes()), good(), "{body}");
+        assert_eq!(pair_of_cut(body.as_bytes()), None, "{body}");
+    }
+    for body in [
+        format!("<p>For example:</p><pre>{form}</pre>"),
+        format!("<p>POST it as</p>\n{form}"),
+        format!("<a href=\"?{form}\"></a>"),
+        format!("<script>{form}</script>"),
+        format!("<pre>{form}</pre><pre>{form}</pre>"),
+        format!("<!-- {form} -->"),
+        "<pre>access_token=a2</pre>".to_owned(),
+        format!("<pre>error=invalid_grant&{form}</pre>"),
+    ] {
+        assert_eq!(pair(body.as_bytes()), None, "{body}");
+    }
 }
