@@ -128,6 +128,17 @@ fn the_servers_own_words_stand_beside_our_meaning() {
     );
     let bad = problem(400, r#"{"error":"odd","error_uri":"javascript:alert(1)"}"#);
     assert_eq!((bad.error_uri, bad.server_text), (None, None));
+    for description in [
+        r#"["password was changed","log in again"]"#,
+        r#"{"a":["password was changed"],"b":"log in again"}"#,
+    ] {
+        let body = format!(r#"{{"error":"odd","error_description":{description}}}"#);
+        assert_eq!(
+            problem(400, &body).text(),
+            "odd: password was changed; log in again",
+            "{body}"
+        );
+    }
     let own = problem(400, r#"{"error":"odd","error_description":"said once"}"#);
     assert_eq!(
         own.text(),

@@ -10,11 +10,7 @@ use super::quirks::{JsonPath, first, is_value, means_no_error};
 /// message}`; many send it with a value that means that there is none.
 pub fn error_of(body: &Map<String, Value>, profile: &Profile) -> Option<(String, String)> {
     let form = &profile.reply;
-    let text = |value: Option<&Value>| match value {
-        Some(Value::String(text)) => text.clone(),
-        Some(Value::Number(number)) => number.to_string(),
-        _ => String::new(),
-    };
+    let text = |value: Option<&Value>| value.map(sentences).unwrap_or_default();
     let description = || text(first(&form.error_description, body));
     let outcome = |(place, good): &(JsonPath, Vec<String>)| {
         let value = place.find(body).filter(|value| !value.is_null())?;
@@ -37,6 +33,25 @@ pub fn error_of(body: &Map<String, Value>, profile: &Profile) -> Option<(String,
             ))
         }
         other => Some((other.to_string(), description())),
+    }
+}
+
+/// Text of a description: some servers send a list of sentences, or an object with one for each field.
+fn sentences(value: &Value) -> String {
+    let joined = |values: &mut dyn Iterator<Item = &Value>| {
+        let texts = values.filter_map(Value::as_str);
+        let texts = texts.map(str::trim).filter(|text| !text.is_empty());
+        texts.collect::<Vec<_>>().join("; ")
+    };
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => number.to_string(),
+        Value::Array(list) => joined(&mut list.iter()),
+        Value::Object(map) => joined(&mut map.values().flat_map(|value| match value {
+            Value::Array(list) => list.iter().collect(),
+            value => vec![value],
+        })),
+        Value::Null | Value::Bool(_) => String::new(),
     }
 }
 

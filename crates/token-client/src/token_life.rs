@@ -378,8 +378,9 @@ impl NamedLife {
             "expirationdate",
             "validuntil",
         ];
-        const NAMES: [&str; 18] = [
+        const NAMES: [&str; 19] = [
             "validity",
+            "validfor",
             "maxage",
             "exp",
             "expin",

@@ -343,6 +343,7 @@ fn a_life_under_another_name_is_read() {
         (r#""expiration":"Sat, 28 Nov 2026 20:00:20 GMT""#, secs(20)),
         (r#""exp":1795896020"#, secs(20)),
         (r#""ttl":20"#, secs(20)),
+        (r#""valid_for":20"#, secs(20)),
         (r#""token_lifetime":"20s""#, secs(20)),
         (r#""lifetime_minutes":2"#, secs(120)),
         (r#""expires_in":"","ttl":20"#, secs(20)),
