@@ -131,6 +131,26 @@ const WRAPPED: &[(&str, Wrap)] = &[
         ))
     }),
     ("absurd-number", |r| sent(with(r, r#""x":1e999"#))),
+    ("odd-values", |r| {
+        sent(with(r, r#""x":nan,"y":0,02,"z":TRUE,"w":"#))
+    }),
+    ("stray-bracket", |r| {
+        sent(format!(
+            "PHP Parse error:  syntax error, unexpected '{{' in a.php on line 3\n{r}]"
+        ))
+    }),
+    ("form-and-comment", |r| {
+        let r: Value = serde_json::from_str(r).expect("as the test made it");
+        let text = |key: &str| r[key].as_str().expect("as the test made it").to_owned();
+        sent(format!(
+            "access_token={}&refresh_token={}&expires_in=2<!-- 0.02 -->",
+            text("access_token"),
+            text("refresh_token")
+        ))
+    }),
+    ("envelope-cut", |r| {
+        sent(format!(r#"{{"result":{r},"time":{{"start":17"#))
+    }),
     ("not-utf-8", |r| {
         sent(
             [
@@ -509,6 +529,29 @@ fn unread() -> (Hostile, Rig, Daemon) {
     rig.wait_for_phase("acme", "needs-authorization");
     daemon.wait_for_outcome("acme", "needs-authorization");
     (hostile, rig, daemon)
+}
+
+#[test]
+fn text_of_an_unread_success_is_shown_nowhere() {
+    // No mask knows that these are tokens.
+    for hidden in ["correct-horse-battery-staple", "9f86d081884c7d65"] {
+        let body = ok("", hidden.as_bytes());
+        let hostile = strict(move |_, _| Behaviour::Close(body.clone()));
+        let rig = rig(&hostile, &["acme"]);
+        let daemon = rig.start();
+        rig.wait_for_phase("acme", "needs-authorization");
+        daemon.wait_for_outcome("acme", "needs-authorization");
+        for shown in [
+            daemon.stderr(),
+            rig.http("/").1,
+            rig.run(["status", "acme"]).stdout,
+            rig.run(["status", "--json"]).stdout,
+        ] {
+            assert!(!shown.contains(hidden), "{shown}");
+        }
+        assert_eq!(rig.run(["recover", "acme", "--show"]).stdout, hidden);
+        daemon.stop();
+    }
 }
 
 /// Asserts that no byte of it is in the log or in any view.
