@@ -11,7 +11,7 @@
 //! |---|---|
 //! | `refreshd-token-client` | provider profiles, token requests, the client that sends them, the tolerant reader of token replies |
 //! | `refreshd-alerting` | findings, incidents, outboxes, channels: notifications, behind the port `AlertingHost` |
-//! | `refreshd-http` | the settings that every HTTP client here shares |
+//! | `refreshd-http` | how servers are reached, and the settings that every HTTP client here shares |
 //! | `refreshd-secrets` | secrets as types; words from outside made fit to be shown, with secrets taken out |
 //! | `refreshd-time` | timestamps, dates as servers write them, the only access to clocks and randomness |
 //! | `refreshd-fake-server` | the authorization server of `refreshd demo`, `refreshd sandbox` and the tests; it checks each request. Behind the feature `demo` |

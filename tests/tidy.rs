@@ -89,6 +89,9 @@ const MAY_EXPOSE: &[&str] = &[
     "crates/token-client/src/reply*.rs",
     "crates/token-client/src/request*.rs", // requests
     "crates/token-client/src/token_owner_request.rs", // asks for its owner
+    "src/config/network.rs",               // is it the address of a proxy?
+    "crates/http/src/lib.rs",              // the proxy is told its password
+    "crates/http/src/network.rs",          // which is masked
     "src/config/receivers.rs",             // is a channel's address https?
     "src/config/source.rs",                // the text of a file that may hold one
     "src/config/portals.rs",

@@ -2,6 +2,8 @@
 //!
 //! A running daemon sends it with its current configuration; without one this process does, and does not touch the state.
 
+use std::sync::Arc;
+
 use clap::Args;
 
 use super::common::Common;
@@ -70,8 +72,9 @@ async fn without_daemon(
     let config = load(common)?;
     // Output of a program channel is shown here too. The test works without a log as well.
     let _ = log::start_for_command("info");
+    let (alerts, network) = (&config.alerts, Arc::clone(&config.network));
     let notifier =
-        Notifier::new(&config.alerts.instance, config.alerts.url.as_deref()).map_err(|error| {
+        Notifier::new(&alerts.instance, alerts.url.as_deref(), network).map_err(|error| {
             CommandError::new(
                 Exit::Unavailable,
                 format!("cannot set up TLS: {}", error_chain(&error)),

@@ -2,9 +2,10 @@
 //!
 //! Must not change anything: it inspects files and directories, and contacts servers only with `--online`.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -27,6 +28,7 @@ use crate::daemon::{InProcess, RunError, ask_issuers, descriptor_shortage, token
 use crate::domain::error_chain::error_chain;
 use crate::domain::name::{PortalName, some};
 use crate::domain::portal::Kind;
+use refreshd_http::Network;
 use refreshd_time::clock::Clock;
 use refreshd_token_client::authorization_server::AuthorizationServer;
 use refreshd_token_client::reply::redirect_target;
@@ -309,7 +311,7 @@ fn directories(config: &Config) -> Vec<String> {
 }
 
 async fn online(config: &mut Config, findings: &mut Findings) -> Result<Exit, CommandError> {
-    let server = AuthorizationServer::new().map_err(|error| {
+    let server = AuthorizationServer::new(Arc::clone(&config.network)).map_err(|error| {
         CommandError::new(
             Exit::Unavailable,
             format!("cannot set up TLS: {}", error_chain(&error)),
@@ -318,7 +320,7 @@ async fn online(config: &mut Config, findings: &mut Findings) -> Result<Exit, Co
     let mut exit = Exit::Done;
     for (issuer, result) in ask_issuers(config, &server).await {
         match result {
-            Ok(()) => findings.say(&format!("{issuer}: serves its metadata")),
+            Ok(way) => findings.say(&format!("{issuer}: serves its metadata{way}")),
             Err(why) => {
                 let message = format!("{issuer}: its metadata is not known: {why}");
                 findings.tell(ConfigFinding::of_machine(FindingSeverity::Error, message));
@@ -326,25 +328,37 @@ async fn online(config: &mut Config, findings: &mut Findings) -> Result<Exit, Co
             }
         }
     }
-    let of =
-        |portal: &PortalConfig| Some(portal.renewal_url(config.apps.get(&portal.settings.app)?));
-    let urls = config
-        .portals
-        .iter()
-        .filter_map(of)
-        .filter(|url| !url.is_empty());
-    let urls: BTreeSet<_> = urls.collect();
-    for url in urls {
-        match server.probe(&url).await {
+    let of = |portal: &PortalConfig| {
+        let app = config.apps.get(&portal.settings.app)?;
+        Some((portal.renewal_url(app), &app.network))
+    };
+    let urls = config.portals.iter().filter_map(of);
+    let mut asked: BTreeMap<String, Vec<&Arc<Network>>> = BTreeMap::new();
+    for (url, network) in urls.filter(|(url, _)| !url.is_empty()) {
+        let networks = asked.entry(url).or_default();
+        if !networks.iter().any(|known| Arc::ptr_eq(known, network)) {
+            networks.push(network);
+        }
+    }
+    let each = |(url, networks): (String, Vec<_>)| {
+        networks
+            .into_iter()
+            .map(move |network| (url.clone(), network))
+    };
+    for (url, network) in asked.into_iter().flat_map(each) {
+        let way = network.way_to(&url);
+        match server.over(network).probe(&url).await {
             Ok((status, location)) => {
                 let leads = location.and_then(|location| redirect_target(&url, &location));
                 let leads = leads
                     .map(|leads| format!(", a redirect {leads}"))
                     .unwrap_or_default();
-                findings.say(&format!("{url}: answers (status {status} to HEAD{leads})"));
+                findings.say(&format!(
+                    "{url}: answers{way} (status {status} to HEAD{leads})"
+                ));
             }
             Err(why) => {
-                let message = format!("{url}: does not answer: {why}");
+                let message = format!("{url}: does not answer{way}: {why}");
                 findings.tell(ConfigFinding::of_machine(FindingSeverity::Error, message));
                 exit = Exit::Unavailable;
             }

@@ -170,7 +170,10 @@ impl Service {
             }
             let want = match file.of {
                 FileUse::Directory => Want::List,
-                FileUse::Configuration | FileUse::Secret | FileUse::Template => Want::Read,
+                FileUse::Configuration
+                | FileUse::Secret
+                | FileUse::Template
+                | FileUse::Authorities => Want::Read,
             };
             wanted.push((path, want, Subject::Named(file)));
         }

@@ -25,7 +25,11 @@ Exit codes: 0 stopped, 64 usage, 69 the state is in use or cannot be opened, 77 
 pub(super) async fn run(common: &Common) -> Result<Exit, CommandError> {
     let read = {
         let path = common.config.clone();
-        move || config::load(&path, &Environment::of_process())
+        move || {
+            let loaded = config::load(&path, &Environment::of_process())?;
+            loaded.config.prepare_tls();
+            Ok(loaded)
+        }
     };
     // The log format is part of the configuration, so configuration errors go to standard error.
     let Loaded {

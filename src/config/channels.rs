@@ -8,6 +8,7 @@ use std::time::Duration;
 use strum::VariantArray as _;
 
 use super::environment::Environment;
+use super::network::Networks;
 use super::problem::{did_you_mean, shown};
 use super::receivers::{ChannelKeys, keys_of};
 use super::source::Diagnostics;
@@ -61,6 +62,7 @@ impl ChannelKeys {
 pub(super) fn channels<'d>(
     tables: &[Table<'d>],
     environment: &Environment,
+    networks: &mut Networks,
     report: &mut Diagnostics,
 ) -> (Vec<Channel>, Names<'d>) {
     let mut names = Names::new();
@@ -80,11 +82,13 @@ pub(super) fn channels<'d>(
         let timeout = duration(*table, report, "timeout", keys.timeout, range);
         let timeout = timeout.or_else(|| humantime::parse_duration(keys.timeout).ok());
         let receiver = (keys.read)(*table, environment, report);
+        let network = networks.of(*table, environment, report);
         if let (true, Some(timeout), Ok(kind)) = (named, timeout, receiver) {
             channels.push(Channel {
                 name: table.name().value.to_owned(),
                 kind,
                 timeout,
+                network,
             });
         }
     }

@@ -16,6 +16,7 @@ use crate::domain::name::PortalName;
 use crate::domain::portal::binding;
 use crate::domain::settings::Settings;
 use refreshd_alerting::channel::Channel;
+use refreshd_http::Network;
 use refreshd_secrets::{ClientSecret, Fingerprint};
 use refreshd_token_client::provider::{DOMAIN, Profile, at_domain};
 use refreshd_token_client::request::RequestBuilder;
@@ -37,6 +38,8 @@ pub struct Config {
     pub install: Option<InstallListener>,
     /// Renewal settings.
     pub renewal: RenewalConfig,
+    /// How servers are reached that have no settings of their own.
+    pub network: Arc<Network>,
     /// Settings common to all alerts.
     pub alerts: AlertsConfig,
     /// The configured providers, and the built-in ones that an app uses.
@@ -58,6 +61,16 @@ impl Config {
             .values()
             .filter(|app| app.install.is_some())
             .map(|app| app.name.as_str())
+    }
+
+    /// Reads the certificate authorities of each network, so that no request waits for their disk. An error is reported again
+    /// by the first request.
+    pub fn prepare_tls(&self) {
+        let of_apps = self.apps.values().map(|app| &app.network);
+        let of_channels = self.channels.iter().map(|channel| &channel.network);
+        for network in of_apps.chain(of_channels).chain([&self.network]) {
+            let _ = network.tls();
+        }
     }
 
     /// Returns whether it has a portal, or an app with an install rule. Must be called before the portals are moved.
@@ -152,6 +165,8 @@ pub struct App {
     pub scope: Vec<String>,
     /// The hosts of its portals, if the provider's endpoints are there; else empty.
     pub domains: BTreeSet<String>,
+    /// How its servers are reached.
+    pub network: Arc<Network>,
     /// Rule for portals that install it; `None`: their install events are not accepted.
     pub install: Option<InstallRule>,
 }

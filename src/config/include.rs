@@ -18,7 +18,7 @@ use super::table::{Table, TextValue};
 /// Sections of an included file.
 pub(super) const SECTIONS: [&str; 5] = ["apps", "portals", "providers", "escalation", "channels"];
 /// Settings of the main file only.
-pub(super) const SETTINGS: [&str; 9] = [
+pub(super) const SETTINGS: [&str; 10] = [
     "state",
     "token_dir",
     "control_socket",
@@ -27,6 +27,7 @@ pub(super) const SETTINGS: [&str; 9] = [
     "http",
     "install",
     "renewal",
+    "network",
     "alerts",
 ];
 

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::environment::Environment;
+use super::network::Networks;
 use super::problem::{ConfigError, ConfigErrors};
 use super::source::{ConfigSource, Diagnostics, FileUse, Remarks, UsedFile};
 use super::table::Table;
@@ -79,6 +80,7 @@ fn load_source(main: &ConfigSource, environment: &Environment) -> Result<Loaded,
     let http = general::http(root, &mut report);
     let install = install::listener(root, &mut report);
     let renewal = general::renewal(root, &mut report);
+    let mut networks = Networks::read(root, environment, &mut report);
     let mut tables = |section| include::tables(&roots, section, &mut report);
     let [providers, apps, portals, channels] =
         ["providers", "apps", "portals", "channels"].map(&mut tables);
@@ -95,12 +97,16 @@ fn load_source(main: &ConfigSource, environment: &Environment) -> Result<Loaded,
         .collect();
     let profiles = provider::profiles(&providers, &used, &mut report);
     let app_tables = apps;
-    let (apps, portals) =
-        portals::read((&app_tables, &portals), &profiles, environment, &mut report);
+    let (apps, portals) = portals::read(
+        (&app_tables, &portals),
+        &profiles,
+        (environment, &mut networks),
+        &mut report,
+    );
     demand::check(root, &renewal, &apps, &portals, &mut report);
     install::check(root, &app_tables, &apps, &mut report);
     let alerts = alerts::alerts(root, &mut report);
-    let (channels, names) = channels::channels(&channels, environment, &mut report);
+    let (channels, names) = channels::channels(&channels, environment, &mut networks, &mut report);
     let ladder = escalation::ladder(&roots, &names, &mut report);
     let Remarks {
         warnings,
@@ -121,6 +127,7 @@ fn load_source(main: &ConfigSource, environment: &Environment) -> Result<Loaded,
         http,
         install,
         renewal,
+        network: networks.global(),
         alerts,
         profiles,
         apps,

@@ -1,7 +1,7 @@
 //! Reads the configuration: TOML files to validated types, every problem at once.
 //!
 //! `source` parses TOML with positions and collects problems, `table` returns typed values; `include` finds the files;
-//! `general`, `provider`, `portals`, `install`, `alerts`, `channels` (with `receivers`, `mail` and `webhook_template`) and
+//! `general`, `network`, `provider`, `portals`, `install`, `alerts`, `channels` (with `receivers`, `mail` and `webhook_template`) and
 //! `escalation` know the keys; `secrets` and `values` parse their values. `configuration` has the resulting types. Must not
 //! show a source line or a secret's value, nor start anything.
 
@@ -17,6 +17,7 @@ mod include;
 mod install;
 mod load;
 mod mail;
+mod network;
 mod portals;
 mod problem;
 mod provider;

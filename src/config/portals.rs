@@ -9,9 +9,10 @@ use super::configuration::{App, PortalConfig};
 use super::damage::{Alphabet, damage};
 use super::environment::Environment;
 use super::install;
+use super::network::{CA_FILE, Networks};
 use super::problem::{did_you_mean, shown};
 use super::provider::{self, Profiles, apply};
-use super::secrets::{CLIENT_SECRET, FoundSecret, first_token_file};
+use super::secrets::{CLIENT_SECRET, FoundSecret, PROXY, first_token_file};
 use super::source::{Diagnostics, SourceLocation};
 use super::table::Table;
 use super::values::{check_age, formats, host, plain_name, renew_every, url};
@@ -47,7 +48,7 @@ struct Apps<'d>(
 pub(super) fn read(
     (apps, portals): (&[Table<'_>], &[Table<'_>]),
     profiles: &Profiles,
-    environment: &Environment,
+    (environment, networks): (&Environment, &mut Networks),
     report: &mut Diagnostics,
 ) -> (BTreeMap<String, App>, Vec<PortalConfig>) {
     let mut known = Apps(BTreeMap::new(), BTreeMap::new());
@@ -59,11 +60,19 @@ pub(super) fn read(
                 &CLIENT_KEYS,
                 &AUTHORIZATION_KEYS,
                 &CLIENT_SECRET.all,
+                &PROXY.all,
                 &provider::KEY_NAMES,
-                &["install"],
+                &["install", CA_FILE],
             ],
         );
-        let mut client = client(*table, name.value.to_owned(), profiles, environment, report);
+        let surroundings = (environment, &mut *networks);
+        let mut client = client(
+            *table,
+            name.value.to_owned(),
+            profiles,
+            surroundings,
+            report,
+        );
         let install = install::rule(
             *table,
             client.as_ref().map(|client| &*client.profile),
@@ -90,7 +99,13 @@ pub(super) fn read(
             );
             report.problem(name.place, message);
         }
-        if let Some(portal) = portal(*table, &mut known, profiles, environment, report) {
+        if let Some(portal) = portal(
+            *table,
+            &mut known,
+            profiles,
+            (environment, &mut *networks),
+            report,
+        ) {
             configured.push(portal);
         }
     }
@@ -111,9 +126,10 @@ fn client(
     table: Table<'_>,
     name: String,
     profiles: &Profiles,
-    environment: &Environment,
+    (environment, networks): (&Environment, &mut Networks),
     report: &mut Diagnostics,
 ) -> Option<App> {
+    let network = networks.of(table, environment, report);
     let provider = table.required(report, "provider");
     let client_id = table.required(report, "client_id");
     let known = provider.and_then(|provider| {
@@ -186,6 +202,7 @@ fn client(
         client_id: client_id?.value.to_owned(),
         client_secret,
         secret_source: CLIENT_SECRET.source(table, environment),
+        network,
         redirect_uri,
         scope,
         domains: BTreeSet::new(),
@@ -206,7 +223,7 @@ fn portal<'d>(
     table: Table<'d>,
     apps: &mut Apps<'_>,
     profiles: &Profiles,
-    environment: &Environment,
+    (environment, networks): (&Environment, &mut Networks),
     report: &mut Diagnostics,
 ) -> Option<PortalConfig> {
     table.only(
@@ -215,7 +232,9 @@ fn portal<'d>(
             &PORTAL_KEYS,
             &CLIENT_KEYS,
             &CLIENT_SECRET.all,
+            &PROXY.all,
             &provider::KEY_NAMES,
+            &[CA_FILE],
         ],
     );
     let name = match PortalName::parse(table.name().value) {
@@ -228,7 +247,7 @@ fn portal<'d>(
             None
         }
     };
-    let app = app_of(table, apps, profiles, environment, report);
+    let app = app_of(table, apps, profiles, (environment, networks), report);
     let client = app
         .as_ref()
         .and_then(|app| apps.0.get_mut(app))
@@ -264,13 +283,15 @@ fn app_of(
     table: Table<'_>,
     apps: &mut Apps<'_>,
     profiles: &Profiles,
-    environment: &Environment,
+    surroundings: (&Environment, &mut Networks),
     report: &mut Diagnostics,
 ) -> Option<String> {
     let of_client = |key: &str| {
         key != "renew_every"
             && (CLIENT_KEYS.contains(&key)
                 || CLIENT_SECRET.all.contains(&key)
+                || PROXY.all.contains(&key)
+                || key == CA_FILE
                 || provider::KEY_NAMES.contains(&key))
     };
     if !table.has("app") {
@@ -282,7 +303,7 @@ fn app_of(
             return None;
         }
         let name = format!("{OWN_APP}{}", table.name().value);
-        let client = client(table, name.clone(), profiles, environment, report);
+        let client = client(table, name.clone(), profiles, surroundings, report);
         apps.0.insert(name.clone(), client);
         return Some(name);
     }

@@ -10,7 +10,10 @@ use reqwest::Url;
 use reqwest::header::HeaderValue;
 
 use super::environment::Environment;
-use super::secrets::{AUTHORIZATION, BOT_TOKEN, PASSWORD, ROUTING_KEY, Reported, SecretKeys, URL};
+use super::network::CA_FILE;
+use super::secrets::{
+    AUTHORIZATION, BOT_TOKEN, PASSWORD, PROXY, ROUTING_KEY, Reported, SecretKeys, URL,
+};
 use super::source::Diagnostics;
 use super::table::Table;
 use super::values::{check_any_url, check_url, duration, is_loopback};
@@ -47,38 +50,38 @@ const USUAL: &str = "10s";
 pub(super) const fn keys_of(kind: ChannelKind) -> ChannelKeys {
     match kind {
         ChannelKind::Webhook => ChannelKeys {
-            secrets: &[&URL, &AUTHORIZATION],
-            keys: &["body", "body_file", "content_type"],
+            secrets: &[&URL, &AUTHORIZATION, &PROXY],
+            keys: &["body", "body_file", "content_type", CA_FILE],
             timeout: USUAL,
             read: webhook,
         },
         ChannelKind::Alertmanager => ChannelKeys {
-            secrets: &[&URL, &AUTHORIZATION],
-            keys: &[],
+            secrets: &[&URL, &AUTHORIZATION, &PROXY],
+            keys: &[CA_FILE],
             timeout: USUAL,
             read: alertmanager,
         },
         ChannelKind::PagerDuty => ChannelKeys {
-            secrets: &[&ROUTING_KEY, &URL],
-            keys: &[],
+            secrets: &[&ROUTING_KEY, &URL, &PROXY],
+            keys: &[CA_FILE],
             timeout: USUAL,
             read: pagerduty,
         },
         ChannelKind::Slack => ChannelKeys {
-            secrets: &[&URL],
-            keys: &[],
+            secrets: &[&URL, &PROXY],
+            keys: &[CA_FILE],
             timeout: USUAL,
             read: slack,
         },
         ChannelKind::Telegram => ChannelKeys {
-            secrets: &[&BOT_TOKEN, &URL],
-            keys: &["chat_id"],
+            secrets: &[&BOT_TOKEN, &URL, &PROXY],
+            keys: &["chat_id", CA_FILE],
             timeout: USUAL,
             read: telegram,
         },
         ChannelKind::Email => ChannelKeys {
             secrets: &[&PASSWORD],
-            keys: &["smtp", "tls", "user", "from", "to"],
+            keys: &["smtp", "tls", "user", "from", "to", CA_FILE],
             timeout: USUAL,
             read: email,
         },
@@ -89,8 +92,8 @@ pub(super) const fn keys_of(kind: ChannelKind) -> ChannelKeys {
             read: command,
         },
         ChannelKind::Heartbeat => ChannelKeys {
-            secrets: &[&URL],
-            keys: &["every"],
+            secrets: &[&URL, &PROXY],
+            keys: &["every", CA_FILE],
             timeout: USUAL,
             read: heartbeat,
         },

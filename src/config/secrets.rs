@@ -30,12 +30,17 @@ pub(super) struct SecretKeys {
     alphabet: Alphabet,
     /// Stands for a secret that was not read: it has the form of one.
     placeholder: &'static str,
+    /// Whether a value holds a secret: some do only in part of their forms.
+    holds_secret: fn(&str) -> bool,
     /// All four.
     pub(super) all: [&'static str; 4],
 }
 
 macro_rules! secret_keys {
     ($name:ident, $key:literal, $alphabet:ident, $placeholder:literal) => {
+        secret_keys!($name, $key, $alphabet, $placeholder, |_| true);
+    };
+    ($name:ident, $key:literal, $alphabet:ident, $placeholder:literal, $holds_secret:expr) => {
         pub(super) const $name: SecretKeys = SecretKeys {
             inline: $key,
             file: concat!($key, "_file"),
@@ -43,6 +48,7 @@ macro_rules! secret_keys {
             credential: concat!($key, "_credential"),
             alphabet: Alphabet::$alphabet,
             placeholder: $placeholder,
+            holds_secret: $holds_secret,
             all: [
                 $key,
                 concat!($key, "_file"),
@@ -64,6 +70,9 @@ secret_keys!(
 );
 secret_keys!(PASSWORD, "password", Any, "not-read");
 secret_keys!(AUTHORIZATION, "authorization", Header, "Bearer not-read");
+secret_keys!(PROXY, "proxy", Any, "http://not-read.invalid", |address| {
+    address.contains('@')
+});
 
 /// Value of a secret's keys.
 pub(super) enum FoundSecret {
@@ -100,7 +109,9 @@ impl SecretKeys {
             return FoundSecret::Faulty;
         };
         let secret = if key == self.inline {
-            report.holds_secret(text.place);
+            if (self.holds_secret)(text.value) {
+                report.holds_secret(text.place);
+            }
             Ok(SecretString::from(text.value))
         } else if key == self.file {
             let named = named_file(table, text);
@@ -366,14 +377,14 @@ pub(super) fn first_token_file(
 }
 
 /// A file, and whether messages may name it.
-struct NamedFile {
-    path: PathBuf,
-    name: String,
+pub(super) struct NamedFile {
+    pub(super) path: PathBuf,
+    pub(super) name: String,
     /// Without a slash or a dot it may be the secret itself, under the wrong key.
     may_be_secret: bool,
 }
 
-fn named_file(table: Table<'_>, text: TextValue<'_>) -> NamedFile {
+pub(super) fn named_file(table: Table<'_>, text: TextValue<'_>) -> NamedFile {
     let path = table.source().directory().join(text.value);
     let may_be_secret = !text.value.contains(['/', '.']);
     let name = if may_be_secret {

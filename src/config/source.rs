@@ -208,6 +208,8 @@ pub enum FileUse {
     Secret,
     /// The template of a webhook.
     Template,
+    /// Certificate authorities.
+    Authorities,
 }
 
 /// What a configuration without problems has besides its meaning.

@@ -9,7 +9,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::adapters::metrics::Metrics;
 use crate::adapters::state::State;
-use crate::config::Config;
+use crate::config::{App, Config};
 use crate::daemon::alerts::Conditions;
 use crate::daemon::grants::pending_authorizations::Authorizations;
 use crate::daemon::health::Health;
@@ -32,8 +32,7 @@ pub struct Context {
     pub clock: Clock,
     /// The private store.
     pub state: State,
-    /// HTTP client of authorization servers.
-    pub server: AuthorizationServer,
+    server: AuthorizationServer,
     /// Publisher of the token files.
     pub publisher: Publisher,
     notifier: Notifier,
@@ -138,6 +137,17 @@ impl Context {
     #[must_use]
     pub fn config(&self) -> Arc<Config> {
         Arc::clone(&self.current.borrow())
+    }
+
+    /// HTTP client of the servers of an app.
+    #[must_use]
+    pub fn server(&self, app: &App) -> AuthorizationServer {
+        self.server.over(&app.network)
+    }
+
+    /// HTTP client to be used [over](AuthorizationServer::over) the network of a configuration that is not in force yet.
+    pub(crate) const fn any_server(&self) -> &AuthorizationServer {
+        &self.server
     }
 
     /// Client of the alert channels, with the instance name of the configuration in force.

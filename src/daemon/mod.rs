@@ -84,7 +84,7 @@ pub async fn run(
     let mut signals = DaemonSignals::listen().map_err(RunError::Signals)?;
     // In a task: otherwise a disk that hangs would block the signals. Nothing is sent before the loops run.
     let mut starting = JoinSet::new();
-    let backends = Backends::machine()?;
+    let backends = Backends::machine(&config)?;
     // Before anything is opened: with very few descriptors, no later log message may be possible.
     if let Some(shortage) = descriptor_shortage(backends.carry.inherited()) {
         tracing::warn!("{shortage}");

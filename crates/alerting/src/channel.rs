@@ -4,9 +4,11 @@
 //! secret.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::template::Template;
+use refreshd_http::Network;
 use refreshd_secrets::ChannelSecret;
 
 /// A channel of the configuration.
@@ -18,6 +20,8 @@ pub struct Channel {
     pub kind: ChannelConfig,
     /// Time limit of one delivery.
     pub timeout: Duration,
+    /// How its receiver is reached. Mail uses the certificate authorities only.
+    pub network: Arc<Network>,
 }
 
 /// Receiver of a channel, with its settings.

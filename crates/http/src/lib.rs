@@ -1,17 +1,23 @@
-//! Settings and helpers that all HTTP requests share: client, error causes, `Retry-After`.
+//! Settings and helpers that all HTTP requests share: networks and their clients, error causes, `Retry-After`.
 //!
 //! Must not send anything. No error text contains an address, which may be a secret as a whole.
+
+mod connector;
+mod network;
 
 use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use hyper_rustls::ConfigBuilderExt as _;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Client, redirect, retry};
-use rustls::ClientConfig;
-use rustls::crypto::aws_lc_rs;
 
+pub use self::connector::{BoxError, Connector};
+pub use self::network::{
+    Authorities, AuthoritiesError, DirectHostError, DirectHosts, Network, NetworkSettings,
+    PerNetwork, Proxy, ProxyAddressError, direct_host,
+};
 use refreshd_secrets::mask::short;
 use refreshd_time::Timestamp;
 
@@ -25,7 +31,7 @@ pub const MAX_HEADERS: usize = 512;
 /// Time limit for connecting; a request's own limit may be shorter.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// User agent of all requests.
+/// User agent of all requests, unless the configuration names another.
 pub const USER_AGENT: &str = concat!("refreshd/", env!("CARGO_PKG_VERSION"));
 
 /// Error in setting up TLS.
@@ -39,19 +45,16 @@ pub enum TlsError {
     Client(#[from] reqwest::Error),
 }
 
-/// TLS configuration that trusts the system's certificate authorities, or those of `SSL_CERT_FILE`.
-pub fn tls() -> Result<ClientConfig, TlsError> {
-    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
-    let builder = builder.with_safe_default_protocol_versions()?;
-    Ok(builder.try_with_platform_verifier()?.with_no_client_auth())
-}
-
-/// A client that sends each request once: no redirect, no retry, no proxy of the environment.
-pub fn client(tls: ClientConfig) -> Result<Client, TlsError> {
-    Ok(Client::builder()
-        .tls_backend_preconfigured(tls)
+/// A client of this network that sends each request once: no redirect, no retry, no proxy of the environment.
+///
+/// # Errors
+/// If TLS cannot be set up, as with no certificate authorities installed.
+pub fn client(network: &Arc<Network>) -> Result<Client, TlsError> {
+    let builder = Client::builder()
+        .tls_backend_preconfigured(network.tls()?)
         .redirect(redirect::Policy::none())
         .retry(retry::never())
+        // It must precede `proxy`, which it would remove.
         .no_proxy()
         .connect_timeout(CONNECT_TIMEOUT)
         .pool_idle_timeout(IDLE_TIMEOUT)
@@ -60,8 +63,30 @@ pub fn client(tls: ClientConfig) -> Result<Client, TlsError> {
         .http1_ignore_invalid_headers_in_responses(true)
         .http1_allow_spaces_after_header_name_in_responses(true)
         .http1_allow_obsolete_multiline_headers_in_responses(true)
-        .user_agent(USER_AGENT)
-        .build()?)
+        .user_agent(network.settings().user_agent.clone());
+    let builder = if network.settings().proxy.is_some() {
+        let network = Arc::clone(network);
+        builder.proxy(reqwest::Proxy::custom(move |url| {
+            let proxy = network.proxy_to(url.host_str()?)?;
+            Some(proxy.address().expose().to_owned())
+        }))
+    } else {
+        builder
+    };
+    Ok(builder.build()?)
+}
+
+/// Connector of this network with TLS for `https`.
+///
+/// # Errors
+/// As for [`client`].
+pub fn https_connector(network: &Arc<Network>) -> Result<HttpsConnector<Connector>, TlsError> {
+    let builder = HttpsConnectorBuilder::new()
+        .with_tls_config(network.tls()?)
+        .https_or_http();
+    Ok(builder
+        .enable_http1()
+        .wrap_connector(Connector::new(Arc::clone(network))))
 }
 
 /// The innermost cause. reqwest's own text contains the URL, which contains secrets in GET requests.
@@ -82,7 +107,27 @@ pub fn innermost(error: &dyn Error) -> String {
         cause = deeper;
     }
     // It may quote the server, such as the names in its certificate.
-    short(&cause.to_string())
+    short(&explained(cause.to_string()))
+}
+
+/// Replaces texts of libraries for errors that an operator can correct; their error types are private.
+#[must_use]
+pub fn explained(cause: String) -> String {
+    match cause.as_str() {
+        "tunnel error: proxy authorization required" => {
+            "the proxy requires a user and a password, or rejects the configured ones (status 407)".to_owned()
+        }
+        "tunnel error: unsuccessful" => "the proxy refuses to connect".to_owned(),
+        "tunnel error: unexpected end of file" => {
+            "the proxy closed the connection before it had connected".to_owned()
+        }
+        // https://docs.rs/rustls/latest/rustls/enum.CertificateError.html
+        text if text.contains("UnknownIssuer") => {
+            "its certificate was issued by an untrusted authority (UnknownIssuer); configure a private authority with `ca_file`"
+                .to_owned()
+        }
+        _ => cause,
+    }
 }
 
 /// Delay in `Retry-After`, in both forms (RFC 9110 section 10.2.3), relative to `now`.

@@ -7,5 +7,5 @@ mod secret_matcher;
 
 pub use secret::{
     AccessToken, ApplicationToken, AuthorizationCode, ChannelSecret, ClientSecret, CodeVerifier,
-    DeviceCode, Fingerprint, RefreshToken, ReplyBody,
+    DeviceCode, Fingerprint, ProxyAddress, RefreshToken, ReplyBody,
 };

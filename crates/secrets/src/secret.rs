@@ -71,6 +71,10 @@ secret!(
     /// Secret of an alert channel: an address, a key, a password.
     ChannelSecret
 );
+secret!(
+    /// Address of a proxy, which may hold a user and a password.
+    ProxyAddress
+);
 
 /// Body of a reply that may contain tokens: any bytes.
 pub struct ReplyBody(SecretBox<[u8]>);
@@ -119,6 +123,15 @@ impl AccessToken {
 }
 
 impl ApplicationToken {
+    /// Compares in constant time.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        constant_time::verify_slices_are_equal(self.expose().as_bytes(), other.expose().as_bytes())
+            .is_ok()
+    }
+}
+
+impl ProxyAddress {
     /// Compares in constant time.
     #[must_use]
     pub fn is(&self, other: &Self) -> bool {

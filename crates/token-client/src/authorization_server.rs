@@ -25,7 +25,8 @@ use crate::quirks::BodyEncoding;
 use crate::raw_http::{self, BodyEnd, RawHttpResponse};
 use crate::request::TokenRequest;
 use refreshd_http::{
-    CONNECT_TIMEOUT, TlsError, cause, client, innermost, parse_date, retry_after, tls,
+    CONNECT_TIMEOUT, Network, PerNetwork, TlsError, cause, client, innermost, parse_date,
+    retry_after,
 };
 use refreshd_secrets::mask::line;
 use refreshd_time::Timestamp;
@@ -39,9 +40,25 @@ const QUIET_PERIOD: Duration = Duration::from_secs(1);
 /// A client for token requests. Cheap to clone.
 #[derive(Clone)]
 pub struct AuthorizationServer {
-    pub(crate) client: Client,
-    token_client: TokenClient<RecordingConnector, reqwest::Body>,
+    pub(crate) network: Arc<Network>,
+    clients: PerNetwork<Clients>,
     transport: Option<Arc<dyn Transport>>,
+}
+
+/// The clients of one network.
+#[derive(Clone)]
+struct Clients {
+    client: Client,
+    token_client: TokenClient<RecordingConnector, reqwest::Body>,
+}
+
+impl Clients {
+    fn new(network: &Arc<Network>) -> Result<Self, TlsError> {
+        Ok(Self {
+            client: client(network)?,
+            token_client: token_client(network)?,
+        })
+    }
 }
 
 /// Replacement for the network, for simulations.
@@ -88,17 +105,37 @@ pub struct HttpResponse {
 }
 
 impl AuthorizationServer {
-    /// A client that trusts the system's certificate authorities, or those of `SSL_CERT_FILE`.
+    /// A client that reaches servers over this network.
     ///
     /// # Errors
     /// If TLS cannot be set up, as with no certificate authorities installed.
-    pub fn new() -> Result<Self, TlsError> {
-        let tls = tls()?;
-        Ok(Self {
-            token_client: token_client(tls.clone()),
-            client: client(tls)?,
+    pub fn new(network: Arc<Network>) -> Result<Self, TlsError> {
+        let server = Self {
+            network,
+            clients: PerNetwork::default(),
             transport: None,
-        })
+        };
+        server.clients.get(&server.network, Clients::new)?;
+        Ok(server)
+    }
+
+    /// The same client over another network. Its connections are kept as long as the network is.
+    #[must_use]
+    pub fn over(&self, network: &Arc<Network>) -> Self {
+        Self {
+            network: Arc::clone(network),
+            ..self.clone()
+        }
+    }
+
+    fn clients(&self) -> Result<Clients, String> {
+        self.clients
+            .get(&self.network, Clients::new)
+            .map_err(|error| format!("cannot set up TLS: {}", innermost(&error)))
+    }
+
+    pub(crate) fn client(&self) -> Result<Client, String> {
+        Ok(self.clients()?.client)
     }
 
     /// The same client with another transport than the network.
@@ -118,19 +155,29 @@ impl AuthorizationServer {
         timeout: Duration,
         now: Timestamp,
     ) -> TokenResponse {
-        let built = match self.build(request).timeout(timeout).build() {
+        let clients = match self.clients() {
+            Ok(clients) => clients,
+            Err(why) => return self.not_sent(request, &why),
+        };
+        let built = match build(&clients.client, request).timeout(timeout).build() {
             Ok(built) => built,
-            Err(error) => return not_sent(request, &cause(&error)),
+            Err(error) => return self.not_sent(request, &cause(&error)),
         };
         match &self.transport {
             Some(transport) => transport.send(built).await,
-            None => self.send(request, built, timeout, now).await,
+            None => {
+                let client = &clients.token_client;
+                self.send((client, request), built, timeout, now).await
+            }
         }
     }
 
     async fn send(
         &self,
-        request: &TokenRequest,
+        (client, request): (
+            &TokenClient<RecordingConnector, reqwest::Body>,
+            &TokenRequest,
+        ),
         built: reqwest::Request,
         timeout: Duration,
         now: Timestamp,
@@ -138,14 +185,14 @@ impl AuthorizationServer {
         let mut limit = Clock::system().running_limit(timeout);
         let mut built = match hyper::Request::<reqwest::Body>::try_from(built) {
             Ok(built) => built,
-            Err(error) => return not_sent(request, &cause(&error)),
+            Err(error) => return self.not_sent(request, &cause(&error)),
         };
         built
             .headers_mut()
             .entry(USER_AGENT)
-            .or_insert(HeaderValue::from_static(refreshd_http::USER_AGENT));
+            .or_insert_with(|| self.network.settings().user_agent.clone());
         let connection = capture_connection(&mut built);
-        let sent = limit.wait(self.token_client.request(built)).await;
+        let sent = limit.wait(client.request(built)).await;
         let recorder = connection
             .connection_metadata()
             .as_ref()
@@ -156,11 +203,17 @@ impl AuthorizationServer {
                 let response = response.map(reqwest::Body::wrap).into();
                 return read_answer(response, recorder, &mut limit, now).await;
             }
-            Some(Err(error)) if error.is_connect() => return not_sent(request, &innermost(&error)),
+            Some(Err(error)) if error.is_connect() => {
+                return self.not_sent(request, &innermost(&error));
+            }
             Some(Err(error)) => format!(
                 "{server} broke the connection, or gave an answer that is not HTTP: {}",
                 innermost(&error)
             ),
+            None if recorder.is_none() => {
+                let limit = humantime::format_duration(timeout);
+                return self.not_sent(request, &format!("no connection within {limit}"));
+            }
             None => format!(
                 "{server} did not answer within {}",
                 humantime::format_duration(timeout)
@@ -178,7 +231,8 @@ impl AuthorizationServer {
     /// # Errors
     /// The reason why there was no HTTP response.
     pub async fn probe(&self, url: &str) -> Result<(u16, Option<String>), String> {
-        let sent = self.client.head(url).timeout(CONNECT_TIMEOUT).send().await;
+        let client = self.client()?;
+        let sent = client.head(url).timeout(CONNECT_TIMEOUT).send().await;
         let response = sent.map_err(|error| cause(&error))?;
         Ok((response.status().as_u16(), location(response.headers())))
     }
@@ -190,63 +244,70 @@ impl AuthorizationServer {
     pub async fn fetch(&self, url: &str, limit: Duration) -> Result<(u16, Vec<u8>), String> {
         let host = host_of(url).unwrap_or("the authorization server");
         let sent = self
-            .client
+            .client()?
             .get(url)
             .timeout(limit)
             .header(ACCEPT, "application/json")
             .send()
             .await;
-        let response =
-            sent.map_err(|error| format!("{host} does not answer: {}", cause(&error)))?;
+        let response = sent.map_err(|error| {
+            let way = self.network.way_to(url);
+            format!("{host} does not answer{way}: {}", cause(&error))
+        })?;
         let status = response.status().as_u16();
         let body = read_body(response).await;
         body.map(|body| (status, body))
             .map_err(|why| format!("{host} answered {status}, but {why}"))
     }
 
-    fn build(&self, request: &TokenRequest) -> reqwest::RequestBuilder {
-        let TokenRequest {
-            url,
-            method,
-            body,
-            parameters,
-            headers,
-            authorization,
-        } = request;
-        let builder = match (method, body) {
-            (Method::Get, _) => self.client.get(url).query(parameters),
-            (Method::Post, BodyEncoding::Form) => self.client.post(url).form(parameters),
-            (Method::Post, BodyEncoding::Json) => self
-                .client
-                .post(url)
-                .json(&parameters.iter().cloned().collect::<BTreeMap<_, _>>()),
-        };
-        let own = |header: HeaderName| {
-            headers
-                .iter()
-                .any(|(name, _)| name.eq_ignore_ascii_case(header.as_str()))
-        };
-        let builder = if own(ACCEPT) {
-            builder
-        } else {
-            builder.header(ACCEPT, "application/json")
-        };
-        let builder = if own(ACCEPT_ENCODING) {
-            builder
-        } else {
-            builder.header(ACCEPT_ENCODING, "identity")
-        };
-        let builder = headers.iter().fold(builder, |builder, (name, value)| {
-            builder.header(name, value)
-        });
-        match authorization.as_deref().map(HeaderValue::from_str) {
-            Some(Ok(mut value)) => {
-                value.set_sensitive(true);
-                builder.header(AUTHORIZATION, value)
-            }
-            // Base64 is always valid in a header.
-            Some(Err(_)) | None => builder,
+    fn not_sent(&self, request: &TokenRequest, why: &str) -> TokenResponse {
+        let server = host_of(&request.url).unwrap_or("the authorization server");
+        let way = self.network.way_to(&request.url);
+        TokenResponse::NotSent(format!("cannot connect to {server}{way}: {why}"))
+    }
+}
+
+fn build(client: &Client, request: &TokenRequest) -> reqwest::RequestBuilder {
+    let TokenRequest {
+        url,
+        method,
+        body,
+        parameters,
+        headers,
+        authorization,
+    } = request;
+    let builder = match (method, body) {
+        (Method::Get, _) => client.get(url).query(parameters),
+        (Method::Post, BodyEncoding::Form) => client.post(url).form(parameters),
+        (Method::Post, BodyEncoding::Json) => client
+            .post(url)
+            .json(&parameters.iter().cloned().collect::<BTreeMap<_, _>>()),
+    };
+    let own = |header: HeaderName| {
+        headers
+            .iter()
+            .any(|(name, _)| name.eq_ignore_ascii_case(header.as_str()))
+    };
+    let builder = if own(ACCEPT) {
+        builder
+    } else {
+        builder.header(ACCEPT, "application/json")
+    };
+    let builder = if own(ACCEPT_ENCODING) {
+        builder
+    } else {
+        builder.header(ACCEPT_ENCODING, "identity")
+    };
+    let builder = headers.iter().fold(builder, |builder, (name, value)| {
+        builder.header(name, value)
+    });
+    match authorization.as_deref().map(HeaderValue::from_str) {
+        Some(Ok(mut value)) => {
+            value.set_sensitive(true);
+            builder.header(AUTHORIZATION, value)
         }
+        // Base64 is always valid in a header.
+        Some(Err(_)) | None => builder,
     }
 }
 
@@ -306,11 +367,6 @@ async fn arrived(
 fn named(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     let text = String::from_utf8_lossy(headers.get(name)?.as_bytes()).into_owned();
     Some(line(&text).chars().take(100).collect())
-}
-
-fn not_sent(request: &TokenRequest, why: &str) -> TokenResponse {
-    let server = host_of(&request.url).unwrap_or("the authorization server");
-    TokenResponse::NotSent(format!("cannot connect to {server}: {why}"))
 }
 
 /// Reads the response whose head has arrived. If its body is truncated, or longer than announced, the other bytes of

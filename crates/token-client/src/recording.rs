@@ -11,12 +11,14 @@ use std::task::{Context, Poll, Waker};
 
 use hyper::Uri;
 use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
+use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
+use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use refreshd_http::{CONNECT_TIMEOUT, IDLE_TIMEOUT, MAX_HEADERS};
-use rustls::ClientConfig;
+use refreshd_http::{
+    BoxError, CONNECT_TIMEOUT, Connector, IDLE_TIMEOUT, MAX_HEADERS, Network, TlsError,
+    https_connector,
+};
 use tokio::net::TcpStream;
 use tower_service::Service;
 
@@ -30,31 +32,25 @@ const READ_BYTES: usize = 8 << 10;
 
 /// A client for token requests: as [`refreshd_http::client`], with access to the received bytes if they are not valid
 /// HTTP.
-pub(super) fn token_client(tls: ClientConfig) -> Client<RecordingConnector, reqwest::Body> {
-    let mut tcp = HttpConnector::new();
-    tcp.enforce_http(false);
-    tcp.set_nodelay(true);
-    tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
-    let https = HttpsConnectorBuilder::new()
-        .with_tls_config(tls)
-        .https_or_http();
-    let connector = RecordingConnector(https.enable_http1().wrap_connector(tcp));
-    Client::builder(TokioExecutor::new())
+pub(super) fn token_client(
+    network: &Arc<Network>,
+) -> Result<Client<RecordingConnector, reqwest::Body>, TlsError> {
+    let connector = RecordingConnector(https_connector(network)?);
+    Ok(Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE_TIMEOUT)
         .http1_max_headers(MAX_HEADERS)
         .http1_ignore_invalid_headers_in_responses(true)
         .http1_allow_spaces_after_header_name_in_responses(true)
         .http1_allow_obsolete_multiline_headers_in_responses(true)
-        .build(connector)
+        .build(connector))
 }
 
 type Stream = MaybeHttpsStream<TokioIo<TcpStream>>;
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Connects over TCP, with TLS for `https`, within [`CONNECT_TIMEOUT`].
+/// Connects, through a proxy if there is one, and with TLS for `https`, all within [`CONNECT_TIMEOUT`].
 #[derive(Clone)]
-pub(super) struct RecordingConnector(pub(super) HttpsConnector<HttpConnector>);
+pub(super) struct RecordingConnector(pub(super) HttpsConnector<Connector>);
 
 impl Service<Uri> for RecordingConnector {
     type Response = RecordingStream;

@@ -23,12 +23,19 @@ impl AuthorizationServer {
     ) -> Result<(u16, Vec<u8>), String> {
         let form = [("auth", token.expose())];
         let request = self
-            .client
+            .client()?
             .post(url)
             .form(&form)
             .timeout(timeout)
             .header(ACCEPT, "application/json");
-        let response = request.send().await.map_err(|error| cause(&error))?;
+        let response = request.send().await.map_err(|error| {
+            // The server of the address is named by the caller.
+            let way = self.network.way_to(url);
+            match way.trim_start() {
+                "" => cause(&error),
+                way => format!("{way}: {}", cause(&error)),
+            }
+        })?;
         let status = response.status().as_u16();
         Ok((status, read_body(response).await?))
     }

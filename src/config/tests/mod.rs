@@ -5,6 +5,7 @@ mod channels;
 mod good;
 mod install;
 mod leaks;
+mod network;
 mod providers;
 mod shipped;
 

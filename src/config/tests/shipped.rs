@@ -21,6 +21,12 @@ fn shipped(text: &str) -> Loaded {
     for url in ["ops.url", "push.url", "tickets.url"] {
         rig.file(url, 0o640, "https://hooks.example.org/1");
     }
+    rig.file("proxy.url", 0o640, "http://u:stub@proxy.corp.example:3128");
+    rig.file(
+        "corp-ca.pem",
+        0o644,
+        include_str!("../../../tests/fixtures/tls/authority.pem"),
+    );
     rig.file(
         "ticket.json.j2",
         0o644,
@@ -119,6 +125,7 @@ fn the_example_shows_every_key() {
         "routing_key",
         "bot_token",
         "password",
+        "proxy",
     ];
     let of_channels = super::super::channels::every_key().filter(|key| {
         // One form of each secret is shown.

@@ -43,7 +43,8 @@ impl InProcess {
     /// # Errors
     /// [`RunError`].
     pub async fn open(config: Config) -> Result<Self, RunError> {
-        let core = Core::start_as(Tenure::Brief, config, Backends::machine()?).await?;
+        let backends = Backends::machine(&config)?;
+        let core = Core::start_as(Tenure::Brief, config, backends).await?;
         bootstrap::read_files(&core.shared).await;
         let driver = Arc::new(InlineDriver::new(Arc::clone(&core.shared)));
         let control = Control::without_daemon(

@@ -174,7 +174,7 @@ async fn request(
     let builder = app.request_builder(portal.settings.as_ref(), &fields, "");
     let token_request = builder.request(&at_domain(url, builder.domain), purpose);
     match shared
-        .server
+        .server(app)
         .exchange(
             &token_request,
             shared.config().renewal.timeout,

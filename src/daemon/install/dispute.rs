@@ -55,12 +55,12 @@ impl Worker {
         let place = admin_url(&app.profile, &install.owner, by);
         let place = place.as_deref();
         let who = (portal.to_string(), install.owner.user_id.clone());
-        let is_admin = self.is_admin(place, who, token).await;
+        let is_admin = self.is_admin(app, place, who, token).await;
         // Most visits are of employees: no further query is made about them.
         if install.occasion == EventKind::Opened && is_admin != Some(true) {
             return None;
         }
-        let holder_is_admin = self.holder_is_admin(place, portal).await;
+        let holder_is_admin = self.holder_is_admin(app, place, portal).await;
         if !needs_decision(install.occasion, is_admin, holder_is_admin) {
             return None;
         }
@@ -139,7 +139,12 @@ impl Worker {
     }
 
     /// Whether the user of the present grant is an administrator, if its access token is still valid.
-    async fn holder_is_admin(&self, place: Option<&str>, portal: &PortalName) -> Option<bool> {
+    async fn holder_is_admin(
+        &self,
+        app: &App,
+        place: Option<&str>,
+        portal: &PortalName,
+    ) -> Option<bool> {
         let grant = self
             .shared
             .state
@@ -155,12 +160,13 @@ impl Worker {
             portal.to_string(),
             format!("generation {}", grant.generation.0),
         );
-        self.is_admin(place, who, &access.token).await
+        self.is_admin(app, place, who, &access.token).await
     }
 
     /// Queries the portal whether a user is an administrator; `None` if it does not respond.
     async fn is_admin(
         &self,
+        app: &App,
         place: Option<&str>,
         who: (String, String),
         token: &AccessToken,
@@ -175,7 +181,7 @@ impl Worker {
         }
         let answer = self
             .shared
-            .server
+            .server(app)
             .token_owner(place, token, ADMIN_QUERY_TIMEOUT)
             .await;
         let is_admin = answer

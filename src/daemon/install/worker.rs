@@ -139,7 +139,8 @@ impl Worker {
             self.budget().asked(&self.sender, self.shared.clock.now());
         }
         self.shared.metrics.install_verification(&app.name);
-        let question = self.shared.server.token_owner(url, token, QUERY_TIMEOUT);
+        let server = self.shared.server(app);
+        let question = server.token_owner(url, token, QUERY_TIMEOUT);
         let answer = tokio::select! {
             biased;
             answer = question => answer,

@@ -412,7 +412,7 @@ async fn send(
     let builder = app.request_builder(Some(&claimed.settings), &tokens.details.fields, &random);
     let request = builder.request(token_url, RequestKind::Renewal(&tokens.credential));
     shared
-        .server
+        .server(app)
         .exchange(&request, config.renewal.timeout, now)
         .await
 }

@@ -127,6 +127,7 @@ pub(crate) fn apps(before: &Config, after: &Config) -> Vec<String> {
         Some((
             *app_fingerprint(app).fingerprint.bytes(),
             format!("{:?} {settings:?}", app.profile),
+            app.network.settings().clone(),
         ))
     };
     let differ = |name: &&String| !name.contains(' ') && seen(before, name) != seen(after, name);

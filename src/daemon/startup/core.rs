@@ -68,12 +68,13 @@ pub(crate) enum Executor {
 
 impl Backends {
     /// This machine.
-    pub(crate) fn machine() -> Result<Self, RunError> {
+    pub(crate) fn machine(config: &Config) -> Result<Self, RunError> {
         // Makes exceeding the limit of the file size an error, like a full disk, instead of a fatal signal in the middle of
         // a renewal.
         let file_size = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
         drop(signal(file_size).map_err(RunError::Signals)?);
-        let server = AuthorizationServer::new().map_err(RunError::Tls)?;
+        let server =
+            AuthorizationServer::new(Arc::clone(&config.network)).map_err(RunError::Tls)?;
         let carry = Carry::of_process();
         Ok(Self {
             clock: Clock::system(),
@@ -120,8 +121,7 @@ impl Core {
         };
         let notifier = match notifier {
             Some(notifier) => notifier,
-            None => Notifier::new(&config.alerts.instance, config.alerts.url.as_deref())
-                .map_err(RunError::Tls)?,
+            None => notifier_of(&config)?,
         };
         let trust = trusted(&config, tenure);
         let files = TokenFiles::new(&config.paths.token_dir, trust.clone());
@@ -222,6 +222,12 @@ impl Core {
         drop(shared);
         while workers.join_next().await.is_some() {}
     }
+}
+
+/// Client of the channels of a configuration.
+pub(super) fn notifier_of(config: &Config) -> Result<Notifier, RunError> {
+    let (alerts, network) = (&config.alerts, Arc::clone(&config.network));
+    Notifier::new(&alerts.instance, alerts.url.as_deref(), network).map_err(RunError::Tls)
 }
 
 /// Users whose directories are trusted.

@@ -14,6 +14,7 @@ use crate::adapters::state::State;
 use crate::config::Config;
 use crate::daemon::context::Context;
 use crate::domain::error_chain::error_chain;
+use refreshd_http::Network;
 use refreshd_time::clock::{Clock, Tick};
 use refreshd_token_client::authorization_server::AuthorizationServer;
 use refreshd_token_client::metadata::{addresses, complete};
@@ -42,8 +43,8 @@ pub(crate) async fn discover(
     clock: Clock,
 ) -> BTreeMap<String, String> {
     let mut asked = JoinSet::new();
-    for (issuer, profiles) in issuers(config) {
-        let (state, server) = (state.clone(), server.clone());
+    for (issuer, Issuer { profiles, network }) in issuers(config) {
+        let (state, server) = (state.clone(), server.over(&network));
         asked.spawn(async move {
             (
                 description(&issuer, &profiles, &state, &server, clock).await,
@@ -75,28 +76,41 @@ pub(crate) async fn complete_from_cache(config: &mut Config, state: &State) {
     }
 }
 
-/// Queries every issuer and completes the apps, without a state. Returns each issuer with its result.
+/// Queries every issuer and completes the apps, without a state. Returns each issuer with its result: the way to it, as
+/// [`Network::way_to`] says it.
 pub async fn ask_issuers(
     config: &mut Config,
     server: &AuthorizationServer,
-) -> BTreeMap<String, Result<(), String>> {
+) -> BTreeMap<String, Result<String, String>> {
     let mut asked = BTreeMap::new();
-    for (issuer, profiles) in issuers(config) {
-        let result = ask(&issuer, &profiles, server)
+    for (issuer, Issuer { profiles, network }) in issuers(config) {
+        let result = ask(&issuer, &profiles, &server.over(&network))
             .await
-            .and_then(|body| put(config, &issuer, &body));
+            .and_then(|body| put(config, &issuer, &body))
+            .map(|()| network.way_to(&issuer));
         asked.insert(issuer, result);
     }
     asked
 }
 
-fn issuers(config: &Config) -> BTreeMap<String, Vec<Arc<Profile>>> {
-    let mut issuers: BTreeMap<String, Vec<Arc<Profile>>> = BTreeMap::new();
+/// An issuer of the configuration.
+struct Issuer {
+    profiles: Vec<Arc<Profile>>,
+    /// Its first app's.
+    network: Arc<Network>,
+}
+
+fn issuers(config: &Config) -> BTreeMap<String, Issuer> {
+    let mut issuers: BTreeMap<String, Issuer> = BTreeMap::new();
     for app in config.apps.values() {
         if let Some(issuer) = &app.profile.issuer {
             issuers
                 .entry(issuer.clone())
-                .or_default()
+                .or_insert_with(|| Issuer {
+                    profiles: Vec::new(),
+                    network: Arc::clone(&app.network),
+                })
+                .profiles
                 .push(Arc::clone(&app.profile));
         }
     }
@@ -107,7 +121,13 @@ fn issuers(config: &Config) -> BTreeMap<String, Vec<Arc<Profile>>> {
 async fn retry(shared: &Context) {
     let before = shared.config();
     let mut config = Config::clone(&before);
-    let unknown = discover(&mut config, &shared.state, &shared.server, shared.clock).await;
+    let unknown = discover(
+        &mut config,
+        &shared.state,
+        shared.any_server(),
+        shared.clock,
+    )
+    .await;
     let known: Vec<(String, String)> = (config.apps.values())
         .filter(|app| {
             app.profile

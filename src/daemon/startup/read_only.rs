@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
+use super::core::notifier_of;
 use crate::adapters::directory::Trust;
 use crate::adapters::metrics::Metrics;
 use crate::adapters::state::{SnapshotOutcome, State, StateError, take_snapshot};
@@ -21,7 +22,6 @@ use crate::daemon::renewal::publisher::Publisher;
 use crate::daemon::startup::metadata_discovery::complete_from_cache;
 use crate::daemon::startup::recovery;
 use crate::daemon::startup::rollback;
-use refreshd_alerting::channels::Notifier;
 use refreshd_time::clock::Clock;
 use refreshd_token_client::authorization_server::AuthorizationServer;
 
@@ -43,9 +43,9 @@ impl ReadOnlyState {
     /// [`RunError`].
     pub async fn at(mut config: Config) -> Result<Self, RunError> {
         let clock = Clock::system();
-        let server = AuthorizationServer::new().map_err(RunError::Tls)?;
-        let notifier = Notifier::new(&config.alerts.instance, config.alerts.url.as_deref())
-            .map_err(RunError::Tls)?;
+        let server =
+            AuthorizationServer::new(Arc::clone(&config.network)).map_err(RunError::Tls)?;
+        let notifier = notifier_of(&config)?;
         let began = clock.tick();
         let path = config.paths.state.clone();
         let copy = loop {

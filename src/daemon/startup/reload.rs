@@ -135,7 +135,13 @@ impl Reloader {
         let restart = keep_what_needs_a_restart(&before, &mut config);
         let apps_changed = changes::apps(&before, &config);
         let ladder_changed = before.ladder != config.ladder;
-        let undiscovered = discover(&mut config, &shared.state, &shared.server, shared.clock).await;
+        let undiscovered = discover(
+            &mut config,
+            &shared.state,
+            shared.any_server(),
+            shared.clock,
+        )
+        .await;
         let missing = incomplete::missing_in(&config, &shared.state).await?;
         if let Some(shortage) = token_space_shortage(&config) {
             tracing::warn!("{shortage}");

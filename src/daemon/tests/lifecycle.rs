@@ -47,7 +47,7 @@ impl Process {
         let config = read();
         let (shared, stop) = (Arc::new(Mutex::new(Weak::new())), CancellationToken::new());
         let mut tasks = JoinSet::new();
-        let notifier = Notifier::new("machine", None)
+        let notifier = Notifier::new("machine", None, Arc::default())
             .unwrap()
             .with_backend(Arc::new(SimulatedReceivers(Arc::clone(world))));
         let outside = crate::daemon::startup::core::Backends {

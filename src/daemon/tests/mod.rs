@@ -116,7 +116,7 @@ impl Simulation {
             .collect();
         Self {
             records: vec![Record::default(); case.portals],
-            server: AuthorizationServer::new().unwrap(),
+            server: AuthorizationServer::new(Arc::default()).unwrap(),
             process: None,
             timeline: BinaryHeap::new(),
             active_faults: BTreeMap::new(),

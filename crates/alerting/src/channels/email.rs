@@ -1,4 +1,4 @@
-//! Mail: plain text, one thread for each incident. Must not send a password over an unencrypted connection, unless it
+//! Mail: plain text, one thread for each incident. It is sent without a proxy. Must not send a password over an unencrypted connection, unless it
 //! stays on this machine.
 
 use std::error::Error as _;
@@ -7,7 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use lettre::message::Mailbox;
 use lettre::message::header::{ContentType, HeaderName, HeaderValue};
 use lettre::transport::smtp::authentication::Credentials;
-use lettre::transport::smtp::client::{Tls, TlsParameters};
+use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
 use lettre::transport::smtp::extension::ClientId;
 use lettre::{AsyncSmtpTransport, AsyncTransport as _, Tokio1Executor};
 
@@ -16,6 +16,7 @@ use super::sender::Sender;
 use super::text_limits::{fit, line, utf16};
 use crate::channel::{Delivery, MailConfig, MailTls};
 use crate::message::Message;
+use refreshd_http::{Authorities, explained};
 use refreshd_secrets::Fingerprint;
 use refreshd_secrets::mask::mask;
 
@@ -28,12 +29,17 @@ const LOGIN_CODES: [u16; 4] = [530, 534, 535, 538];
 /// Reply codes for a wrong address (RFC 5321).
 const ADDRESS_CODES: [u16; 2] = [551, 553];
 
-pub(super) async fn send(mail: &MailConfig, message: &Message, sender: Sender<'_>) -> Delivery {
+pub(super) async fn send(
+    mail: &MailConfig,
+    authorities: &Authorities,
+    message: &Message,
+    sender: Sender<'_>,
+) -> Delivery {
     let queued_alert = match mail_message(mail, message, sender) {
         Ok(queued_alert) => queued_alert,
         Err(why) => return Delivery::Rejected(format!("cannot compose the mail: {why}")),
     };
-    let transport = match transport(mail, sender) {
+    let transport = match transport(mail, authorities, sender) {
         Ok(transport) => transport,
         Err(error) => return failed(format!("cannot set up TLS: {}", innermost(&error))),
     };
@@ -83,14 +89,22 @@ fn innermost(error: &lettre::transport::smtp::Error) -> String {
     while let Some(deeper) = cause.source() {
         cause = deeper;
     }
-    cause.to_string()
+    explained(cause.to_string())
 }
 
 fn transport(
     mail: &MailConfig,
+    authorities: &Authorities,
     sender: Sender<'_>,
 ) -> Result<AsyncSmtpTransport<Tokio1Executor>, lettre::transport::smtp::Error> {
-    let parameters = || TlsParameters::builder(mail.host.clone()).build_rustls();
+    let parameters = || {
+        let mut builder = TlsParameters::builder(mail.host.clone());
+        for certificate in authorities.certificates() {
+            let certificate = Certificate::from_der(certificate.to_vec())?;
+            builder = builder.add_root_certificate(certificate);
+        }
+        builder.build_rustls()
+    };
     let tls = match mail.tls {
         MailTls::StartTls => Tls::Required(parameters()?),
         MailTls::Implicit => Tls::Wrapper(parameters()?),

@@ -1,15 +1,15 @@
 //! HTTP client of the channels: sends a request and returns the beginning of the response, masked.
 //!
-//! Must not follow redirects, retry or use a proxy of the environment, nor interpret a response beyond what all
-//! receivers have in common. An address is a secret: no error contains it.
+//! Must not follow redirects or retry, nor interpret a response beyond what all receivers have in common. An address is a secret: no error contains it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Client, Method, Url};
 
 use crate::channel::Delivery;
-use refreshd_http::{TlsError, cause, client, retry_after, tls};
+use refreshd_http::{Network, PerNetwork, TlsError, cause, client, innermost, retry_after};
 use refreshd_secrets::ChannelSecret;
 use refreshd_secrets::mask::mask_answer;
 use refreshd_time::Timestamp;
@@ -22,7 +22,8 @@ const MIN_MASKED_PART: usize = 6;
 /// HTTP client. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct HttpSender {
-    client: Client,
+    network: Arc<Network>,
+    clients: PerNetwork<Client>,
 }
 
 pub(super) struct ChannelRequest<'a> {
@@ -66,10 +67,21 @@ pub(super) fn failed(why: impl Into<String>) -> Delivery {
 }
 
 impl HttpSender {
-    pub(super) fn new() -> Result<Self, TlsError> {
-        Ok(Self {
-            client: client(tls()?)?,
-        })
+    pub(super) fn new(network: Arc<Network>) -> Result<Self, TlsError> {
+        let sender = Self {
+            network,
+            clients: PerNetwork::default(),
+        };
+        sender.clients.get(&sender.network, client)?;
+        Ok(sender)
+    }
+
+    /// The same client over another network.
+    pub(super) fn over(&self, network: &Arc<Network>) -> Self {
+        Self {
+            network: Arc::clone(network),
+            ..self.clone()
+        }
     }
 
     /// Posts JSON.
@@ -110,9 +122,18 @@ impl HttpSender {
             body,
             secret,
         } = request;
-        let (secrets, whole) = secrets(&url, authorization, secret);
+        let (mut secrets, whole) = secrets(&url, authorization, secret);
+        // A plain request is the proxy's to read and to answer.
+        let proxy = self.network.proxy_to(url.host_str().unwrap_or_default());
+        let of_proxy = proxy.into_iter().flat_map(|proxy| proxy.secrets());
+        secrets.extend(of_proxy.map(str::to_owned));
         let shown = |text: &str| masked(text, &secrets, &whole);
-        let mut builder = self.client.request(method, url);
+        let way = self.network.way_to(url.as_str());
+        let client = self
+            .clients
+            .get(&self.network, client)
+            .map_err(|error| failed(format!("cannot set up TLS: {}", innermost(&error))))?;
+        let mut builder = client.request(method, url);
         if let Some(authorization) = authorization {
             let mut value = HeaderValue::from_str(authorization.expose())
                 .map_err(|_| failed("the channel's authorization cannot be sent in a header"))?;
@@ -125,7 +146,7 @@ impl HttpSender {
         let mut response = builder
             .send()
             .await
-            .map_err(|error| failed(shown(&why(&error))))?;
+            .map_err(|error| failed(shown(&why(&error, &way))))?;
         let status = response.status().as_u16();
         let retry_after = retry_after(response.headers(), now);
         let mut body = Vec::new();
@@ -190,12 +211,13 @@ impl ChannelResponse {
     }
 }
 
-fn why(error: &reqwest::Error) -> String {
+/// `way` names the proxy, if there is one.
+fn why(error: &reqwest::Error, way: &str) -> String {
     if error.is_builder() {
         return "the channel's address cannot be used".to_owned();
     }
     if error.is_connect() {
-        return format!("cannot connect: {}", cause(error));
+        return format!("cannot connect{way}: {}", cause(error));
     }
     format!(
         "the connection broke before an answer came: {}",

@@ -25,7 +25,7 @@ pub use self::sender::HOLDS;
 use self::sender::Sender;
 use crate::channel::{Channel, ChannelConfig, Delivery, HeartbeatState};
 use crate::message::{Event, Message};
-use refreshd_http::TlsError;
+use refreshd_http::{Network, TlsError};
 use refreshd_time::clock::Clock;
 use refreshd_time::{Timestamp, human};
 
@@ -58,14 +58,14 @@ pub trait NotifierBackend: Send + Sync {
 pub type SendFuture = Pin<Box<dyn Future<Output = Delivery> + Send>>;
 
 impl Notifier {
-    /// A notifier with the name of this instance and a link to its status page. Trusts the system's certificate
-    /// authorities, or those of `SSL_CERT_FILE`.
+    /// A notifier with the name of this instance and a link to its status page. Each channel has a network of its own; for
+    /// this one the client is made at once.
     ///
     /// # Errors
     /// If TLS cannot be set up, as with no certificate authorities installed.
-    pub fn new(instance: &str, url: Option<&str>) -> Result<Self, TlsError> {
+    pub fn new(instance: &str, url: Option<&str>, network: Arc<Network>) -> Result<Self, TlsError> {
         Ok(Self {
-            wire: HttpSender::new()?,
+            wire: HttpSender::new(network)?,
             backend: None,
             instance: instance.into(),
             url: url.map(Into::into),
@@ -117,8 +117,9 @@ impl Notifier {
         if let Some(backend) = &self.backend {
             return backend.resend(&channel.name, messages.to_vec()).await;
         }
+        let wire = self.wire.over(&channel.network);
         let resend = alertmanager::send(
-            &self.wire,
+            &wire,
             url,
             authorization.as_ref(),
             messages,
@@ -135,9 +136,10 @@ impl Notifier {
         if let Some(backend) = &self.backend {
             return backend.beat(&channel.name, state).await;
         }
+        let wire = self.wire.over(&channel.network);
         limited(
             channel.timeout,
-            heartbeat::send(&self.wire, url, &state, Clock::system().now()),
+            heartbeat::send(&wire, url, &state, Clock::system().now()),
         )
         .await
     }
@@ -152,7 +154,7 @@ impl Notifier {
 
     /// The futures of the kinds differ in size, and some are large.
     async fn send(&self, channel: &Channel, message: &Message, sender: Sender<'_>) -> Delivery {
-        let wire = &self.wire;
+        let wire = &self.wire.over(&channel.network);
         match &channel.kind {
             ChannelConfig::Webhook {
                 url,
@@ -191,7 +193,10 @@ impl Notifier {
                 ))
                 .await
             }
-            ChannelConfig::Email(mail) => Box::pin(email::send(mail, message, sender)).await,
+            ChannelConfig::Email(mail) => {
+                let authorities = &channel.network.settings().authorities;
+                Box::pin(email::send(mail, authorities, message, sender)).await
+            }
             ChannelConfig::Command { command, directory } => {
                 Box::pin(command::send(
                     &channel.name,

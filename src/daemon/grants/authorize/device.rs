@@ -58,7 +58,7 @@ pub(crate) async fn begin(
         reason,
     };
     let whole = match shared
-        .server
+        .server(app)
         .exchange(&request, shared.config().renewal.timeout, now)
         .await
     {
@@ -179,7 +179,7 @@ pub async fn poll(shared: &Context, name: &str, state: &str) -> Result<Polled, O
         RequestKind::DeviceToken(&code),
     );
     let (reply, cut) = match shared
-        .server
+        .server(app)
         .exchange(&request, config.renewal.timeout, now)
         .await
     {

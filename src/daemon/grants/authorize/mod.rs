@@ -244,7 +244,7 @@ async fn exchange(
         portal: portal.name.clone(),
         reason,
     };
-    let (reply, cut) = match shared.server.exchange(request, timeout, sent_at).await {
+    let (reply, cut) = match shared.server(app).exchange(request, timeout, sent_at).await {
         TokenResponse::NotSent(why) => return Err(not_now(why)),
         TokenResponse::InDoubt(why) => {
             return Err(not_now(format!(
