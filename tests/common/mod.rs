@@ -20,6 +20,7 @@ pub mod daemon;
 pub mod hostile;
 pub mod installs;
 pub mod mailserver;
+pub mod proxies;
 pub mod receivers;
 pub mod service_manager;
 pub mod strict;

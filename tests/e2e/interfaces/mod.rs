@@ -28,6 +28,7 @@ mod late_success;
 mod lifetimes;
 mod listing;
 mod metadata;
+mod network;
 mod overload;
 mod provider;
 mod providers;
