@@ -370,14 +370,14 @@ mod tests {
                 groups: Vec::new(),
             },
         };
-        let told = |at: &str, want: Want| {
+        let message = |at: &str, want: Want| {
             let obstacle = Obstacle {
                 path: at.into(),
                 want,
             };
             service.unreadable(Path::new("/root/crm.secret"), &obstacle)
         };
-        let moved = told("/root", Want::Pass);
+        let moved = message("/root", Want::Pass);
         assert!(
             moved.contains(
                 "keep the file in /etc/refreshd: install -g refreshd -m 640 /root/crm.secret"
@@ -385,7 +385,7 @@ mod tests {
             "{moved}"
         );
         assert!(!moved.contains("chmod"), "{moved}");
-        let opened = told("/root/crm.secret", Want::Read);
+        let opened = message("/root/crm.secret", Want::Read);
         assert!(
             opened.ends_with("chgrp refreshd /root/crm.secret && chmod 640 /root/crm.secret"),
             "{opened}"

@@ -1,4 +1,4 @@
-//! What `refreshd check` finds: told line by line, or printed at the end as one JSON object.
+//! Findings of `refreshd check`: printed line by line, or at the end as one JSON object.
 //!
 //! Must not be changed in its form: programs read it. A new key is no new version.
 

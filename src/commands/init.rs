@@ -107,12 +107,12 @@ pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, 
     let environment = Environment::of_process();
     config::load_text(&file, &text, &environment.clone().without_secrets()).map_err(
         |problems| {
-            let said: Vec<_> = problems
+            let messages: Vec<_> = problems
                 .0
                 .iter()
                 .map(|problem| problem.message.as_str())
                 .collect();
-            unusable(&said.join("\n"))
+            unusable(&messages.join("\n"))
         },
     )?;
     if asks(arguments) {
@@ -139,7 +139,7 @@ fn unusable(why: &str) -> CommandError {
     CommandError::new(Exit::Usage, format!("nothing was written: {why}"))
 }
 
-/// Whether there is somebody to ask.
+/// Returns whether there is a terminal for questions.
 fn asks(arguments: &Arguments) -> bool {
     let is_input_taken = arguments
         .client_secret_file
@@ -377,7 +377,7 @@ fn text(answers: &Answers, secret_file: Option<&Path>) -> String {
         text.push('\n');
     }
     text.push_str(
-        "# Who is told when a renewal fails. Without a channel it is in the log, the metrics and refreshd status alone.\n\
+        "# Receivers of notifications when a renewal fails. Without a channel it is in the log, the metrics and refreshd status alone.\n\
          #[channels.ops]\n\
          #kind = \"webhook\"\n\
          #url_file = \"/etc/refreshd/ops.url\"\n",

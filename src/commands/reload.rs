@@ -30,7 +30,7 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(common: &Common, arguments: &Arguments) -> Result<Exit, CommandError> {
     let Some(client) = daemon_of_file(common).await? else {
-        // A configuration that is too broken to name its socket is told by its problems.
+        // If the configuration is too broken to name its socket, its problems are printed.
         let config = load(common)?;
         return Err(no_daemon(common, config).await);
     };
@@ -58,7 +58,7 @@ fn print_json(body: &impl serde::Serialize, reloaded: bool) {
     terminal::print(&(serde_json::to_string_pretty(&body).unwrap_or_default() + "\n"));
 }
 
-/// A refused configuration is told as `refreshd check` tells it.
+/// Prints the problems of a refused configuration as `refreshd check` does.
 fn refusal(error: CommandError, problems: usize) -> CommandError {
     if error.exit() != Exit::Configuration {
         return error;

@@ -473,7 +473,7 @@ pub(super) fn reason(grant: &Grant, now: Timestamp) -> String {
             ..
         } => {
             format!(
-                "the grant was rejected while in doubt (a reply was lost before): {}",
+                "the grant was rejected while in doubt (a reply was lost before, or could not be read): {}",
                 problem.text()
             )
         }

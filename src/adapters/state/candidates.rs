@@ -1,7 +1,7 @@
-//! Candidates: stored beside the grant that they are to replace, claimed before they are sent, and put in its place in the
-//! transaction that records the proof.
+//! Candidates: stored beside the grant that they replace, claimed before they are sent, and promoted in the transaction that
+//! records the proof.
 //!
-//! Must not touch the portal's grant before that, nor lose a pair that came too late: it is put aside.
+//! Must not change the portal's grant before that, nor lose a pair that came too late: it is stored as superseded.
 
 use std::sync::Arc;
 

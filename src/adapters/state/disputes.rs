@@ -1,7 +1,7 @@
-//! Newcomers: verified installs of another user than the one whose grant a portal has, kept until a person decides.
-//! At most one of a portal waits.
+//! Disputed installs: verified installs of another user than the present grant's, stored until a person decides. At most one
+//! of a portal is open.
 //!
-//! Must not touch the portal's grant: a newcomer that was accepted is a candidate first, and has its proof in `candidates`.
+//! Must not change the portal's grant: an accepted install is a candidate first, and `candidates` records its proof.
 
 use rusqlite::{Connection, OptionalExtension as _, Row, named_params, params};
 
@@ -15,25 +15,25 @@ use refreshd_secrets::{ApplicationToken, Fingerprint, RefreshToken};
 use refreshd_time::Timestamp;
 use refreshd_token_client::token::Details;
 
-/// Refused newcomers that are remembered of a portal.
+/// Maximum number of refused users that are stored of a portal.
 const MAX_REFUSED: i64 = 32;
 
-/// A newcomer to keep. Its `holder` and `since` are the state's own word.
+/// An install to store. The state sets its `holder` and `since`.
 #[derive(Clone, Debug)]
 pub struct NewDispute {
     /// User and portal.
     pub newcomer: Dispute,
-    /// Which grants the app's client may spend.
+    /// The client's binding.
     pub binding: Fingerprint,
-    /// The portal, for good.
+    /// Permanent identity of the portal.
     pub member_id: String,
     /// Its refresh token.
     pub refresh: RefreshToken,
     /// Details of its grant.
     pub details: Details,
-    /// The authorization server that it names.
+    /// The authorization server, if named.
     pub server: Option<String>,
-    /// Proof that the events of its installation carry.
+    /// Token that authenticates later events of its installation.
     pub application_token: Option<ApplicationToken>,
     /// Now.
     pub now: Timestamp,
@@ -42,30 +42,30 @@ pub struct NewDispute {
 /// Result of recording a dispute.
 #[derive(Debug, PartialEq, Eq)]
 pub enum RecordedDispute {
-    /// It waits from now on.
+    /// It is open from now on.
     New(Box<Dispute>),
-    /// The same user waits already; his newest grant is kept.
+    /// The same user's install is open already; the newest grant is stored.
     Known,
-    /// A person has refused this user.
+    /// An operator has refused this user.
     Refused,
-    /// Another newcomer waits whose claim is as good.
+    /// Another user's install is open, of the same rank or a higher one.
     Outranked,
-    /// Its grant came before, or the portal has no other user's grant any more.
+    /// Its grant was stored before, or the portal has no other user's grant any more.
     Moot,
 }
 
-/// A newcomer that waits, with its grant.
+/// An open dispute, with the grant of its install.
 #[derive(Debug)]
 pub struct OpenDispute {
     /// User and portal.
     pub newcomer: Dispute,
-    /// The portal, for good.
+    /// Permanent identity of the portal.
     pub member_id: String,
     /// Its refresh token.
     pub refresh: RefreshToken,
     /// Details of its grant.
     pub details: Details,
-    /// The authorization server that it names.
+    /// The authorization server, if named.
     pub server: Option<String>,
 }
 
@@ -74,10 +74,10 @@ fn sql(source: rusqlite::Error) -> StateError {
 }
 
 impl State {
-    /// Keeps a newcomer until a person decides, or says why not.
+    /// Stores a disputed install, or returns the reason against it.
     ///
     /// # Errors
-    /// [`StateError`]; it is not kept then.
+    /// [`StateError`]; it is not stored then.
     pub async fn record_dispute(
         &self,
         newcomer: NewDispute,
@@ -86,7 +86,7 @@ impl State {
             .await
     }
 
-    /// The newcomers that wait, by portal.
+    /// Open disputes, by portal.
     ///
     /// # Errors
     /// [`StateError`].
@@ -99,7 +99,7 @@ impl State {
             .await
     }
 
-    /// The newcomer that waits at a portal.
+    /// Open dispute of a portal.
     ///
     /// # Errors
     /// [`StateError`].
@@ -109,7 +109,7 @@ impl State {
             .await
     }
 
-    /// Notes that a person has accepted this user, whose grant is a candidate next; false if he does not wait any more.
+    /// Records that an operator has accepted this user, whose grant is a candidate next; false if the dispute is closed.
     ///
     /// # Errors
     /// [`StateError`].
@@ -127,7 +127,7 @@ impl State {
         .await
     }
 
-    /// Notes that a person has refused this user, and drops his grant; false if he does not wait any more.
+    /// Records that an operator has refused this user, and deletes the grant; false if the dispute is closed.
     ///
     /// # Errors
     /// [`StateError`].
@@ -142,7 +142,7 @@ impl State {
     }
 }
 
-/// A row counts while the grant belongs to the user with whom it was compared.
+/// A row is open while the present grant belongs to the user that it was compared with.
 const WAITING: &str = "n.refused_at IS NULL AND n.refresh_token IS NOT NULL AND p.refresh_token IS NOT NULL \
      AND p.phase <> 'gone' AND p.user_id IS n.holder AND p.bound_to = n.binding AND p.configured = 1";
 
@@ -255,7 +255,7 @@ fn note(connection: &Connection, new: &NewDispute) -> Result<RecordedDispute, St
     let is_known = match before {
         // Its grant is being proved.
         Some(before) if before.is_accepted => return Ok(RecordedDispute::Known),
-        // What a visit does not say of an event before it stays.
+        // Data that a visit lacks stays as the event before it had it.
         Some(before) if before.user == *user => {
             let occasion = if before.occasion == EventKind::Installed {
                 before.occasion
@@ -355,8 +355,7 @@ fn refuse(
     Ok(refused > 0)
 }
 
-/// Makes a newcomer that was accepted, and whose grant is proved, the installation's own: its proof takes the place of the
-/// proof that was there.
+/// Records an accepted install whose grant is verified as the installation: its application token replaces the one before.
 pub(super) fn close(
     connection: &Connection,
     portal: &PortalName,
@@ -404,7 +403,7 @@ pub(super) fn close(
     drop_all(connection, portal)
 }
 
-/// Drops a newcomer that was accepted and whose grant is not taken.
+/// Deletes an accepted install whose grant was rejected.
 pub(super) fn drop_accepted(
     connection: &Connection,
     portal: &PortalName,
@@ -416,7 +415,7 @@ pub(super) fn drop_accepted(
         .map_err(sql)
 }
 
-/// Drops every newcomer of a portal: its grant is another, or none.
+/// Deletes the disputes of a portal: its grant has changed.
 pub(super) fn drop_all(connection: &Connection, portal: &PortalName) -> Result<(), StateError> {
     let drop = "DELETE FROM install_dispute WHERE portal = ?1";
     connection

@@ -1,6 +1,6 @@
 //! Installations of apps: the proof of their events, and the times of install and removal.
 //!
-//! Must not take an event's word without its proof, nor one that is older than the last install.
+//! Must not trust an event without its application token, nor one that is older than the last install.
 
 use rusqlite::{Connection, OptionalExtension as _, named_params, params};
 
@@ -26,13 +26,13 @@ use refreshd_token_client::problem::Problem;
 pub struct Uninstall {
     /// The app's name.
     pub app: String,
-    /// Which grants its client may spend.
+    /// The client's binding.
     pub binding: Fingerprint,
     /// The portal.
     pub member_id: String,
-    /// Its proof, if it came with one.
+    /// Its application token, if it has one.
     pub application_token: Option<ApplicationToken>,
-    /// When it was sent, if it says so.
+    /// Time of the event, if it has one.
     pub sent_at: Option<Timestamp>,
     /// Now.
     pub now: Timestamp,
@@ -43,21 +43,21 @@ pub struct Uninstall {
 /// Result of a removal.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Uninstalled {
-    /// It has its proof. Grants of the member that may live are to be renewed, which shows if it is true: the sender of
-    /// the first notice of the installation may have chosen the proof.
+    /// The application token matches. Grants of the member that may work are renewed, which verifies the removal: the sender
+    /// of the installation's first event may have chosen the token.
     Proven {
-        /// Grants that did not work and are gone now.
+        /// Portals whose grant did not work and is gone now.
         gone: Vec<PortalName>,
     },
     /// No application token of this installation is known.
     Unknown,
-    /// The application token is another.
+    /// The application token differs.
     OtherToken,
     /// It has no application token, or no time: a forged or repeated event would look the same.
     Bare,
-    /// Another user says that the installation is his: its proof may be made up, and decides nothing.
+    /// Another user claims the installation: the application token may be forged, and decides nothing.
     Disputed,
-    /// It came before, or is older than the last install.
+    /// A repeated event, or one that is older than the last install.
     Replayed,
 }
 
@@ -275,8 +275,8 @@ pub(super) fn remove(
     Ok(Uninstalled::Proven { gone })
 }
 
-/// Makes grants of a member due, and says when: what a renewal comes to is the truth about a removal. With `at_once`, all that
-/// are tried by themselves, now; otherwise the fresh ones, as soon as they may be renewed again.
+/// Makes grants of a member due, and returns the times: the renewal verifies the removal. With `at_once` all grants that are
+/// renewed automatically, now; otherwise the fresh ones, at the earliest allowed time.
 pub(super) fn request_renewal(
     connection: &Connection,
     (app, member_id): (&str, &str),
@@ -322,20 +322,20 @@ pub(super) fn request_renewal(
     Ok(asked)
 }
 
-/// A grant that a verified notice brought.
+/// The grant of a verified event.
 #[derive(Clone, Debug)]
 pub struct InstalledGrant {
-    /// The app, and what becomes of its installs.
+    /// The app and its install rule.
     pub terms: InstallContext,
-    /// Event or visit that brought it.
+    /// Kind of the event.
     pub occasion: EventKind,
-    /// Whose it is, by the authorization server.
+    /// Its owner, verified by the authorization server.
     pub owner: TokenOwner,
     /// The grant.
     pub imported: ImportedGrant,
-    /// Proof that later events of this installation will carry; of events only.
+    /// Token that authenticates later events of this installation; of events only.
     pub application_token: Option<ApplicationToken>,
-    /// When the notice was sent, if it says so.
+    /// Time of the event, if it has one.
     pub sent_at: Option<Timestamp>,
     /// What to do if the portal has a grant already.
     pub over: OverGrant,
@@ -373,7 +373,7 @@ pub(super) struct FoundPortal {
     pub(super) user: Option<String>,
 }
 
-/// The rows of a condition on `?1`, the value, and `?2`, the app.
+/// The rows that match a condition on `?1`, the value, and `?2`, the app.
 pub(super) fn found(
     connection: &Connection,
     condition: &str,

@@ -1,7 +1,7 @@
-//! Portals that came by an install: their rows, and what is known of each installation. One transaction for each notice.
+//! Portals created by install events: their rows, and their installations. One transaction for each event.
 //!
-//! Must not believe a notice: the caller has asked the authorization server. What the configuration names is the
-//! configuration's, and only resumed.
+//! Must not trust an event: the caller has verified it with the authorization server. Of a portal that the configuration
+//! names only the grant changes.
 
 use rusqlite::{Connection, named_params};
 
@@ -33,16 +33,16 @@ use refreshd_token_client::token::Generation;
 /// Result of an install.
 #[derive(Debug, PartialEq, Eq)]
 pub enum InstallOutcome {
-    /// It is kept.
+    /// The grant is stored.
     Stored {
-        /// As this portal.
+        /// The portal.
         portal: PortalName,
-        /// Its first pair, or the next.
+        /// Generation of the grant.
         generation: Generation,
-        /// The portal was known.
+        /// The portal existed before.
         resumed: bool,
     },
-    /// The portal's grant lives.
+    /// The present grant works; it is unchanged.
     FreshAlready(PortalName),
     /// The portal has a grant, which may work although it was reported dead: this one must be verified as a candidate.
     /// See [`OverGrant`].
@@ -52,45 +52,45 @@ pub enum InstallOutcome {
         /// Whether its grant may work: then it is replaced by a verified one only.
         may_live: bool,
     },
-    /// It was offered as the portal's candidate.
+    /// Result of offering it as the portal's candidate.
     Offered(Offered),
-    /// The portal's grant is another user's.
+    /// The present grant is another user's; it is unchanged.
     OtherUser {
-        /// Whose.
+        /// The portal.
         portal: PortalName,
         /// Status of that grant.
         kind: Kind,
-        /// It is known whose it is.
+        /// The user of that grant is known.
         known: bool,
-        /// That user's own notice brought it, so a person may have to decide which of the two is right.
+        /// An event of that user brought it: a person may have to decide between the two.
         by_notice: bool,
     },
-    /// It is another user's than the portal's, or of the app itself, and nothing proves it to be of that installation.
+    /// Another user's grant, or the app's own, whose application token is not that of the installation.
     OtherInstallation {
-        /// Whose place it would take.
+        /// The portal.
         portal: PortalName,
         /// Status of the present grant, if there is one.
         kind: Option<Kind>,
-        /// Proof that its application token gives.
+        /// Result of the application token's check.
         proof: OwnershipProof,
-        /// It is the event of an installation, which may be the true one: a person may have to decide.
+        /// The event of an installation, which may be genuine: a person may have to decide.
         is_disputed: bool,
     },
-    /// Its refresh token came before, or the event is of another time.
+    /// Its refresh token was stored before, or the event is stale.
     Replayed,
-    /// Nothing that the portal could be called is free.
+    /// Every name that the rule gives is taken.
     NoName,
 }
 
 impl State {
-    /// Keeps a grant that an install brought, or says why not.
+    /// Stores the grant of an install event, or returns the reason against it.
     ///
     /// # Errors
-    /// [`StateError`]; nothing is kept then.
+    /// [`StateError`]; nothing is stored then.
     pub async fn install(&self, install: InstalledGrant) -> Result<InstallOutcome, StateError> {
         let (app, binding) = (install.terms.app.clone(), install.terms.binding);
         let (member_id, host) = (install.owner.member_id.clone(), install.owner.host.clone());
-        // The configuration's portals are not in the index of members: this looks at each of the app's.
+        // The index of members lacks the configuration's portals: each of the app's is read.
         let listed = self
             .read
             .run(move |connection| listed(connection, &app, binding, &member_id, &host))
@@ -99,8 +99,8 @@ impl State {
             .await
     }
 
-    /// Notes that a portal removed the app, or says why not. Ends grants that do not work anyway; those that may live are
-    /// ended by what their authorization server says.
+    /// Records that a portal removed the app, or returns the reason against it. Ends grants that do not work; for the others
+    /// the authorization server decides at the next renewal.
     ///
     /// # Errors
     /// [`StateError`]; nothing has changed then.
@@ -118,7 +118,7 @@ impl State {
             .await
     }
 
-    /// True if a notice has been verified of an installation at this member.
+    /// Returns whether an event of an installation at this member was verified.
     ///
     /// # Errors
     /// [`StateError`].
@@ -134,8 +134,8 @@ impl State {
             .await
     }
 
-    /// Has the grants of a member renewed, because a removal was told of: which, and when. Where nothing proves it, fresh
-    /// ones as soon as they may be; where `at_once`, all that may live, now.
+    /// Schedules renewals of a member's grants after a removal event; returns the portals and times. An event without proof
+    /// renews fresh grants at the earliest allowed time; `at_once` renews all that may work, now.
     ///
     /// # Errors
     /// [`StateError`].
@@ -159,7 +159,7 @@ impl State {
     }
 }
 
-/// Portals of the configuration that are this member: by their grant, by what is pinned, or by their host.
+/// The configuration's portals of this member, by the identity of the grant, the pinned identity, or the host.
 fn listed(
     connection: &Connection,
     app: &str,
@@ -243,7 +243,7 @@ fn keep(
     let is_installation = *occasion == EventKind::Installed && application_token.is_some();
     match decide(*occasion, held, &owner.user_id) {
         InstallDecision::FreshAlready => {
-            // An event of the grant's own user proves as much as the grant; one of another user would let him end it later.
+            // An event of the grant's own user is as trustworthy as the grant; another user could end the grant later with it.
             if held.user == Some(owner.user_id.as_str()) {
                 let binding = terms.binding.bytes();
                 let unchanged = GrantChange::Unchanged;
@@ -277,7 +277,7 @@ fn keep(
         }
         InstallDecision::Take => {}
     }
-    // Also where it is the portal's newest: a request with it may be under way, and its outcome must find its claim.
+    // Even the portal's newest token: a request with it may be in progress, and its outcome must find its claim.
     let refresh = imported
         .tokens
         .credential
@@ -358,7 +358,7 @@ fn place(
                 .as_ref()
                 .is_none_or(|user| *user == owner.user_id)
     };
-    // Between the look and now the configuration may have let go of it.
+    // The configuration may have dropped it meanwhile.
     let of_listed = |name: &PortalName| {
         found(
             connection,
@@ -423,7 +423,7 @@ fn place(
     Ok(None)
 }
 
-/// Makes the row, or brings it in line with what the server says of the portal now.
+/// Creates the row, or updates it to the server's present data of the portal.
 fn adopt(
     connection: &Connection,
     terms: &InstallContext,

@@ -225,12 +225,12 @@ impl GenerationNotes {
                 let what = self.displaced.take().unwrap_or("removed");
                 match written {
                     Ok(()) => tracing::warn!(
-                        "the record of generations beside the state was {what} by somebody, and is written anew; by it a lost state is \
+                        "the record of generations beside the state was {what} by another program, and is written anew; by it a lost state is \
                          noticed: find out who removes files there"
                     ),
                     Err(error) if !std::mem::replace(&mut self.is_logged, true) => tracing::warn!(
                         error = %error_chain(&error),
-                        "the record of generations beside the state was {what} by somebody, and cannot be written anew: an old state may \
+                        "the record of generations beside the state was {what} by another program, and cannot be written anew: an old state may \
                          not be noticed"
                     ),
                     Err(_) => {}
