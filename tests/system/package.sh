@@ -109,6 +109,8 @@ the_rpm_is_as_the_deb() {
     mkdir "$work/of"
     (cd "$work/of" && mkdir deb rpm && rpm2cpio "$rpm" | cpio --quiet -idm -D rpm && dpkg-deb -x "$deb" deb)
     check "the contents are the same" same_contents
+    gzip -dc "$work/of/deb/usr/share/doc/refreshd/sbom.cdx.json.gz" >"$work/sbom.json"
+    check "the bill of materials is complete, and that of Cargo.lock" deploy/sbom check "$work/sbom.json"
     check "it needs systemd and the authorities' certificates" needs systemd ca-certificates
     check "its scripts call the same setup as the .deb's" test "$(rpm -qp --scripts "$rpm" | grep -c /usr/lib/refreshd/setup)" -ge 2
     check "an upgrade of systemd is noticed" grep --quiet 'setup drop-in' <(rpm -qp --triggers "$rpm")
