@@ -2,6 +2,7 @@
 //!
 //! Must not rely on the program alone: the server knows the newest pair, and the state is read as a file.
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -82,7 +83,7 @@ impl World {
         let copy = tempfile::tempdir().expect("a directory");
         for file in ["state.db", "state.db-wal"] {
             if self.rig.path(file).exists() {
-                std::fs::copy(self.rig.path(file), copy.path().join(file)).expect("a copy");
+                fs::copy(self.rig.path(file), copy.path().join(file)).expect("a copy");
             }
         }
         let connection = Connection::open_with_flags(
@@ -217,7 +218,7 @@ impl World {
         }
         self.age();
         let again = self.renew();
-        let (stored, works) = (self.stored(), self.rig.has_working_token(PORTAL));
+        let (stored, works) = (self.stored(), self.has_newest_token());
         let whole =
             stored.refresh == self.newest() && self.rig.generation(PORTAL) == stored.generation;
         let mended = matches!(&*outcome(&recovery), "renewed" | "fresh-already");
@@ -229,6 +230,13 @@ impl World {
             "{fault:?}: lost: {stored:?}\n{recovery:?}\n{again:?}"
         ));
         self.begin_anew();
+    }
+
+    /// Whether readers have the server's newest token. It may have expired meanwhile: it lives for seconds, and tracing is slow.
+    fn has_newest_token(&self) -> bool {
+        let token = fs::read_to_string(self.rig.token_path(PORTAL, "token")).unwrap_or_default();
+        let known = self.rig.server.knows_access(&token);
+        known.is_some_and(|known| known.current && !known.revoked)
     }
 
     fn newest(&self) -> String {

@@ -111,7 +111,8 @@ fn record_comes_back(what: &str, spoil: impl FnOnce(&Rig)) {
     let (rig, daemon) = renewed();
     spoil(&rig);
     daemon.wait_for("the report", |event| {
-        event["level"] == "WARN" && message_contains(event, &format!("was {what} by another program"))
+        event["level"] == "WARN"
+            && message_contains(event, &format!("was {what} by another program"))
     });
     let text = fs::read_to_string(rig.path("state.db.generations")).expect("the record");
     for portal in ["acme", "globex"] {
