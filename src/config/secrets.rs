@@ -380,13 +380,13 @@ pub(super) fn first_token_file(
 pub(super) struct NamedFile {
     pub(super) path: PathBuf,
     pub(super) name: String,
-    /// Without a slash or a dot it may be the secret itself, under the wrong key.
+    /// Without a slash or a dot, or as an address, it may be the secret itself, under the wrong key.
     may_be_secret: bool,
 }
 
 pub(super) fn named_file(table: Table<'_>, text: TextValue<'_>) -> NamedFile {
     let path = table.source().directory().join(text.value);
-    let may_be_secret = !text.value.contains(['/', '.']);
+    let may_be_secret = !text.value.contains(['/', '.']) || text.value.contains("://");
     let name = if may_be_secret {
         None
     } else {

@@ -154,3 +154,13 @@ fn an_authority_that_everybody_may_add_to_is_a_warning() {
         .unchecked;
     assert_eq!(unchecked.len(), 2, "{unchecked:?}");
 }
+
+#[test]
+fn an_address_in_the_place_of_a_file_is_not_shown() {
+    for key in ["proxy_file", "proxy_credential"] {
+        let text = format!("[network]\n{key} = 'http://me:hunter2@p:3128'\n{ACME}");
+        let said = problems(&text);
+        assert!(!said.contains("hunter2") && !said.contains("me:"), "{said}");
+        assert!(said.contains(&format!("`{key}`")), "{said}");
+    }
+}
