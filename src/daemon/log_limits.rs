@@ -73,8 +73,14 @@ impl LogLimits {
     #[must_use]
     pub const fn new(now: Timestamp) -> Self {
         Self {
-            renewals: Mutex::new(LineBudget::new(RENEWAL_LINES, WINDOW, MAX_KINDS)),
-            escalations: Mutex::new(LineBudget::new(ESCALATION_LINES, WINDOW, MAX_KINDS)),
+            renewals: Mutex::new(LineBudget::new(RENEWAL_LINES, WINDOW, WINDOW, MAX_KINDS)),
+            // Counted escalations are logged at the next occasion: they were recorded as notified, and a kill would lose them.
+            escalations: Mutex::new(LineBudget::new(
+                ESCALATION_LINES,
+                WINDOW,
+                Duration::ZERO,
+                MAX_KINDS,
+            )),
             totals: Mutex::new(Totals::since(now)),
         }
     }

@@ -17,6 +17,8 @@ pub struct LineBudget<K> {
     /// Lines of one kind in a window.
     lines: u32,
     window: Duration,
+    /// Minimum time before a summary. What is not summarised is lost if the process is killed.
+    summary_interval: Duration,
     /// Maximum number of kinds; further ones are counted as `other`.
     max_kinds: usize,
     kinds: BTreeMap<K, Window>,
@@ -45,10 +47,16 @@ pub struct FoldedLines<K> {
 impl<K: Ord + Clone> LineBudget<K> {
     /// Without events.
     #[must_use]
-    pub const fn new(lines: u32, window: Duration, max_kinds: usize) -> Self {
+    pub const fn new(
+        lines: u32,
+        window: Duration,
+        summary_interval: Duration,
+        max_kinds: usize,
+    ) -> Self {
         Self {
             lines,
             window,
+            summary_interval,
             max_kinds,
             kinds: BTreeMap::new(),
         }
@@ -89,18 +97,18 @@ impl<K: Ord + Clone> LineBudget<K> {
         false
     }
 
-    /// Summaries that are due: of the windows that have ended, or of all. A kind that goes on gets one line in each window.
+    /// Summaries that are due, or all. A kind that goes on gets one in each interval.
     pub fn due(&mut self, now: Timestamp, all: bool) -> Vec<FoldedLines<K>> {
-        let (lines, length) = (self.lines, self.window);
+        let (lines, length, interval) = (self.lines, self.window, self.summary_interval);
         let mut due = Vec::new();
         self.kinds.retain(|kind, window| {
             // A clock that was set back ends the window.
-            let is_over = now < window.since || now.since(window.since) >= length;
-            if !all && !is_over {
-                return true;
-            }
+            let is_after = |span| now < window.since || now.since(window.since) >= span;
             if window.folded == 0 {
-                return false;
+                return !all && !is_after(length);
+            }
+            if !all && !is_after(interval) {
+                return true;
             }
             due.push(FoldedLines {
                 kind: kind.clone(),
@@ -125,7 +133,7 @@ mod tests {
     }
 
     fn budget() -> LineBudget<&'static str> {
-        LineBudget::new(2, MINUTE, 2)
+        LineBudget::new(2, MINUTE, MINUTE, 2)
     }
 
     #[test]
@@ -135,7 +143,6 @@ mod tests {
             budget.has_line("transient", || "other", &format!("p{number}"), at(0))
         });
         assert_eq!(lines.count(), 2);
-        assert_eq!(budget.due(at(59), false), []);
         let names = ["p2", "p3", "p4", "p5", "p6", "…"]
             .map(str::to_owned)
             .to_vec();
@@ -144,6 +151,7 @@ mod tests {
             count: 998,
             names,
         };
+        assert_eq!(budget.due(at(59), false), []);
         assert_eq!(budget.due(at(60), false), [summary]);
         // As long as it goes on there is one line in each window.
         assert!(!budget.has_line("transient", || "other", "p1", at(61)));
@@ -154,6 +162,23 @@ mod tests {
         );
         assert_eq!(budget.due(at(180), false), []);
         assert!(budget.has_line("transient", || "other", "p1", at(181)));
+    }
+
+    #[test]
+    fn summaries_without_an_interval_are_due_at_once_and_lines_are_not() {
+        let mut budget = LineBudget::new(2, MINUTE, Duration::ZERO, 2);
+        let mut line = |secs| {
+            let has_line = budget.has_line("person", || "other", "p", at(secs));
+            let due = budget.due(at(secs), false);
+            (has_line, due.iter().map(|due| due.count).sum::<u64>())
+        };
+        assert_eq!(
+            [line(0), line(0), line(0)],
+            [(true, 0), (true, 0), (false, 1)]
+        );
+        assert_eq!([line(5), line(50), line(100)], [(false, 1); 3]);
+        assert_eq!(budget.due(at(160), false), []);
+        assert!(budget.has_line("person", || "other", "p", at(161)));
     }
 
     #[test]

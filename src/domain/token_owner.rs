@@ -256,6 +256,15 @@ fn compare(owner: &TokenOwner, claims: &ClaimedOwner) -> Result<(), VerifyError>
     Ok(())
 }
 
+/// User id in a reply: a number in some replies and a text in others.
+#[must_use]
+pub fn user_id(value: &Value) -> Option<String> {
+    value
+        .as_str()
+        .map(str::to_owned)
+        .or_else(|| value.as_u64().map(|id| id.to_string()))
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

@@ -16,7 +16,7 @@ use crate::domain::manual_renewal::{ManualRenewal, manual_renewal};
 use crate::domain::name::PortalName;
 use crate::domain::portal::Phase;
 use crate::domain::portal::Portal;
-use crate::domain::token_owner::TokenOwner;
+use crate::domain::token_owner::{TokenOwner, user_id};
 use refreshd_secrets::{ApplicationToken, Fingerprint};
 use refreshd_time::Timestamp;
 use refreshd_token_client::problem::Problem;
@@ -386,7 +386,7 @@ pub(super) fn found(
     let read = |row: &rusqlite::Row<'_>| {
         let (portal, user) = (read_portal(row)?, row.get("user_id")?);
         let of_grant = |portal: &Portal| {
-            user_of(
+            user_id(
                 portal
                     .grant
                     .as_ref()?
@@ -405,12 +405,4 @@ pub(super) fn found(
         .query_map([value, app], read)
         .and_then(Iterator::collect);
     rows.map_err(sql)
-}
-
-/// An id is a number in some replies and a text in others.
-fn user_of(value: &serde_json::Value) -> Option<String> {
-    value
-        .as_str()
-        .map(str::to_owned)
-        .or_else(|| value.as_u64().map(|id| id.to_string()))
 }

@@ -24,7 +24,7 @@ pub struct Refusals(Mutex<LineBudget<RefusalKind>>);
 
 impl Default for Refusals {
     fn default() -> Self {
-        Self(Mutex::new(LineBudget::new(LINES, MINUTE, REASONS)))
+        Self(Mutex::new(LineBudget::new(LINES, MINUTE, MINUTE, REASONS)))
     }
 }
 

@@ -9,7 +9,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -40,6 +39,7 @@ use crate::domain::record::ClientVerdict;
 use crate::domain::renewal::{
     AttemptTimes, RenewalRules, Renewed, apply_outcome, interrupted_status,
 };
+use crate::domain::token_owner::user_id;
 use refreshd_alerting::Severity;
 use refreshd_secrets::mask::short;
 use refreshd_secrets::{Fingerprint, RefreshToken};
@@ -48,7 +48,7 @@ use refreshd_time::clock::MAX_SLEEP;
 use refreshd_token_client::problem::Problem;
 use refreshd_token_client::provider::{Class, Profile, host_of};
 use refreshd_token_client::renew_every::RenewEvery;
-use refreshd_token_client::token::{Generation, Tokens};
+use refreshd_token_client::token::Generation;
 
 /// Maximum number of concurrent exchanges of one app, about: a server that hangs must not delay other apps' candidates.
 const MAX_OF_APP: usize = 8;
@@ -62,18 +62,19 @@ const UNUSABLE_RETRY_AFTER: Duration = Duration::from_secs(300);
 /// Proves candidates until `stop`, then waits for the exchanges that were begun.
 pub async fn run(shared: Arc<Context>, stop: CancellationToken) {
     let mut exchanges = JoinSet::new();
-    // Number of exchanges under way.
-    let mut of_apps: BTreeMap<String, usize> = BTreeMap::new();
+    // Each exchange holds one more reference until it ends, in whatever way.
+    let mut of_apps: BTreeMap<String, Arc<()>> = BTreeMap::new();
     loop {
         while let Some(done) = exchanges.try_join_next() {
-            end(done, &mut of_apps);
+            end(done);
         }
+        of_apps.retain(|_, exchanges| Arc::strong_count(exchanges) > 1);
         disputed_install::offer_over_dead(&shared).await;
         let now = shared.clock.now();
         let free = MAX_CONCURRENT.saturating_sub(exchanges.len());
         let busy = of_apps
             .iter()
-            .filter(|(_, count)| **count >= MAX_OF_APP)
+            .filter(|(_, exchanges)| Arc::strong_count(exchanges) > MAX_OF_APP)
             .map(|(app, _)| app.clone())
             .collect();
         // Queried first, so that nothing is written if nothing is due.
@@ -95,11 +96,11 @@ pub async fn run(shared: Arc<Context>, stop: CancellationToken) {
                             let app = settings
                                 .map(|settings| settings.app.clone())
                                 .unwrap_or_default();
-                            *of_apps.entry(app.clone()).or_default() += 1;
+                            let counted = Arc::clone(of_apps.entry(app).or_default());
                             let shared = Arc::clone(&shared);
                             exchanges.spawn(async move {
                                 prove(shared, candidate).await;
-                                app
+                                drop(counted);
                             });
                         }
                         now + wait
@@ -123,29 +124,19 @@ pub async fn run(shared: Arc<Context>, stop: CancellationToken) {
             biased;
             () = stop.cancelled() => break,
             () = shared.candidates.notified() => {}
-            Some(done) = exchanges.join_next(), if !exchanges.is_empty() => end(done, &mut of_apps),
+            Some(done) = exchanges.join_next(), if !exchanges.is_empty() => end(done),
             () = shared.clock.sleep(sleep) => {}
         }
     }
     while let Some(done) = exchanges.join_next().await {
-        end(done, &mut of_apps);
+        end(done);
     }
 }
 
-fn end(done: Result<String, tokio::task::JoinError>, of_apps: &mut BTreeMap<String, usize>) {
-    match done {
-        Ok(app) => {
-            if let Some(count) = of_apps.get_mut(&app) {
-                *count -= 1;
-                if *count == 0 {
-                    of_apps.remove(&app);
-                }
-            }
-        }
+fn end(done: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = done {
         // The claim stays: the candidate is in doubt, and the next start sends it again.
-        Err(error) => {
-            tracing::error!(%error, "a candidate's exchange ended by a bug; it is in doubt until refreshd restarts");
-        }
+        tracing::error!(%error, "a candidate's exchange ended by a bug; it is in doubt until refreshd restarts");
     }
 }
 
@@ -275,8 +266,15 @@ fn compared(
     renewed: Box<Renewed>,
 ) -> CandidateVerdict {
     if let Some(user) = user
-        && let Some(got) = user_of(&renewed.tokens).filter(|got| got != user)
+        && let Some(got) = renewed
+            .tokens
+            .details
+            .fields
+            .get("user_id")
+            .and_then(user_id)
+        && got != user
     {
+        let (got, user) = (short(&got), short(user));
         return CandidateVerdict::Another {
             why: format!("its refresh token is of user {got}, and its access token of user {user}"),
             pair: TokenPair::from(*renewed),
@@ -295,15 +293,6 @@ fn compared(
             why: another.to_string(),
             pair: TokenPair::from(*renewed),
         },
-    }
-}
-
-/// User that a reply names. An id is a number in some replies and a text in others.
-fn user_of(tokens: &Tokens) -> Option<String> {
-    match tokens.details.fields.get("user_id")? {
-        Value::String(user) => Some(short(user)),
-        Value::Number(user) => Some(user.to_string()),
-        _ => None,
     }
 }
 
